@@ -1,0 +1,38 @@
+PYTHON ?= python3
+STAMP := .venv/.installed
+INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare them (minutes, CPU)
+	.venv/bin/python -m experiments.bert_vs_gpt --scale laptop
+
+test: $(STAMP)-test  ## the tests, without the slow ones
+	.venv/bin/python -m pytest -q -m "not slow" $(ARGS)
+
+test-all: $(STAMP)-test  ## all tests
+	.venv/bin/python -m pytest -q $(ARGS)
+
+lint: $(STAMP)-test  ## style, types, and which module may import which
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+$(STAMP)-demo: setup.cfg constraints.txt | .venv/bin/python
+	@echo "installing yardstick-lm into .venv (about a minute)"
+	$(INSTALL) -e .
+	@touch $@
+
+$(STAMP)-test: setup.cfg constraints.txt | .venv/bin/python
+	@echo "installing yardstick-lm[test] into .venv (about a minute)"
+	$(INSTALL) -e ".[test]"
+	@touch $@ $(STAMP)-demo
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+
+.PHONY: help demo test test-all lint
+.DEFAULT_GOAL := help

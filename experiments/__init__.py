@@ -1,0 +1,1 @@
+"""One file, one study, runnable: `python -m experiments.NAME --scale SCALE`."""

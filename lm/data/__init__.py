@@ -1,0 +1,102 @@
+"""Documents to tokens to rows: the host's side, in numpy; it never sees an objective."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from lm.config import Config, UserError
+from lm.data import corpus as corpora
+from lm.data.batches import Batches, Rows, documents_at, n_rows, rows
+from lm.data.corpus import Corpus, Document, Stdlib, Text, Tfds
+from lm.data.store import Key, Split, open_store
+from lm.data.tokenizer import (
+    Bytes,
+    SentencePiece,
+    Tokenizer,
+    TokenizerConfig,
+    open_tokenizer,
+)
+
+__all__ = [
+    "Batches",
+    "Bytes",
+    "Corpus",
+    "Data",
+    "Document",
+    "Rows",
+    "SentencePiece",
+    "Split",
+    "Stdlib",
+    "Text",
+    "Tfds",
+    "Tokenizer",
+    "TokenizerConfig",
+    "Tokens",
+    "documents_at",
+    "n_rows",
+    "open_tokenizer",
+    "open_tokens",
+    "rows",
+]
+
+
+class Data(Config, frozen=True):
+    """What is read, how it is cut into pieces and rows."""
+
+    corpus: Annotated[Corpus, Meta(description="where documents come from")] = Stdlib()
+    tokenizer: Annotated[TokenizerConfig, Meta(description="text to pieces")] = SentencePiece()
+    length: Annotated[int, Meta(ge=2, description="positions of a row (L)")] = 256
+    batch: Annotated[int, Meta(ge=1, description="rows of a step, over all hosts (B)")] = 32
+    validation: Annotated[
+        float, Meta(gt=0, lt=1, description="share of the documents that is held out")
+    ] = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A corpus, tokenized and split."""
+
+    tokenizer: Tokenizer
+    train: Split
+    validation: Split
+    corpus_digest: str
+    tokenizer_digest: str
+
+
+def open_tokens(data: Data) -> Tokens:
+    """Read the corpus, learn the tokenizer and tokenize, or take from the cache what is there.
+
+    Only `corpus`, `tokenizer` and `validation` matter. Raises `UserError` for what the user can
+    mend in them.
+    """
+    survey = corpora.survey(data.corpus, data.validation)
+
+    def train_texts() -> Iterator[str]:
+        for document in corpora.documents(data.corpus):
+            if corpora.share_of(document.text.encode()) >= data.validation:
+                yield document.text
+
+    def same_documents() -> Iterator[Document]:
+        digest = corpora.Digest()
+        for document in corpora.documents(data.corpus):
+            digest.add(document.id, document.text.encode())
+            yield document
+        if digest.hex() != survey.digest:
+            corpora.forget(data.corpus, data.validation)
+            raise UserError("data.corpus: its files changed while they were read; run again")
+
+    tokenizer = open_tokenizer(
+        data.tokenizer, survey.digest, data.validation, survey.train_bytes, train_texts
+    )
+    key: Key = {
+        "format": 1,
+        "corpus": survey.digest,
+        "tokenizer": tokenizer.digest,
+        "validation": data.validation,
+    }
+    splits = open_store(key, same_documents(), tokenizer, data.validation)
+    return Tokens(
+        tokenizer, splits["train"], splits["validation"], survey.digest, tokenizer.digest
+    )

@@ -1,0 +1,245 @@
+"""The token store: a corpus as arrays on disk, checked whole before it is used.
+
+Under `$LM_CACHE/tokens/KEY/`, for each split: `tokens` (all documents' pieces, each document
+between a begin and an end piece), `offsets` (where each begins, and the end), `bytes` (its
+length in UTF-8), zarr 3 arrays with checksums, and `ids.json`. `manifest.json`, written last,
+holds the key and the length and SHA-256 of every file, because the arrays' own checksums do not
+see a chunk that is missing (it would read as zeros) or that belongs to another store.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from lm.data import cache
+from lm.data.corpus import Document, share_of
+from lm.data.tokenizer import Tokenizer
+
+Key = Mapping[str, str | float | int]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a token store."""
+
+    tokens: ts.TensorStore
+    offsets: np.ndarray
+    """int64[documents + 1]: where each document begins in the stream, and its end."""
+    bytes: np.ndarray
+    """int64[documents]: length of each document in UTF-8."""
+    ids: list[str]
+    tokenizer: Tokenizer
+
+    @property
+    def size(self) -> int:
+        """Length of the stream."""
+        return int(self.offsets[-1])
+
+    def read(self, starts: Iterable[int], length: int) -> np.ndarray:
+        """Windows of the stream, int32[len(starts), length]; past its end is padding."""
+        with ts.Batch() as batch:
+            reads = [
+                self.tokens[start : min(start + length, self.size)].read(batch=batch)
+                for start in map(int, starts)
+            ]
+        windows = np.full((len(reads), length), self.tokenizer.vocabulary.pad, np.int32)
+        for window, read in zip(windows, reads, strict=True):
+            found = read.result()
+            window[: len(found)] = found
+        return windows
+
+    def text(self, document: int) -> str:
+        """A document as it was read, from its tokens."""
+        start, end = self.offsets[document : document + 2].tolist()
+        return self.tokenizer.decode(self.read([start], end - start)[0])
+
+
+def open_store(
+    key: Key, documents: Iterable[Document], tokenizer: Tokenizer, validation: float
+) -> dict[str, Split]:
+    """The store of `key`, built from `documents` if it is not there or not whole.
+
+    `documents` is iterated over only to build. Checking reads every file once (about a second a
+    gigabyte). Two processes that build at once both end with the same, whole store.
+    """
+    folder = cache.folder() / "tokens" / _sha(json.dumps(key, sort_keys=True).encode())[:32]
+    if damage := _damage(folder, key):
+        if folder.exists():
+            cache.log.warning("token store %s: %s; building it again", folder, damage)
+        _build(folder, key, documents, tokenizer, validation)
+    return {name: _open_split(folder / name, tokenizer) for name in ("train", "validation")}
+
+
+def _damage(folder: Path, key: Key) -> str | None:
+    """What is wrong with the store in a few words, None if it is whole and the one of `key`."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if manifest["key"] != key:
+            return "it is another corpus's or tokenizer's"
+        for name, (length, sha) in manifest["files"].items():
+            path = folder / name
+            if path.stat().st_size != length or _sha_file(path) != sha:
+                return f"{name} is damaged"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it is not whole ({type(error).__name__}: {error})"
+    return None
+
+
+def _build(
+    folder: Path,
+    key: Key,
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    validation: float,
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
+        dtype = "uint16" if tokenizer.vocabulary.size <= 2**16 else "uint32"
+        train = _Writer(temporary / "train", dtype)
+        held_out = _Writer(temporary / "validation", dtype)
+        for batch in _batches(documents):
+            encoded = tokenizer.encode_all([document.text for document in batch])
+            for document, ids in zip(batch, encoded, strict=True):
+                content = document.text.encode()
+                writer = held_out if share_of(content) < validation else train
+                special = tokenizer.vocabulary
+                stream = np.concatenate([[special.begin], ids, [special.end]])
+                writer.add(document.id, len(content), stream)
+        train.close()
+        held_out.close()
+        files = {
+            name: [(temporary / name).stat().st_size, _sha_file(temporary / name)]
+            for name in _files(temporary)
+        }
+        manifest = json.dumps({"key": key, "files": files}, indent=1)
+        (temporary / "manifest.json").write_text(manifest)
+        _move_in(temporary, folder, key)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_in(temporary: Path, folder: Path, key: Key) -> None:
+    """Rename the built store into place, unless another process has put a whole one there."""
+    while True:
+        try:
+            os.rename(temporary, folder)
+            return
+        except OSError:
+            if not folder.exists():
+                raise
+        if _damage(folder, key) is None:
+            return
+        discarded = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".damaged-"))
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            os.rename(folder, discarded)
+        shutil.rmtree(discarded, ignore_errors=True)
+
+
+class _Writer:
+    """Appends documents to a split, a shard at a time, so that no shard is written twice."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self._folder = folder
+        self._dtype = dtype
+        self._tokens = _create(folder / "tokens", dtype, 0)
+        self._pending: list[np.ndarray] = []
+        self._written = self._waiting = 0
+        self._offsets, self._bytes, self._ids = [0], list[int](), list[str]()
+
+    def add(self, id: str, size: int, stream: np.ndarray) -> None:
+        self._ids.append(id)
+        self._bytes.append(size)
+        self._offsets.append(self._offsets[-1] + len(stream))
+        self._pending.append(stream.astype(self._dtype))
+        self._waiting += len(stream)
+        if self._waiting >= _SHARD:
+            self._flush(self._waiting // _SHARD * _SHARD)
+
+    def close(self) -> None:
+        self._flush(self._waiting)
+        for name, values in (("offsets", self._offsets), ("bytes", self._bytes)):
+            array = np.array(values, np.int64)
+            _create(self._folder / name, "int64", len(array)).write(array).result()
+        (self._folder / "ids.json").write_text(json.dumps(self._ids))
+
+    def _flush(self, count: int) -> None:
+        waiting = np.concatenate([np.zeros(0, self._dtype), *self._pending])
+        end = self._written + count
+        self._tokens = self._tokens.resize(exclusive_max=[end]).result()
+        self._tokens[self._written : end].write(waiting[:count]).result()
+        self._pending, self._written = [waiting[count:]], end
+        self._waiting -= count
+
+
+_SHARD, _CHUNK = 1 << 22, 1 << 14  # tokens in a file; tokens read, and checked, at once
+
+
+def _create(path: Path, dtype: str, size: int) -> ts.TensorStore:
+    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    sharding = {"chunk_shape": [_CHUNK], "codecs": codecs, "index_codecs": codecs}
+    metadata = {
+        "data_type": dtype,
+        "shape": [size],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [_SHARD]}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+    return ts.open({**_spec(path), "metadata": metadata}, create=True).result()
+
+
+def _open_split(folder: Path, tokenizer: Tokenizer) -> Split:
+    # a store never changes, so what was read once need not be looked at again
+    context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}})
+    tokens, offsets, sizes = (
+        ts.open({**_spec(folder / name), "recheck_cached_data": "open"}, context=context)
+        for name in ("tokens", "offsets", "bytes")
+    )
+    return Split(
+        tokens.result(),
+        offsets.result().read().result(),
+        sizes.result().read().result(),
+        json.loads((folder / "ids.json").read_bytes()),
+        tokenizer,
+    )
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents by the megabyte: enough to share out over the cores, little to hold."""
+    batch, size = list[Document](), 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= 1 << 20:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sha_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,215 @@
+"""Tokenizers: text to ids and back, losing nothing."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import sentencepiece
+from msgspec import Meta
+
+from lm.config import Config, UserError
+from lm.data import cache
+from lm.example import Vocabulary
+
+PAD, MASK, BEGIN, END, ORDINARY = range(5)
+
+
+class Bytes(Config, frozen=True, tag="bytes"):
+    """A piece a byte: 256 of them after the special ones."""
+
+
+class SentencePiece(Config, frozen=True, tag="sentencepiece"):
+    """Pieces learnt from the training documents, with bytes for what they cannot spell."""
+
+    kind: Annotated[Literal["unigram", "bpe"], Meta(description="how pieces are learnt")] = (
+        "bpe"
+    )
+    size: Annotated[
+        int, Meta(ge=ORDINARY + 257, le=2**20, description="pieces, with the 4 special ones")
+    ] = 2048
+
+
+TokenizerConfig = Bytes | SentencePiece
+
+
+class Tokenizer:
+    """`decode(encode(text)) == text` for every text that UTF-8 can hold.
+
+    `pieces[id]` is the bytes that an id stands for (none, for the special pieces). A word may
+    begin with any piece but one that starts with a letter, a digit, `_` or a byte from 128 up:
+    those continue the word before them (so `▁the` begins one, and `(self` is one word).
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        digest: str,
+        encode_ordinary: Callable[[Sequence[str]], list[np.ndarray]],
+    ) -> None:
+        self.pieces = (b"",) * ORDINARY + tuple(pieces)
+        self.digest = digest
+        self._encode_ordinary = encode_ordinary
+        self.vocabulary = Vocabulary(
+            size=len(self.pieces),
+            pad=PAD,
+            mask=MASK,
+            begin=BEGIN,
+            end=END,
+            ordinary=ORDINARY,
+            begins_word=tuple(map(_begins_word, self.pieces)),
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, int32[n], without special pieces.
+
+        >>> open_tokenizer(Bytes()).encode("hé").tolist()
+        [108, 199, 173]
+        """
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, int32[n] each, on all cores."""
+        return [ids.astype(np.int32) + ORDINARY for ids in self._encode_ordinary(texts)]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`; special pieces vanish, bytes that are no UTF-8 become U+FFFD.
+
+        >>> open_tokenizer(Bytes()).decode([BEGIN, 108, 199, 173, END])
+        'hé'
+        """
+        array = np.asarray(ids, np.int64)
+        parts = (array[at : at + 4096].tolist() for at in range(0, len(array), 4096))
+        text = b"".join(b"".join(map(self.pieces.__getitem__, part)) for part in parts)
+        return text.decode(errors="replace")
+
+
+def open_tokenizer(
+    config: TokenizerConfig,
+    corpus_digest: str = "",
+    validation: float = 0.0,
+    train_bytes: int = 0,
+    train_texts: Callable[[], Iterator[str]] = lambda: iter(()),
+) -> Tokenizer:
+    """The tokenizer of `config`; a learnt one is kept by the digest of what it learnt from.
+
+    `train_texts` is only called when there is something to learn. Raises `UserError` if they
+    cannot give as many pieces as `config` asks for.
+    """
+    if isinstance(config, Bytes):
+        pieces = [bytes([byte]) for byte in range(256)]
+        return Tokenizer(pieces, _sha(b"bytes 1"), _encode_bytes)
+    origin = (corpus_digest, validation, config, sentencepiece.__version__, _VERSION, _SAMPLE)
+    name = _sha(msgspec.json.encode(origin))[:32]
+    path = cache.folder() / "tokenizers" / f"{name}.model"
+    model = cache.read(path)
+    if model is None:
+        model = _train(config, _sample(train_texts(), train_bytes))
+        cache.write(path, model)
+    return _from_model(model)
+
+
+_VERSION = 1  # of the training settings, the chunks and the order of ids
+_SAMPLE = 2_000_000  # bytes to learn from; more did not shorten the encoding of other text
+_CHUNK = re.compile("\u2581+|[^\u2581]{1,4095}\n|[^\u2581]{1,4096}")
+"""Encoded apart: a line of any length then takes time in proportion, and U+2581, which
+sentencepiece takes for a space, goes by its bytes."""
+
+
+def _from_model(model: bytes) -> Tokenizer:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def piece_bytes(id: int) -> bytes:
+        piece = processor.id_to_piece(id)
+        if processor.is_byte(id):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+    # id 0 is sentencepiece's unknown piece: with byte fallback it is never met
+    pieces = [piece_bytes(id) for id in range(1, processor.get_piece_size())]
+    byte_ids = np.array([processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)])
+    cores = os.cpu_count() or 1
+
+    def encode(texts: Sequence[str]) -> list[np.ndarray]:
+        chunks = [_CHUNK.findall(text) for text in texts]
+        plain = ["" if chunk[0] == "\u2581" else chunk for parts in chunks for chunk in parts]
+        encoded = iter(processor.encode(plain, return_type="numpy", num_threads=cores))
+        empty = np.zeros(0, np.int32)
+        return [
+            np.concatenate(
+                [empty]
+                + [
+                    byte_ids[np.frombuffer(chunk.encode(), np.uint8)]
+                    if chunk[0] == "\u2581"
+                    else ids
+                    for chunk, ids in zip(parts, encoded)  # noqa: B905 - texts share `encoded`
+                ]
+            )
+            - 1
+            for parts in chunks
+        ]
+
+    return Tokenizer(pieces, _sha(b"sentencepiece %d " % _VERSION + model), encode)
+
+
+def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=chunks,
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.size - ORDINARY + 1,  # and its unknown piece, which we drop
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            byte_fallback=True,
+            character_coverage=0.9998,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,  # indentation
+            max_sentence_length=1 << 16,
+            num_threads=8,  # the sums, so the pieces, depend on it; not on the machine's cores
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        if found := re.search(r"too high .* <= (\d+)", str(error)):
+            bound = f"at most {int(found[1]) + ORDINARY - 1}"
+        elif found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
+            bound = f"at least {int(found[1]) + ORDINARY - 1}"
+        else:
+            raise
+        raise UserError(
+            f"data.tokenizer.size: {config.size}, but the training text gives {bound} pieces"
+        ) from None
+    return model.getvalue()
+
+
+def _sample(texts: Iterator[str], size: int) -> Iterator[str]:
+    """Chunks that are spread evenly over the texts and hold about `_SAMPLE` bytes."""
+    due = 0.0
+    for text in texts:
+        for chunk in _CHUNK.findall(text):
+            due += min(1.0, _SAMPLE / size)
+            if due >= 1 and chunk[0] != "\u2581":
+                due -= 1
+                yield chunk
+
+
+def _encode_bytes(texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+
+def _begins_word(piece: bytes) -> bool:
+    first = piece.decode(errors="replace")[:1]
+    return not (first.isalnum() or first == "_" or first == "\ufffd")
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,126 @@
+"""The contract between objective, body and loss: an `Example` is all they say to each other.
+
+Dimension letters, here and everywhere: B rows of a batch, L positions of a row, P prediction
+slots of a row, M source or key positions, D model width, N layers, H query heads, G key/value
+heads, A head size, F MLP width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What an objective may know of the tokenizer: ids, never text.
+
+    Ids `0 .. ordinary - 1` are the special pieces, the rest are ordinary ones, so a random
+    ordinary piece is a draw from `[ordinary, size)`.
+    """
+
+    size: int
+    pad: int
+    mask: int
+    begin: int
+    end: int
+    ordinary: int
+    """The first id that is not a special piece."""
+    begins_word: tuple[bool, ...]
+    """For each id, whether a word may begin with it (whole-word masking cuts there)."""
+    sentinels: tuple[int, ...] = ()
+    """Ids that stand for a removed span (T5), in the order in which they are used."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Causal:
+    """A query sees the keys of its segment up to itself."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Full:
+    """A query sees every key of its segment."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Until:
+    """Query q sees the keys of its segment at row positions `<= until_BL[b, q]`."""
+
+    until_BL: jax.Array
+
+
+Visible = Causal | Full | Until
+
+
+class Source(NamedTuple):
+    """What the encoder of an encoder-decoder body sees."""
+
+    inputs_BM: jax.Array
+    segments_BM: jax.Array
+    positions_BM: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What a model sees, where it must speak, and what it should say there."""
+
+    inputs: jax.Array
+    """int32[B, L]: what the model sees."""
+    predict: jax.Array | None
+    """int32[B, P]: the row positions it must speak at; None: all of them in order, P = L."""
+    targets: jax.Array
+    """int32[B, P]: what it should say there."""
+    weights: jax.Array
+    """float32[B, P]: how much that counts; 0 marks an unused slot."""
+    segments: jax.Array
+    """int32[B, L]: which document of the row, from 1; 0 is padding."""
+    positions: jax.Array
+    """int32[B, L]: where in its segment."""
+    visible: Visible
+    source: Source | None = None
+
+
+def positions_of(segments_BL: jax.Array) -> jax.Array:
+    """Position of each token within its segment, int32[B, L].
+
+    >>> positions_of(jnp.array([[1, 1, 1, 2, 2, 0]])).tolist()
+    [[0, 1, 2, 0, 1, 0]]
+    """
+    index_BL = jnp.broadcast_to(jnp.arange(segments_BL.shape[1]), segments_BL.shape)
+    first_BL = jnp.pad(
+        segments_BL[:, 1:] != segments_BL[:, :-1], ((0, 0), (1, 0)), constant_values=True
+    )
+    start_BL = jax.lax.cummax(jnp.where(first_BL, index_BL, 0), axis=1)
+    return index_BL - start_BL
+
+
+def content_of(
+    tokens_BL: jax.Array, segments_BL: jax.Array, vocabulary: Vocabulary
+) -> jax.Array:
+    """Which positions hold text (or the end piece): those that may be targets, bool[B, L]."""
+    return (segments_BL > 0) & (tokens_BL != vocabulary.begin)
+
+
+def visible_mask(visible: Visible, segments_BL: jax.Array) -> jax.Array:
+    """What each query may see, bool[B, L, M]: the definition every attention backend is held to.
+
+    >>> visible_mask(Causal(), jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
+    [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    """
+    length = segments_BL.shape[1]
+    query_L1, key_1M = jnp.arange(length)[:, None], jnp.arange(length)[None, :]
+    same_BLM = (segments_BL[:, :, None] == segments_BL[:, None, :]) & (
+        segments_BL[:, :, None] > 0
+    )
+    match visible:
+        case Causal():
+            return same_BLM & (key_1M <= query_L1)[None]
+        case Full():
+            return same_BLM
+        case Until(until_BL):
+            return same_BLM & (key_1M[None] <= until_BL[:, :, None])

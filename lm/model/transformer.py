@@ -1,0 +1,273 @@
+"""The transformer: one body, encoder or decoder as the `Example` says."""
+
+from typing import Annotated, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from msgspec import Meta
+
+from lm.config import Config
+from lm.example import Example, visible_mask
+from lm.mesh import constrain
+from lm.model.attention import attend, rotate
+from lm.numerics import Einsum, Precision, einsum_of
+
+Remat = Literal["none", "products", "block"]
+
+
+class Transformer(Config, tag="transformer"):
+    """Pre-norm transformer with rotary positions (GPT, BERT and what lies between)."""
+
+    depth: Annotated[int, Meta(ge=1, description="layers N")] = 4
+    width: Annotated[int, Meta(ge=2, description="model width D")] = 256
+    heads: Annotated[int, Meta(ge=1, description="query heads H; they divide the width")] = 4
+    kv_heads: Annotated[
+        int | None, Meta(description="key/value heads G; they divide heads; null: as many")
+    ] = None
+    mlp: Annotated[
+        Literal["gelu", "relu2", "swiglu", "geglu"], Meta(description="plain or gated MLP")
+    ] = "gelu"
+    hidden: Annotated[
+        int | None,
+        Meta(description="MLP width F; null: 4 D, gated 8/3 D up to a multiple of 8"),
+    ] = None
+    norm: Annotated[Literal["rms", "layer"], Meta(description="RMSNorm or LayerNorm")] = "rms"
+    embedding: Annotated[
+        Literal["tied", "untied"], Meta(description="whether input and output share a table")
+    ] = "tied"
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout rate in training")] = 0.0
+    rope_theta: Annotated[float, Meta(gt=0, description="base of the rotary wavelengths")] = 1e4
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate, so three matrices in place of two."""
+        return self.mlp in ("swiglu", "geglu")
+
+    @property
+    def groups(self) -> int:
+        """Key/value heads G."""
+        return self.kv_heads or self.heads
+
+    @property
+    def head_size(self) -> int:
+        """Head size A."""
+        return self.width // self.heads
+
+    @property
+    def mlp_width(self) -> int:
+        """MLP width F.
+
+        >>> Transformer(width=256).mlp_width, Transformer(width=256, mlp="swiglu").mlp_width
+        (1024, 688)
+        """
+        if self.hidden is not None:
+            return self.hidden
+        return -(-8 * self.width // 3 // 8) * 8 if self.gated else 4 * self.width
+
+    def check(self) -> str | None:
+        """What is wrong with the fields taken together, in one line, or None."""
+        if self.width % self.heads:
+            legal = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            near = sorted(sorted(legal, key=lambda h: abs(h - self.heads))[:3])
+            return f"heads={self.heads} does not divide width {self.width}; nearest: {near}"
+        if self.head_size % 2:
+            return f"heads={self.heads} leaves an odd head size {self.head_size}; rotary needs even"
+        if self.heads % self.groups:
+            legal = [g for g in range(1, self.heads + 1) if self.heads % g == 0]
+            return (
+                f"kv_heads={self.kv_heads} does not divide heads {self.heads}; one of {legal}"
+            )
+        return None
+
+    def parameters(self, vocabulary_size: int) -> dict[str, int]:
+        """Number of parameters by group; the ledger sums them."""
+        width, kv = self.width, self.groups * self.head_size
+        scales = width * (2 if self.norm == "layer" else 1)
+        tables = 1 if self.embedding == "tied" else 2
+        return {
+            "embedding": tables * vocabulary_size * width,
+            "attention": self.depth * 2 * width * (width + kv),
+            "mlp": self.depth * (3 if self.gated else 2) * width * self.mlp_width,
+            "norm": (2 * self.depth + 1) * scales,
+        }
+
+    def products(
+        self, vocabulary_size: int, *, rows: int, length: int, slots: int
+    ) -> dict[str, int]:
+        """Forward FLOPs of the matrix products by component: two a multiplication.
+
+        Scores are counted in full, L x L for every kind of `visible`: that is what is computed.
+        """
+        positions = rows * length
+        weights = self.parameters(vocabulary_size)
+        return {
+            "attention": 2 * positions * weights["attention"],
+            "scores": 4 * self.depth * positions * length * self.width,
+            "mlp": 2 * positions * weights["mlp"],
+            "head": 2 * rows * slots * vocabulary_size * self.width,
+        }
+
+
+class Output(NamedTuple):
+    """What a body says: a state at each prediction slot, and the table that turns it to pieces."""
+
+    hidden_BPD: jax.Array
+    unembedding_VD: jax.Array
+
+
+class Body(nn.Module):
+    """`apply({"params": params}, example) -> Output`; parameters are the same for every example."""
+
+    config: Transformer
+    vocabulary_size: int
+    mesh: jax.sharding.Mesh
+    precision: Precision
+    remat: Remat
+    unroll: int
+
+    @property
+    def einsum(self) -> Einsum:
+        """The matrix product of this body, for the head that follows it."""
+        return einsum_of(self.precision)
+
+    @nn.compact
+    def __call__(self, example: Example) -> Output:
+        config = self.config
+        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        shape = self.vocabulary_size, config.width
+        embedding_VD = self.param("embedding", table, shape)
+        untied = config.embedding == "untied"
+        unembedding_VD = self.param("unembedding", table, shape) if untied else embedding_VD
+
+        x_BLD = constrain(
+            embedding_VD[example.inputs], self.mesh, "batch", "length", "act_embed"
+        )
+        x_BLD = self._dropout(x_BLD)
+        mask_BLM = visible_mask(example.visible, example.segments)
+        block = Block if self.remat == "none" else nn.remat(Block, policy=_POLICY[self.remat])
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=config.depth,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config, self.mesh, self.einsum, name="layers")
+        x_BLD, _ = layers(x_BLD, example.positions, mask_BLM)
+        if example.predict is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
+        hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
+        return Output(
+            constrain(hidden_BPD, self.mesh, "batch", "slots", "act_embed"), unembedding_VD
+        )
+
+    def _dropout(self, x: jax.Array) -> jax.Array:
+        return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on the normed stream and added to it."""
+
+    config: Transformer
+    mesh: jax.sharding.Mesh
+    einsum: Einsum
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, positions_BL: jax.Array, mask_BLM: jax.Array
+    ) -> tuple[jax.Array, None]:
+        kind = self.config.norm
+        attention_BLD = self._attention(
+            Norm(kind, name="norm_1")(x_BLD), positions_BL, mask_BLM
+        )
+        x_BLD = x_BLD + self._dropout(attention_BLD)
+        x_BLD = x_BLD + self._dropout(self._mlp(Norm(kind, name="norm_2")(x_BLD)))
+        return constrain(x_BLD, self.mesh, "batch", "length", "act_embed"), None
+
+    def _attention(
+        self, x_BLD: jax.Array, positions_BL: jax.Array, mask_BLM: jax.Array
+    ) -> jax.Array:
+        c = self.config
+        width, heads, groups, size = c.width, c.heads, c.groups, c.head_size
+        query_DHA = self._matrix("query", ("embed", "heads", "head"), (width, heads, size))
+        key_DGA = self._matrix("key", ("embed", "kv", "head"), (width, groups, size))
+        value_DGA = self._matrix("value", ("embed", "kv", "head"), (width, groups, size))
+        out_HAD = self._matrix("out", ("heads", "head", "embed"), (heads, size, width))
+        query_BLHA = rotate(
+            self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), positions_BL, c.rope_theta
+        )
+        key_BMGA = rotate(
+            self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), positions_BL, c.rope_theta
+        )
+        value_BMGA = self.einsum("BMD,DGA->BMGA", x_BLD, value_DGA)
+        query_BLHA = constrain(query_BLHA, self.mesh, "batch", "length", "act_heads", "head")
+        mixed_BLHA = attend(query_BLHA, key_BMGA, value_BMGA, mask_BLM, einsum=self.einsum)
+        return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD)
+
+    def _mlp(self, x_BLD: jax.Array) -> jax.Array:
+        c = self.config
+        up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_width))
+        down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_width, c.width))
+        x_BLF = self.einsum("BLD,DF->BLF", x_BLD, up_DF)
+        if c.gated:
+            gate_DF = self._matrix("gate", ("embed", "mlp"), (c.width, c.mlp_width))
+            x_BLF = x_BLF * _ACTIVATION[c.mlp](self.einsum("BLD,DF->BLF", x_BLD, gate_DF))
+        else:
+            x_BLF = _ACTIVATION[c.mlp](x_BLF)
+        x_BLF = constrain(x_BLF, self.mesh, "batch", "length", "act_mlp")
+        return self.einsum("BLF,FD->BLD", x_BLF, down_FD)
+
+    def _matrix(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
+        """A weight with its axes: inputs first; what writes to the stream starts smaller.
+
+        With the scale 1/sqrt(2 N) the stream's variance does not grow with depth (Radford et
+        al. 2019, section 2.3).
+        """
+        writes = axes[-1] == "embed"
+        fan_in = self.config.width if axes[0] == "embed" else _size(shape[:-1])
+        scale = (2 * self.config.depth) ** -0.5 if writes else 1.0
+        init = nn.initializers.truncated_normal(scale * fan_in**-0.5)
+        return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+
+    def _dropout(self, x: jax.Array) -> jax.Array:
+        return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016), in float32."""
+
+    kind: Literal["rms", "layer"]
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        scale_D = self.param("scale", ones, (x_BLD.shape[-1],))
+        bias_D = None
+        if self.kind == "layer":
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+            bias_D = self.param("bias", zeros, (x_BLD.shape[-1],))
+            x_BLD = x_BLD - x_BLD.mean(-1, keepdims=True)
+        x_BLD = x_BLD * jax.lax.rsqrt(jnp.square(x_BLD).mean(-1, keepdims=True) + 1e-6)
+        x_BLD = x_BLD * scale_D[None, None, :]
+        return x_BLD if bias_D is None else x_BLD + bias_D[None, None, :]
+
+
+_ACTIVATION = {
+    "gelu": nn.gelu,
+    "geglu": nn.gelu,
+    "swiglu": nn.silu,
+    "relu2": lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
+}
+_POLICY = {
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,61 @@
+"""Hide a number of pieces drawn anew for every row, from one to all: masked at all rates."""
+
+import jax
+import jax.numpy as jnp
+
+from lm.config import Config
+from lm.example import Example, Full, Vocabulary, content_of, positions_of
+from lm.objectives.masked import choose, replace
+
+
+class AnyOrder(Config, tag="any_order"):
+    """Predict hidden pieces at all masking rates; its loss bounds -log p over any order."""
+
+    def slots(self, length: int) -> int:
+        """Prediction slots of a row: all but the begin piece may be hidden."""
+        return length - 1
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        vocabulary: Vocabulary,
+        key: jax.Array,
+    ) -> Example:
+        """Of n content pieces hides m, uniform on 1..n, and weighs each by n/m.
+
+        The expected weighted sum is the code length of the row over uniformly random orders
+        (Uria et al. 2014, equation 7; Ou et al. 2025 for its masked-diffusion form).
+
+        >>> vocabulary = Vocabulary(
+        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ... )
+        >>> example = AnyOrder()(
+        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, jax.random.key(0)
+        ... )
+        >>> float(example.weights.sum())
+        4.0
+        """
+        content_BL = content_of(tokens_BL, segments_BL, vocabulary)
+        number, chosen = jax.random.split(key)
+        content_B = content_BL.sum(1)
+        uniform_B = jax.random.uniform(number, content_B.shape)
+        # A float32 uniform is below 1, but its product with n may round up to n.
+        hidden_B = jnp.minimum(
+            1 + jnp.floor(uniform_B * content_B).astype(jnp.int32), content_B
+        )
+        predict_BP, used_BP = choose(
+            chosen, content_BL, hidden_B, self.slots(tokens_BL.shape[1])
+        )
+        weight_B1 = (content_B / jnp.maximum(hidden_B, 1))[:, None]
+        return Example(
+            inputs=replace(
+                tokens_BL, predict_BP, jnp.full_like(predict_BP, vocabulary.mask), used_BP
+            ),
+            predict=predict_BP,
+            targets=jnp.take_along_axis(tokens_BL, predict_BP, axis=1),
+            weights=used_BP * weight_B1,
+            segments=segments_BL,
+            positions=positions_of(segments_BL),
+            visible=Full(),
+        )

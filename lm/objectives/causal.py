@@ -1,0 +1,50 @@
+"""Predict the next piece from those before it (GPT)."""
+
+import jax
+import jax.numpy as jnp
+
+from lm.config import Config
+from lm.example import Causal as SeesBefore
+from lm.example import Example, Vocabulary, content_of, positions_of
+
+
+class Causal(Config, tag="causal"):
+    """Predict each next piece from those before it (GPT)."""
+
+    def slots(self, length: int) -> int:
+        """Prediction slots of a row: every position has one."""
+        return length
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        vocabulary: Vocabulary,
+        key: jax.Array,
+    ) -> Example:
+        """Targets are the inputs shifted by one, within a segment.
+
+        >>> vocabulary = Vocabulary(
+        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ... )
+        >>> example = Causal()(
+        ...     jnp.array([[2, 5, 6, 3, 2, 7]]), jnp.array([[1, 1, 1, 1, 2, 2]]), vocabulary, None
+        ... )
+        >>> example.targets.tolist(), example.weights.astype(int).tolist()
+        ([[5, 6, 3, 2, 7, 0]], [[1, 1, 1, 0, 1, 0]])
+        """
+        content_BL = content_of(tokens_BL, segments_BL, vocabulary)
+        counts_BL = _shift(content_BL, False) & (_shift(segments_BL, 0) == segments_BL)
+        return Example(
+            inputs=tokens_BL,
+            predict=None,
+            targets=_shift(tokens_BL, vocabulary.pad),
+            weights=counts_BL.astype(jnp.float32),
+            segments=segments_BL,
+            positions=positions_of(segments_BL),
+            visible=SeesBefore(),
+        )
+
+
+def _shift(x_BL: jax.Array, last: int | bool) -> jax.Array:
+    return jnp.pad(x_BL[:, 1:], ((0, 0), (0, 1)), constant_values=last)

@@ -1,0 +1,108 @@
+"""A run: everything that decides what is trained, on what, and how long."""
+
+import math
+from typing import Annotated
+
+from msgspec import Meta
+
+from lm import config as _config
+from lm.config import Config, UserError
+from lm.data import Data
+from lm.mesh import Mesh
+from lm.model import Model, Remat, Transformer
+from lm.numerics import Precision
+from lm.objectives import Causal, Masked, Objective
+from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
+from lm.optimizer import check as check_schedule
+
+
+class Checkpoints(Config):
+    """When training state is saved; a last checkpoint is always written at the end."""
+
+    seconds: Annotated[float, Meta(gt=0, description="save at most this often, in seconds")] = (
+        120
+    )
+    steps: Annotated[
+        int | None, Meta(description="save every so many steps instead; null: by the clock")
+    ] = None
+    keep: Annotated[int, Meta(ge=1, description="how many of the newest are kept")] = 2
+
+
+class Run(Config):
+    """One training run. What is not under `execution` decides the result, the rest only how."""
+
+    data: Data = Data()
+    objective: Objective = Causal()
+    model: Model = Transformer()
+    optimizer: Optimizer = Adamw()
+    schedule: Schedule = WarmupStableDecay()
+    clip: Annotated[
+        float | None, Meta(description="largest global gradient norm; null: no clipping")
+    ] = 1.0
+    tokens: Annotated[int, Meta(ge=1, description="budget: positions trained on")] = 1_000_000
+    seed: Annotated[int, Meta(ge=0, lt=2**31, description="of data order, masks, weights")] = 0
+    precision: Annotated[Precision, Meta(description="of matrix products")] = "bfloat16"
+    evaluations: Annotated[int, Meta(ge=1, description="times validated, evenly spaced")] = 8
+    evaluation_rows: Annotated[int, Meta(ge=1, description="validation rows, at most")] = 128
+    microbatches: Annotated[
+        int, Meta(ge=1, description="parts of a batch, one after the other, to save memory")
+    ] = 1
+    remat: Annotated[Remat, Meta(description="what the backward pass computes again")] = "none"
+    unroll: Annotated[
+        int | None, Meta(description="layers compiled in a row; null: all on CPU, else one")
+    ] = None
+    mesh: Mesh = Mesh()
+    checkpoints: Checkpoints = Checkpoints()
+
+
+EXECUTION = ("microbatches", "remat", "unroll", "mesh", "checkpoints")
+"""Fields that may differ when a run is continued: they change how it runs, not what it finds."""
+
+
+def steps(run: Run) -> int:
+    """Optimizer steps of the token budget, the last one whole.
+
+    >>> steps(Run(tokens=100_000, data=Data(batch=32, length=256)))
+    13
+    """
+    return math.ceil(run.tokens / (run.data.batch * run.data.length))
+
+
+def evaluation_steps(run: Run) -> list[int]:
+    """After which steps validation happens, the last one always among them.
+
+    >>> evaluation_steps(Run(tokens=100_000, data=Data(batch=32, length=256), evaluations=4))
+    [3, 6, 9, 13]
+    """
+    total, times = steps(run), run.evaluations
+    return sorted({max(1, total * k // times) for k in range(1, times + 1)})
+
+
+def validate(run: Run) -> Run:
+    """Checks a run as a whole, before anything is allocated; raises UserError in one line."""
+    run = _config.validate_fields(run)
+    if why := run.model.check():
+        raise UserError(f"model.{why}")
+    check_schedule(run.schedule)
+    if isinstance(run.objective, Masked) and run.objective.mask + run.objective.random > 1:
+        raise UserError(
+            f"objective.mask={run.objective.mask} + objective.random={run.objective.random} is"
+            f" above 1; random may be at most {1 - run.objective.mask:g}"
+        )
+    if run.data.batch % run.microbatches:
+        legal = [n for n in range(1, run.data.batch + 1) if run.data.batch % n == 0]
+        near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])
+        raise UserError(
+            f"microbatches={run.microbatches} does not divide data.batch={run.data.batch};"
+            f" nearest: {near}"
+        )
+    return run
+
+
+def same_result(a: Run, b: Run) -> list[str]:
+    """Names of the fields in which two runs would find different things; [] if none."""
+    return [
+        name
+        for name in Run.__struct_fields__
+        if name not in EXECUTION and getattr(a, name) != getattr(b, name)
+    ]

@@ -1,0 +1,321 @@
+"""The training loop: from a `Run` to a directory that describes itself."""
+
+import json
+import math
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm import ledger
+from lm import mesh as _mesh
+from lm.config import UserError, dump, parse
+from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows
+from lm.run import Run, evaluation_steps, same_result, steps, validate
+from lm.train.checkpoint import Checkpoints, restore
+from lm.train.progress import Bar, Metrics
+from lm.train.step import Program, State, prepare
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what is needed to use it."""
+
+    run: Run
+    tokens: Tokens
+    program: Program
+    params: Any
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop; it is saved, the same command goes on."""
+
+
+Evaluator = Callable[[Trained], Result]
+
+
+def fit(
+    run: Run, directory: Path, *, evaluate: Evaluator | None = None, label: str = ""
+) -> Result:
+    """Trains a run in `directory`, from its newest checkpoint if it has one.
+
+    Returns (and writes to result.json) what the run cost and its last losses, together with
+    what `evaluate` finds. A finished run is not trained again. Raises UserError where the
+    settings are wrong, where the directory holds another run, and where the loss is not finite;
+    Stopped after SIGINT or SIGTERM, with everything saved.
+    """
+    run = validate(run)
+    finished = directory / "result.json"
+    _claim(run, directory)
+    if finished.exists():
+        return json.loads(finished.read_text())
+    mesh = _mesh.make(run.mesh)
+    _check_rows(run, mesh)
+    tokens = open_tokens(run.data)
+    vocabulary = tokens.tokenizer.vocabulary
+    program = prepare(run, vocabulary, mesh)
+    _describe(run, directory, tokens)
+
+    with Checkpoints(str(directory / "checkpoints"), keep=run.checkpoints.keep) as checkpoints:
+        restored = checkpoints.restore_newest(program.abstract)
+        if restored is None:
+            state, extra = (
+                program.init(),
+                {"seconds": 0.0, "predicted": 0.0, "validation": None},
+            )
+        else:
+            state, extra = restored.state, restored.extra
+        state, extra = _loop(
+            run, directory, tokens, program, state, extra, checkpoints, label or directory.name
+        )
+        checkpoints.save(int(state.step), state, extra)
+
+    cost = ledger.cost(run, vocabulary.size)
+    parameters = ledger.parameters(run, vocabulary.size)
+    result: Result = {
+        "params_total": parameters.total,
+        "params_non_embedding": parameters.non_embedding,
+        "steps": cost.steps,
+        "tokens": cost.tokens,
+        "slots": cost.slots,
+        "predicted_targets": int(extra["predicted"]),
+        "flops": cost.flops,
+        "flops_6nd": cost.flops_6nd,
+        "device_seconds": extra["seconds"] * jax.device_count(),
+        "validation_loss": extra["validation"],
+        "seed": run.seed,
+        "corpus_digest": tokens.corpus_digest,
+        "tokenizer_digest": tokens.tokenizer_digest,
+        "batches_digest": "".join(f"{word:08x}" for word in np.asarray(state.batches)),
+    }
+    if evaluate is not None:
+        result |= evaluate(Trained(run, tokens, program, state.params))
+    _write(finished, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def load(directory: Path) -> Trained:
+    """The model of a run directory, from its newest intact checkpoint."""
+    settings = directory / "config.json"
+    if not settings.exists():
+        raise UserError(f"{directory}: not a run directory, it has no config.json")
+    run = validate(parse(Run, settings.read_text(), str(settings)))
+    tokens = open_tokens(run.data)
+    program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(run.mesh))
+    wanted = {"params": program.abstract.params}
+    found = restore(str(directory / "checkpoints"), wanted)
+    return Trained(run, tokens, program, found.state["params"])
+
+
+def _loop(
+    run: Run,
+    directory: Path,
+    tokens: Tokens,
+    program: Program,
+    state: State,
+    extra: Result,
+    checkpoints: Checkpoints,
+    label: str,
+) -> tuple[State, Result]:
+    """Trains to the end of the budget; metrics are read a step late, so nothing waits."""
+    start, total = int(state.step), steps(run)
+    evaluations = set(evaluation_steps(run))
+    data = run.data
+    batches = Batches(
+        tokens.train, tokens.tokenizer.vocabulary, data.length, data.batch, run.seed
+    )
+    positions = data.batch * data.length
+    flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
+    before, began = extra["seconds"], time.monotonic()
+    saved = tick = began
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    with (
+        Metrics(directory, start) as metrics,
+        Bar(label, steps=total, start=start, step_flops=flops / positions) as bar,
+        _stop_requests() as stop,
+    ):
+
+        def settle() -> None:
+            """Reads the last step's metrics, which waits for it, and records them."""
+            nonlocal pending, tick
+            if pending is None:
+                return
+            step, arrays = pending
+            values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+            pending = None
+            if not all(map(math.isfinite, (values["loss"], values["gradient_norm"]))):
+                raise UserError(
+                    f"{label}: loss {values['loss']:g}, gradient norm"
+                    f" {values['gradient_norm']:g} at step {step}; the checkpoints before it are"
+                    f" whole; try a lower optimizer.learning_rate ({run.optimizer.learning_rate:g})"
+                    " or a longer schedule.warmup"
+                )
+            now = time.monotonic()
+            values["tokens_per_second"] = positions / (now - tick)
+            bar.update(step, values["loss"], positions, now - tick)
+            tick = now
+            extra["predicted"] += values["predicted"]
+            extra["seconds"] = before + now - began
+            metrics.write(step, values)
+
+        for step, part in enumerate(
+            batches.iterate(start, total, _own_rows(data.batch)), start + 1
+        ):
+            state, newest = program.step(state, *program.place(part))
+            settle()
+            pending = step, newest
+            due = (
+                step % run.checkpoints.steps == 0
+                if run.checkpoints.steps is not None
+                else time.monotonic() - saved > run.checkpoints.seconds
+            )
+            if step in evaluations:
+                settle()
+                extra["validation"] = _validation_loss(run, tokens, program, state.params)
+                metrics.write(step, {"validation_loss": extra["validation"]})
+                tick = time.monotonic()
+            if (due or stop) and step < total:
+                settle()
+                checkpoints.save(step, state, dict(extra))
+                saved = time.monotonic()
+            if stop and step < total:
+                checkpoints.wait()
+                raise Stopped(f"{label}: stopped and saved at step {step} of {total}")
+        settle()
+    return state, extra
+
+
+def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) -> float:
+    """The objective's loss on fixed rows with fixed masks, in nats per predicted piece."""
+    data, split = run.data, tokens.validation
+    available = n_rows(split, data.length)
+    chosen = np.linspace(0, available - 1, min(run.evaluation_rows, available)).astype(int)
+    total = count = 0.0
+    for number, at in enumerate(range(0, len(chosen), data.batch)):
+        part = rows(
+            split, chosen[at : at + data.batch], data.length, tokens.tokenizer.vocabulary
+        )
+        key = jax.random.fold_in(jax.random.key(0), number)
+        own = _own_rows(data.batch)
+        part = Rows(*(x[own] for x in _fill(part, data.batch)))
+        both = program.validate(params, *program.place(part), key)
+        total, count = total + float(both.total), count + float(both.count)
+    return total / count
+
+
+def _fill(part: Rows, batch: int) -> Rows:
+    """Adds rows of padding up to a whole batch."""
+    padding = ((0, batch - len(part.tokens_BL)), (0, 0))
+    return Rows(np.pad(part.tokens_BL, padding), np.pad(part.segments_BL, padding))
+
+
+def _own_rows(batch: int) -> slice:
+    """The rows of a global batch that this process reads."""
+    each = batch // jax.process_count()
+    return slice(each * jax.process_index(), each * (jax.process_index() + 1))
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that a step is never cut in two; a second one is final."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are not ours
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _check_rows(run: Run, mesh: jax.sharding.Mesh) -> None:
+    ways = _mesh.ways(mesh, "batch") * run.microbatches
+    if run.data.batch % ways:
+        below = run.data.batch // ways * ways
+        near = [n for n in (below, below + ways) if n > 0]
+        raise UserError(
+            f"data.batch={run.data.batch} is not a multiple of {ways} (replica x fsdp x"
+            f" microbatches); nearest: {' or '.join(map(str, near))}"
+        )
+    if run.data.length % mesh.shape["context"]:
+        raise UserError(
+            f"data.length={run.data.length} is not a multiple of mesh.context"
+            f" {mesh.shape['context']}"
+        )
+
+
+def _claim(run: Run, directory: Path) -> None:
+    """Refuses a directory that holds another run."""
+    settings = directory / "config.json"
+    if settings.exists():
+        there = parse(Run, settings.read_text(), str(settings))
+        if differ := same_result(run, there):
+            raise UserError(
+                f"{directory} holds another run: {', '.join(differ)} differ; choose another"
+                " directory or remove this one"
+            )
+
+
+def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory / "config.json", dump(run))
+    devices = jax.devices()
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
+        "commit": _commit(),
+        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+    }
+    _write(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
+    described = {
+        "corpus_digest": tokens.corpus_digest,
+        "tokenizer_digest": tokens.tokenizer_digest,
+    }
+    for name, split in (("train", tokens.train), ("validation", tokens.validation)):
+        described[name] = {
+            "documents": len(split.ids),
+            "bytes": int(split.bytes.sum()),
+            "tokens": split.size,
+        }
+    _write(directory / "data.json", json.dumps(described, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit of the source that runs, with `+` if it was changed; None if not in git."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
+        done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

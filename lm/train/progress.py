@@ -1,0 +1,134 @@
+"""What a run says while it trains: metrics.jsonl, TensorBoard, and a line that moves."""
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+
+class Metrics:
+    """The run's records, one JSON object a line, and the same numbers for TensorBoard.
+
+    Opening it after a restart at `step` forgets the records of later steps: they will be
+    written again.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        self._path = directory / "metrics.jsonl"
+        kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self._path)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=step + 1, flush_secs=30
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records the values after `step` steps."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """All whole records of a run, in order."""
+    return [json.loads(line) for line in _whole_lines(directory / "metrics.jsonl")]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Bar:
+    """The line that moves: loss, tokens/s, share of the machine's matmul peak, time left.
+
+    Where the output is not a terminal it prints a plain line every half minute instead.
+    """
+
+    def __init__(self, label: str, *, steps: int, start: int, step_flops: float) -> None:
+        self._console = Console(file=sys.stderr)
+        self._label, self._steps, self._start, self._flops = label, steps, start, step_flops
+        self._peak = matmul_peak() * jax.device_count() if step_flops else 0.0
+        self._begin = self._printed = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[facts]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(label, total=steps, completed=start, facts="")
+
+    def update(self, step: int, loss: float, tokens: int, seconds: float) -> None:
+        """After `step` steps: the newest loss, and what the last steps took."""
+        rate = tokens / seconds
+        share = self._flops * (tokens / seconds) / self._peak if self._peak else 0.0
+        left = (
+            (time.monotonic() - self._begin) / max(step - self._start, 1) * (self._steps - step)
+        )
+        facts = (
+            f"{step}/{self._steps}  loss {loss:.3f}  {_thousands(rate)} tokens/s"
+            f"  {share:.0%} of peak  {_duration(left)} left"
+        )
+        self._progress.update(self._task, completed=step, facts=facts)
+        if not self._console.is_terminal and time.monotonic() - self._printed > 30:
+            self._printed = time.monotonic()
+            print(f"{self._label}  {facts}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+@functools.cache
+def matmul_peak() -> float:
+    """FLOP/s of one device in bfloat16 products that accumulate in float32, measured once.
+
+    A 2048-cube product, the best of five: what this machine can do, not what its maker says.
+    """
+    size = 2048
+    x = jnp.ones((size, size), jnp.bfloat16)
+    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
+    product(x).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def _thousands(rate: float) -> str:
+    return f"{rate / 1e3:.1f}k" if rate < 1e6 else f"{rate / 1e6:.1f}M"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75), _duration(7500)
+    ('1:15', '2:05:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

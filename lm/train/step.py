@@ -1,0 +1,192 @@
+"""The training step: rows in, a new state out, on any mesh."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lm import mesh as _mesh
+from lm.data import Rows
+from lm.example import Example, Full, Vocabulary
+from lm.loss import Sum, cross_entropy
+from lm.model import Body, build
+from lm.optimizer import build as build_optimizer
+from lm.optimizer import learning_rate, state_axes
+from lm.run import Run, steps
+from lm.train.checkpoint import array_digest
+
+
+class State(NamedTuple):
+    """All that training carries from step to step, and a checkpoint holds."""
+
+    params: Any
+    optimizer: Any
+    step: jax.Array
+    """int32: steps done."""
+    batches: jax.Array
+    """uint32[2]: digest of every batch so far, chained."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled parts of a run."""
+
+    run: Run
+    body: Body
+    mesh: jax.sharding.Mesh
+    abstract: State
+    """Shapes and shardings of the state, without the arrays."""
+    init: Callable[[], State]
+    step: Callable[[State, jax.Array, jax.Array], tuple[State, dict[str, jax.Array]]]
+    """`(state, tokens_BL, segments_BL)` to the next state, and metrics; the old state is donated."""
+    validate: Callable[[Any, jax.Array, jax.Array, jax.Array], Sum]
+    """`(params, tokens_BL, segments_BL, key)` to the objective's loss on these rows."""
+
+    def place(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        """This process's rows, as its part of the global batch on the devices."""
+        where = _mesh.sharding(self.mesh, "batch", "length")
+        place = partial(jax.make_array_from_process_local_data, where)
+        return place(np.asarray(rows.tokens_BL)), place(np.asarray(rows.segments_BL))
+
+
+def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Program:
+    """Builds the program of a run; nothing is allocated yet, nothing compiled."""
+    body = build(
+        run.model,
+        vocabulary.size,
+        mesh=mesh,
+        precision=run.precision,
+        remat=run.remat,
+        unroll=run.unroll,
+    )
+    shards = _mesh.ways(mesh, "batch")
+
+    def loss(params: Any, example: Example, dropout: dict[str, jax.Array]) -> Sum:
+        output = body.apply({"params": params}, example, rngs=dropout)
+        return cross_entropy(
+            output.hidden_BPD,
+            output.unembedding_VD,
+            example.targets,
+            example.weights,
+            einsum=body.einsum,
+            shards=shards,
+        )
+
+    def gradient(params: Any, example: Example, key: jax.Array) -> tuple[Sum, Any]:
+        def total(params: Any) -> tuple[jax.Array, Sum]:
+            both = loss(params, example, {"dropout": key})
+            return both.total, both
+
+        grads, both = jax.grad(total, has_aux=True)(params)
+        return both, grads
+
+    def step(
+        state: State, tokens_BL: jax.Array, segments_BL: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        hide, drop = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), state.step))
+        example = run.objective(tokens_BL, segments_BL, vocabulary, hide)
+        both, grads = _over_microbatches(
+            gradient, state.params, example, drop, run.microbatches
+        )
+        # Sums over microbatches and devices first, one division at the end.
+        grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
+        updates, optimizer = transformation.update(grads, state.optimizer, state.params)
+        metrics = {
+            "loss": both.mean,
+            "predicted": both.count,
+            "gradient_norm": optax.tree.norm(grads),
+            "learning_rate": rate(state.step),
+        }
+        batches = array_digest(
+            jnp.concatenate([state.batches, array_digest(tokens_BL), array_digest(segments_BL)])
+        )
+        params = optax.apply_updates(state.params, updates)
+        return State(params, optimizer, state.step + 1, batches), metrics
+
+    def init() -> State:
+        params = nn.unbox(body.init(jax.random.key(run.seed), _blank(run, shards)))["params"]
+        zeros = jnp.zeros(2, jnp.uint32)
+        return State(params, transformation.init(params), jnp.int32(0), zeros)
+
+    def validate(
+        params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, key: jax.Array
+    ) -> Sum:
+        return loss(params, run.objective(tokens_BL, segments_BL, vocabulary, key), {})
+
+    boxed = jax.eval_shape(body.init, jax.random.key(0), _blank(run, shards))["params"]
+    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
+    transformation = build_optimizer(run.optimizer, run.schedule, steps(run), axes)
+    rate = learning_rate(run.optimizer, run.schedule, steps(run))
+    shapes = jax.eval_shape(init)
+    names = State(axes, state_axes(transformation, shapes.params, axes), (), ())
+    shardings = jax.tree.map(lambda _, axes: _mesh.sharding(mesh, *axes), shapes, names)
+    abstract = jax.tree.map(
+        lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
+    everywhere, rows = _mesh.sharding(mesh), _mesh.sharding(mesh, "batch", "length")
+    return Program(
+        run=run,
+        body=body,
+        mesh=mesh,
+        abstract=abstract,
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            step,
+            in_shardings=(shardings, rows, rows),
+            out_shardings=(shardings, everywhere),
+            donate_argnums=0,
+        ),
+        validate=jax.jit(
+            validate,
+            in_shardings=(shardings.params, rows, rows, everywhere),
+            out_shardings=everywhere,
+        ),
+    )
+
+
+def _over_microbatches(
+    gradient: Callable[[Any, Example, jax.Array], tuple[Sum, Any]],
+    params: Any,
+    example: Example,
+    key: jax.Array,
+    parts: int,
+) -> tuple[Sum, Any]:
+    """Sums of losses and gradients over equal parts of the batch, one part at a time."""
+    if parts == 1:
+        return gradient(params, example, key)
+
+    def one(sums: tuple[Sum, Any], part: tuple[Example, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, gradient(params, *part)), None
+
+    # Every part takes each parts-th row, so that it has rows of every device.
+    split = jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), example
+    )
+    zero = Sum(jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(one, zero, (split, jax.random.split(key, parts)))[0]
+
+
+def _blank(run: Run, rows: int) -> Example:
+    """The smallest example that fits the mesh: initial values do not depend on it."""
+    ones_BL = jnp.ones((rows, run.data.length), jnp.int32)
+    return Example(
+        inputs=ones_BL,
+        predict=None,
+        targets=ones_BL,
+        weights=ones_BL,
+        segments=ones_BL,
+        positions=ones_BL,
+        visible=Full(),
+    )
+
+
+def _is_box(x: object) -> bool:
+    return isinstance(x, nn.LogicallyPartitioned)

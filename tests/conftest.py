@@ -1,0 +1,31 @@
+"""What every test runs under; set before jax is imported, and inherited by child processes."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+_CACHE = tempfile.TemporaryDirectory(prefix="yardstick-tests-")
+"""New each time: a tokenizer or store that old code wrote must not hide what new code does."""
+
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "8",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    # Compiled programs are keyed by their whole content, so these may outlive a test run.
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    or str(Path(__file__).parents[1] / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "LM_CACHE": _CACHE.name,
+    "MPLBACKEND": "Agg",
+}
+
+# The first example of a jitted property compiles, and takes as long as that takes.
+hypothesis.settings.register_profile("yardstick", deadline=None)
+hypothesis.settings.load_profile("yardstick")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _CACHE.cleanup()

@@ -1,0 +1,242 @@
+"""The behaviours of the transformer that every study rests on."""
+
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import mesh
+from lm.example import Causal, Example, Full, Until, positions_of, visible_mask
+from lm.loss import cross_entropy
+from lm.model import Transformer, build
+
+SMALL = Transformer(depth=2, width=16, heads=4, kv_heads=2)
+VARIANTS = {
+    "default": SMALL,
+    "layer norm, gated, untied": Transformer(
+        depth=2, width=16, heads=2, mlp="swiglu", norm="layer", embedding="untied"
+    ),
+    "relu2, one kv head": Transformer(depth=2, width=16, heads=4, kv_heads=1, mlp="relu2"),
+}
+LENGTH, VOCABULARY = 12, 32
+
+
+@cache
+def body(config=SMALL, **settings):
+    one = mesh.make(mesh.Mesh(), jax.devices()[:1])
+    return build(config, VOCABULARY, mesh=one, **{"precision": "float32"} | settings)
+
+
+def example(visible, segments=None, seed=0, predict=None):
+    segments = jnp.ones((2, LENGTH), int) if segments is None else jnp.array(segments)
+    inputs = jax.random.randint(jax.random.key(seed), segments.shape, 4, VOCABULARY)
+    return Example(
+        inputs=inputs,
+        predict=predict,
+        targets=inputs,
+        weights=jnp.ones(inputs.shape),
+        segments=segments,
+        positions=positions_of(segments),
+        visible=visible,
+    )
+
+
+@cache
+def params(config=SMALL, seed=1):
+    tree = nn.unbox(body(config).init(jax.random.key(0), example(Full())))["params"]
+    # Far from the initial values, where scales are 1 and attention is flat.
+    keys = iter(jax.random.split(jax.random.key(seed), 64))
+    return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), tree)
+
+
+def hidden(given, config=SMALL, **settings):
+    return body(config, **settings).apply({"params": params(config)}, given).hidden_BPD
+
+
+def reach(given, config):
+    """Which inputs each position's state depends on, bool[B, L, M], by its derivative."""
+    inner = body(config)
+    table = params(config)["embedding"]
+
+    def states(x_BLD):
+        # Embeddings enter through a table of their own, one row for each position of the batch.
+        index = jnp.arange(x_BLD.shape[0] * x_BLD.shape[1]).reshape(x_BLD.shape[:2])
+        big = build(config, index.size, mesh=inner.mesh, precision="float32")
+        tree = params(config) | {"embedding": x_BLD.reshape(-1, x_BLD.shape[-1])}
+        if "unembedding" in tree:
+            tree |= {"unembedding": jnp.ones((index.size, config.width))}
+        fields = {name: getattr(given, name) for name in given.__dataclass_fields__}
+        return big.apply({"params": tree}, Example(**fields | {"inputs": index})).hidden_BPD
+
+    jacobian = jax.jit(jax.jacrev(states))(table[given.inputs])
+    sizes = jnp.abs(jacobian).sum((2, 5))  # [B, L, B, M]
+    batch = jnp.arange(sizes.shape[0])
+    assert sizes.at[batch, :, batch].set(0).max() == 0, "rows of a batch see each other"
+    return sizes[batch, :, batch] > 0
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("kind", ["causal", "full", "until"])
+def test_a_state_depends_on_what_it_may_see_and_on_nothing_else(config, kind):
+    """Fails if the mask is transposed, off by one, or does not stop at a segment's end."""
+    segments = jnp.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
+    until = jnp.minimum(jnp.arange(LENGTH)[None, :] // 3 * 3 + 2, LENGTH - 1)
+    visible = {
+        "causal": Causal(),
+        "full": Full(),
+        "until": Until(jnp.broadcast_to(until, segments.shape)),
+    }[kind]
+    reached = reach(example(visible, segments), config)
+    allowed = np.array(visible_mask(visible, segments))
+    real = np.asarray(segments) > 0
+    # What a position of padding depends on is nobody's concern, as nobody sees it.
+    assert (np.asarray(reached)[real] == allowed[real]).all()
+
+
+def test_editing_one_document_leaves_the_others_states_untouched():
+    """Fails if segments are ignored in attention, by however little."""
+    segments = jnp.array([[1] * 5 + [2] * 7])
+    given = example(Full(), segments)
+    edited = example(Full(), segments, seed=9)
+    mixed = jnp.where(segments == 1, edited.inputs, given.inputs)
+    other = Example(
+        **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": mixed}
+    )
+    before, after = hidden(given), hidden(other)
+    assert (before[:, 5:] == after[:, 5:]).all()
+    assert (before[:, :5] != after[:, :5]).any()
+
+
+@pytest.mark.parametrize("visible", [Causal(), Full()])
+def test_packed_equals_unpacked(visible):
+    """Fails if positions go on over a segment's end."""
+    packed = example(visible, jnp.array([[1] * 5 + [2] * 7]))
+    alone = Example(
+        inputs=jnp.pad(packed.inputs[:, 5:], ((0, 0), (0, 5))),
+        predict=None,
+        targets=packed.targets,
+        weights=packed.weights,
+        segments=jnp.array([[1] * 7 + [0] * 5]),
+        positions=positions_of(jnp.array([[1] * 7 + [0] * 5])),
+        visible=visible,
+    )
+    np.testing.assert_allclose(hidden(packed)[:, 5:], hidden(alone)[:, :7], atol=1e-5)
+
+
+def test_order_matters():
+    """Fails if rotary positions are left out: a bag of pieces would give the same states."""
+    given = example(Full())
+    swapped = given.inputs.at[:, [3, 4]].set(given.inputs[:, [4, 3]])
+    other = Example(
+        **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": swapped}
+    )
+    assert jnp.abs(hidden(given)[:, 8] - hidden(other)[:, 8]).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{"unroll": 1}, {"remat": "block"}, {"remat": "products"}])
+def test_execution_changes_neither_values_nor_gradients(settings):
+    """Fails if a layer is left out by unrolling, or remat drops a residual."""
+
+    def total(tree, **settings):
+        return jnp.square(body(**settings).apply({"params": tree}, example(Causal()))[0]).sum()
+
+    value, grads = jax.value_and_grad(total)(params())
+    other, other_grads = jax.value_and_grad(lambda tree: total(tree, **settings))(params())
+    assert float(value) == pytest.approx(float(other), rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), grads, other_grads
+    )
+
+
+def test_remat_computes_again():
+    """Fails if the setting is not passed on: then nothing would be computed again."""
+
+    def products(remat):
+        def total(tree):
+            return jnp.square(body(remat=remat).apply({"params": tree}, example(Full()))[0]).sum()
+
+        return str(jax.make_jaxpr(jax.grad(total))(params())).count("dot_general")
+
+    assert products("block") > products("products") > products("none") - 1
+    assert products("block") > products("none")
+
+
+def test_initial_values_do_not_depend_on_execution_or_example():
+    """Fails if unrolling gives each layer a name, or an example's kind reaches the parameters."""
+    trees = [
+        nn.unbox(body(**settings).init(jax.random.key(0), given))["params"]
+        for settings in ({}, {"unroll": 1}, {"remat": "block"})
+        for given in (example(Causal()), example(Full(), predict=jnp.zeros((2, 3), int)))
+    ]
+    for tree in trees[1:]:
+        jax.tree.map(np.testing.assert_array_equal, trees[0], tree)
+
+
+def test_initial_weights_differ_between_layers():
+    """Fails if the layers of the stack are drawn from one key."""
+    layers = nn.unbox(body().init(jax.random.key(0), example(Full())))["params"]["layers"]
+    assert (layers["up"][0] != layers["up"][1]).all()
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_an_untrained_model_is_about_uniform(config):
+    """Fails if the head's initial scale is that of the other matrices."""
+    tree = nn.unbox(body(config).init(jax.random.key(0), example(Full())))["params"]
+    given = example(Full())
+    output = body(config).apply({"params": tree}, given)
+    both = cross_entropy(
+        *output, given.targets, given.weights, einsum=body(config).einsum
+    )
+    assert float(both.mean) == pytest.approx(np.log(VOCABULARY), abs=0.15)
+
+
+def test_the_head_runs_on_predicted_positions_only():
+    """Fails if `predict` is ignored, or gathers from another row."""
+    given = example(Full())
+    predict = jnp.array([[3, 0], [7, 7]])
+    fields = {n: getattr(given, n) for n in given.__dataclass_fields__}
+    some = hidden(Example(**fields | {"predict": predict}))
+    every = hidden(given)
+    np.testing.assert_allclose(some[0], every[0][predict[0]], rtol=1e-5)
+    np.testing.assert_allclose(some[1], every[1][predict[1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_the_ledger_counts_the_parameters_there_are(config):
+    """Fails if kv heads, the gate, LayerNorm's bias or an untied table are forgotten."""
+    there = sum(x.size for x in jax.tree.leaves(params(config)))
+    assert sum(config.parameters(VOCABULARY).values()) == there
+
+
+def test_dropout_is_for_training_only():
+    """Fails if dropout is on without a key, or never on."""
+    config = Transformer(depth=2, width=16, heads=2, dropout=0.5)
+    given = example(Full())
+    apply = body(config).apply
+    plain = apply({"params": params(config)}, given).hidden_BPD
+    assert (plain == apply({"params": params(config)}, given).hidden_BPD).all()
+    dropped = [
+        apply({"params": params(config)}, given, rngs={"dropout": jax.random.key(seed)})
+        for seed in (0, 0, 1)
+    ]
+    assert (dropped[0].hidden_BPD == dropped[1].hidden_BPD).all()
+    assert (dropped[0].hidden_BPD != plain).any()
+    assert (dropped[0].hidden_BPD != dropped[2].hidden_BPD).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"width": 16, "heads": 5}, "heads=5 does not divide width 16"),
+        ({"width": 12, "heads": 4}, "odd head size 3"),
+        ({"width": 16, "heads": 4, "kv_heads": 3}, r"one of \[1, 2, 4\]"),
+    ],
+)
+def test_shapes_that_cannot_be_are_named(wrong, says):
+    """Fails if a check is dropped."""
+    import re
+
+    assert re.search(says, Transformer(**wrong).check() or "")

@@ -1,0 +1,73 @@
+"""A tiny body in which every piece and place matters, so that brute force can check scorers."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.example import Example, Vocabulary, visible_mask
+from lm.numerics import float32_einsum
+
+VOCABULARY = Vocabulary(
+    size=7, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 7
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """States from the mean over what is visible; special pieces but the end are never said.
+
+    Padding has nothing visible and gets NaN: no scorer may let that through.
+    """
+
+    special: float = -1e9
+    end: float = 0.0
+    einsum: ClassVar = staticmethod(float32_einsum)
+
+    def init(self, seed: int, *, length: int = 32, width: int = 6) -> dict[str, jax.Array]:
+        shapes = {
+            "piece": (VOCABULARY.size, width),
+            "place": (length, width),
+            "mix": (width, width),
+            "unembedding": (VOCABULARY.size, width),
+        }
+        random = np.random.default_rng(seed)
+        return {k: jnp.array(random.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+    def apply(self, variables: dict, example: Example) -> tuple[jax.Array, jax.Array]:
+        p = variables["params"]
+        own_BLD = 2 * p["piece"][example.inputs] * p["place"][example.positions]
+        mask_BLM = visible_mask(example.visible, example.segments).astype(jnp.float32)
+        mean_BLD = mask_BLM @ jnp.tanh(own_BLD) / mask_BLM.sum(-1, keepdims=True)
+        state_BLD = jnp.tanh(
+            (3 * mean_BLD + own_BLD + p["place"][example.positions]) @ p["mix"]
+        )
+        if example.predict is not None:
+            state_BLD = jnp.take_along_axis(state_BLD, example.predict[..., None], axis=1)
+        bias_V = jnp.where(jnp.arange(VOCABULARY.size) < VOCABULARY.ordinary, self.special, 0.0)
+        bias_V = bias_V.at[VOCABULARY.end].set(self.end)
+        hidden_BPD = jnp.pad(state_BLD, ((0, 0), (0, 0), (0, 1)), constant_values=1.0)
+        return hidden_BPD, jnp.concatenate([p["unembedding"], bias_V[:, None]], axis=1)
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return VOCABULARY
+
+
+@pytest.fixture
+def tiny() -> type[Tiny]:
+    return Tiny
+
+
+@pytest.fixture
+def body() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture
+def params(body: Tiny) -> dict[str, jax.Array]:
+    return body.init(0)

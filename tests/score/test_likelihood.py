@@ -1,0 +1,248 @@
+"""Scorers against brute force on a tiny alphabet: every string, every order, every subset."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lm.example import Causal, Example, Full, positions_of
+from lm.score.bits import Text, measure
+from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, ShareHidden, score
+
+BEGIN, END, MASK = 2, 3, 1
+SCORERS = [ChainRule(), AnyOrder(samples=2), Pseudo(samples=2), ShareHidden(0.5, samples=2)]
+
+
+def strings(length):
+    """Every row of `length` content pieces, and its segments."""
+    texts = list(itertools.product([END, 4, 5, 6], repeat=length))
+    tokens = np.array([[BEGIN, *text] for text in texts], np.int32)
+    return tokens, np.ones_like(tokens)
+
+
+def log_probabilities(body, params, inputs, segments, visible):
+    """log p [R, L, V] of a body at all positions, by the plainest way."""
+
+    @jax.jit
+    def compute(inputs, segments):
+        example = Example(
+            inputs=inputs,
+            predict=None,
+            targets=inputs,
+            weights=jnp.zeros(inputs.shape),
+            segments=segments,
+            positions=positions_of(segments),
+            visible=visible,
+        )
+        hidden, unembedding = body.apply({"params": params}, example)
+        return jax.nn.log_softmax(hidden @ unembedding.T, axis=-1)
+
+    return np.asarray(compute(inputs, segments))
+
+
+def subset_nats(body, params, row):
+    """nats[subset][i]: -log p(row[i] | pieces outside the subset) for i in the subset."""
+    places = range(1, len(row))
+    subsets = [s for m in places for s in itertools.combinations(places, m)]
+    inputs = np.array([[MASK if i in s else t for i, t in enumerate(row)] for s in subsets])
+    logs = log_probabilities(body, params, inputs, np.ones_like(inputs), Full())
+    return {s: {i: -logs[k, i, row[i]] for i in s} for k, s in enumerate(subsets)}
+
+
+def order_mean(nats, length):
+    """Mean over all orders of the nats of each piece when the pieces are revealed in turn."""
+    total = np.zeros(length)
+    orders = list(itertools.permutations(range(1, length)))
+    for order in orders:
+        for k, i in enumerate(order):
+            total[i] += nats[tuple(sorted(order[k:]))][i]
+    return total / len(orders)
+
+
+def test_chain_rule_sums_to_one_over_all_strings(body, params, vocabulary):
+    """Fails when the model sees what it predicts (Full in place of Causal) or skips a piece."""
+    nats = score(ChainRule(), body, params, [strings(4)], vocabulary=vocabulary)
+    assert nats.shape == (1, 256, 5)
+    assert np.exp(-nats[0].sum(1)).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_chain_rule_attributes_nats_to_the_piece_itself(body, params, vocabulary):
+    """Fails when nats are kept at the position that speaks, one too early."""
+    row = np.array([[BEGIN, 4, 6, 5, END]], np.int32)
+    nats = score(ChainRule(), body, params, [(row, np.ones_like(row))], vocabulary=vocabulary)
+    prefix = np.tri(5, dtype=np.int32)  # row j holds j + 1 pieces, the rest is padding
+    logs = log_probabilities(body, params, prefix * row, prefix, Causal())
+    expected = [0.0, *(-logs[j - 1, j - 1, row[0, j]] for j in range(1, 5))]
+    np.testing.assert_allclose(nats[0, 0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_any_order_expectation_is_the_mean_over_orders(body, params, vocabulary, samples):
+    """Fails when m is drawn from 0..n-1, when n/m is left out, or when sets are not uniform."""
+    row, copies = [BEGIN, 5, 4, 6, END], 4096
+    nats = subset_nats(body, params, row)
+    exact = order_mean(nats, 5)
+    spread = max(n[i] for n in nats.values() for i in n) / exact[1:].min()
+    assert spread > 3  # the orders disagree, so that a wrong weighting shows
+    tokens = np.tile(np.array(row, np.int32), (copies, 1))
+    estimate = score(
+        AnyOrder(samples=samples),
+        body,
+        params,
+        [(tokens, np.ones_like(tokens))],
+        vocabulary=vocabulary,
+    )[0]
+    error = (estimate.mean(0) - exact)[1:]
+    se = estimate.std(0, ddof=1)[1:] / math.sqrt(copies)
+    assert (np.abs(error) < 4.5 * se).all()
+    assert (se < 0.05 * exact[1:]).all()
+
+
+def test_any_order_bounds_the_mixture_over_orders(body, params, vocabulary):
+    """Fails when the estimate is of one hidden piece only (the pseudo-likelihood)."""
+    row = [BEGIN, 5, 4, 6, END]
+    nats = subset_nats(body, params, row)
+    codes = [
+        sum(nats[tuple(sorted(order[k:]))][i] for k, i in enumerate(order))
+        for order in itertools.permutations(range(1, 5))
+    ]
+    mixture = -math.log(np.mean(np.exp(-np.array(codes))))
+    tokens = np.tile(np.array(row, np.int32), (2048, 1))
+    windows = [(tokens, np.ones_like(tokens))]
+    estimate = score(AnyOrder(), body, params, windows, vocabulary=vocabulary)[0].sum(1).mean()
+    assert np.mean(codes) == pytest.approx(estimate, rel=0.02)
+    assert mixture < estimate * 0.99
+
+
+def test_mask_error_is_calibrated(body, params, vocabulary):
+    """Fails when the variance is not divided by the replicates, or replicates share masks."""
+    random = np.random.default_rng(1)
+    tokens = np.pad(random.integers(3, 7, size=(48, 3)), ((0, 0), (1, 0)), constant_values=2)
+    tokens = tokens.astype(np.int32)
+    truth = sum(order_mean(subset_nats(body, params, row), 4).sum() for row in tokens.tolist())
+    content = tokens != BEGIN
+    text = Text(bytes_RL=content.astype(int), documents_RL=np.where(content, 0, -1))
+    z = []
+    for seed in range(40):
+        nats = score(
+            AnyOrder(samples=1),
+            body,
+            params,
+            [(tokens, np.ones_like(tokens))],
+            vocabulary=vocabulary,
+            replicates=6,
+            seed=seed,
+        )
+        found = measure(nats, text, scorer="any-order bound", kind="bound")
+        z.append((found.bits_per_byte - truth / math.log(2) / content.sum()) / found.mc_se)
+    assert 19 < np.square(z).sum() < 70  # chi-square with 40 degrees of freedom, 0.2% each side
+    assert abs(np.mean(z)) < 3.5 / math.sqrt(40)
+
+
+def test_pseudo_with_a_sample_for_each_piece_is_exact(body, params, vocabulary):
+    """Fails when samples hide the same piece twice, or when a piece is counted 1 and not n."""
+    tokens = np.array([[BEGIN, 5, 4, 6, END], [BEGIN, 6, 6, 0, 0]], np.int32)
+    segments = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+    nats = score(Pseudo(samples=4), body, params, [(tokens, segments)], vocabulary=vocabulary)[
+        0
+    ]
+    long, short = (subset_nats(body, params, row) for row in ([2, 5, 4, 6, 3], [2, 6, 6]))
+    np.testing.assert_allclose(nats[0, 1:], [long[(i,)][i] for i in range(1, 5)], rtol=1e-4)
+    np.testing.assert_allclose(nats[1, 1:3], [short[(i,)][i] for i in range(1, 3)], rtol=1e-4)
+    assert (nats[1, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.15, 1.0])
+def test_share_hidden_hides_exactly_that_share(vocabulary, share):
+    """Fails when the number is rounded in float32 or slots run out."""
+    length = 41
+    content = np.arange(length)[None, :] <= np.arange(length)[:, None]  # n = 0 .. 40
+    tokens = jnp.asarray(np.where(content, 5, 0)).at[:, 0].set(BEGIN)
+    ask = jax.jit(ShareHidden(share).ask, static_argnames="vocabulary")
+    keys = jax.random.split(jax.random.key(0), length)
+    segments = content.astype(np.int32)
+    example, at = ask(tokens, segments, vocabulary=vocabulary, key_B=keys, sample=2)
+    number = np.array([max(1, math.floor(share * n + 0.5)) for n in range(length)])
+    number[0] = 0
+    masked = np.asarray(example.inputs == MASK)
+    assert (masked.sum(1) == number).all() and not (masked & ~content).any()
+    used = np.asarray(example.weights > 0)
+    assert (used.sum(1) == number).all()
+    for row in range(length):
+        assert set(np.flatnonzero(masked[row])) == set(np.asarray(at)[row][used[row]].tolist())
+    np.testing.assert_allclose(example.weights.sum(1), np.arange(length), rtol=1e-5)
+
+
+def test_samples_take_turns_around_the_row(vocabulary):
+    """Fails when each sample draws a permutation of its own: it would miss some pieces."""
+    tokens = jnp.array([[BEGIN, *[5] * 12]])
+    ask = jax.jit(ShareHidden(0.25, samples=4).ask, static_argnames="vocabulary")
+    key = jax.random.key(3)[None]
+    samples = [
+        ask(tokens, jnp.ones_like(tokens), vocabulary=vocabulary, key_B=key, sample=k)[0]
+        for k in range(4)
+    ]
+    hidden = sum(np.asarray(example.inputs == MASK).astype(int) for example in samples)
+    assert hidden.tolist() == [[0] + [1] * 12]
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: s.name)
+def test_documents_of_a_row_do_not_see_each_other(body, params, vocabulary, scorer):
+    """Fails when the example's segments are all ones."""
+    tokens = np.array([[BEGIN, 5, 4, END, BEGIN, 4, 6, END]], np.int32)
+    segments = np.array([[1, 1, 1, 1, 2, 2, 2, 2]], np.int32)
+    first_edited, second_edited = tokens.copy(), tokens.copy()
+    first_edited[0, 1:3], second_edited[0, 5:7] = (6, 5), (5, 5)
+    plain, first, second = (
+        score(scorer, body, params, [(t, segments)], vocabulary=vocabulary, replicates=3)
+        for t in (tokens, first_edited, second_edited)
+    )
+    np.testing.assert_array_equal(plain[..., 4:], first[..., 4:])
+    np.testing.assert_array_equal(plain[..., :4], second[..., :4])
+    assert (plain[..., :4] != first[..., :4]).any()
+    assert (plain[..., 4:] != second[..., 4:]).any()
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: s.name)
+def test_batch_size_and_padding_change_nothing(body, params, vocabulary, scorer):
+    """Fails when masks depend on the place in the batch, or NaN from padding gets through."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(3, 7, size=(7, 6)).astype(np.int32)
+    tokens[:, 0] = BEGIN
+    segments = np.ones_like(tokens)
+    tokens[6, 3:], segments[6, 3:] = 0, 0
+
+    def batches(size):
+        return [(tokens[i : i + size], segments[i : i + size]) for i in range(0, 7, size)]
+
+    whole, parts = (
+        score(scorer, body, params, batches(size), vocabulary=vocabulary, replicates=2)
+        for size in (7, 3)
+    )
+    assert whole.shape == (2, 7, 6) and np.isfinite(whole).all()
+    np.testing.assert_allclose(whole, parts, rtol=1e-5)
+    assert (whole[:, 6, 3:] == 0).all() and (whole[:, :, 0] == 0).all()
+    same = (whole[0] == whole[1]).all()
+    assert same == (scorer.kind == "exact")  # replicates are independent
+
+
+def test_rows_may_be_spread_over_devices(body, params, vocabulary):
+    """Fails when `place` is not asked for every array of rows."""
+    mesh = Mesh(np.array(jax.devices()), ("rows",))
+    sharding = NamedSharding(mesh, PartitionSpec("rows"))
+    placed = []
+
+    def place(array):
+        placed.append(array.shape)
+        return jax.device_put(array, sharding)
+
+    tokens, segments = strings(2)
+    windows = [(tokens, segments)]
+    there = score(AnyOrder(), body, params, windows, vocabulary=vocabulary, place=place)
+    here = score(AnyOrder(), body, params, windows, vocabulary=vocabulary)
+    np.testing.assert_allclose(there, here, rtol=1e-5)
+    assert placed == [(16, 3), (16, 3), (16,)]

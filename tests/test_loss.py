@@ -1,0 +1,90 @@
+"""The loss in chunks is the loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import loss
+from lm.numerics import bfloat16_einsum, float32_einsum
+
+
+@pytest.fixture
+def arrays():
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden = jax.random.normal(keys[0], (3, 10, 8))
+    table = jax.random.normal(keys[1], (20, 8))
+    targets = jax.random.randint(keys[2], (3, 10), 0, 20)
+    weights = jax.random.uniform(keys[3], (3, 10)).at[0, 3:].set(0)
+    return hidden, table, targets, weights
+
+
+def direct(hidden, table, targets, weights):
+    log_p = jax.nn.log_softmax(jnp.einsum("BPD,VD->BPV", hidden, table, precision="highest"))
+    return -(weights * jnp.take_along_axis(log_p, targets[..., None], 2)[..., 0]).sum()
+
+
+@pytest.mark.parametrize("at_once", [1 << 22, 150, 1])
+def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_once):
+    """Fails if the last, filled-up chunk counts, or a chunk's gradient is added twice."""
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
+    hidden, table, targets, weights = arrays
+
+    def chunked(hidden, table):
+        both = loss.cross_entropy(hidden, table, targets, weights, einsum=float32_einsum)
+        return 3.0 * both.total
+
+    value, grads = jax.value_and_grad(chunked, (0, 1))(hidden, table)
+    expected, expected_grads = jax.value_and_grad(
+        lambda h, t: 3.0 * direct(h, t, targets, weights), (0, 1)
+    )(hidden, table)
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    for got, want in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    nats = loss.token_nats(hidden, table, targets, einsum=float32_einsum)
+    assert (nats * weights).sum() * 3 == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_count_is_the_weight(arrays):
+    """Fails if the count is the number of slots."""
+    *_, weights = arrays
+    both = loss.cross_entropy(*arrays, einsum=float32_einsum)
+    assert both.count == pytest.approx(float(weights.sum()))
+    assert both.mean == pytest.approx(float(both.total / weights.sum()))
+    empty = loss.Sum(jnp.float32(0), jnp.float32(0))
+    assert empty.mean == 0
+
+
+def test_no_array_holds_all_logits(monkeypatch):
+    """Fails if logits of all positions are made at once, forward or backward."""
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 2 * 8 * 64)
+    hidden, table = jnp.ones((2, 64, 4)), jnp.ones((64, 4))
+    targets, weights = jnp.zeros((2, 64), int), jnp.ones((2, 64))
+
+    def total(hidden, table):
+        return loss.cross_entropy(hidden, table, targets, weights, einsum=bfloat16_einsum).total
+
+    text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, table))
+    assert "[2,8,64]" in text
+    assert "[2,64,64]" not in text
+
+
+def test_bfloat16_products_accumulate_in_float32_forward_and_backward():
+    """Fails if an operand of a product is float32, or its result bfloat16, in the gradient too."""
+
+    def total(x, w):
+        return jnp.square(bfloat16_einsum("BD,DF->BF", x, w)).sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(total, (0, 1)))(jnp.ones((4, 8)), jnp.ones((8, 16)))
+    products = [line for line in str(jaxpr).splitlines() if "dot_general" in line]
+    assert len(products) == 3
+    assert all(line.split("=")[0].split(":")[1].startswith("f32") for line in products)
+    assert "preferred_element_type=float32" in str(jaxpr)
+    x = jax.random.normal(jax.random.key(0), (4, 8))
+    w = jax.random.normal(jax.random.key(1), (8, 16))
+    for got, want in zip(
+        jax.grad(total, (0, 1))(x, w),
+        jax.grad(lambda x, w: jnp.square(x @ w).sum(), (0, 1))(x, w),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=0.05, atol=0.05 * float(abs(want).max()))

@@ -1,0 +1,403 @@
+"""Training: the step's arithmetic, meshes, restarts, and what a run directory says."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import mesh
+from lm.config import UserError, dump, override, parse
+from lm.data import Batches, Bytes, Data, Text, open_tokens
+from lm.mesh import Mesh
+from lm.model import Transformer
+from lm.objectives import AnyOrder, Causal, Masked
+from lm.optimizer import Adamw
+from lm.run import Checkpoints, Run
+from lm.train.fit import fit, load
+from lm.train.progress import read_metrics
+from lm.train.step import prepare
+
+WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Run:
+    """A run of a second: 20 steps of 8 rows on made-up sentences."""
+    random_ = random.Random(0)
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(60):
+        text = " ".join(random_.choices(WORDS, k=random_.randint(20, 80)))
+        (folder / f"{number}.txt").write_text(text)
+    return Run(
+        data=Data(
+            corpus=Text(paths=(f"{folder}/*.txt",)),
+            tokenizer=Bytes(),
+            length=32,
+            batch=8,
+            validation=0.2,
+        ),
+        model=Transformer(depth=2, width=32, heads=4),
+        optimizer=Adamw(learning_rate=1e-2),
+        tokens=20 * 8 * 32,
+        precision="float32",
+        evaluations=2,
+        mesh=Mesh(),
+    )
+
+
+def change(run: Run, *overrides: str) -> Run:
+    return override(run, overrides)
+
+
+def program(run: Run, devices=1, **axes):
+    tokens = open_tokens(run.data)
+    return prepare(
+        run,
+        tokens.tokenizer.vocabulary,
+        mesh.make(Mesh(**axes), jax.devices()[:devices]),
+    ), Batches(
+        tokens.train,
+        tokens.tokenizer.vocabulary,
+        run.data.length,
+        run.data.batch,
+        run.seed,
+    )
+
+
+def train(run: Run, steps: int, devices=1, **axes):
+    """Losses of the first steps, and the state after them."""
+    made, batches = program(run, devices, **axes)
+    state, losses = made.init(), []
+    for step in range(steps):
+        state, metrics = made.step(state, *made.place(batches(step)))
+        losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+OBJECTIVES = {"causal": Causal(), "masked": Masked(), "any_order": AnyOrder()}
+MESHES = {
+    "8": {},
+    "2,2,2": {"replica": 2, "fsdp": 2, "tensor": 2},
+    "4 tensor": {"fsdp": 2, "tensor": 4},
+    "context": {"fsdp": 4, "context": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def alone(run):
+    """Losses of each objective and precision on one device."""
+    return {
+        (name, precision): train(
+            change(run, f"objective.type={name}", f"precision={precision}"), 4
+        )
+        for name in OBJECTIVES
+        for precision in ("float32", "bfloat16")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "precision"),
+    [
+        ("causal", "8", "float32"),
+        ("causal", "2,2,2", "float32"),
+        ("masked", "2,2,2", "float32"),
+        ("any_order", "8", "float32"),
+        ("any_order", "context", "float32"),
+        ("masked", "4 tensor", "bfloat16"),
+        pytest.param("any_order", "2,2,2", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("masked", "8", "float32", marks=pytest.mark.slow),
+    ],
+)
+def test_the_mesh_changes_no_loss(run, alone, name, shape, precision, capfd):
+    """Fails if a loss is a mean of device means, or masks depend on the device."""
+    changed = change(run, f"objective.type={name}", f"precision={precision}")
+    losses, state = train(changed, 4, devices=8, **MESHES[shape])
+    expected, state_alone = alone[name, precision]
+    assert losses == pytest.approx(
+        expected, rel=1e-4 if precision == "float32" else 5e-3
+    )
+    assert (np.asarray(state.batches) == np.asarray(state_alone.batches)).all()
+    assert "Involuntary full rematerialization" not in capfd.readouterr().err
+
+
+def test_initial_values_are_those_of_any_mesh_and_objective(run):
+    """Fails if the key is split differently on a mesh, or by objective."""
+    first, _ = program(run)
+    second, _ = program(change(run, "objective.type=masked"), 8, fsdp=2, tensor=4)
+    jax.tree.map(
+        np.testing.assert_array_equal, first.init().params, second.init().params
+    )
+
+
+def test_parameters_and_moments_are_split_over_the_mesh(run):
+    """Fails if the optimizer's state is replicated, or a rule of the table is dropped."""
+    made, _ = program(run, 8, fsdp=4, tensor=2)
+    state = made.init()
+    up = state.params["layers"]["up"]
+    assert up.addressable_shards[0].data.shape == (2, 32 // 4, 128 // 2)
+    sizes = [
+        x.addressable_shards[0].data.size / x.size
+        for x in jax.tree.leaves(state.optimizer)
+        if x.size > 1000
+    ]
+    assert sizes and max(sizes) <= 0.25
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_accumulation_equals_the_full_batch(run, alone, name):
+    """Fails if parts are averaged with equal weight: their predicted counts differ."""
+    changed = change(run, f"objective.type={name}", "microbatches=4")
+    losses, state = train(changed, 4)
+    expected, full = alone[name, "float32"]
+    assert losses == pytest.approx(expected, rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, full.params
+    )
+
+
+def test_the_loss_is_the_sum_over_the_count(run):
+    """Fails if the loss is divided by slots, or by rows."""
+    made, batches = program(change(run, "objective.type=masked"))
+    _, metrics = made.step(made.init(), *made.place(batches(0)))
+    segments = batches(0).segments_BL
+    content = (segments > 0).sum(1) - np.array([len(set(r) - {0}) for r in segments])
+    assert float(metrics["predicted"]) == np.floor(np.float32(0.15) * content + 0.5).sum()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_batch_overfits(run, name):
+    """Fails if targets are shifted twice, or gradients do not reach the weights."""
+    changed = change(
+        run, f"objective.type={name}", "tokens=300000", "schedule.decay=0", "data.batch=2",
+        "objective.rate=0.3" if name == "masked" else "seed=0",
+    )  # fmt: skip
+    made, batches = program(changed)
+    state, losses = made.init(), []
+    rows = made.place(batches(0))
+    for _ in range(150):
+        state, metrics = made.step(state, *rows)
+        losses.append(float(metrics["loss"]))
+    # Masks change from step to step, so the last losses are averaged.
+    assert np.mean(losses[-20:]) < (0.1 if name == "causal" else 0.8)
+    assert losses[0] == pytest.approx(np.log(260), abs=0.15)
+
+
+def test_each_step_has_its_own_masks_and_a_replayed_one_the_same(run):
+    """Fails if the key does not depend on the step, or on anything but seed and step."""
+    made, batches = program(change(run, "objective.type=any_order"))
+    rows = batches(0)
+    losses = []
+    for step in (0, 1, 0):
+        state = made.init()._replace(step=jnp.int32(step))
+        _, metrics = made.step(state, *made.place(rows))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_the_chain_of_batches_tells_order_and_content(run):
+    """Fails if the chain forgets the state before, or adds digests up."""
+    made, batches = program(run)
+
+    def chain(*steps):
+        state = made.init()
+        for step in steps:
+            state, _ = made.step(state, *made.place(batches(step)))
+        return np.asarray(state.batches).tolist()
+
+    assert chain(0, 1) != chain(1, 0)
+    assert chain(0) != chain(1)
+    assert chain(0, 1) == chain(0, 1)
+
+
+def losses_of(directory: Path) -> list[tuple[int, float]]:
+    return [(r["step"], r["loss"]) for r in read_metrics(directory) if "loss" in r]
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    """An uninterrupted run: its directory and result."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    return directory, fit(run, directory)
+
+
+def test_a_run_directory_describes_itself(run, finished):
+    """Fails if a file is left out, or the settings do not read back."""
+    directory, result = finished
+    assert parse(Run, (directory / "config.json").read_text(), "config") == run
+    assert json.loads((directory / "result.json").read_text()) == result
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["jax"] == jax.__version__
+    data = json.loads((directory / "data.json").read_text())
+    tokens = open_tokens(run.data)
+    assert data["corpus_digest"] == tokens.corpus_digest == result["corpus_digest"]
+    assert data["train"]["tokens"] == tokens.train.size
+    assert [step for step, _ in losses_of(directory)] == list(range(1, 21))
+    evaluated = [r["step"] for r in read_metrics(directory) if "validation_loss" in r]
+    assert evaluated == [10, 20]
+    assert list((directory / "tensorboard").iterdir())
+    assert result["tokens"] == 20 * 8 * 32
+    assert result["predicted_targets"] > 0.9 * result["tokens"]
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, tmp_path):
+    """Fails if the optimizer's state, the step, or the data position is not restored exactly."""
+    directory, result = finished
+    interrupted = change(run, "checkpoints.steps=3")
+
+    def interrupt(name, *_):
+        if name == "SIGINT at 8" and len(losses_of(tmp_path / "run")) >= 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    class Interrupt(BaseException):
+        pass
+
+    import lm.train.fit as module
+
+    original, calls = module.Metrics.write, []
+
+    def write(self, step, values):
+        original(self, step, values)
+        calls.append(step)
+        if len(calls) == 8:
+            raise Interrupt
+
+    module.Metrics.write = write
+    try:
+        with pytest.raises(Interrupt):
+            fit(interrupted, tmp_path / "run")
+    finally:
+        module.Metrics.write = original
+    assert not (tmp_path / "run" / "result.json").exists()
+    again = fit(interrupted, tmp_path / "run")
+    assert losses_of(tmp_path / "run") == losses_of(directory)
+    same = ("batches_digest", "validation_loss", "predicted_targets")
+    assert {n: again[n] for n in same} == {n: result[n] for n in same}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load(tmp_path / "run").params,
+        load(directory).params,
+    )
+
+
+def child(directory: Path, run: Run) -> subprocess.Popen[bytes]:
+    """`lm train` in a process of its own."""
+    settings = directory.with_suffix(".json")
+    settings.write_text(dump(run))
+    command = [sys.executable, "-c", "from lm.cli import main; main()", "train", str(settings)]
+    return subprocess.Popen(
+        [*command, "--dir", str(directory)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def killed_at_random(run, finished, directory, times, seed):
+    """Kills the run at random moments until it has ended by itself; it must have lost nothing."""
+    reference, result = finished
+    moments = random.Random(seed)
+    run = change(run, "checkpoints.steps=1")
+    for _ in range(times):
+        process = child(directory, run)
+        begun = len(losses_of(directory))
+        while process.poll() is None and len(losses_of(directory)) <= begun:
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.3)
+        process.kill()
+        process.communicate()
+        if (directory / "result.json").exists():
+            break
+    process = child(directory, run)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert losses_of(directory) == losses_of(reference)
+    final = json.loads((directory / "result.json").read_text())
+    assert final["batches_digest"] == result["batches_digest"]
+    jax.tree.map(np.testing.assert_array_equal, load(directory).params, load(reference).params)
+
+
+def test_kill_9_at_random_moments_loses_nothing(run, finished, tmp_path):
+    """Fails if metrics are not rewound, or a half-written checkpoint is taken."""
+    killed_at_random(run, finished, tmp_path / "killed", times=2, seed=time.time_ns())
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_lose_nothing(run, finished, tmp_path):
+    """The same, a hundred times over."""
+    for number in range(25):
+        killed_at_random(run, finished, tmp_path / f"killed{number}", times=4, seed=number)
+
+
+def test_sigterm_saves_and_says_run_me_again(run, tmp_path):
+    """Fails if the handler is not installed, or nothing is saved before the exit."""
+    long = change(run, "tokens=2560000")
+    process = child(tmp_path / "run", long)
+    while process.poll() is None and len(losses_of(tmp_path / "run")) < 3:
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors.decode()
+    line = errors.decode().strip().splitlines()[-1]
+    assert "stopped and saved at step" in line
+    step = int(line.split("saved at step ")[1].split()[0])
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(
+    run, finished, tmp_path, capfd
+):
+    """Fails if digests are not compared: orbax itself does not notice a flipped bit."""
+    directory = tmp_path / "run"
+    short = change(run, "checkpoints.steps=4")
+    import lm.train.fit as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "evaluation_steps", lambda run: [])
+        fit(short, directory)
+    (directory / "result.json").unlink()
+    files = [p for p in (directory / "checkpoints" / "20").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    capfd.readouterr()
+    fit(short, directory)
+    assert "checkpoint 20 is damaged" in capfd.readouterr().err
+    assert losses_of(directory) == losses_of(finished[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(run, tmp_path):
+    """Fails if NaN trains on, or a checkpoint of it is kept."""
+    wild = change(
+        run, "optimizer.learning_rate=1e30", "optimizer.clip=none", "checkpoints.steps=1"
+    )
+    with pytest.raises(UserError, match=r"at step \d+; .* lower optimizer.learning_rate") as info:
+        fit(wild, tmp_path / "run")
+    assert "\n" not in str(info.value)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_directory_of_another_run_is_refused_and_left_alone(run, finished):
+    """Fails if settings are not compared, or execution settings are compared too."""
+    directory, result = finished
+    before = (directory / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds another run: optimizer"):
+        fit(change(run, "optimizer.learning_rate=0.5"), directory)
+    assert (directory / "config.json").read_bytes() == before
+    assert fit(change(run, "checkpoints.keep=5", "microbatches=2"), directory) == result
+
+
+def test_a_batch_that_does_not_divide_is_named_before_anything_is_written(run, tmp_path):
+    """Fails if the check is left to the compiler."""
+    with pytest.raises(UserError, match=r"data.batch=12 .* 8 .*nearest: 8 or 16"):
+        fit(change(run, "data.batch=12"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
