@@ -55,7 +55,7 @@ from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds
 from lm.evaluate import Effort
 from lm.model import Transformer
 from lm.objectives import AnyOrder, Causal, Masked
-from lm.optimizer import Adamw
+from lm.optimizer import Muon, WarmupStableDecay
 from lm.report import (
     BLUE,
     GREEN,
@@ -105,19 +105,19 @@ PLANS = {
     "smoke": Plan(
         Data(tokenizer=Bytes(), length=64, batch=16),
         tokens=24_576,
-        sizes=(Size(1, 32, 2, 3e-3), Size(2, 48, 2, 3e-3)),
+        sizes=(Size(1, 32, 1, 1e-2), Size(2, 64, 1, 1e-2)),
         settings={"evaluations": 2, "evaluation_rows": 16},
     ),
     "laptop": Plan(
-        Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=32),
-        tokens=1_000_000,
-        sizes=(Size(4, 64, 2, 4e-3), Size(4, 128, 4, 4e-3)),
+        Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=8),
+        tokens=800_000,
+        sizes=(Size(4, 64, 1, 1e-2), Size(4, 128, 2, 1e-2)),
         settings={},
     ),
     "workstation": Plan(
-        Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=32),
-        tokens=8_000_000,
-        sizes=(Size(4, 128, 4, 4e-3), Size(4, 256, 4, 3e-3)),
+        Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=16),
+        tokens=4_000_000,
+        sizes=(Size(4, 128, 2, 1e-2), Size(4, 256, 4, 8e-3)),
         settings={"evaluations": 16},
     ),
     "v5e-16": Plan(
@@ -129,7 +129,7 @@ PLANS = {
             validation=0.001,
         ),
         tokens=6_500_000_000,
-        sizes=(Size(8, 512, 8, 1e-3), Size(12, 768, 12, 6e-4), Size(24, 1024, 16, 3e-4)),
+        sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3), Size(24, 1024, 16, 2e-3)),
         settings={"evaluations": 32, "evaluation_rows": 1024, "remat": "block"},
     ),
 }
@@ -137,6 +137,7 @@ SCALES = tuple(PLANS)
 
 EFFORT = {
     "smoke": Effort(rows=16, samples=2, replicates=2, share_rows=8, probe_tokens=3_000),
+    "laptop": Effort(rows=192, share_rows=96),
     "v5e-16": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
 }
 """Where a scale spends other than the usual effort on scoring."""
@@ -154,7 +155,8 @@ def runs(scale: str) -> dict[str, Run]:
                 data=plan.data,
                 objective=arm.objective,
                 model=model,
-                optimizer=Adamw(learning_rate=size.learning_rate),
+                optimizer=Muon(learning_rate=size.learning_rate),
+                schedule=WarmupStableDecay(warmup=0.05),
                 tokens=plan.tokens,
                 seed=seed,
                 **plan.settings,

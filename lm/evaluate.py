@@ -16,7 +16,7 @@ from lm.objectives import Causal
 from lm.score import python_roles, say
 from lm.score.baselines import baselines, window_contents
 from lm.score.bits import Score, Text, measure, text_of
-from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, Scorer, ShareHidden, score
+from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, Scorer, SharesHidden, score
 from lm.score.probe import Probe, probe, sample
 from lm.train.fit import Trained
 
@@ -30,7 +30,7 @@ class Effort:
 
     rows: int | None = None
     """Validation windows scored, evenly spaced; None: all."""
-    samples: int = 8
+    samples: int = 4
     """Mask draws of one any-order estimate, stratified over the number hidden."""
     replicates: int = 2
     """Independent estimates, whose spread is `mc_se`."""
@@ -50,9 +50,9 @@ def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
         many = partial(score_of, trained, replicates=effort.replicates)
         scores = {
             "any_order": many(AnyOrder(samples=effort.samples), windows),
-            "pseudo": many(Pseudo(samples=effort.samples), fewer),
+            "pseudo": many(Pseudo(samples=16), fewer),
         }
-        shares = {str(s): many(ShareHidden(s, samples=1), fewer) for s in SHARES}
+        shares = shares_of(trained, fewer, effort.replicates)
     name, headline = next(iter(scores.items()))
     probed = probe_of(trained, effort.probe_tokens)
     return {
@@ -120,7 +120,24 @@ def score_of(
     trained: Trained, scorer: Scorer, windows: Windows, *, replicates: int = 1
 ) -> Score:
     """A scorer's bits per byte of the windows."""
-    nats_KRL = score(
+    nats_KRL = _nats(trained, scorer, windows, replicates).mean(axis=1)
+    return measure(nats_KRL, windows.text, scorer=scorer.name, kind=scorer.kind)
+
+
+def shares_of(trained: Trained, windows: Windows, replicates: int) -> dict[str, Score]:
+    """Bits per byte of what is hidden, for each share hidden."""
+    scorer = SharesHidden(SHARES)
+    nats_KSRL = _nats(trained, scorer, windows, replicates)
+    return {
+        str(share): measure(
+            nats_KSRL[:, i], windows.text, scorer=f"{share:.0%} hidden", kind=scorer.kind
+        )
+        for i, share in enumerate(SHARES)
+    }
+
+
+def _nats(trained: Trained, scorer: Scorer, windows: Windows, replicates: int) -> np.ndarray:
+    return score(
         scorer,
         trained.program.body,
         trained.params,
@@ -129,7 +146,6 @@ def score_of(
         replicates=replicates,
         place=place_of(trained),
     )
-    return measure(nats_KRL, windows.text, scorer=scorer.name, kind=scorer.kind)
 
 
 def place_of(trained: Trained) -> Callable[[np.ndarray], jax.Array]:

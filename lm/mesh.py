@@ -89,7 +89,7 @@ def sharding(mesh: jax.sharding.Mesh, *axes: str) -> NamedSharding:
     return NamedSharding(mesh, spec(axes))
 
 
-def constrain(x: jax.Array, mesh: jax.sharding.Mesh, *axes: str) -> jax.Array:
+def constrain(x: jax.Array, mesh: jax.sharding.Mesh, axes: Axes) -> jax.Array:
     """Pins an activation's layout, so that the compiler has nothing to guess."""
     return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
 

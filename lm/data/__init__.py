@@ -51,7 +51,7 @@ class Data(Config, frozen=True):
     batch: Annotated[int, Meta(ge=1, description="rows of a step, over all hosts (B)")] = 32
     validation: Annotated[
         float, Meta(gt=0, lt=1, description="share of the documents that is held out")
-    ] = 0.03
+    ] = 0.08
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The transformer: one body, encoder or decoder as the `Example` says."""
 
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
@@ -136,12 +137,17 @@ class Body(nn.Module):
         config = self.config
         table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         shape = self.vocabulary_size, config.width
-        embedding_VD = self.param("embedding", table, shape)
+        # Tables are gathered whole in width before use: a lookup in a table that is split by
+        # columns would be laid out anew, row by row.
+        whole = partial(constrain, mesh=self.mesh, axes=("vocab", "act_embed"))
+        embedding_VD = whole(self.param("embedding", table, shape))
         untied = config.embedding == "untied"
-        unembedding_VD = self.param("unembedding", table, shape) if untied else embedding_VD
+        unembedding_VD = (
+            whole(self.param("unembedding", table, shape)) if untied else embedding_VD
+        )
 
         x_BLD = constrain(
-            embedding_VD[example.inputs], self.mesh, "batch", "length", "act_embed"
+            embedding_VD[example.inputs], self.mesh, ("batch", "length", "act_embed")
         )
         x_BLD = self._dropout(x_BLD)
         mask_BLM = visible_mask(example.visible, example.segments)
@@ -160,7 +166,7 @@ class Body(nn.Module):
             x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
         hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
         return Output(
-            constrain(hidden_BPD, self.mesh, "batch", "slots", "act_embed"), unembedding_VD
+            constrain(hidden_BPD, self.mesh, ("batch", "slots", "act_embed")), unembedding_VD
         )
 
     def _dropout(self, x: jax.Array) -> jax.Array:
@@ -184,7 +190,7 @@ class Block(nn.Module):
         )
         x_BLD = x_BLD + self._dropout(attention_BLD)
         x_BLD = x_BLD + self._dropout(self._mlp(Norm(kind, name="norm_2")(x_BLD)))
-        return constrain(x_BLD, self.mesh, "batch", "length", "act_embed"), None
+        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), None
 
     def _attention(
         self, x_BLD: jax.Array, positions_BL: jax.Array, mask_BLM: jax.Array
@@ -202,7 +208,7 @@ class Block(nn.Module):
             self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), positions_BL, c.rope_theta
         )
         value_BMGA = self.einsum("BMD,DGA->BMGA", x_BLD, value_DGA)
-        query_BLHA = constrain(query_BLHA, self.mesh, "batch", "length", "act_heads", "head")
+        query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
         mixed_BLHA = attend(query_BLHA, key_BMGA, value_BMGA, mask_BLM, einsum=self.einsum)
         return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD)
 
@@ -216,7 +222,7 @@ class Block(nn.Module):
             x_BLF = x_BLF * _ACTIVATION[c.mlp](self.einsum("BLD,DF->BLF", x_BLD, gate_DF))
         else:
             x_BLF = _ACTIVATION[c.mlp](x_BLF)
-        x_BLF = constrain(x_BLF, self.mesh, "batch", "length", "act_mlp")
+        x_BLF = constrain(x_BLF, self.mesh, ("batch", "length", "act_mlp"))
         return self.einsum("BLF,FD->BLD", x_BLF, down_FD)
 
     def _matrix(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:

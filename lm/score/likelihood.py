@@ -30,7 +30,7 @@ class Body(Protocol):
 
 
 class Scorer(Protocol):
-    """Hashable; the mean of its samples attributes nats to the tokens of a row."""
+    """Hashable; each sample attributes nats to the tokens of a row, their mean is the estimate."""
 
     @property
     def name(self) -> str: ...
@@ -62,11 +62,12 @@ def score(
     seed: int = 0,
     place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
 ) -> np.ndarray:
-    """Nats of each token of R windows, float32[K, R, L] for K independent replicates.
+    """Nats of each token of R windows by each sample of K independent replicates.
 
-    `windows` are batches of (tokens, segments), all of one size but the last, which is filled
-    up with padding; `place` puts an array of a batch's rows on the devices. A position without
-    content gets 0. Row r has the same masks for every model and every batch size.
+    Returns float32[K, S, R, L]; a scorer's estimate is the mean over its S samples. `windows`
+    are batches of (tokens, segments), all of one size but the last, which is filled up with
+    padding; `place` puts an array of a batch's rows on the devices. A position without content
+    gets 0. Row r has the same masks for every model and every batch size.
     """
     nats: list[np.ndarray] = []
     start = batch = 0
@@ -75,17 +76,17 @@ def score(
         fill = ((0, batch - rows), (0, 0))
         arrays = [place(np.pad(array, fill)) for array in (tokens_BL, segments_BL)]
         number_B = place(np.arange(start, start + batch, dtype=np.uint32))
-        answers = []
-        for replicate in range(replicates):
-            key = jax.random.fold_in(jax.random.key(seed), replicate)
-            samples = [
+        keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(replicates)]
+        answers = [
+            [
                 _nats(scorer, body, vocabulary, params, *arrays, number_B, key, sample)
                 for sample in range(scorer.samples)
             ]
-            answers.append(sum(samples[1:], start=samples[0]) / scorer.samples)
-        nats.append(np.stack([np.asarray(answer)[:rows] for answer in answers]))
+            for key in keys
+        ]
+        nats.append(np.array(jax.device_get(answers))[:, :, :rows])
         start += rows
-    return np.concatenate(nats, axis=1)
+    return np.concatenate(nats, axis=2)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Hiding:
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
         >>> tokens, segments = jnp.array([[2, 5, 6, 7, 3, 0]]), jnp.array([[1, 1, 1, 1, 1, 0]])
-        >>> example, at = ShareHidden(0.5).ask(
+        >>> example, at = SharesHidden((0.5,)).ask(
         ...     tokens, segments, vocabulary=vocabulary, key_B=jax.random.key(0)[None], sample=0
         ... )
         >>> int((example.inputs == 1).sum()), example.weights.tolist()  # 2 of 4, n/m = 2
@@ -231,40 +232,32 @@ class Pseudo(Hiding):
 
 
 @dataclass(frozen=True, init=False)
-class ShareHidden(Hiding):
-    """-log p of hidden pieces when a given share of the row is hidden: no likelihood."""
+class SharesHidden(Hiding):
+    """-log p of hidden pieces when a given share of the row is hidden: no likelihood.
 
-    share: float
+    Each share is one sample, so that one compiled function draws the whole curve.
+    """
+
+    shares: tuple[float, ...]
+    name: ClassVar[str] = "shares hidden"
     kind: ClassVar[Kind] = "no likelihood"
 
-    def __init__(self, share: float, samples: int = 4):
-        object.__setattr__(self, "share", share)
-        object.__setattr__(self, "samples", samples)
-
-    @property
-    def name(self) -> str:
-        """The share in percent.
-
-        >>> ShareHidden(0.15).name
-        '15% hidden'
-        """
-        return f"{100 * self.share:g}% hidden"
+    def __init__(self, shares: tuple[float, ...]):
+        object.__setattr__(self, "shares", shares)
+        object.__setattr__(self, "samples", len(shares))
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
-        """In all samples, m = round(share x n), at least one; a half goes up.
+        """m = round(share x n), at least one; half goes up, as in `lm.objectives`.
 
-        >>> ShareHidden(0.5, samples=1).hidden(jnp.arange(1, 5), jnp.zeros(4), 5).tolist()
+        >>> SharesHidden((0.5,)).hidden(jnp.array([1, 2, 3, 4]), jnp.zeros(4), 5).tolist()
         [[1, 1, 2, 2]]
         """
         # Tabulated in Python: in float32, share x n may fall on the other side of a half.
-        table = jnp.array([self._round(n) for n in range(length)])
-        return jnp.broadcast_to(table[content_B], (self.samples, len(content_B)))
+        table = [[_number(share, n) for n in range(length)] for share in self.shares]
+        return jnp.array(table)[:, content_B]
 
     def slots(self, length: int) -> int:
-        return self._round(length - 1)
-
-    def _round(self, n: int) -> int:
-        return max(1, math.floor(self.share * n + 0.5))
+        return _number(max(self.shares), length - 1)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -289,6 +282,10 @@ def _nats(
     # Not a product: what a model says of padding may be anything, NaN too.
     nats_BP = jnp.where(example.weights > 0, example.weights * nats_BP, 0.0)
     return _at(jnp.zeros(tokens_BL.shape), at_BP).add(nats_BP, mode="drop")
+
+
+def _number(share: float, content: int) -> int:
+    return max(1, math.floor(share * content + 0.5))
 
 
 def _shift(x_BL: jax.Array) -> jax.Array:

@@ -99,7 +99,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
         metrics = {
             "loss": both.mean,
-            "predicted": both.count,
+            "predicted": jnp.sum(example.weights > 0).astype(jnp.float32),
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": rate(state.step),
         }

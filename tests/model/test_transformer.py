@@ -156,7 +156,9 @@ def test_remat_computes_again():
 
     def products(remat):
         def total(tree):
-            return jnp.square(body(remat=remat).apply({"params": tree}, example(Full()))[0]).sum()
+            return jnp.square(
+                body(remat=remat).apply({"params": tree}, example(Full()))[0]
+            ).sum()
 
         return str(jax.make_jaxpr(jax.grad(total))(params())).count("dot_general")
 
@@ -187,9 +189,7 @@ def test_an_untrained_model_is_about_uniform(config):
     tree = nn.unbox(body(config).init(jax.random.key(0), example(Full())))["params"]
     given = example(Full())
     output = body(config).apply({"params": tree}, given)
-    both = cross_entropy(
-        *output, given.targets, given.weights, einsum=body(config).einsum
-    )
+    both = cross_entropy(*output, given.targets, given.weights, einsum=body(config).einsum)
     assert float(both.mean) == pytest.approx(np.log(VOCABULARY), abs=0.15)
 
 

@@ -11,10 +11,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.example import Causal, Example, Full, positions_of
 from lm.score.bits import Text, measure
-from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, ShareHidden, score
+from lm.score import likelihood
+from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, SharesHidden
 
 BEGIN, END, MASK = 2, 3, 1
-SCORERS = [ChainRule(), AnyOrder(samples=2), Pseudo(samples=2), ShareHidden(0.5, samples=2)]
+SCORERS = [ChainRule(), AnyOrder(samples=2), Pseudo(samples=2), SharesHidden((0.5, 0.5))]
+
+
+def score(*arguments, **settings):
+    """The estimate: the mean over samples."""
+    return likelihood.score(*arguments, **settings).mean(axis=1)
 
 
 def strings(length):
@@ -162,7 +168,7 @@ def test_share_hidden_hides_exactly_that_share(vocabulary, share):
     length = 41
     content = np.arange(length)[None, :] <= np.arange(length)[:, None]  # n = 0 .. 40
     tokens = jnp.asarray(np.where(content, 5, 0)).at[:, 0].set(BEGIN)
-    ask = jax.jit(ShareHidden(share).ask, static_argnames="vocabulary")
+    ask = jax.jit(SharesHidden((share,)).ask, static_argnames="vocabulary")
     keys = jax.random.split(jax.random.key(0), length)
     segments = content.astype(np.int32)
     example, at = ask(tokens, segments, vocabulary=vocabulary, key_B=keys, sample=2)
@@ -180,7 +186,7 @@ def test_share_hidden_hides_exactly_that_share(vocabulary, share):
 def test_samples_take_turns_around_the_row(vocabulary):
     """Fails when each sample draws a permutation of its own: it would miss some pieces."""
     tokens = jnp.array([[BEGIN, *[5] * 12]])
-    ask = jax.jit(ShareHidden(0.25, samples=4).ask, static_argnames="vocabulary")
+    ask = jax.jit(SharesHidden((0.25,) * 4).ask, static_argnames="vocabulary")
     key = jax.random.key(3)[None]
     samples = [
         ask(tokens, jnp.ones_like(tokens), vocabulary=vocabulary, key_B=key, sample=k)[0]

@@ -1,9 +1,7 @@
 """Training: the step's arithmetic, meshes, restarts, and what a run directory says."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +21,7 @@ from lm.objectives import AnyOrder, Causal, Masked
 from lm.optimizer import Adamw
 from lm.run import Checkpoints, Run
 from lm.train.fit import fit, load
-from lm.train.progress import read_metrics
+from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
@@ -122,9 +120,7 @@ def test_the_mesh_changes_no_loss(run, alone, name, shape, precision, capfd):
     changed = change(run, f"objective.type={name}", f"precision={precision}")
     losses, state = train(changed, 4, devices=8, **MESHES[shape])
     expected, state_alone = alone[name, precision]
-    assert losses == pytest.approx(
-        expected, rel=1e-4 if precision == "float32" else 5e-3
-    )
+    assert losses == pytest.approx(expected, rel=1e-4 if precision == "float32" else 5e-3)
     assert (np.asarray(state.batches) == np.asarray(state_alone.batches)).all()
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
@@ -133,9 +129,7 @@ def test_initial_values_are_those_of_any_mesh_and_objective(run):
     """Fails if the key is split differently on a mesh, or by objective."""
     first, _ = program(run)
     second, _ = program(change(run, "objective.type=masked"), 8, fsdp=2, tensor=4)
-    jax.tree.map(
-        np.testing.assert_array_equal, first.init().params, second.init().params
-    )
+    jax.tree.map(np.testing.assert_array_equal, first.init().params, second.init().params)
 
 
 def test_parameters_and_moments_are_split_over_the_mesh(run):
@@ -177,17 +171,17 @@ def test_the_loss_is_the_sum_over_the_count(run):
 def test_one_batch_overfits(run, name):
     """Fails if targets are shifted twice, or gradients do not reach the weights."""
     changed = change(
-        run, f"objective.type={name}", "tokens=300000", "schedule.decay=0", "data.batch=2",
+        run, f"objective.type={name}", "tokens=300000", "optimizer.type=muon", "data.batch=2",
         "objective.rate=0.3" if name == "masked" else "seed=0",
     )  # fmt: skip
     made, batches = program(changed)
     state, losses = made.init(), []
     rows = made.place(batches(0))
-    for _ in range(150):
+    for _ in range(300):
         state, metrics = made.step(state, *rows)
         losses.append(float(metrics["loss"]))
     # Masks change from step to step, so the last losses are averaged.
-    assert np.mean(losses[-20:]) < (0.1 if name == "causal" else 0.8)
+    assert np.mean(losses[-20:]) < (0.1 if name == "causal" else 0.5)
     assert losses[0] == pytest.approx(np.log(260), abs=0.15)
 
 
@@ -253,16 +247,10 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, t
     directory, result = finished
     interrupted = change(run, "checkpoints.steps=3")
 
-    def interrupt(name, *_):
-        if name == "SIGINT at 8" and len(losses_of(tmp_path / "run")) >= 8:
-            os.kill(os.getpid(), signal.SIGINT)
-
     class Interrupt(BaseException):
         pass
 
-    import lm.train.fit as module
-
-    original, calls = module.Metrics.write, []
+    original, calls = Metrics.write, []
 
     def write(self, step, values):
         original(self, step, values)
@@ -270,12 +258,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, t
         if len(calls) == 8:
             raise Interrupt
 
-    module.Metrics.write = write
-    try:
-        with pytest.raises(Interrupt):
-            fit(interrupted, tmp_path / "run")
-    finally:
-        module.Metrics.write = original
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
+        patch.setattr(Metrics, "write", write)
+        fit(interrupted, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     again = fit(interrupted, tmp_path / "run")
     assert losses_of(tmp_path / "run") == losses_of(directory)
@@ -358,17 +343,13 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(
     """Fails if digests are not compared: orbax itself does not notice a flipped bit."""
     directory = tmp_path / "run"
     short = change(run, "checkpoints.steps=4")
-    import lm.train.fit as module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "evaluation_steps", lambda run: [])
-        fit(short, directory)
+    fit(short, directory)
     (directory / "result.json").unlink()
-    files = [p for p in (directory / "checkpoints" / "20").rglob("*") if p.is_file()]
-    largest = max(files, key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    for path in (directory / "checkpoints" / "20" / "state").rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
     capfd.readouterr()
     fit(short, directory)
     assert "checkpoint 20 is damaged" in capfd.readouterr().err
@@ -380,7 +361,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(run, tmp_path):
     wild = change(
         run, "optimizer.learning_rate=1e30", "optimizer.clip=none", "checkpoints.steps=1"
     )
-    with pytest.raises(UserError, match=r"at step \d+; .* lower optimizer.learning_rate") as info:
+    with pytest.raises(
+        UserError, match=r"at step \d+; .* lower optimizer.learning_rate"
+    ) as info:
         fit(wild, tmp_path / "run")
     assert "\n" not in str(info.value)
     assert not (tmp_path / "run" / "result.json").exists()
