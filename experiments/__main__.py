@@ -7,6 +7,7 @@ import experiments
 
 
 def main() -> None:
+    """Prints a line a study."""
     for module in pkgutil.iter_modules(experiments.__path__):
         if module.name.startswith("_"):
             continue

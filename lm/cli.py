@@ -151,7 +151,6 @@ def _say(given: argparse.Namespace) -> None:
     trained = load(given.directory)
     tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
     console = Console(highlight=False)
-    common = {"vocabulary": tokenizer.vocabulary, "length": length}
     if given.temperature is not None and given.temperature < 0:
         raise UserError(f"--temperature {given.temperature:g}: must be >= 0")
     if given.top_k is not None and given.top_k < 1:
@@ -169,7 +168,8 @@ def _say(given: argparse.Namespace) -> None:
             temperature=1.0 if given.temperature is None else given.temperature,
             top_k=given.top_k,
             seed=given.seed,
-            **common,
+            vocabulary=tokenizer.vocabulary,
+            length=length,
         )
         console.print(
             RichText(given.text), RichText(tokenizer.decode(said), "bold green"), sep=""
@@ -188,7 +188,8 @@ def _say(given: argparse.Namespace) -> None:
         temperature=given.temperature or 0.0,
         top_k=given.top_k,
         seed=given.seed,
-        **common,
+        vocabulary=tokenizer.vocabulary,
+        length=length,
     )
     text = RichText()
     for was, now in zip(tokens, filled, strict=True):

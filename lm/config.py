@@ -9,7 +9,17 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -21,6 +31,7 @@ class UserError(Exception):
     """
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every settings struct. Fields are `Annotated[type, Meta(description=...)]`.
 

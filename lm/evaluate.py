@@ -1,4 +1,4 @@
-"""Everything a trained model is asked: every scorer that is valid for it, the probe, baselines."""
+"""Everything a trained model is asked: the scorers valid for it, the probe, baselines."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on scoring; the defaults take a minute for a small model on a laptop."""
+    """How much is spent on scoring; the defaults take a small model a minute on a laptop."""
 
     rows: int | None = None
     """Validation windows scored, evenly spaced; None: all."""
@@ -229,8 +229,8 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
     start = int(split.offsets[longest]) + 1
     passage = split.read([start], length)[0]
     # Places are spread over the second half, where both kinds of model have seen something.
-    chosen = np.linspace(length // 2, length - 2, places).astype(int)
-    chosen = sorted({int(place) for place in chosen})
+    spread = np.linspace(length // 2, length - 2, places)
+    chosen = sorted({int(place) for place in spread})
     seen = passage.copy()
     if not is_causal(trained):
         seen[chosen] = tokenizer.vocabulary.mask

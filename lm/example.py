@@ -107,7 +107,7 @@ def content_of(
 
 
 def visible_mask(visible: Visible, segments_BL: jax.Array) -> jax.Array:
-    """What each query may see, bool[B, L, M]: the definition every attention backend is held to.
+    """What each query may see, bool[B, L, M]: the definition all attention is held to.
 
     >>> visible_mask(Causal(), jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]

@@ -1,8 +1,8 @@
 """From hidden states and targets to (sum, count), never holding all logits at once."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from lm.numerics import Einsum
 
 
-class Sum(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sum:
     """A weighted sum of nats and the weight behind it: add first, divide once.
 
     Masked examples have unequal counts, so a mean of means would weigh them wrongly.

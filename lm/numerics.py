@@ -14,7 +14,7 @@ Einsum = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 def einsum_of(precision: Precision) -> Einsum:
     """The matrix product of a precision mode."""
-    return {"bfloat16": bfloat16_einsum, "float32": float32_einsum}[precision]
+    return bfloat16_einsum if precision == "bfloat16" else float32_einsum
 
 
 def float32_einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:

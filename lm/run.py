@@ -29,7 +29,7 @@ class Checkpoints(Config):
 
 
 class Run(Config):
-    """One training run. What is not under `execution` decides the result, the rest only how."""
+    """One training run: what decides its result, and, last, how it is executed."""
 
     data: Data = Data()
     objective: Objective = Causal()
@@ -56,7 +56,7 @@ class Run(Config):
 
 
 EXECUTION = ("microbatches", "remat", "unroll", "mesh", "checkpoints")
-"""Fields that may differ when a run is continued: they change how it runs, not what it finds."""
+"""Fields that may differ when a run goes on: they change how it runs, not what it finds."""
 
 
 def steps(run: Run) -> int:

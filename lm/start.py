@@ -13,17 +13,18 @@ from lm.config import UserError
 from lm.train.fit import Stopped
 
 STOPPED = 75
-"""Exit code of a run that was asked to stop and is saved: run the same command again (EX_TEMPFAIL
-of sysexits.h)."""
+"""Exit code of a run that was asked to stop and is saved: run the same command again.
+
+It is EX_TEMPFAIL of sysexits.h."""
 
 
 def prepare_machine() -> None:
     """Keeps compiled programs between runs, and joins the other processes where there are any.
 
-    Several processes are those of a Cloud TPU pod, Slurm or Open MPI, which JAX finds by itself.
+    Several are those of a Cloud TPU pod, Slurm or Open MPI, which JAX finds by itself.
     """
     cache = os.environ.get("LM_CACHE") or "~/.cache/yardstick"
-    if not jax.config.jax_compilation_cache_dir:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     several = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")

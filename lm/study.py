@@ -1,7 +1,7 @@
 """A study: a grid of runs, each trained and asked the same questions, and the report on them.
 
-A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(cells)` and
-`EFFORT`, how much each scale spends on scoring.
+A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(cells)`
+and `EFFORT`, how much a scale spends on scoring where that is not the usual.
 """
 
 import argparse

@@ -20,6 +20,8 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "LM_CACHE": _CACHE.name,
     "MPLBACKEND": "Agg",
+    # XLA says "Involuntary full rematerialization" on stderr, where tests listen for it.
+    "TF_CPP_MIN_LOG_LEVEL": "0",
 }
 
 # The first example of a jitted property compiles, and takes as long as that takes.

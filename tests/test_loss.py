@@ -70,7 +70,7 @@ def test_no_array_holds_all_logits(monkeypatch):
 
 
 def test_bfloat16_products_accumulate_in_float32_forward_and_backward():
-    """Fails if an operand of a product is float32, or its result bfloat16, in the gradient too."""
+    """Fails if an operand of any product is float32, or its result bfloat16."""
 
     def total(x, w):
         return jnp.square(bfloat16_einsum("BD,DF->BF", x, w)).sum()

@@ -19,7 +19,7 @@ def test_names_become_mesh_axes():
 @pytest.mark.parametrize("axes", [("embd",), ("embed", "embed"), ("batch", "embed")])
 def test_unknown_and_colliding_names_raise(axes):
     """Fails if the resolver replicates what it does not know, as flax's does."""
-    with pytest.raises(ValueError, match="LAYOUT|claim"):
+    with pytest.raises(ValueError, match=r"LAYOUT|claim"):
         mesh.spec(axes)
 
 
@@ -34,5 +34,5 @@ def test_a_mesh_takes_all_devices_or_says_what_is_wrong():
     assert mesh.make(mesh.Mesh(), jax.devices()[:1]).size == 1
     with pytest.raises(UserError, match=r"tensor 3 .* 8 devices"):
         mesh.make(mesh.Mesh(tensor=3))
-    with pytest.raises(UserError, match="= 4, but there are 8"):
+    with pytest.raises(UserError, match=r"= 4, but there are 8"):
         mesh.make(mesh.Mesh(fsdp=4))

@@ -21,7 +21,7 @@ def build(
 ) -> Body:
     """The body of a configuration, ready for `init` and `apply`.
 
-    `body.apply({"params": params}, example)` gives an `Output`; a `dropout` rng turns dropout on.
+    `body.apply({"params": params}, example)` gives an `Output`; a `dropout` rng turns it on.
     """
     if unroll is None:  # a rolled loop costs a CPU a third of its speed, a TPU nothing
         unroll = config.depth if mesh.devices.flat[0].platform == "cpu" else 1

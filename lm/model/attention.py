@@ -14,10 +14,10 @@ def attend(
     *,
     einsum: Einsum,
 ) -> jax.Array:
-    """Softmax attention in float32; H/G query heads share a key/value head (Ainslie et al. 2023).
+    """Softmax attention in float32, [B, L, H, A]; H/G query heads share a key/value head.
 
-    Returns [B, L, H, A]. A query that may see nothing (padding) gets a mean of all values, which
-    nobody reads.
+    That sharing is Ainslie et al. 2023. A query that may see nothing (padding) gets a mean of
+    all values, which nobody reads.
     """
     batch, length, heads, size = query_BLHA.shape
     groups = key_BMGA.shape[2]

@@ -1,7 +1,7 @@
 """The transformer: one body, encoder or decoder as the `Example` says."""
 
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -73,7 +73,9 @@ class Transformer(Config, tag="transformer"):
             near = sorted(sorted(legal, key=lambda h: abs(h - self.heads))[:3])
             return f"heads={self.heads} does not divide width {self.width}; nearest: {near}"
         if self.head_size % 2:
-            return f"heads={self.heads} leaves an odd head size {self.head_size}; rotary needs even"
+            return (
+                f"heads={self.heads} leaves an odd head size {self.head_size}: not for rotary"
+            )
         if self.heads % self.groups:
             legal = [g for g in range(1, self.heads + 1) if self.heads % g == 0]
             return (
@@ -111,14 +113,14 @@ class Transformer(Config, tag="transformer"):
 
 
 class Output(NamedTuple):
-    """What a body says: a state at each prediction slot, and the table that turns it to pieces."""
+    """What a body says: a state at each slot, and the table that turns it into pieces."""
 
     hidden_BPD: jax.Array
     unembedding_VD: jax.Array
 
 
 class Body(nn.Module):
-    """`apply({"params": params}, example) -> Output`; parameters are the same for every example."""
+    """`apply({"params": params}, example) -> Output`, with the same parameters for all."""
 
     config: Transformer
     vocabulary_size: int
@@ -139,12 +141,11 @@ class Body(nn.Module):
         shape = self.vocabulary_size, config.width
         # Tables are gathered whole in width before use: a lookup in a table that is split by
         # columns would be laid out anew, row by row.
-        whole = partial(constrain, mesh=self.mesh, axes=("vocab", "act_embed"))
+        whole: Any = partial(constrain, mesh=self.mesh, axes=("vocab", "act_embed"))
         embedding_VD = whole(self.param("embedding", table, shape))
-        untied = config.embedding == "untied"
-        unembedding_VD = (
-            whole(self.param("unembedding", table, shape)) if untied else embedding_VD
-        )
+        unembedding_VD = embedding_VD
+        if config.embedding == "untied":
+            unembedding_VD = whole(self.param("unembedding", table, shape))
 
         x_BLD = constrain(
             embedding_VD[example.inputs], self.mesh, ("batch", "length", "act_embed")
@@ -235,7 +236,8 @@ class Block(nn.Module):
         fan_in = self.config.width if axes[0] == "embed" else _size(shape[:-1])
         scale = (2 * self.config.depth) ** -0.5 if writes else 1.0
         init = nn.initializers.truncated_normal(scale * fan_in**-0.5)
-        return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+        weight: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape)
+        return weight
 
     def _dropout(self, x: jax.Array) -> jax.Array:
         return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
@@ -249,8 +251,8 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-        scale_D = self.param("scale", ones, (x_BLD.shape[-1],))
-        bias_D = None
+        scale_D: Any = self.param("scale", ones, (x_BLD.shape[-1],))
+        bias_D: Any = None
         if self.kind == "layer":
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
             bias_D = self.param("bias", zeros, (x_BLD.shape[-1],))

@@ -30,8 +30,9 @@ class AnyOrder(Config, tag="any_order"):
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
+        >>> key = jax.random.key(0)
         >>> example = AnyOrder()(
-        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, jax.random.key(0)
+        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, key
         ... )
         >>> float(example.weights.sum())
         4.0

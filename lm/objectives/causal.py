@@ -27,9 +27,9 @@ class Causal(Config, tag="causal"):
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
-        >>> example = Causal()(
-        ...     jnp.array([[2, 5, 6, 3, 2, 7]]), jnp.array([[1, 1, 1, 1, 2, 2]]), vocabulary, None
-        ... )
+        >>> key = jax.random.key(0)
+        >>> segments = jnp.array([[1, 1, 1, 1, 2, 2]])
+        >>> example = Causal()(jnp.array([[2, 5, 6, 3, 2, 7]]), segments, vocabulary, key)
         >>> example.targets.tolist(), example.weights.astype(int).tolist()
         ([[5, 6, 3, 2, 7, 0]], [[1, 1, 1, 0, 1, 0]])
         """

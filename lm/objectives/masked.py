@@ -47,8 +47,9 @@ class Masked(Config, tag="masked"):
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
+        >>> key = jax.random.key(0)
         >>> example = Masked(rate=0.5, mask=1, random=0)(
-        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, jax.random.key(0)
+        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, key
         ... )
         >>> int((example.inputs == 1).sum()), example.weights.tolist()
         (2, [[1.0, 1.0]])

@@ -30,7 +30,7 @@ class Body(Protocol):
 
 
 class Scorer(Protocol):
-    """Hashable; each sample attributes nats to the tokens of a row, their mean is the estimate."""
+    """Hashable; each sample attributes nats to a row's tokens, their mean is the estimate."""
 
     @property
     def name(self) -> str: ...
@@ -247,7 +247,7 @@ class SharesHidden(Hiding):
         object.__setattr__(self, "samples", len(shares))
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
-        """m = round(share x n), at least one; half goes up, as in `lm.objectives`.
+        """M = round(share x n), at least one; half goes up, as in `lm.objectives`.
 
         >>> SharesHidden((0.5,)).hidden(jnp.array([1, 2, 3, 4]), jnp.zeros(4), 5).tolist()
         [[1, 1, 2, 2]]

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -292,8 +293,10 @@ def _one_line(part: str, error: BaseException) -> str:
 def _manager(directory: str, **options: Any) -> ocp.CheckpointManager:
     # Orbax logs its progress, and warns about what is meant, through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax refuses a relative path, but only when it saves.
     return ocp.CheckpointManager(
-        directory, options=ocp.CheckpointManagerOptions(lightweight_initialize=True, **options)
+        directory if "://" in directory else os.path.abspath(directory),
+        options=ocp.CheckpointManagerOptions(lightweight_initialize=True, **options),
     )
 
 

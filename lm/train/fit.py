@@ -69,11 +69,9 @@ def fit(
 
     with Checkpoints(str(directory / "checkpoints"), keep=run.checkpoints.keep) as checkpoints:
         restored = checkpoints.restore_newest(program.abstract)
+        extra: Result = {"seconds": 0.0, "predicted": 0.0, "validation": None}
         if restored is None:
-            state, extra = (
-                program.init(),
-                {"seconds": 0.0, "predicted": 0.0, "validation": None},
-            )
+            state = program.init()
         else:
             state, extra = restored.state, restored.extra
         state, extra = _loop(
@@ -158,9 +156,9 @@ def _loop(
             if not all(map(math.isfinite, (values["loss"], values["gradient_norm"]))):
                 raise UserError(
                     f"{label}: loss {values['loss']:g}, gradient norm"
-                    f" {values['gradient_norm']:g} at step {step}; the checkpoints before it are"
-                    f" whole; try a lower optimizer.learning_rate ({run.optimizer.learning_rate:g})"
-                    " or a longer schedule.warmup"
+                    f" {values['gradient_norm']:g} at step {step}; checkpoints before it are"
+                    " whole; try a lower optimizer.learning_rate"
+                    f" ({run.optimizer.learning_rate:g}) or a longer schedule.warmup"
                 )
             now = time.monotonic()
             values["tokens_per_second"] = positions / (now - tick)
@@ -229,24 +227,24 @@ def _own_rows(batch: int) -> slice:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a step is never cut in two; a second one is final."""
+    """Collects SIGINT and SIGTERM, so that no step is cut in two; a second one is final."""
     received: list[int] = []
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def note(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
+        for caught in (signal.SIGINT, signal.SIGTERM):
+            previous[caught] = signal.signal(caught, note)
     except ValueError:  # not the main thread: signals are not ours
         pass
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
 
 
 def _check_rows(run: Run, mesh: jax.sharding.Mesh) -> None:
@@ -290,7 +288,7 @@ def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }
     _write(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
-    described = {
+    described: Result = {
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
     }

@@ -125,7 +125,8 @@ def _thousands(rate: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """
+    """Seconds as minutes or hours.
+
     >>> _duration(75), _duration(7500)
     ('1:15', '2:05:00')
     """

@@ -44,7 +44,7 @@ class Program:
     """Shapes and shardings of the state, without the arrays."""
     init: Callable[[], State]
     step: Callable[[State, jax.Array, jax.Array], tuple[State, dict[str, jax.Array]]]
-    """`(state, tokens_BL, segments_BL)` to the next state, and metrics; the old state is donated."""
+    """`(state, tokens_BL, segments_BL)` to the next state and metrics; donates the old one."""
     validate: Callable[[Any, jax.Array, jax.Array, jax.Array], Sum]
     """`(params, tokens_BL, segments_BL, key)` to the objective's loss on these rows."""
 
@@ -68,7 +68,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     shards = _mesh.ways(mesh, "batch")
 
     def loss(params: Any, example: Example, dropout: dict[str, jax.Array]) -> Sum:
-        output = body.apply({"params": params}, example, rngs=dropout)
+        output: Any = body.apply({"params": params}, example, rngs=dropout)
         return cross_entropy(
             output.hidden_BPD,
             output.unembedding_VD,
@@ -124,7 +124,8 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     transformation = build_optimizer(run.optimizer, run.schedule, steps(run), axes)
     rate = learning_rate(run.optimizer, run.schedule, steps(run))
     shapes = jax.eval_shape(init)
-    names = State(axes, state_axes(transformation, shapes.params, axes), (), ())
+    nowhere: Any = ()
+    names = State(axes, state_axes(transformation, shapes.params, axes), nowhere, nowhere)
     shardings = jax.tree.map(lambda _, axes: _mesh.sharding(mesh, *axes), shapes, names)
     abstract = jax.tree.map(
         lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),

@@ -167,7 +167,7 @@ def test_remat_computes_again():
 
 
 def test_initial_values_do_not_depend_on_execution_or_example():
-    """Fails if unrolling gives each layer a name, or an example's kind reaches the parameters."""
+    """Fails if unrolling names each layer, or an example's kind reaches the parameters."""
     trees = [
         nn.unbox(body(**settings).init(jax.random.key(0), given))["params"]
         for settings in ({}, {"unroll": 1}, {"remat": "block"})

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.example import Causal, Example, Full, positions_of
-from lm.score.bits import Text, measure
 from lm.score import likelihood
+from lm.score.bits import Text, measure
 from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, SharesHidden
 
 BEGIN, END, MASK = 2, 3, 1

@@ -19,12 +19,12 @@ from lm.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import AnyOrder, Causal, Masked
 from lm.optimizer import Adamw
-from lm.run import Checkpoints, Run
+from lm.run import Run
 from lm.train.fit import fit, load
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
 
-WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @pytest.fixture(scope="session")
@@ -243,7 +243,7 @@ def test_a_run_directory_describes_itself(run, finished):
 
 
 def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, tmp_path):
-    """Fails if the optimizer's state, the step, or the data position is not restored exactly."""
+    """Fails if the optimizer's state, the step, or the place in the data is not restored."""
     directory, result = finished
     interrupted = change(run, "checkpoints.steps=3")
 
@@ -287,7 +287,7 @@ def child(directory: Path, run: Run) -> subprocess.Popen[bytes]:
 
 
 def killed_at_random(run, finished, directory, times, seed):
-    """Kills the run at random moments until it has ended by itself; it must have lost nothing."""
+    """Kills the run at random moments until it ends by itself; it must have lost nothing."""
     reference, result = finished
     moments = random.Random(seed)
     run = change(run, "checkpoints.steps=1")
