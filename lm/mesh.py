@@ -38,9 +38,12 @@ class Mesh(Config):
     """How many ways each axis splits the devices; the product is the number of devices."""
 
     replica: Annotated[int, Meta(ge=1, description="copies across slices (slow network)")] = 1
-    fsdp: Annotated[
-        int | None, Meta(description="splits batch and parameters; null: all devices left over")
-    ] = None
+    fsdp: (
+        Annotated[
+            int, Meta(ge=1, description="splits batch and parameters; null: all devices left")
+        ]
+        | None
+    ) = None
     tensor: Annotated[int, Meta(ge=1, description="splits heads, MLP and vocabulary")] = 1
     context: Annotated[int, Meta(ge=1, description="splits the positions of a row")] = 1
 

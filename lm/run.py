@@ -1,6 +1,5 @@
 """A run: everything that decides what is trained, on what, and how long."""
 
-import math
 from typing import Annotated
 
 from msgspec import Meta
@@ -22,9 +21,12 @@ class Checkpoints(Config):
     seconds: Annotated[float, Meta(gt=0, description="save at most this often, in seconds")] = (
         120
     )
-    steps: Annotated[
-        int | None, Meta(description="save every so many steps instead; null: by the clock")
-    ] = None
+    steps: (
+        Annotated[
+            int, Meta(ge=1, description="save every so many steps instead; null: by the clock")
+        ]
+        | None
+    ) = None
     keep: Annotated[int, Meta(ge=1, description="how many of the newest are kept")] = 2
 
 
@@ -48,9 +50,12 @@ class Run(Config):
         int, Meta(ge=1, description="parts of a batch, one after the other, to save memory")
     ] = 1
     remat: Annotated[Remat, Meta(description="what the backward pass computes again")] = "none"
-    unroll: Annotated[
-        int | None, Meta(description="layers compiled in a row; null: all on CPU, else one")
-    ] = None
+    unroll: (
+        Annotated[
+            int, Meta(ge=1, description="layers compiled in a row; null: all on CPU, else one")
+        ]
+        | None
+    ) = None
     mesh: Mesh = Mesh()
     checkpoints: Checkpoints = Checkpoints()
 
@@ -65,7 +70,7 @@ def steps(run: Run) -> int:
     >>> steps(Run(tokens=100_000, data=Data(batch=32, length=256)))
     13
     """
-    return math.ceil(run.tokens / (run.data.batch * run.data.length))
+    return -(-run.tokens // (run.data.batch * run.data.length))
 
 
 def evaluation_steps(run: Run) -> list[int]:

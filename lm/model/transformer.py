@@ -23,16 +23,22 @@ class Transformer(Config, tag="transformer"):
     depth: Annotated[int, Meta(ge=1, description="layers N")] = 4
     width: Annotated[int, Meta(ge=2, description="model width D")] = 256
     heads: Annotated[int, Meta(ge=1, description="query heads H; they divide the width")] = 4
-    kv_heads: Annotated[
-        int | None, Meta(description="key/value heads G; they divide heads; null: as many")
-    ] = None
+    kv_heads: (
+        Annotated[
+            int, Meta(ge=1, description="key/value heads G; they divide heads; null: as many")
+        ]
+        | None
+    ) = None
     mlp: Annotated[
         Literal["gelu", "relu2", "swiglu", "geglu"], Meta(description="plain or gated MLP")
     ] = "gelu"
-    hidden: Annotated[
-        int | None,
-        Meta(description="MLP width F; null: 4 D, gated 8/3 D up to a multiple of 8"),
-    ] = None
+    hidden: (
+        Annotated[
+            int,
+            Meta(ge=1, description="MLP width F; null: 4 D, gated 8/3 D up to a multiple of 8"),
+        ]
+        | None
+    ) = None
     norm: Annotated[Literal["rms", "layer"], Meta(description="RMSNorm or LayerNorm")] = "rms"
     embedding: Annotated[
         Literal["tied", "untied"], Meta(description="whether input and output share a table")

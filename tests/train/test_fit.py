@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from lm import mesh
 from lm.config import UserError, dump, override, parse
@@ -115,13 +116,26 @@ def alone(run):
         pytest.param("masked", "8", "float32", marks=pytest.mark.slow),
     ],
 )
-def test_the_mesh_changes_no_loss(run, alone, name, shape, precision, capfd):
+def test_the_mesh_changes_no_loss(run, alone, name, shape, precision):
     """Fails if a loss is a mean of device means, or masks depend on the device."""
     changed = change(run, f"objective.type={name}", f"precision={precision}")
     losses, state = train(changed, 4, devices=8, **MESHES[shape])
     expected, state_alone = alone[name, precision]
     assert losses == pytest.approx(expected, rel=1e-4 if precision == "float32" else 5e-3)
     assert (np.asarray(state.batches) == np.asarray(state_alone.batches)).all()
+
+
+def test_no_array_is_laid_out_anew_in_full(run, capfd):
+    """Fails if embedding tables are looked up while they are split by columns."""
+    cache = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)  # it hides what the compiler says
+    compilation_cache.reset_cache()
+    try:
+        made, batches = program(change(run, "objective.type=masked"), 8, **MESHES["2,2,2"])
+        made.step.lower(made.abstract, *made.place(batches(0))).compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cache)
+        compilation_cache.reset_cache()
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
 

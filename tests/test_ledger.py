@@ -1,0 +1,141 @@
+"""What a run costs: held to the parameters' tree and to the compiler's count."""
+
+import itertools
+import math
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr
+
+import lm.loss
+from lm import ledger, mesh
+from lm.data import Bytes, Data
+from lm.example import Vocabulary
+from lm.mesh import Mesh
+from lm.model import Transformer, build
+from lm.objectives import AnyOrder, Causal, Masked
+from lm.run import Run
+from lm.train.step import prepare
+
+GROUPS = {
+    "embedding": {"embedding", "unembedding"},
+    "attention": {"query", "key", "value", "out"},
+    "mlp": {"up", "down", "gate"},
+    "norm": {"norm", "norm_1", "norm_2"},
+}
+OBJECTIVES = (Causal(), Masked(), AnyOrder())
+
+
+def vocabulary(size: int) -> Vocabulary:
+    return Vocabulary(
+        size=size, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * size
+    )
+
+
+def alone() -> jax.sharding.Mesh:
+    return mesh.make(Mesh(), jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("mlp", "kv_heads", "embedding", "norm"),
+    list(
+        itertools.product(
+            ("gelu", "swiglu"), (None, 1, 2), ("tied", "untied"), ("rms", "layer")
+        )
+    ),
+)
+def test_parameters_are_those_of_the_tree(mlp, kv_heads, embedding, norm):
+    """Fails if a group's formula leaves out the gate, shared heads, a table, or a bias."""
+    model = Transformer(
+        depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, embedding=embedding, norm=norm
+    )
+    run = Run(model=model, data=Data(length=5, tokenizer=Bytes()))
+    tree = prepare(run, vocabulary(37), alone()).abstract.params
+    counted: Counter[str] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        names = {key.key for key in path}
+        (group,) = (group for group, members in GROUPS.items() if members & names)
+        counted[group] += math.prod(leaf.shape)
+    found = ledger.parameters(run, 37)
+    assert found.groups == counted
+    assert found.total == counted.total()
+    assert found.non_embedding == counted.total() - counted["embedding"]
+
+
+def products(jaxpr: ClosedJaxpr, times: int = 1) -> Counter[frozenset[int]]:
+    """FLOPs of matrix products by the sizes of the axes that occur in them."""
+    found: Counter[frozenset[int]] = Counter()
+    for equation in jaxpr.jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            left, right = (value.aval.shape for value in equation.invars)
+            inner = math.prod(left[axis] for axis in contracted)
+            outer = math.prod(equation.outvars[0].aval.shape)
+            found[frozenset((*left, *right))] += 2 * times * inner * outer
+        for value in equation.params.values():
+            if isinstance(value, ClosedJaxpr):
+                found += products(value, times * equation.params.get("length", 1))
+    return found
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(("mlp", "kv_heads"), [("gelu", None), ("swiglu", 1), ("geglu", 2)])
+def test_forward_flops_by_component_are_the_products_that_are_traced(objective, mlp, kv_heads):
+    """Fails if a component counts the wrong width, positions for slots, or heads once."""
+    length, hidden, size = 17, 44, 53  # each occurs in the products of one component only
+    model = Transformer(depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, hidden=hidden)
+    run = Run(
+        model=model, objective=objective, data=Data(length=length, batch=2, tokenizer=Bytes())
+    )
+    body = build(model, size, mesh=alone(), precision="bfloat16")
+    params = prepare(run, vocabulary(size), alone()).abstract.params
+
+    def forward(params, tokens_BL):
+        example = objective(
+            tokens_BL, jnp.ones_like(tokens_BL), vocabulary(size), jax.random.key(0)
+        )
+        hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
+        return lm.loss.logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
+
+    tokens_BL = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    counted: Counter[str] = Counter()
+    for sizes, flops in products(jax.make_jaxpr(forward)(params, tokens_BL)).items():
+        # Only scores have no axis as wide as the stream or the MLP.
+        kinds = {"head": size in sizes, "mlp": hidden in sizes, "attention": 24 in sizes}
+        counted[next((kind for kind, true in kinds.items() if true), "scores")] += flops
+    assert counted == ledger.step_flops(run, size)
+
+
+@pytest.mark.parametrize(
+    ("objective", "mlp", "kv_heads", "embedding", "precision"),
+    [
+        (Causal(), "gelu", None, "tied", "bfloat16"),
+        (Masked(), "swiglu", 2, "untied", "bfloat16"),
+        (AnyOrder(), "geglu", 1, "tied", "bfloat16"),
+        (Masked(rate=0.5), "relu2", 4, "untied", "float32"),
+    ],
+)
+def test_a_runs_flops_are_the_compilers_count(
+    monkeypatch, objective, mlp, kv_heads, embedding, precision
+):
+    """Fails if the backward pass is not twice the forward, or a product is forgotten.
+    """
+    monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 1 << 62)
+    model = Transformer(
+        depth=2, width=512, heads=4, kv_heads=kv_heads, mlp=mlp, embedding=embedding
+    )
+    run = Run(
+        model=model,
+        objective=objective,
+        data=Data(length=128, batch=16, tokenizer=Bytes()),
+        tokens=3 * 16 * 128,
+        precision=precision,
+    )
+    program = prepare(run, vocabulary(2048), alone())
+    rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
+    counted = program.step.lower(program.abstract, rows, rows).cost_analysis()["flops"]
+    print(counted*3 / ledger.cost(run, 2048).flops)
+    assert 3 * counted == pytest.approx(ledger.cost(run, 2048).flops, rel=0.02)

@@ -1,0 +1,224 @@
+"""A run as a whole: derived numbers, checks of one line, JSON, and the studies' settings.
+
+`python -m tests.test_run` writes the settings of all studies to tests/golden/studies.json anew.
+"""
+
+import importlib
+import json
+import math
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import experiments
+from lm.config import UserError, digest, dump, override, parse
+from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
+from lm.mesh import Mesh
+from lm.model import Transformer
+from lm.objectives import AnyOrder, Causal, Masked
+from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Muon, WarmupStableDecay
+from lm.run import EXECUTION, Checkpoints, Run, evaluation_steps, same_result, steps, validate
+
+GOLDEN = Path(__file__).parent / "golden" / "studies.json"
+SMALL = Data(batch=4, length=8)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(1, 1), (31, 1), (32, 1), (33, 2), (64, 2)])
+def test_the_last_step_of_the_budget_is_whole(tokens, expected):
+    """Fails if the number of steps is rounded down or to the nearest."""
+    assert steps(Run(tokens=tokens, data=SMALL)) == expected
+
+
+def test_steps_of_a_budget_that_no_float_holds():
+    """Fails if the budget is divided as a float, which is off by one here."""
+    tokens = 2**60 + 1
+    assert steps(Run(tokens=tokens, data=Data(batch=1, length=2))) == 2**59 + 1
+
+
+@given(st.integers(1, 200), st.integers(1, 300))
+def test_evaluations_are_evenly_spaced_and_the_last_is_at_the_end(total, times):
+    """Fails if one is at step 0, twice at one step, left out while there is room, or late."""
+    found = evaluation_steps(Run(tokens=total * 32, data=SMALL, evaluations=times))
+    assert found == sorted(set(found))
+    assert found[0] >= 1
+    assert found[-1] == total
+    assert len(found) == min(total, times)
+    gaps = [b - a for a, b in zip([0, *found], found, strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["model.width=64", "model.heads=3"], "model.heads=3 .* nearest: [1, 2, 4]"),
+        (["model.width=12", "model.heads=4"], "model.heads=4 .* odd head size 3"),
+        (["model.heads=4", "model.kv_heads=3"], "model.kv_heads=3 .* one of [1, 2, 4]"),
+        (["model.heads=4", "model.kv_heads=8"], "model.kv_heads=8 .* one of [1, 2, 4]"),
+        (
+            ["objective.type=masked", "objective.mask=0.8", "objective.random=0.3"],
+            "objective.random=0.3 .* at most 0.2",
+        ),
+        (["schedule.warmup=0.5", "schedule.decay=0.6"], "schedule.decay: 0.6 .* at most 0.5"),
+        (["data.batch=32", "microbatches=3"], "microbatches=3 .* nearest: [1, 2, 4]"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, line):
+    """Fails if a check is left to the compiler, or does not say what is legal."""
+    run = override(Run(), overrides)
+    with pytest.raises(UserError) as info:
+        validate(run)
+    message = str(info.value)
+    assert "\n" not in message
+    for part in line.split(" .* "):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("run", "field"),
+    [
+        (Run(tokens=0), "tokens=0"),
+        (Run(seed=-1), "seed=-1"),
+        (Run(seed=2**31), "seed="),
+        (Run(precision="float16"), "precision=float16"),  # type: ignore[arg-type]
+        (Run(optimizer=Adamw(learning_rate=math.nan)), "optimizer.learning_rate"),
+        (Run(optimizer=Muon(clip=math.inf)), "optimizer.clip"),
+        (Run(optimizer=Lion(clip=0.0)), "optimizer.clip=0"),
+        (Run(model=Transformer(dropout=1.0)), "model.dropout=1"),
+        (Run(model=Transformer(kv_heads=0)), "model.kv_heads=0"),
+        (Run(model=Transformer(kv_heads=-2)), "model.kv_heads=-2"),
+        (Run(model=Transformer(hidden=0)), "model.hidden=0"),
+        (Run(data=Data(length=1)), "data.length=1"),
+        (Run(data=Data(validation=0.0)), "data.validation=0"),
+        (Run(objective=Masked(rate=0.0)), "objective.rate=0"),
+        (Run(schedule=Cosine(final=2.0)), "schedule.final=2"),
+        (Run(checkpoints=Checkpoints(seconds=0.0)), "checkpoints.seconds=0"),
+        (Run(checkpoints=Checkpoints(steps=0)), "checkpoints.steps=0"),
+        (Run(mesh=Mesh(fsdp=0)), "mesh.fsdp=0"),
+        (Run(mesh=Mesh(tensor=0)), "mesh.tensor=0"),
+        (Run(unroll=0), "unroll=0"),
+    ],
+)
+def test_a_value_out_of_bounds_is_one_line_that_names_the_field(run, field):
+    """Fails if a bound is dropped: constructors check none, `validate` all."""
+    with pytest.raises(UserError, match="^[^\n]*$") as info:
+        validate(run)
+    assert str(info.value).startswith(field)
+
+
+@pytest.mark.parametrize("share", range(101))
+def test_shares_that_add_up_to_one_are_not_above_it(share):
+    """Fails if the check of a sum is exact where floats are not."""
+    a, b = share / 100, (100 - share) / 100
+    validate(Run(objective=Masked(mask=a, random=b)))
+    validate(Run(schedule=WarmupStableDecay(warmup=a, decay=b)))
+
+
+SHARE = st.floats(0, 0.5)
+RUNS = st.builds(
+    Run,
+    data=st.builds(
+        Data,
+        corpus=st.one_of(
+            st.just(Stdlib()),
+            st.builds(
+                Text,
+                paths=st.lists(st.text(min_size=1), min_size=1, max_size=3).map(tuple),
+                documents=st.sampled_from(["file", "paragraph"]),
+            ),
+            st.builds(Tfds, name=st.text(), text=st.text(), data_dir=st.none() | st.text()),
+        ),
+        tokenizer=st.just(Bytes())
+        | st.builds(SentencePiece, kind=st.sampled_from(["bpe", "unigram"])),
+        validation=st.floats(1e-300, 0.999),
+    ),
+    objective=st.just(Causal())
+    | st.just(AnyOrder())
+    | st.builds(Masked, rate=st.floats(1e-9, 1), mask=SHARE, random=SHARE),
+    model=st.builds(Transformer, mlp=st.sampled_from(["gelu", "swiglu"]), dropout=SHARE),
+    optimizer=st.one_of(
+        st.builds(Adamw, learning_rate=st.floats(0, 1e300), clip=st.none() | st.just(2.0)),
+        st.builds(Lion, b1=SHARE),
+        st.builds(Adafactor, exponent=st.floats(1e-300, 1)),
+        st.builds(Muon, iterations=st.integers(1, 99)),
+    ),
+    schedule=st.builds(WarmupStableDecay, warmup=SHARE, decay=SHARE, final=SHARE)
+    | st.builds(Cosine, warmup=SHARE),
+    tokens=st.integers(1, 2**62),
+    seed=st.integers(0, 2**31 - 1),
+    mesh=st.builds(Mesh, fsdp=st.none() | st.integers(1, 8)),
+    checkpoints=st.builds(Checkpoints, steps=st.none() | st.integers(1, 9)),
+)
+
+
+@settings(max_examples=100)
+@given(RUNS)
+def test_json_and_back_is_the_identity(run):
+    """Fails if a field is left out of the JSON, a tag is lost, or a float is rounded."""
+    assert validate(run) == run
+    assert parse(Run, dump(run), "here") == run
+    assert digest(parse(Run, dump(run), "here")) == digest(run)
+
+
+OTHER: dict[str, Any] = {
+    "data": SMALL,
+    "objective": Masked(),
+    "model": Transformer(depth=1),
+    "optimizer": Lion(),
+    "schedule": Cosine(),
+    "clip": None,
+    "tokens": 7,
+    "seed": 1,
+    "precision": "float32",
+    "evaluations": 1,
+    "evaluation_rows": 1,
+    "microbatches": 2,
+    "remat": "block",
+    "unroll": 1,
+    "mesh": Mesh(tensor=2),
+    "checkpoints": Checkpoints(keep=9),
+}
+
+
+@pytest.mark.parametrize("name", Run.__struct_fields__)
+def test_only_execution_may_differ_between_runs_of_one_result(name):
+    """Fails if a field that decides the result is taken for execution, or the other way."""
+    execution = {"microbatches", "remat", "unroll", "mesh", "checkpoints"}
+    assert set(EXECUTION) == execution
+    changed = Run(**{name: OTHER[name]})
+    assert same_result(Run(), changed) == ([] if name in execution else [name])
+
+
+def digests() -> dict[str, dict[str, str]]:
+    """The digest of every run of every study, by STUDY/SCALE and cell."""
+    found = {}
+    for module in pkgutil.iter_modules(experiments.__path__):
+        study = importlib.import_module(f"experiments.{module.name}")
+        for scale in getattr(study, "SCALES", ()):
+            found[f"{module.name}/{scale}"] = {
+                cell: digest(run) for cell, run in study.runs(scale).items()
+            }
+    return found
+
+
+def test_the_studies_settings_are_unchanged():
+    """Fails if a default or a plan changes: a study then finds something else than it did."""
+    kept, now = json.loads(GOLDEN.read_text()), digests()
+    changed = [
+        f"{scale}: {', '.join(sorted(differ))}"
+        for scale in sorted({*kept, *now})
+        if (differ := dict(kept.get(scale, {}).items() ^ now.get(scale, {}).items()))
+    ]
+    assert not changed, (
+        "settings changed; if that is meant, run `python -m tests.test_run` and commit"
+        f" {GOLDEN.name} with a line on why: {'; '.join(changed)}"
+    )
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(json.dumps(digests(), indent=2) + "\n")
+    print(GOLDEN)
