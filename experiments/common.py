@@ -110,19 +110,31 @@ def difference(a: Result, b: Result) -> tuple[float, float | None]:
     """How many bits per byte `a` lies above `b`, and its error, paired over documents.
 
     >>> a = {"bits_per_byte": 2.0, "scorer": "x", "document_bytes": [1, 1],
-    ...      "document_nats": {"x": [math.log(2), 3 * math.log(2)]}}
-    >>> b = a | {"bits_per_byte": 1.0, "document_nats": {"x": [0.0, 2 * math.log(2)]}}
+    ...      "document_nats": [math.log(2), 3 * math.log(2)]}
+    >>> b = a | {"bits_per_byte": 1.0, "document_nats": [0.0, 2 * math.log(2)]}
     >>> above, error = difference(a, b)
     >>> round(above, 6), round(error, 6)
     (1.0, 0.0)
     """
     above = a["bits_per_byte"] - b["bits_per_byte"]
-    if a["document_bytes"] != b["document_bytes"]:
-        return above, None
-    nats_d = [np.array(result["document_nats"][result["scorer"]]) for result in (a, b)]
-    bits_d = (nats_d[0] - nats_d[1]) / math.log(2)
-    error = ratio_se(bits_d, np.array(a["document_bytes"]))
-    return above, error if math.isfinite(error) else None
+    bits = [np.array(result["document_nats"]) / math.log(2) for result in (a, b)]
+    return above, _paired(bits, [a["document_bytes"], b["document_bytes"]])
+
+
+def probe_difference(a: Result, b: Result) -> tuple[float, float | None]:
+    """How much more of the labels `a`'s probe finds than `b`'s, paired over documents."""
+    probes = a["probe"], b["probe"]
+    right = [np.array(probe["document_right"]) for probe in probes]
+    above = a["probe_accuracy"] - b["probe_accuracy"]
+    return above, _paired(right, [probe["document_tokens"] for probe in probes])
+
+
+def _paired(sums: Sequence[np.ndarray], sizes: Sequence[list[int]]) -> float | None:
+    """Error of the difference of two ratios over the same documents; None if they are not."""
+    if sizes[0] != sizes[1]:
+        return None
+    error = ratio_se(sums[0] - sums[1], np.array(sizes[0]))
+    return error if math.isfinite(error) else None
 
 
 # Tables

@@ -2,10 +2,14 @@
 
 import argparse
 import importlib
+import itertools
 import json
+import math
 import re
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text as RichText
@@ -13,12 +17,13 @@ from rich.text import Text as RichText
 from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
 from lm.run import Run, validate
-from lm.start import one_line_errors, prepare_machine
+from lm.start import Parser, one_line_errors, prepare_machine
+from lm.train.fit import Evaluator, fit, load
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The console command `lm`."""
-    parser = argparse.ArgumentParser(prog="lm", description=__doc__)
+    parser = Parser(prog="lm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     train = commands.add_parser(
@@ -59,7 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
     tokens.add_argument("--run", metavar="RUN_DIR", type=Path, help="with this run's tokenizer")
     tokens.add_argument("overrides", nargs="*", metavar="field.path=value", help="of the data")
 
-    given = parser.parse_args(arguments)
+    given, rest = parser.parse_known_args(arguments)
+    if "overrides" in given and not any(text.startswith("-") for text in rest):
+        given.overrides += rest  # argparse itself takes none that follow an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     with one_line_errors():
         match given.command:
             case "train":
@@ -73,48 +82,55 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _train(name: str, directory: str | None, overrides: list[str]) -> None:
-    from lm.train.fit import fit
-
     if "=" in name:
         overrides, name = [name, *overrides], "-"
-    run, default = _find_run(name)
+    run, default, evaluator = _find_run(name)
     run = validate(override(run, overrides))
     prepare_machine()
-    result = fit(run, Path(directory) if directory else Path("runs") / default)
+    target = Path(directory) if directory else Path("runs") / default
+    result = fit(run, target, evaluate=evaluator)
     print(json.dumps(result, indent=2))
 
 
-def _find_run(name: str) -> tuple[Run, str]:
-    """The run that a file or STUDY[/SCALE]:CELL names, and where it goes by default."""
+def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
+    """The run that a file or STUDY[/SCALE]:CELL names, and where it goes by default.
+
+    A study's cell goes where the study looks for it, and is asked what the study asks.
+    """
     if name == "-":
-        return Run(), "default"
+        return Run(), "default", None
+    path = Path(name)
+    if path.is_file():
+        return parse(Run, path.read_bytes(), name), path.stem, None
     if ":" not in name:
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
-        return parse(Run, path.read_text(), name), path.stem
-    from lm.study import chosen
+        raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
+    from lm.evaluate import evaluate
+    from lm.study import chosen, effort_of
 
     study_name, _, cell = name.partition(":")
     study_name, _, scale = study_name.partition("/")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        study = importlib.import_module(f"experiments.{study_name}")
-    except ModuleNotFoundError:
+        study: Any = importlib.import_module(f"experiments.{study_name}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("experiments", f"experiments.{study_name}"):
+            raise
+        study = None
+    if not hasattr(study, "runs"):
         raise UserError(
-            f"study {study_name}: there is no experiments/{study_name}.py here;"
+            f"study {study_name}: there is no study experiments/{study_name}.py here;"
             " `python -m experiments` lists the studies"
-        ) from None
+        )
     scale = scale or study.SCALES[0]
     if scale not in study.SCALES:
         raise UserError(f"scale {scale}: {study_name} has {', '.join(study.SCALES)}")
     runs = study.runs(scale)
-    return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}"
+    evaluator = partial(evaluate, effort=effort_of(study, scale))
+    return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}", evaluator
 
 
 def _score(directory: Path, *, as_json: bool) -> None:
     from lm.evaluate import evaluate
-    from lm.train.fit import load
 
     prepare_machine()
     found = evaluate(load(directory))
@@ -145,16 +161,14 @@ def _score(directory: Path, *, as_json: bool) -> None:
 def _say(given: argparse.Namespace) -> None:
     from lm.evaluate import is_causal
     from lm.score import say
-    from lm.train.fit import load
 
+    for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
+        value = getattr(given, option)
+        if value is not None and not least <= value < math.inf:
+            raise UserError(f"--{option.replace('_', '-')} {value}: must be >= {least}")
     prepare_machine()
     trained = load(given.directory)
     tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
-    console = Console(highlight=False)
-    if given.temperature is not None and given.temperature < 0:
-        raise UserError(f"--temperature {given.temperature:g}: must be >= 0")
-    if given.top_k is not None and given.top_k < 1:
-        raise UserError(f"--top-k {given.top_k}: must be >= 1")
     if is_causal(trained):
         if "___" in given.text:
             raise UserError(
@@ -171,9 +185,7 @@ def _say(given: argparse.Namespace) -> None:
             vocabulary=tokenizer.vocabulary,
             length=length,
         )
-        console.print(
-            RichText(given.text), RichText(tokenizer.decode(said), "bold green"), sep=""
-        )
+        _print_said([(False, given.text), (True, tokenizer.decode(said))])
         return
     if "___" not in given.text:
         raise UserError("a masked model fills blanks: put ___ where a piece is to be found")
@@ -191,10 +203,20 @@ def _say(given: argparse.Namespace) -> None:
         vocabulary=tokenizer.vocabulary,
         length=length,
     )
-    text = RichText()
-    for was, now in zip(tokens, filled, strict=True):
-        text.append(tokenizer.decode([now]), "bold green" if was != now else "")
-    console.print(text)
+    pairs = zip(tokens, filled, strict=True)
+    runs = itertools.groupby(pairs, lambda pair: pair[0] == tokenizer.vocabulary.mask)
+    # Pieces are decoded together, as several may make up one character.
+    _print_said([(new, tokenizer.decode([now for _, now in run])) for new, run in runs])
+
+
+def _print_said(parts: list[tuple[bool, str]]) -> None:
+    """Prints the text as it is, with what the model said set off on a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:  # rich would expand tabs and drop some controls
+        print("".join(text for _, text in parts))
+        return
+    styled = [(text, "bold green" if said else "") for said, text in parts]
+    console.print(RichText.assemble(*styled), soft_wrap=True)
 
 
 def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> None:
@@ -203,7 +225,7 @@ def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> Non
         settings = directory / "config.json"
         if not settings.exists():
             raise UserError(f"{directory}: not a run directory, it has no config.json")
-        data = parse(Run, settings.read_text(), str(settings)).data
+        data = parse(Run, settings.read_bytes(), str(settings)).data
     tokenizer = open_tokens(override(data, overrides)).tokenizer
     ids = tokenizer.encode(text).tolist()
     coloured, colours = RichText(), ("black on bright_cyan", "black on bright_yellow")
@@ -213,8 +235,8 @@ def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> Non
         if shown.endswith("\n"):
             coloured.append("")
     console = Console(highlight=False)
-    console.print(coloured)
-    console.print(" ".join(map(str, ids)))
+    console.print(coloured, soft_wrap=True)
+    console.print(" ".join(map(str, ids)), soft_wrap=True)
     size = len(text.encode())
     console.print(
         f"{size} bytes, {len(ids)} tokens, {size / max(len(ids), 1):.2f} bytes a token,"

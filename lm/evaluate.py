@@ -68,7 +68,7 @@ def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
         "probe": probed and {name: getattr(probed, name) for name in Probe.__struct_fields__},
         "baselines": baselines_of(trained, windows),
         "document_bytes": list(headline.document_bytes),
-        "document_nats": {name: list(value.document_nats) for name, value in scores.items()},
+        "document_nats": list(headline.document_nats),
         "says": says(trained),
     }
 
@@ -149,12 +149,15 @@ def _nats(trained: Trained, scorer: Scorer, windows: Windows, replicates: int) -
 
 
 def place_of(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
-    """Puts an array of rows on the devices, split as in training."""
+    """Puts an array of rows on the devices, split as in training, filled up with zeros."""
     mesh = trained.program.mesh
 
     def place(array: np.ndarray) -> jax.Array:
         axes = ("batch", "length")[: array.ndim]
-        return jax.device_put(array, _mesh.sharding(mesh, *axes))
+        # A text of few windows may have fewer rows than there are devices.
+        missing = -len(array) % _mesh.ways(mesh, "batch")
+        filled = np.pad(array, [(0, missing), (0, 0)][: array.ndim])
+        return jax.device_put(filled, _mesh.sharding(mesh, *axes))
 
     return place
 
@@ -204,7 +207,7 @@ def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:
         [split.text(d).encode() for d in range(len(split.ids))],
         window_contents(windows.tokens_RL, content_RL, tokenizer.pieces),
         training_counts_V=_counts(trained.tokens.train, vocabulary.size),
-        counts_V=_counts(split, vocabulary.size) * possible_V,
+        counts_V=np.bincount(windows.tokens_RL[content_RL], minlength=vocabulary.size),
         possible_V=possible_V,
     )
 

@@ -69,8 +69,8 @@ def make(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.shard
 def spec(axes: Axes) -> PartitionSpec:
     """Logical axes of an array -> how the mesh splits it.
 
-    >>> spec(("layers", "embed", "mlp"))
-    PartitionSpec(None, 'fsdp', 'tensor')
+    >>> tuple(spec(("layers", "embed", "mlp")))
+    (None, 'fsdp', 'tensor')
 
     Raises ValueError on an unknown name and where two dimensions claim one mesh axis: both
     would otherwise replicate without a word.

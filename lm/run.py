@@ -38,9 +38,6 @@ class Run(Config):
     model: Model = Transformer()
     optimizer: Optimizer = Adamw()
     schedule: Schedule = WarmupStableDecay()
-    clip: Annotated[
-        float | None, Meta(description="largest global gradient norm; null: no clipping")
-    ] = 1.0
     tokens: Annotated[int, Meta(ge=1, description="budget: positions trained on")] = 1_000_000
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of data order, masks, weights")] = 0
     precision: Annotated[Precision, Meta(description="of matrix products")] = "bfloat16"

@@ -1,11 +1,13 @@
 """How every command begins and ends: the machine made ready, errors in one line."""
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 
@@ -19,17 +21,27 @@ It is EX_TEMPFAIL of sysexits.h."""
 
 
 def prepare_machine() -> None:
-    """Keeps compiled programs between runs, and joins the other processes where there are any.
-
-    Several are those of a Cloud TPU pod, Slurm or Open MPI, which JAX finds by itself.
-    """
+    """Keeps compiled programs between runs."""
     cache = os.environ.get("LM_CACHE") or "~/.cache/yardstick"
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    several = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    if any(os.environ.get(name, "1") not in ("1", "", "localhost") for name in several):
-        jax.distributed.initialize()
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"lm: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for argument in sys.argv[1:] if args is None else args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as lone surrogates
+                self.error(f"{argument!a}: not UTF-8")
+        return super().parse_known_args(args, namespace)
 
 
 @contextmanager
@@ -43,6 +55,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(2)
     except Stopped as stopped:
         print(f"lm: {stopped}; the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
+    except KeyboardInterrupt:
+        print("lm: stopped; the same command goes on from what is saved", file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:  # `lm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

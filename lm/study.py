@@ -6,6 +6,7 @@ and `EFFORT`, how much a scale spends on scoring where that is not the usual.
 
 import argparse
 import difflib
+import hashlib
 import json
 import sys
 from collections.abc import Iterable
@@ -17,11 +18,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from lm import report
-from lm.config import UserError, override
+from lm.config import UserError, dump, override, parse
 from lm.evaluate import Effort, evaluate
-from lm.run import Run, validate
-from lm.start import one_line_errors, prepare_machine
-from lm.train.fit import fit
+from lm.run import EXECUTION, Run, same_result, validate
+from lm.start import Parser, one_line_errors, prepare_machine
+from lm.train.fit import Diverged, fit
 
 
 class Cell(NamedTuple):
@@ -37,7 +38,7 @@ class Cell(NamedTuple):
 def main(study: ModuleType, arguments: list[str] | None = None) -> None:
     """`python -m experiments.NAME`: runs what is not finished yet, then draws the report."""
     name = Path(study.__file__ or "").stem
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m experiments.{name}",
         description=study.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,27 +52,45 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     with one_line_errors():
-        directory = Path(given.runs) / name / given.scale
-        runs = {
-            cell: validate(override(run, given.overrides))
-            for cell, run in study.runs(given.scale).items()
-        }
+        planned = study.runs(given.scale)
+        runs = {cell: validate(override(run, given.overrides)) for cell, run in planned.items()}
+        if any(runs[cell].objective != run.objective for cell, run in planned.items()):
+            raise UserError(
+                "objective: the study's cells are named by it; use lm train instead"
+            )
+        directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
+        failed = []
         if not given.report:
-            effort = study.EFFORT.get(given.scale, Effort())
-            train(runs, chosen(runs, given.cell), directory, effort)
+            names = chosen(runs, given.cell)
+            failed = train(runs, names, directory, effort_of(study, given.scale))
         draw(study, runs, directory)
+        if failed:
+            raise UserError(f"{len(failed)} of {len(runs)} cells failed: {', '.join(failed)}")
 
 
-def train(runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort) -> None:
-    """Trains and evaluates the named cells, one after the other; finished ones are skipped."""
+def train(
+    runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort
+) -> list[str]:
+    """Trains and evaluates the named cells, one after the other; finished ones are skipped.
+
+    Returns the names of those that diverged, which keeps nobody from running the others.
+    """
     prepare_machine()
+    evaluator = partial(evaluate, effort=effort)
+    failed = []
     for name in names:
-        fit(
-            runs[name],
-            directory / name,
-            evaluate=partial(evaluate, effort=effort),
-            label=name,
-        )
+        try:
+            fit(runs[name], directory / name, evaluate=evaluator, label=name)
+        except Diverged as error:
+            print(f"lm: {error}", file=sys.stderr)
+            failed.append(name)
+    return failed
+
+
+def effort_of(study: ModuleType, scale: str) -> Effort:
+    """How much this scale of a study spends on scoring."""
+    efforts: dict[str, Effort] = study.EFFORT
+    return efforts.get(scale, Effort())
 
 
 def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
@@ -92,7 +111,7 @@ def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
 def results(runs: dict[str, Run], directory: Path) -> list[Cell]:
     """All cells, with the results of those that are finished."""
     return [
-        Cell(name, run, _result(directory / name), directory / name)
+        Cell(name, run, _result(run, directory / name), directory / name)
         for name, run in runs.items()
     ]
 
@@ -106,6 +125,26 @@ def chosen(runs: dict[str, Run], names: list[str] | None) -> list[str]:
     return names or list(runs)
 
 
-def _result(directory: Path) -> dict[str, Any] | None:
+def _result(run: Run, directory: Path) -> dict[str, Any] | None:
+    """The result of a finished cell, if it is one of these settings and not of older ones."""
     path = directory / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    settings = directory / "config.json"
+    if differ := same_result(run, parse(Run, settings.read_bytes(), str(settings))):
+        print(
+            f"lm: {directory} is left out: {', '.join(differ)} differ from the settings",
+            file=sys.stderr,
+        )
+        return None
+    result: dict[str, Any] = json.loads(path.read_bytes())
+    return result
+
+
+def _variant(scale: str, planned: dict[str, Run], runs: dict[str, Run]) -> str:
+    """The scale, and a digest of what the user changed, as that is another experiment."""
+    if not any(same_result(runs[cell], run) for cell, run in planned.items()):
+        return scale
+    decisive = [name for name in Run.__struct_fields__ if name not in EXECUTION]
+    text = "".join(dump(getattr(run, name)) for run in runs.values() for name in decisive)
+    return f"{scale}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -24,5 +24,6 @@ def test_this_jax_does_not_miscompile_the_batched_gradient_of_a_scan():
 
     _, pull = jax.vjp(lambda x_BLD: jax.lax.scan(layer, x_BLD, scale_ND)[0], x_BLD)
     together = jax.vmap(lambda cotangent_BLD: pull(cotangent_BLD)[0])(cotangents_CBLD)
-    one_by_one = np.stack([pull(cotangent_BLD)[0] for cotangent_BLD in cotangents_CBLD])
+    alone = jax.jit(lambda cotangent_BLD: pull(cotangent_BLD)[0])
+    one_by_one = np.stack([alone(cotangent_BLD) for cotangent_BLD in cotangents_CBLD])
     np.testing.assert_allclose(together, one_by_one, atol=1e-4)

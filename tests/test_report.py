@@ -162,7 +162,7 @@ def result_of(cell: str, run: Any) -> dict[str, Any]:
             "xz, by window": 3.26,
         },
         "document_bytes": BYTES,
-        "document_nats": {scorer: nats},
+        "document_nats": nats,
         "says": {
             "document": f"email/{SCRIPT}.py",
             "after": "\n    return headers\n",
@@ -273,7 +273,7 @@ def test_the_answer_follows_the_numbers(tmp_path, bits, wobble, start):
             sign = np.array([1, 1, -1, 1]) * wobble
             nats = np.array(BYTES) * (bits + sign) * math.log(2)
             cell.result["bits_per_byte"] = bits
-            cell.result["document_nats"]["any_order"] = nats.tolist()
+            cell.result["document_nats"] = nats.tolist()
     assert bert_vs_gpt.report(cells).answer.startswith(start)
 
 
@@ -410,14 +410,14 @@ def test_corpora_without_labels_and_single_documents_are_reported(tmp_path):
     cells = cells_of(tmp_path)
     for cell in cells:
         assert cell.result is not None
-        nats = cell.result["document_nats"][cell.result["scorer"]]
+        nats = cell.result["document_nats"]
         cell.result.update(
             probe=None,
             probe_accuracy=None,
             probe_se=None,
             text_se=math.nan,
             document_bytes=[sum(BYTES)],
-            document_nats={cell.result["scorer"]: [sum(nats)]},
+            document_nats=[sum(nats)],
         )
     drawn = bert_vs_gpt.report(cells)
     text = text_of(drawn)

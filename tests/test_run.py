@@ -104,7 +104,7 @@ def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, 
 )
 def test_a_value_out_of_bounds_is_one_line_that_names_the_field(run, field):
     """Fails if a bound is dropped: constructors check none, `validate` all."""
-    with pytest.raises(UserError, match="^[^\n]*$") as info:
+    with pytest.raises(UserError, match=r"^[^\n]*$") as info:
         validate(run)
     assert str(info.value).startswith(field)
 

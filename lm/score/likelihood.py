@@ -192,7 +192,9 @@ class AnyOrder(Hiding):
     """The mean code length over uniformly random orders, estimated: an upper bound.
 
     It bounds -log of the mixture of all orders, not of a single one; m is uniform on 1..n (Uria
-    et al. 2014, equation 7). The samples of an estimate take m from equal parts of 1..n.
+    et al. 2014, equation 7). The samples of an estimate take m from equal parts of 1..n. The
+    model sees where documents begin and end in the row, which a causal one has to predict: the
+    bound is given these places.
     """
 
     samples: int = 8

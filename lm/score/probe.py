@@ -38,6 +38,9 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """For each label in the test sample, the share of its tokens that were found."""
     training_tokens: int
     test_tokens: int
+    document_right: tuple[int, ...]
+    """Labels found in each test document, of `document_tokens`; they pair two probes."""
+    document_tokens: tuple[int, ...]
 
 
 def probe(
@@ -64,17 +67,20 @@ def probe(
     )
     right_N = (standard[1] @ weights_DC + bias_C[None, :]).argmax(axis=1) == test.labels_N
     documents = np.unique(test.documents_N, return_inverse=True)[1]
+    right_d, tokens_d = np.bincount(documents, right_N), np.bincount(documents)
     total_C = np.bincount(test.labels_N, minlength=len(names))
     found_C = np.bincount(test.labels_N, right_N, minlength=len(names))
     majority = np.bincount(training.labels_N).argmax()
     return Probe(
         accuracy=float(right_N.mean()),
-        accuracy_se=ratio_se(np.bincount(documents, right_N), np.bincount(documents)),
+        accuracy_se=ratio_se(right_d, tokens_d),
         majority_accuracy=float((test.labels_N == majority).mean()),
         piece_accuracy=float((_by_piece(training, test.pieces_N) == test.labels_N).mean()),
         recall={names[c]: float(found_C[c] / total_C[c]) for c in np.flatnonzero(total_C)},
         training_tokens=len(training.labels_N),
         test_tokens=len(test.labels_N),
+        document_right=tuple(right_d.astype(int).tolist()),
+        document_tokens=tuple(tokens_d.tolist()),
     )
 
 

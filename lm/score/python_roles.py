@@ -38,6 +38,15 @@ ROLES = (
     "imported",
 )
 UNLABELLED = -1
+_UNREADABLE = (
+    SyntaxError,
+    tokenize.TokenError,
+    ValueError,
+    LookupError,
+    StopIteration,
+    RecursionError,
+    MemoryError,
+)
 LAYOUT = ROLES.index("layout")
 
 
@@ -53,7 +62,8 @@ def byte_roles(source: str) -> np.ndarray:
     """
     roles = np.full(len(source.encode("utf-8", "surrogatepass")), UNLABELLED, np.int8)
     tokens: list[_Token] = []
-    with suppress(SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError):
+    # Python's tokenizer and parser disagree on a few exotic names, which are then not found.
+    with suppress(*_UNREADABLE):
         file = _File(source)
         tokens, names = file.tokens, dict(_name_roles(file))
         roles[:] = LAYOUT

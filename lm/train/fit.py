@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 
 from lm import ledger
@@ -36,6 +37,10 @@ class Trained:
     tokens: Tokens
     program: Program
     params: Any
+
+
+class Diverged(UserError):
+    """The loss or an update is not finite any more."""
 
 
 class Stopped(Exception):
@@ -62,7 +67,7 @@ def fit(
         return json.loads(finished.read_text())
     mesh = _mesh.make(run.mesh)
     _check_rows(run, mesh)
-    tokens = open_tokens(run.data)
+    tokens = _open_tokens(run, directory)
     vocabulary = tokens.tokenizer.vocabulary
     program = prepare(run, vocabulary, mesh)
     _describe(run, directory, tokens)
@@ -74,10 +79,14 @@ def fit(
             state = program.init()
         else:
             state, extra = restored.state, restored.extra
-        state, extra = _loop(
-            run, directory, tokens, program, state, extra, checkpoints, label or directory.name
+        label = label or directory.name
+        state, extra, stopped = _loop(
+            run, directory, tokens, program, state, extra, checkpoints, label
         )
         checkpoints.save(int(state.step), state, extra)
+        if stopped:
+            checkpoints.wait()
+            raise Stopped(f"{label}: stopped and saved at step {state.step} of {steps(run)}")
 
     cost = ledger.cost(run, vocabulary.size)
     parameters = ledger.parameters(run, vocabulary.size)
@@ -90,6 +99,8 @@ def fit(
         "predicted_targets": int(extra["predicted"]),
         "flops": cost.flops,
         "flops_6nd": cost.flops_6nd,
+        "flops_forward": cost.flops_forward,
+        "unique_bytes": _unique_bytes(run, tokens),
         "device_seconds": extra["seconds"] * jax.device_count(),
         "validation_loss": extra["validation"],
         "seed": run.seed,
@@ -108,8 +119,10 @@ def load(directory: Path) -> Trained:
     settings = directory / "config.json"
     if not settings.exists():
         raise UserError(f"{directory}: not a run directory, it has no config.json")
-    run = validate(parse(Run, settings.read_text(), str(settings)))
-    tokens = open_tokens(run.data)
+    run = validate(parse(Run, settings.read_bytes(), str(settings)))
+    # Trained on whatever mesh, it is used on this machine's devices.
+    run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1)
+    tokens = _open_tokens(run, directory)
     program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(run.mesh))
     wanted = {"params": program.abstract.params}
     found = restore(str(directory / "checkpoints"), wanted)
@@ -125,8 +138,12 @@ def _loop(
     extra: Result,
     checkpoints: Checkpoints,
     label: str,
-) -> tuple[State, Result]:
-    """Trains to the end of the budget; metrics are read a step late, so nothing waits."""
+) -> tuple[State, Result, bool]:
+    """Trains to the end of the budget, or to a request to stop.
+
+    Metrics are read a step late, so that nothing waits for them; before anything is saved they
+    are up to date, so that no state is saved whose update was not finite.
+    """
     start, total = int(state.step), steps(run)
     evaluations = set(evaluation_steps(run))
     data = run.data
@@ -135,8 +152,8 @@ def _loop(
     )
     positions = data.batch * data.length
     flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
-    before, began = extra["seconds"], time.monotonic()
-    saved = tick = began
+    saved = time.monotonic()
+    tick: float | None = None  # None: what was done since is not a step alone
     pending: tuple[int, dict[str, jax.Array]] | None = None
 
     with (
@@ -153,46 +170,48 @@ def _loop(
             step, arrays = pending
             values = {name: float(value) for name, value in jax.device_get(arrays).items()}
             pending = None
-            if not all(map(math.isfinite, (values["loss"], values["gradient_norm"]))):
-                raise UserError(
-                    f"{label}: loss {values['loss']:g}, gradient norm"
-                    f" {values['gradient_norm']:g} at step {step}; checkpoints before it are"
-                    " whole; try a lower optimizer.learning_rate"
+            if not all(map(math.isfinite, values.values())):
+                wrong = ", ".join(
+                    f"{name} {value}"
+                    for name, value in values.items()
+                    if not math.isfinite(value)
+                )
+                raise Diverged(
+                    f"{label}: {wrong} at step {step}, nothing of which is saved; start again"
+                    " in another directory with a lower optimizer.learning_rate"
                     f" ({run.optimizer.learning_rate:g}) or a longer schedule.warmup"
                 )
             now = time.monotonic()
-            values["tokens_per_second"] = positions / (now - tick)
-            bar.update(step, values["loss"], positions, now - tick)
+            if tick is not None:
+                values["tokens_per_second"] = positions / (now - tick)
+                extra["seconds"] += now - tick
+                bar.update(step, values["loss"], positions, now - tick)
             tick = now
             extra["predicted"] += values["predicted"]
-            extra["seconds"] = before + now - began
             metrics.write(step, values)
 
-        for step, part in enumerate(
-            batches.iterate(start, total, _own_rows(data.batch)), start + 1
-        ):
+        for step, part in enumerate(batches.iterate(start, total), start + 1):
             state, newest = program.step(state, *program.place(part))
             settle()
             pending = step, newest
+            if step in evaluations:
+                settle()
+                extra["validation"] = _validation_loss(run, tokens, program, state.params)
+                metrics.write(step, {"validation_loss": extra["validation"]})
+                tick = None
+            if stop:
+                break
             due = (
                 step % run.checkpoints.steps == 0
                 if run.checkpoints.steps is not None
                 else time.monotonic() - saved > run.checkpoints.seconds
             )
-            if step in evaluations:
-                settle()
-                extra["validation"] = _validation_loss(run, tokens, program, state.params)
-                metrics.write(step, {"validation_loss": extra["validation"]})
-                tick = time.monotonic()
-            if (due or stop) and step < total:
+            if due and step < total:
                 settle()
                 checkpoints.save(step, state, dict(extra))
-                saved = time.monotonic()
-            if stop and step < total:
-                checkpoints.wait()
-                raise Stopped(f"{label}: stopped and saved at step {step} of {total}")
+                saved, tick = time.monotonic(), None
         settle()
-    return state, extra
+        return state, extra, bool(stop)
 
 
 def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) -> float:
@@ -206,9 +225,7 @@ def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) ->
             split, chosen[at : at + data.batch], data.length, tokens.tokenizer.vocabulary
         )
         key = jax.random.fold_in(jax.random.key(0), number)
-        own = _own_rows(data.batch)
-        part = Rows(*(x[own] for x in _fill(part, data.batch)))
-        both = program.validate(params, *program.place(part), key)
+        both = program.validate(params, *program.place(_fill(part, data.batch)), key)
         total, count = total + float(both.total), count + float(both.count)
     return total / count
 
@@ -217,12 +234,6 @@ def _fill(part: Rows, batch: int) -> Rows:
     """Adds rows of padding up to a whole batch."""
     padding = ((0, batch - len(part.tokens_BL)), (0, 0))
     return Rows(np.pad(part.tokens_BL, padding), np.pad(part.segments_BL, padding))
-
-
-def _own_rows(batch: int) -> slice:
-    """The rows of a global batch that this process reads."""
-    each = batch // jax.process_count()
-    return slice(each * jax.process_index(), each * (jax.process_index() + 1))
 
 
 @contextmanager
@@ -263,11 +274,39 @@ def _check_rows(run: Run, mesh: jax.sharding.Mesh) -> None:
         )
 
 
+def _open_tokens(run: Run, directory: Path) -> Tokens:
+    """The run's tokens; raises UserError if they are not those that the directory began with.
+
+    A file added to the corpus, or another Python's standard library, is another experiment; so
+    is a tokenizer learnt anew, whose ids mean other pieces.
+    """
+    tokens = open_tokens(run.data)
+    path = directory / "data.json"
+    if path.exists():
+        there = json.loads(path.read_bytes())
+        for name in ("corpus_digest", "tokenizer_digest"):
+            if there[name] != getattr(tokens, name):
+                raise UserError(
+                    f"{directory}: the corpus, or the tokenizer learnt from it, has changed:"
+                    f" {name} is {getattr(tokens, name)[:12]}, was {there[name][:12]};"
+                    " restore it, or train in another directory"
+                )
+    return tokens
+
+
+def _unique_bytes(run: Run, tokens: Tokens) -> int:
+    """Bytes of training text that were seen at least once, in proportion to the rows."""
+    seen = steps(run) * run.data.batch / n_rows(tokens.train, run.data.length)
+    return round(min(1.0, seen) * int(tokens.train.bytes.sum()))
+
+
 def _claim(run: Run, directory: Path) -> None:
-    """Refuses a directory that holds another run."""
+    """Refuses a directory that holds another run, and a file."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: there is a file of this name; choose another directory")
     settings = directory / "config.json"
     if settings.exists():
-        there = parse(Run, settings.read_text(), str(settings))
+        there = parse(Run, settings.read_bytes(), str(settings))
         if differ := same_result(run, there):
             raise UserError(
                 f"{directory} holds another run: {', '.join(differ)} differ; choose another"
@@ -283,7 +322,6 @@ def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "processes": jax.process_count(),
         "commit": _commit(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }

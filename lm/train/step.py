@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from lm import mesh as _mesh
+from lm.config import UserError
 from lm.data import Rows
 from lm.example import Example, Full, Vocabulary
 from lm.loss import Sum, cross_entropy
@@ -49,10 +48,9 @@ class Program:
     """`(params, tokens_BL, segments_BL, key)` to the objective's loss on these rows."""
 
     def place(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        """This process's rows, as its part of the global batch on the devices."""
+        """The batch, its rows split over the devices."""
         where = _mesh.sharding(self.mesh, "batch", "length")
-        place = partial(jax.make_array_from_process_local_data, where)
-        return place(np.asarray(rows.tokens_BL)), place(np.asarray(rows.segments_BL))
+        return jax.device_put(rows.tokens_BL, where), jax.device_put(rows.segments_BL, where)
 
 
 def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Program:
@@ -101,6 +99,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             "loss": both.mean,
             "predicted": jnp.sum(example.weights > 0).astype(jnp.float32),
             "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
             "learning_rate": rate(state.step),
         }
         batches = array_digest(
@@ -127,6 +126,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     nowhere: Any = ()
     names = State(axes, state_axes(transformation, shapes.params, axes), nowhere, nowhere)
     shardings = jax.tree.map(lambda _, axes: _mesh.sharding(mesh, *axes), shapes, names)
+    _check_divides(shapes.params, axes, mesh)
     abstract = jax.tree.map(
         lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),
         shapes,
@@ -151,6 +151,23 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             out_shardings=everywhere,
         ),
     )
+
+
+def _check_divides(params: Any, axes: Any, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError where a parameter cannot be split evenly over the mesh."""
+
+    def check(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
+        for name, size in zip(names, shape.shape, strict=True):
+            if size % (ways := _mesh.ways(mesh, name)):
+                by = " x ".join(f"mesh.{axis}" for axis in _mesh.LAYOUT[name])
+                legal = [n for n in range(1, ways + 1) if size % n == 0]
+                raise UserError(
+                    f"{by}={ways} does not divide the axis {name!r} of {size} of"
+                    f" {jax.tree_util.keystr(path, simple=True, separator='/')}; it may be one"
+                    f" of {legal}"
+                )
+
+    jax.tree_util.tree_map_with_path(check, params, axes)
 
 
 def _over_microbatches(

@@ -1,0 +1,341 @@
+"""The `lm` commands, as their user meets them."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import msgspec
+import pytest
+
+from lm.cli import main
+from lm.config import dump, override
+from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
+from lm.model import Transformer
+from lm.objectives import Objective
+from lm.optimizer import Adamw, Optimizer, Schedule
+from lm.run import Run
+from lm.train import fit as fitting
+from lm.train.fit import fit
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace(monkeypatch, tmp_path):
+    """Commands set up the process that they are, and the process is pytest's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """A run of a second on made-up sentences; test_evaluate compiles the same program."""
+    random_ = random.Random(0)
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(30):
+        text = " ".join(random_.choices(WORDS, k=random_.randint(20, 60)))
+        (folder / f"{number}.txt").write_text(text)
+    return Run(
+        data=Data(
+            corpus=Text(paths=(f"{folder}/*.txt",)),
+            tokenizer=Bytes(),
+            length=64,
+            batch=32,
+            validation=0.2,
+        ),
+        model=Transformer(depth=1, width=32, heads=2),
+        optimizer=Adamw(learning_rate=1e-2),
+        tokens=8 * 32 * 64,
+        precision="float32",
+        evaluations=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def causal(run, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "causal"
+    fit(run, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def masked(run, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "masked"
+    fit(override(run, ["objective.type=masked"]), directory)
+    return directory
+
+
+def said(capsys, *arguments: str) -> str:
+    """What a command prints."""
+    capsys.readouterr()
+    main(list(arguments))
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line with which a command is refused; nothing may be written."""
+    there = sorted(Path.cwd().rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("lm: ")
+    assert sorted(Path.cwd().rglob("*")) == there
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["train", "-", "model.dept=3"], "did you mean model.depth?"),
+        (["train", "model.dept=3"], "did you mean model.depth?"),
+        (["train", "-", "objective.type=maskd"], "did you mean masked?"),
+        (["train", "-", "objective.rate=0.3"], "add objective.type=masked"),
+        (["train", "-", "model.depth=none"], "model.depth: expected int >= 1"),
+        (["train", "-", "nonsense"], "write field.path=value"),
+        (["train", "-", "corpus.paths=a\nb"], "did you mean data.corpus"),
+        (["train", "nowhere.json"], "nowhere.json: no such file"),
+        (["train", "bert_vs_gtp:x"], "no study experiments/bert_vs_gtp.py"),
+        (["train", "common:x"], "no study experiments/common.py"),
+        (["train", "__main__:x"], "no study"),
+        (["train", ":x"], "no study"),
+        (["train", "bert_vs_gpt/smok:x"], "scale smok: bert_vs_gpt has smoke, laptop"),
+        (["train", "bert_vs_gpt:causal-nope"], "nearest: causal-"),
+        (["train", "\udcff.json"], "not UTF-8"),
+        (["train", "-", "data.corpus.name=\ud800"], "not UTF-8"),
+        (["train"], "arguments are required: run"),
+        (["train", "-", "--dri", "x"], "unrecognized arguments: --dri x"),
+        (["train", "-", "mesh.fsdp=3"], "mesh: replica 1 x fsdp 3"),
+        (["score", "nowhere"], "nowhere: not a run directory"),
+        (["score", "nowhere", "a=b"], "unrecognized arguments: a=b"),
+        (["say", "nowhere", "text"], "nowhere: not a run directory"),
+        (["say", "nowhere", "\udcff"], "not UTF-8"),
+        (["say", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
+        (["say", "nowhere", "text", "--count", "-1"], "--count -1: must be >= 0"),
+        (["say", "nowhere", "text", "--seed", "-1"], "--seed -1: must be >= 0"),
+        (["say", "nowhere", "text", "--top-k", "0"], "--top-k 0: must be >= 1"),
+        (["say", "nowhere", "text", "--temperature", "-0.1"], "--temperature -0.1: must be"),
+        (["say", "nowhere", "text", "--temperature", "nan"], "--temperature nan: must be"),
+        (["say", "nowhere", "text", "--temperature", "inf"], "--temperature inf: must be"),
+        (["show", "tokens", "text", "--run", "nowhere"], "nowhere: not a run directory"),
+        (["show", "tokens", "text", "tokenizer.type=byte"], "did you mean bytes?"),
+        (["show", "tokens", "\ud83d"], "not UTF-8"),
+        (["shwo"], "invalid choice: 'shwo'"),
+        ([], "arguments are required: command"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(capsys, arguments, part):
+    """Fails if an error is not a UserError, or a value is checked after something is made."""
+    assert part in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "expected an object"),
+        (b'{"modle": {}}', "modle={}: no such field; did you mean model?"),
+        (b'{"model": {"type": "transformer", "depth": "four"}}', "model.depth=four"),
+        (b'{"model": {"type": "transformer", "heads": 3}}', "model.heads=3"),
+    ],
+)
+def test_a_file_that_is_no_run_is_refused_by_name(capsys, tmp_path, content, part):
+    """Fails if the file is decoded or read where errors are not caught."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    line = refused(capsys, "train", "run.json")
+    assert part in line
+
+
+def test_a_run_without_a_checkpoint_and_a_file_for_a_directory(capsys, run, tmp_path):
+    """Fails if a missing checkpoint is orbax's error, or making a directory is the system's."""
+    settings = tmp_path / "empty" / "config.json"
+    settings.parent.mkdir()
+    settings.write_text(dump(run))
+    for arguments in (["score", "empty"], ["say", "empty", "text"]):
+        assert "checkpoint" in refused(capsys, *arguments)
+    line = refused(capsys, "train", "empty/config.json", "--dir", "empty/config.json")
+    assert "there is a file of this name" in line
+    settings.write_bytes(b"\xff")
+    for arguments in (["score", "empty"], ["show", "tokens", "text", "--run", "empty"]):
+        assert "not JSON" in refused(capsys, *arguments)
+
+
+def test_a_model_is_asked_only_for_what_it_can_do(capsys, causal, masked):
+    """Fails if a causal model is given blanks, or a masked one none, or more than it sees."""
+    assert "continues a text" in refused(capsys, "say", str(causal), "one ___")
+    assert "put ___" in refused(capsys, "say", str(masked), "one two")
+    assert "at most 63" in refused(capsys, "say", str(masked), "one two " * 8 + "___")
+
+
+def test_bytes_that_are_not_utf8_on_a_real_command_line(tmp_path):
+    """Fails if surrogates get through to where text is encoded: as a process, argv is bytes."""
+    command = [sys.executable, "-c", "from lm.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "show", "tokens", b"\xff"],
+        capture_output=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr == b"lm: '\\udcff': not UTF-8; see lm --help\n"
+
+
+def test_help_lists_every_field_of_every_variant(capsys):
+    """Fails if a variant's fields are left out, or those of nested settings."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    variants = [*get_args(Objective), *get_args(Optimizer), *get_args(Schedule)]
+    for struct in (*variants, Transformer, Stdlib, Text, Tfds, Bytes, SentencePiece):
+        assert f".type={struct.__struct_config__.tag}" in text
+    for struct in (*variants, Transformer, Text, Tfds, SentencePiece, Data, Run):
+        for field in msgspec.structs.fields(struct):
+            assert re.search(rf"^\s*(\w+\.)*{field.name}\b", text, re.M), (struct, field.name)
+
+
+def test_train_takes_overrides_wherever_they_stand_and_does_not_train_twice(
+    capsys, run, tmp_path, monkeypatch
+):
+    """Fails if overrides after an option are dropped, or a finished run is trained again."""
+    (tmp_path / "mine.json").write_text(dump(run))
+    arguments = ["train", "mine.json", "seed=5", "--dir", "out", "evaluation_rows=8"]
+    first = said(capsys, *arguments)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (settings["seed"], settings["evaluation_rows"]) == (5, 8)
+    result = json.loads(first)
+    assert result["steps"] == 8
+    assert result == json.loads((tmp_path / "out" / "result.json").read_text())
+
+    def read_again(data):
+        raise AssertionError("a finished run reads no data")
+
+    monkeypatch.setattr(fitting, "open_tokens", read_again)
+    assert said(capsys, *arguments) == first
+
+
+def test_train_names_the_directory_after_what_it_was_given(capsys, tmp_path, monkeypatch):
+    """Fails if two cells of a study, or two files, would share a directory."""
+    given: list[tuple[Run, Path]] = []
+
+    def note(run: Run, directory: Path) -> dict[str, Any]:
+        given.append((run, directory))
+        return {}
+
+    monkeypatch.setattr(fitting, "fit", note)
+    from experiments import bert_vs_gpt
+
+    cell, expected = next(iter(bert_vs_gpt.runs("laptop").items()))
+    (tmp_path / "a:b.json").write_text(dump(Run(seed=3)))
+    for name in (f"bert_vs_gpt/laptop:{cell}", "a:b.json", "-"):
+        said(capsys, "train", name)
+    assert given == [
+        (expected, Path("runs/bert_vs_gpt/laptop") / cell),
+        (Run(seed=3), Path("runs/a:b")),
+        (Run(), Path("runs/default")),
+    ]
+
+
+def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, masked):
+    """Fails if a bound could be read as exact, or an error is left out."""
+    number = r"\d\.\d{4}"
+    exact = said(capsys, "score", str(causal))
+    assert re.search(
+        rf"^chain_rule +{number} bits per byte +exact +.*text_se {number}$", exact, re.M
+    )
+    bound = said(capsys, "score", str(masked))
+    for name, kind in (("any_order", "bound"), ("pseudo", "no likelihood")):
+        line = rf"^{name} +{number} bits per byte +{kind} +mc_se {number} +text_se {number}$"
+        assert re.search(line, bound, re.M)
+    assert re.search(rf"^ *100% hidden {number} bits per hidden byte$", bound, re.M)
+    for text in (exact, bound):
+        assert re.search(rf"^gzip, by window +{number} bits per byte$", text, re.M)
+
+
+def test_score_as_json_is_json_and_nothing_else(capsys, causal):
+    """Fails if anything else is printed, or a value is one that JSON does not have."""
+    text = said(capsys, "score", str(causal), "--json")
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found["kind"] == "exact"
+    assert found["scores"]["chain_rule"]["bits_per_byte"] == found["bits_per_byte"]
+
+
+TRICKY = "[red]one[/] :smile: é 한\ttwo  \r" + "three " * 4
+"""What printing could change: rich's markup and emoji names, characters of several pieces in
+bytes, tabs, controls, and more than a console's width."""
+
+
+def test_say_fills_each_blank_and_leaves_the_rest_alone(capsys, masked):
+    """Fails if text is decoded piece by piece, wrapped, or taken for markup."""
+    out = said(capsys, "say", str(masked), f"___{TRICKY}___ ___")
+    assert re.fullmatch(rf"(.){re.escape(TRICKY)}(.) (.)\n", out, re.S)
+    assert out == said(capsys, "say", str(masked), f"___{TRICKY}___ ___", "--seed", "7")
+    drawn = [
+        said(capsys, "say", str(masked), "___ ______", "--temperature", "9", "--seed", seed)
+        for seed in "123"
+    ]
+    assert len(set(drawn)) > 1
+
+
+def test_say_continues_a_text_the_same_way_with_the_same_seed(capsys, causal):
+    """Fails if the seed is not used, the text changed, or more is said than was asked for."""
+
+    def more(*options: str) -> str:
+        out = said(capsys, "say", str(causal), TRICKY, "--count", "8", *options)
+        assert out.startswith(TRICKY)
+        return out.removeprefix(TRICKY).removesuffix("\n")
+
+    assert more("--seed", "3") == more("--seed", "3")
+    assert len({more("--seed", seed) for seed in "34"}) > 1
+    assert more("--temperature", "0", "--seed", "1") == more("--top-k", "1", "--seed", "2")
+    assert len(more()) <= 8
+    assert more("--count", "0") == ""
+
+
+def test_say_sets_off_what_is_new_on_a_terminal(capsys, causal, monkeypatch):
+    """Fails if the colour is lost, on the wrong part, or the line is broken by the console."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "[b]one two three four five six seven "
+    out = said(capsys, "say", str(causal), text, "--temperature", "0", "--count", "5")
+    assert re.fullmatch(rf"{re.escape(text)}\x1b\[1;32m[^\x1b]+\x1b\[0m\n", out, re.S)
+
+
+def test_show_tokens_prints_pieces_ids_and_bytes_a_token(capsys, causal):
+    """Fails if a count is wrong, or a piece is hidden by a control or by markup."""
+    shown, ids, summary = said(
+        capsys, "show", "tokens", "[red]\té\x1b", "--run", str(causal)
+    ).splitlines()
+    assert shown == "[red]→‹c3›‹a9›‹1b›"
+    assert list(map(int, ids.split())) == [4 + byte for byte in "[red]\té\x1b".encode()]
+    assert summary == "9 bytes, 9 tokens, 1.00 bytes a token, vocabulary 260"
+
+
+def test_show_tokens_learns_the_tokenizer_that_overrides_ask_for(capsys, run):
+    """Fails if overrides of the data are ignored, or long texts are wrapped or cut."""
+    paths = json.dumps(run.data.corpus.paths)
+    text = "one two three " * 20 + "   "
+    shown, ids, summary = said(
+        capsys, "show", "tokens", text, "corpus.type=text", f"corpus.paths={paths}",
+        "tokenizer.type=sentencepiece", "tokenizer.size=300", "validation=0.3",
+    ).splitlines()  # fmt: skip
+    assert shown == text
+    count = len(ids.split())
+    assert count < len(text) * 2 / 3
+    rate = f"{len(text) / count:.2f}"
+    assert summary == f"283 bytes, {count} tokens, {rate} bytes a token, vocabulary 300"

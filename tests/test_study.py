@@ -1,0 +1,225 @@
+"""Every study, traced at full size; and one in small, from the command to the report."""
+
+import csv
+import importlib
+import json
+import pkgutil
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import experiments
+from lm import mesh, study
+from lm.data import Bytes
+from lm.evaluate import Effort
+from lm.example import Vocabulary
+from lm.report import LEADING
+from lm.run import Run, validate
+from lm.train.step import prepare
+
+STUDIES = {
+    module.name: found
+    for module in pkgutil.iter_modules(experiments.__path__)
+    if hasattr(found := importlib.import_module(f"experiments.{module.name}"), "runs")
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_no_trace():
+    """Commands set up the process that they are, and the process is pytest's."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_complete_at_every_scale(name):
+    """Fails if a study asks no question, has no toy scale, or names cells alike or as paths."""
+    module = STUDIES[name]
+    question = (module.__doc__ or "").splitlines()[0]
+    assert question.endswith("?")
+    assert f"python -m experiments.{name}" in module.__doc__
+    assert module.SCALES[0] == "smoke"
+    assert set(module.EFFORT) <= set(module.SCALES)
+    for scale in module.SCALES:
+        assert scale in module.__doc__
+        runs = module.runs(scale)
+        for cell, run in runs.items():
+            assert validate(run) == run
+            assert re.fullmatch(r"\w[\w.-]*", cell)
+        assert len({cell.casefold() for cell in runs}) == len(runs)
+        assert len({repr(run) for run in runs.values()}) == len(runs)
+
+
+def full_size() -> list[tuple[str, Run]]:
+    """The distinct programs of each study's largest scale."""
+    found: dict[tuple[str, str], tuple[str, Run]] = {}
+    for name, module in STUDIES.items():
+        for cell, run in module.runs(module.SCALES[-1]).items():
+            what = repr((run.model, run.objective, run.data, run.optimizer, run.precision))
+            found.setdefault((name, what), (f"{name}-{cell}", run))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("run", [pytest.param(run, id=id) for id, run in full_size()])
+def test_a_study_traces_a_step_at_full_size(run):
+    """Fails if a size, batch or optimizer of the largest scale does not fit its model or mesh.
+
+    Nothing is allocated: the state is shapes, and the vocabulary is made up.
+    """
+    size = 260 if isinstance(run.data.tokenizer, Bytes) else run.data.tokenizer.size
+    vocabulary = Vocabulary(
+        size=size, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * size
+    )
+    program = prepare(run, vocabulary, mesh.make(run.mesh))
+    rows = jax.ShapeDtypeStruct((run.data.batch, run.data.length), jnp.int32)
+    state, metrics = jax.eval_shape(program.step, program.abstract, rows, rows)
+    jax.tree.map(lambda new, old: _same(new, old), state, program.abstract)
+    assert metrics["loss"].shape == ()
+
+
+def _same(new: jax.ShapeDtypeStruct, old: jax.ShapeDtypeStruct) -> None:
+    assert (new.shape, new.dtype) == (old.shape, old.dtype)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> tuple[ModuleType, list[str]]:
+    """The study in its toy scale on made-up text, and its command line without the cells."""
+    random_ = random.Random(0)
+    folder = tmp_path_factory.mktemp("toy")
+    for number in range(24):
+        text = " ".join(random_.choices(("one", "two", "three"), k=random_.randint(40, 60)))
+        (folder / f"{number}.txt").write_text(text)
+    overrides = [
+        "data.corpus.type=text",
+        f'data.corpus.paths=["{folder}/*.txt"]',
+        "data.validation=0.3",
+        "tokens=3000",
+        "optimizer.type=adamw",
+        "evaluations=1",
+    ]
+    return STUDIES["bert_vs_gpt"], ["--runs", str(folder / "runs"), *overrides]
+
+
+@pytest.fixture(scope="module")
+def stopped(toy) -> tuple[Path, str]:
+    """The toy study after its first cell, as if it had been stopped there."""
+    module, arguments = toy
+    first = next(iter(module.runs("smoke")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "EFFORT", {"smoke": TOY})
+        study.main(module, [*arguments, "--cell", first])
+    return Path(arguments[1]) / "bert_vs_gpt" / "smoke", first
+
+
+TOY = Effort(rows=8, samples=2, replicates=2, share_rows=8, probe_tokens=500)
+
+
+def test_a_stopped_study_has_a_report_that_says_what_is_missing(stopped, capsys, toy):
+    """Fails if there is no report before all is done, or it passes for the whole."""
+    directory, first = stopped
+    assert [path.parent.name for path in directory.glob("*/result.json")] == [first]
+    page = (directory / "report.html").read_text()
+    assert "Not finished" in page
+    assert "5 of 6 cells" in page
+
+
+def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
+    stopped, toy, capsys, monkeypatch
+):
+    """Fails if a finished cell is trained again, or columns of results.csv are missing."""
+    module, arguments = toy
+    directory, first = stopped
+    # One cell was evaluated for real; this is about the study.
+    found = json.loads((directory / first / "result.json").read_text())
+    monkeypatch.setattr(study, "evaluate", lambda _, effort: {k: found[k] for k in EVALUATED})
+    before = (directory / first / "result.json").stat().st_mtime_ns
+    third = list(module.runs("smoke"))[2]
+    study.main(module, [*arguments, "--cell", first, "--cell", third])
+    assert (directory / first / "result.json").stat().st_mtime_ns == before
+    assert {path.parent.name for path in directory.glob("*/result.json")} == {first, third}
+
+    with (directory / "results.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header[:17]) == LEADING == ISSUE
+    results = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    written = json.loads((directory / third / "result.json").read_text())
+    assert results[third]["objective"] == "any_order"
+    assert float(results[third]["bits_per_byte"]) == written["bits_per_byte"]
+    assert results[third]["batches_digest"] == results[first]["batches_digest"] != ""
+
+    out = capsys.readouterr().out
+    assert str(directory / "report.html") in out.splitlines()
+    assert f"{written['bits_per_byte']:.3f}" in out
+
+
+EVALUATED = (
+    "bits_per_byte", "mc_se", "text_se", "scorer", "kind", "scores", "error_by_share",
+    "probe_accuracy", "probe_se", "probe", "baselines", "document_bytes", "document_nats",
+    "says",
+)  # fmt: skip
+ISSUE = (
+    "cell", "objective", "params_total", "params_non_embedding", "tokens",
+    "predicted_targets", "flops", "device_seconds", "bits_per_byte", "mc_se", "text_se",
+    "scorer", "probe_accuracy", "validation_loss", "seed", "corpus_digest", "batches_digest",
+)  # fmt: skip
+
+
+def test_a_report_is_drawn_again_from_files_alone(stopped, toy, monkeypatch, capsys):
+    """Fails if drawing trains or evaluates, or depends on when it is done."""
+    module, arguments = toy
+    directory, _ = stopped
+    monkeypatch.setattr(study, "fit", None)
+    monkeypatch.setattr(study, "evaluate", None)
+    drawn = {}
+    for attempt in range(2):
+        study.main(module, [*arguments, "--report"])
+        names = ("report.html", "results.csv")
+        drawn[attempt] = [(directory / name).read_bytes() for name in names]
+        for name in names:
+            (directory / name).unlink()
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--cell", "causal-12k"], "cell causal-12k: not in this study; nearest: causal-12k-"),
+        (["--report"], "no finished cell"),
+        (["--scale", "smok"], "invalid choice: 'smok'"),
+        (["model.dept=3"], "did you mean model.depth?"),
+        (["model.heads=5"], "model.heads=5 does not divide"),
+        (["--cell", "\udcff"], "not UTF-8"),
+    ],
+)
+def test_what_a_study_cannot_do_is_refused_in_one_line(arguments, part, tmp_path, capsys):
+    """Fails if settings are checked after something is written, or cells when it is trained."""
+    runs = tmp_path / "runs"
+    with pytest.raises(SystemExit) as exit_:
+        study.main(STUDIES["bert_vs_gpt"], ["--runs", str(runs), *arguments])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lm: ")
+    assert part in line
+    assert not runs.exists()
+
+
+def test_the_studies_are_listed_with_their_questions():
+    """Fails if a study is not found, or what they share is taken for one."""
+    command = [sys.executable, "-m", "experiments"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert set(lines) == set(STUDIES)
+    for name, module in STUDIES.items():
+        assert module.__doc__.splitlines()[0] in lines[name]
+        assert f"[{', '.join(module.SCALES)}]" in lines[name]
