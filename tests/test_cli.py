@@ -12,6 +12,8 @@ import jax
 import msgspec
 import pytest
 
+from experiments import bert_vs_gpt
+from lm import cli
 from lm.cli import main
 from lm.config import dump, override
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
@@ -229,25 +231,24 @@ def test_train_takes_overrides_wherever_they_stand_and_does_not_train_twice(
     assert said(capsys, *arguments) == first
 
 
-def test_train_names_the_directory_after_what_it_was_given(capsys, tmp_path, monkeypatch):
-    """Fails if two cells of a study, or two files, would share a directory."""
-    given: list[tuple[Run, Path]] = []
+def test_train_goes_where_the_study_looks_and_asks_what_it_asks(capsys, tmp_path, monkeypatch):
+    """Fails if two cells or files share a directory, or a cell is trained without scores."""
+    given: list[tuple[Run, Path, Any]] = []
 
-    def note(run: Run, directory: Path) -> dict[str, Any]:
-        given.append((run, directory))
+    def note(run: Run, directory: Path, *, evaluate: Any) -> dict[str, Any]:
+        given.append((run, directory, evaluate and evaluate.keywords))
         return {}
 
-    monkeypatch.setattr(fitting, "fit", note)
-    from experiments import bert_vs_gpt
-
+    monkeypatch.setattr(cli, "fit", note)
     cell, expected = next(iter(bert_vs_gpt.runs("laptop").items()))
     (tmp_path / "a:b.json").write_text(dump(Run(seed=3)))
     for name in (f"bert_vs_gpt/laptop:{cell}", "a:b.json", "-"):
         said(capsys, "train", name)
+    effort = {"effort": bert_vs_gpt.EFFORT["laptop"]}
     assert given == [
-        (expected, Path("runs/bert_vs_gpt/laptop") / cell),
-        (Run(seed=3), Path("runs/a:b")),
-        (Run(), Path("runs/default")),
+        (expected, Path("runs/bert_vs_gpt/laptop") / cell, effort),
+        (Run(seed=3), Path("runs/a:b"), None),
+        (Run(), Path("runs/default"), None),
     ]
 
 

@@ -169,7 +169,6 @@ OTHER: dict[str, Any] = {
     "model": Transformer(depth=1),
     "optimizer": Lion(),
     "schedule": Cosine(),
-    "clip": None,
     "tokens": 7,
     "seed": 1,
     "precision": "float32",

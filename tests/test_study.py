@@ -117,7 +117,9 @@ def stopped(toy) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "EFFORT", {"smoke": TOY})
         study.main(module, [*arguments, "--cell", first])
-    return Path(arguments[1]) / "bert_vs_gpt" / "smoke", first
+    # Changed settings have a directory of their own.
+    (directory,) = (Path(arguments[1]) / "bert_vs_gpt").glob("smoke*")
+    return directory, first
 
 
 TOY = Effort(rows=8, samples=2, replicates=2, share_rows=8, probe_tokens=500)

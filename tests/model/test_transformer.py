@@ -69,10 +69,12 @@ def reach(given, config):
         if "unembedding" in tree:
             tree |= {"unembedding": jnp.ones((index.size, config.width))}
         fields = {name: getattr(given, name) for name in given.__dataclass_fields__}
-        return big.apply({"params": tree}, Example(**fields | {"inputs": index})).hidden_BPD
+        output = big.apply({"params": tree}, Example(**fields | {"inputs": index}))
+        # One random direction of each state depends on what the state depends on.
+        return output.hidden_BPD @ jax.random.normal(jax.random.key(2), (config.width,))
 
     jacobian = jax.jit(jax.jacrev(states))(table[given.inputs])
-    sizes = jnp.abs(jacobian).sum((2, 5))  # [B, L, B, M]
+    sizes = jnp.abs(jacobian).sum(4)  # [B, L, B, M]
     batch = jnp.arange(sizes.shape[0])
     assert sizes.at[batch, :, batch].set(0).max() == 0, "rows of a batch see each other"
     return sizes[batch, :, batch] > 0
