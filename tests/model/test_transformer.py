@@ -114,7 +114,7 @@ def test_editing_one_document_leaves_the_others_states_untouched():
 
 @pytest.mark.parametrize("visible", [Causal(), Full()])
 def test_packed_equals_unpacked(visible):
-    """Fails if positions go on over a segment's end."""
+    """Fails if attention crosses a segment's end (rotary positions see only distances)."""
     packed = example(visible, jnp.array([[1] * 5 + [2] * 7]))
     alone = Example(
         inputs=jnp.pad(packed.inputs[:, 5:], ((0, 0), (0, 5))),
