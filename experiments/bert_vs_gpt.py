@@ -13,7 +13,7 @@ common unit.
     python -m experiments.bert_vs_gpt --scale laptop
 
     smoke        a minute            two toys on bytes, to see that everything works
-    laptop       6 minutes, 2 cores  0.2M and 0.8M parameters, 0.8M tokens of Python's library
+    laptop       6 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
     workstation  an hour, 2 cores    0.8M and 1.8M parameters, 4M tokens of the same
     v5e-16       a day, 16 chips     25M, 85M and 302M parameters (BERT-base and -large),
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
@@ -116,7 +116,7 @@ PLANS = {
             batch=8,
             validation=0.05,
         ),
-        tokens=800_000,
+        tokens=600_000,
         sizes=(Size(4, 64, 1, 1e-2), Size(4, 128, 2, 1e-2)),
         settings={},
     ),

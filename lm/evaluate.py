@@ -50,7 +50,7 @@ def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
         many = partial(score_of, trained, replicates=effort.replicates)
         scores = {
             "any_order": many(AnyOrder(samples=effort.samples), windows),
-            "pseudo": many(Pseudo(samples=16), fewer),
+            "pseudo": many(Pseudo(samples=8), fewer),
         }
         shares = shares_of(trained, fewer, effort.replicates)
     name, headline = next(iter(scores.items()))
