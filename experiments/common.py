@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -612,14 +613,20 @@ def parameters(model: Model) -> int:
 
 
 def size_text(parameters: float) -> str:
-    """A model size as cell names and axes give it."""
-    return count(parameters, digits=1)
+    """A model size as cell names and axes give it: one digit, or two where one is 5% off.
+
+    >>> size_text(790_000), size_text(1_770_000), size_text(302_000_000)
+    ('0.8M', '1.8M', '302M')
+    """
+    one = float(f"{parameters:.0e}")
+    return count(parameters, digits=1 if abs(one / parameters - 1) < 0.05 else 2)
 
 
 def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
     """The command, and what the run directories say about machine and data."""
-    name = cells[0].directory.parent.name
-    made = {"command": f"python -m experiments.{study} --scale {name}"}
+    scale, *changed = re.split("-(?=[0-9a-f]{6}$)", cells[0].directory.parent.name)
+    command = f"python -m experiments.{study} --scale {scale}"
+    made = {"command": command + (" with changed settings (config.json)" if changed else "")}
     finished = [cell for cell in cells if cell.result] or cells
     for file in ("environment.json", "data.json"):
         path = finished[0].directory / file
