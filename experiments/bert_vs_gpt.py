@@ -118,7 +118,7 @@ PLANS = {
         ),
         tokens=600_000,
         sizes=(Size(4, 64, 1, 1e-2), Size(4, 128, 2, 1e-2)),
-        settings={},
+        settings={"evaluations": 5, "evaluation_rows": 64},
     ),
     "workstation": Plan(
         Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=16),
@@ -143,7 +143,7 @@ SCALES = tuple(PLANS)
 
 EFFORT = {
     "smoke": Effort(rows=16, samples=2, replicates=2, share_rows=8, probe_tokens=3_000),
-    "laptop": Effort(samples=2, share_rows=64),
+    "laptop": Effort(samples=2, share_rows=32),
     "v5e-16": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
 }
 """Where a scale spends other than the usual effort on scoring."""

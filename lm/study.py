@@ -102,7 +102,7 @@ def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
         )
     drawn = study.report(cells)
     page = report.write(drawn, directory)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.table(drawn))
     console.print(drawn.answer, highlight=False)
     console.print(str(page), highlight=False, soft_wrap=True)
