@@ -19,10 +19,11 @@ common unit.
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
                                      once, for which it needs apache-beam)
 
-Expect the GPT ahead in bits per byte by more than half a bit at both CPU scales, and below gzip
-and xz on whole files at the workstation's (1.4 against 2.2 and 2.1). At these budgets it is ahead
-in the probe too, though it sees one side only: a BERT at 15% has been asked a seventh of its
-questions. Expect a fixed rate ahead of all rates where little is hidden and behind where all is.
+Expect the GPT ahead in bits per byte by more than half a bit at both CPU scales, and below
+gzip and xz on whole files at the workstation's (1.4 against 2.2 and 2.1). At these budgets it
+is ahead in the probe too, though it sees one side only: a BERT at 15% has been asked a seventh
+of its questions. Expect a fixed rate ahead of all rates where little is hidden and behind
+where all is.
 """
 
 import sys
@@ -453,8 +454,9 @@ def _equal(grid: Grid) -> Section | None:
         (
             equal_table(grid),
             spent_table(grid),
-            "The learning rate and all other settings are one choice per size, tuned for no"
-            " arm. Equal tokens are not equal predictions: the comparison is at equal data"
+            "The learning rate and all other settings are one choice per size, from a few short"
+            " runs of the GPT and of the BERT at all rates, and not tuned for each arm. Equal"
+            " tokens are not equal predictions: the comparison is at equal data"
             " read, and the figure of losses against FLOPs shows the other side.",
         ),
     )
