@@ -1,6 +1,7 @@
 """How every command begins and ends: the machine made ready, errors in one line."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -62,3 +63,8 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # `lm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
+            raise
+        print(f"lm: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)

@@ -1,6 +1,8 @@
 """The `lm` commands, as their user meets them."""
 
+import errno
 import json
+import os
 import random
 import re
 import subprocess
@@ -21,6 +23,7 @@ from lm.model import Transformer
 from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
 from lm.run import Run
+from lm.start import one_line_errors
 from lm.train import fit as fitting
 from lm.train.fit import fit
 
@@ -340,3 +343,13 @@ def test_show_tokens_learns_the_tokenizer_that_overrides_ask_for(capsys, run):
     assert count < len(text) * 2 / 3
     rate = f"{len(text) / count:.2f}"
     assert summary == f"283 bytes, {count} tokens, {rate} bytes a token, vocabulary 300"
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(capsys):
+    """Fails if the error of the system comes with a traceback, or a program's own is hidden."""
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/config.json")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "lm: runs/x/config.json: No space left on device\n"
+    with pytest.raises(FileNotFoundError), one_line_errors():
+        raise FileNotFoundError(errno.ENOENT, "", "x")
