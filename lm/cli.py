@@ -16,7 +16,7 @@ from rich.text import Text as RichText
 
 from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
-from lm.run import Run, validate
+from lm.run import Run, read_run, validate
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Evaluator, fit, load
 
@@ -222,10 +222,7 @@ def _print_said(parts: list[tuple[bool, str]]) -> None:
 def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> None:
     data = Data()
     if directory is not None:
-        settings = directory / "config.json"
-        if not settings.exists():
-            raise UserError(f"{directory}: not a run directory, it has no config.json")
-        data = parse(Run, settings.read_bytes(), str(settings)).data
+        data = read_run(directory).data
     tokenizer = open_tokens(override(data, overrides)).tokenizer
     ids = tokenizer.encode(text).tolist()
     coloured, colours = RichText(), ("black on bright_cyan", "black on bright_yellow")

@@ -1,5 +1,6 @@
 """A run: everything that decides what is trained, on what, and how long."""
 
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
@@ -59,6 +60,8 @@ class Run(Config):
 
 EXECUTION = ("microbatches", "remat", "unroll", "mesh", "checkpoints")
 """Fields that may differ when a run goes on: they change how it runs, not what it finds."""
+DECISIVE = tuple(name for name in Run.__struct_fields__ if name not in EXECUTION)
+"""The other fields, which decide the result."""
 
 
 def steps(run: Run) -> int:
@@ -103,8 +106,12 @@ def validate(run: Run) -> Run:
 
 def same_result(a: Run, b: Run) -> list[str]:
     """Names of the fields in which two runs would find different things; [] if none."""
-    return [
-        name
-        for name in Run.__struct_fields__
-        if name not in EXECUTION and getattr(a, name) != getattr(b, name)
-    ]
+    return [name for name in DECISIVE if getattr(a, name) != getattr(b, name)]
+
+
+def read_run(directory: Path) -> Run:
+    """The settings that a run directory was made with."""
+    settings = directory / "config.json"
+    if not settings.exists():
+        raise UserError(f"{directory}: not a run directory, it has no config.json")
+    return _config.parse(Run, settings.read_bytes(), str(settings))

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from lm import report
-from lm.config import UserError, dump, override, parse
+from lm.config import UserError, dump, override
 from lm.evaluate import Effort, evaluate
-from lm.run import EXECUTION, Run, same_result, validate
+from lm.run import DECISIVE, Run, read_run, same_result, validate
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Diverged, fit
 
@@ -130,8 +130,7 @@ def _result(run: Run, directory: Path) -> dict[str, Any] | None:
     path = directory / "result.json"
     if not path.exists():
         return None
-    settings = directory / "config.json"
-    if differ := same_result(run, parse(Run, settings.read_bytes(), str(settings))):
+    if differ := same_result(run, read_run(directory)):
         print(
             f"lm: {directory} is left out: {', '.join(differ)} differ from the settings",
             file=sys.stderr,
@@ -145,6 +144,5 @@ def _variant(scale: str, planned: dict[str, Run], runs: dict[str, Run]) -> str:
     """The scale, and a digest of what the user changed, as that is another experiment."""
     if not any(same_result(runs[cell], run) for cell, run in planned.items()):
         return scale
-    decisive = [name for name in Run.__struct_fields__ if name not in EXECUTION]
-    text = "".join(dump(getattr(run, name)) for run in runs.values() for name in decisive)
+    text = "".join(dump(getattr(run, name)) for run in runs.values() for name in DECISIVE)
     return f"{scale}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -19,9 +19,9 @@ import numpy as np
 
 from lm import ledger
 from lm import mesh as _mesh
-from lm.config import UserError, dump, parse
+from lm.config import UserError, dump
 from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows
-from lm.run import Run, evaluation_steps, same_result, steps, validate
+from lm.run import Run, evaluation_steps, read_run, same_result, steps, validate
 from lm.train.checkpoint import Checkpoints, restore
 from lm.train.progress import Bar, Metrics
 from lm.train.step import Program, State, prepare
@@ -116,10 +116,7 @@ def fit(
 
 def load(directory: Path) -> Trained:
     """The model of a run directory, from its newest intact checkpoint."""
-    settings = directory / "config.json"
-    if not settings.exists():
-        raise UserError(f"{directory}: not a run directory, it has no config.json")
-    run = validate(parse(Run, settings.read_bytes(), str(settings)))
+    run = validate(read_run(directory))
     # Trained on whatever mesh, it is used on this machine's devices.
     run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1)
     tokens = _open_tokens(run, directory)
@@ -304,14 +301,12 @@ def _claim(run: Run, directory: Path) -> None:
     """Refuses a directory that holds another run, and a file."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: there is a file of this name; choose another directory")
-    settings = directory / "config.json"
-    if settings.exists():
-        there = parse(Run, settings.read_bytes(), str(settings))
-        if differ := same_result(run, there):
-            raise UserError(
-                f"{directory} holds another run: {', '.join(differ)} differ; choose another"
-                " directory or remove this one"
-            )
+    there = (directory / "config.json").exists()
+    if there and (differ := same_result(run, read_run(directory))):
+        raise UserError(
+            f"{directory} holds another run: {', '.join(differ)} differ; choose another"
+            " directory or remove this one"
+        )
 
 
 def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
