@@ -42,6 +42,7 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
         rows=run.data.batch,
         length=run.data.length,
         slots=run.objective.slots(run.data.length),
+        visible=run.objective.visible,
     )
 
 

@@ -136,8 +136,8 @@ def _total_backward(
 _total.defvjp(_total_forward, _total_backward)
 
 
-LOGITS_AT_ONCE = 1 << 22
-"""Elements of the largest array of logits on one device: 16 MiB in float32."""
+LOGITS_AT_ONCE = 1 << 23
+"""Elements of the largest array of logits on one device: 32 MiB in float32."""
 
 
 def _chunks(targets_BP: jax.Array, unembedding_VD: jax.Array, shards: int) -> int:

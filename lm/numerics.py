@@ -1,6 +1,7 @@
 """Matrix products: the one place that decides in which numbers they are taken."""
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -8,54 +9,92 @@ import jax
 import jax.numpy as jnp
 
 Precision = Literal["bfloat16", "float32"]
-Einsum = Callable[[str, jax.Array, jax.Array], jax.Array]
-"""`einsum("BLD,DF->BLF", x, w)`: two float32 arrays in, one out, however it is computed."""
 
 
-def einsum_of(precision: Precision) -> Einsum:
-    """The matrix product of a precision mode."""
-    return bfloat16_einsum if precision == "bfloat16" else float32_einsum
+@dataclass(frozen=True)
+class Einsum:
+    """The matrix product of a precision mode: two arrays in, a float32 one out.
 
+    Bfloat16 operands are accumulated in float32, in the backward products too: left to itself,
+    JAX would multiply a float32 cotangent with a bfloat16 operand there, which no matrix unit
+    takes. Float32 is float32 throughout: the reference that exact tests compare against.
 
-def float32_einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """Float32 throughout: the reference that exact tests compare against."""
-    return jnp.einsum(
-        equation, left, right, precision="highest", preferred_element_type=jnp.float32
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def bfloat16_einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """Bfloat16 operands accumulated in float32, in the backward products too.
-
-    Left to itself, JAX would multiply a float32 cotangent with a bfloat16 operand there, which
-    no matrix unit takes. Every letter must stand in two of the three terms.
-
-    >>> bfloat16_einsum("BD,DF->BF", jnp.ones((2, 3)), jnp.ones((3, 4))).dtype
+    >>> Einsum("bfloat16")("BD,DF->BF", jnp.ones((2, 3)), jnp.ones((3, 4))).dtype
     dtype('float32')
+
+    Every letter must stand in two of the three terms; one that stands in all of them counts a
+    batch of products.
     """
-    return _product(equation, left.astype(jnp.bfloat16), right.astype(jnp.bfloat16))
+
+    precision: Precision
+
+    def __call__(self, equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+        return _einsum(self, equation, left, right)
+
+    def rounded(self, x: jax.Array) -> jax.Array:
+        """An operand as products take it, for code that keeps it for its own derivative."""
+        return x.astype(self.precision)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _einsum(einsum: Einsum, equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    return _product(equation, einsum.rounded(left), einsum.rounded(right))
 
 
 def _forward(
-    equation: str, left: jax.Array, right: jax.Array
+    einsum: Einsum, equation: str, left: jax.Array, right: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    operands = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+    operands = einsum.rounded(left), einsum.rounded(right)
     return _product(equation, *operands), operands
 
 
 def _backward(
-    equation: str, operands: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    einsum: Einsum, equation: str, operands: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     left, right = operands
     terms, out = equation.split("->")
     a, b = terms.split(",")
-    given = cotangent.astype(jnp.bfloat16)
+    given = einsum.rounded(cotangent)
     return _product(f"{out},{b}->{a}", given, right), _product(f"{a},{out}->{b}", left, given)
 
 
-bfloat16_einsum.defvjp(_forward, _backward)
+_einsum.defvjp(_forward, _backward)
 
 
 def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+    """The product, in a form that XLA's matrix kernels for CPUs take too.
+
+    Theirs need rows times columns: a left operand of a batch of products that is laid out the
+    other way around must come second, and so must the operand whose axes come last in the
+    result. The rest (a vector in a batch of products, and what is tiny) falls to a plain loop,
+    which knows no bfloat16; it gets the same values in float32.
+    """
+    terms, out = equation.split("->")
+    a, b = terms.split(",")
+    shared = [letter for letter in a if letter in b]
+    batch = [letter for letter in shared if letter in out]
+    summed = [letter for letter in shared if letter not in out]
+    rows = [letter for letter in a if letter not in shared]
+    columns = [letter for letter in b if letter not in shared]
+    sideways = (
+        [*a[: len(batch) + 1]] == batch + summed[:1] if batch else [*out] == columns + rows
+    )
+    if sideways:
+        return _product(f"{b},{a}->{out}", right, left)
+
+    size = dict(zip(a, left.shape, strict=True)) | dict(zip(b, right.shape, strict=True))
+    m, k, n = (math.prod(size[i] for i in group) for group in (rows, summed, columns))
+    if (batch and 1 in (m, n)) or max(m, k, n) < 8:
+        left, right = left.astype(jnp.float32), right.astype(jnp.float32)
+
+    def where(term: str, letters: list[str]) -> list[int]:
+        return [term.index(letter) for letter in letters]
+
+    product = jax.lax.dot_general(
+        left,
+        right,
+        ((where(a, summed), where(b, summed)), (where(a, batch), where(b, batch))),
+        precision="highest" if left.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+    return product.transpose(where("".join(batch + rows + columns), [*out]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm import loss
-from lm.numerics import bfloat16_einsum, float32_einsum
+from lm.numerics import Einsum
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     hidden, table, targets, weights = arrays
 
     def chunked(hidden, table):
-        both = loss.cross_entropy(hidden, table, targets, weights, einsum=float32_einsum)
+        both = loss.cross_entropy(hidden, table, targets, weights, einsum=Einsum("float32"))
         return 3.0 * both.total
 
     value, grads = jax.value_and_grad(chunked, (0, 1))(hidden, table)
@@ -41,14 +41,14 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     assert value == pytest.approx(float(expected), rel=1e-5)
     for got, want in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    nats = loss.token_nats(hidden, table, targets, einsum=float32_einsum)
+    nats = loss.token_nats(hidden, table, targets, einsum=Einsum("float32"))
     assert (nats * weights).sum() * 3 == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_count_is_the_weight(arrays):
     """Fails if the count is the number of slots."""
     *_, weights = arrays
-    both = loss.cross_entropy(*arrays, einsum=float32_einsum)
+    both = loss.cross_entropy(*arrays, einsum=Einsum("float32"))
     assert both.count == pytest.approx(float(weights.sum()))
     assert both.mean == pytest.approx(float(both.total / weights.sum()))
     empty = loss.Sum(jnp.float32(0), jnp.float32(0))
@@ -62,7 +62,9 @@ def test_no_array_holds_all_logits(monkeypatch):
     targets, weights = jnp.zeros((2, 64), int), jnp.ones((2, 64))
 
     def total(hidden, table):
-        return loss.cross_entropy(hidden, table, targets, weights, einsum=bfloat16_einsum).total
+        return loss.cross_entropy(
+            hidden, table, targets, weights, einsum=Einsum("bfloat16")
+        ).total
 
     text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, table))
     assert "[2,8,64]" in text
@@ -83,7 +85,7 @@ def test_bfloat16_products_accumulate_in_float32_forward_and_backward():
     """Fails if an operand of any product is float32, or its result bfloat16."""
 
     def total(x, w):
-        return jnp.square(bfloat16_einsum("BD,DF->BF", x, w)).sum()
+        return jnp.square(Einsum("bfloat16")("BD,DF->BF", x, w)).sum()
 
     jaxpr = jax.make_jaxpr(jax.grad(total, (0, 1)))(jnp.ones((4, 8)), jnp.ones((8, 16)))
     found = list(products(jaxpr.jaxpr))

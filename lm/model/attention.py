@@ -1,9 +1,42 @@
-"""Attention by its definition: the reference that every faster backend is held to."""
+"""Attention and rotary positions, as XLA compiles them on any platform."""
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lm.example import Causal, Visible
 from lm.numerics import Einsum
+
+
+class Reach(NamedTuple):
+    """A block of queries, `start .. stop - 1`, and how many keys it needs from the first on."""
+
+    start: int
+    stop: int
+    keys: int
+
+
+BLOCK = 128
+"""Fewest queries in a block: fewer would leave matrix kernels too little to do."""
+
+
+def reaches(visible: Visible, length: int) -> tuple[Reach, ...]:
+    """Blocks of queries that leave out keys which none of their queries may see.
+
+    A causal query sees half of the keys on average. In blocks (four at most, so that programs
+    stay small) 62.5% of all pairs are computed, for long rows.
+
+    >>> reaches(Causal(), 256)
+    (Reach(start=0, stop=128, keys=128), Reach(start=128, stop=256, keys=256))
+    """
+    if not isinstance(visible, Causal):
+        return (Reach(0, length, length),)
+    size = max(BLOCK, -(-length // 4))
+    starts = range(0, length, size)
+    stops = [*starts[1:], length]
+    return tuple(Reach(*block, block[1]) for block in zip(starts, stops, strict=True))
 
 
 def attend(
@@ -11,39 +44,114 @@ def attend(
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     mask_BLM: jax.Array,
+    blocks: tuple[Reach, ...],
     *,
     einsum: Einsum,
 ) -> jax.Array:
     """Softmax attention in float32, [B, L, H, A]; H/G query heads share a key/value head.
 
-    That sharing is Ainslie et al. 2023. A query that may see nothing (padding) gets a mean of
-    all values, which nobody reads.
+    That sharing is Ainslie et al. 2023. The mask may allow a block of queries no key beyond
+    its reach. A query that may see nothing (padding) gets a mean of values, which nobody reads.
     """
     batch, length, heads, size = query_BLHA.shape
     groups = key_BMGA.shape[2]
     query_BLGRA = (query_BLHA * size**-0.5).reshape(
         batch, length, groups, heads // groups, size
     )
-    scores_BGRLM = einsum("BLGRA,BMGA->BGRLM", query_BLGRA, key_BMGA)
-    scores_BGRLM = jnp.where(mask_BLM[:, None, None], scores_BGRLM, -1e30)
-    shares_BGRLM = jax.nn.softmax(scores_BGRLM, axis=-1)
-    return einsum("BGRLM,BMGA->BLGRA", shares_BGRLM, value_BMGA).reshape(query_BLHA.shape)
+    mixed_BLGRA = _mix(einsum, blocks, query_BLGRA, key_BMGA, value_BMGA, mask_BLM)
+    return mixed_BLGRA.reshape(query_BLHA.shape)
 
 
-def rotate(x_BLHA: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _mix(
+    einsum: Einsum,
+    blocks: tuple[Reach, ...],
+    query_BLGRA: jax.Array,
+    key_BMGA: jax.Array,
+    value_BMGA: jax.Array,
+    mask_BLM: jax.Array,
+) -> jax.Array:
+    return _mix_forward(einsum, blocks, query_BLGRA, key_BMGA, value_BMGA, mask_BLM)[0]
+
+
+Kept = tuple[jax.Array, jax.Array, jax.Array, list[jax.Array], jax.Array]
+
+
+def _mix_forward(
+    einsum: Einsum,
+    blocks: tuple[Reach, ...],
+    query_BLGRA: jax.Array,
+    key_BMGA: jax.Array,
+    value_BMGA: jax.Array,
+    mask_BLM: jax.Array,
+) -> tuple[jax.Array, Kept]:
+    query, key, value = map(einsum.rounded, (query_BLGRA, key_BMGA, value_BMGA))
+    mixed, shares = [], []
+    for start, stop, keys in blocks:
+        scores_BGRlm = einsum("BLGRA,BMGA->BGRLM", query[:, start:stop], key[:, :keys])
+        visible_B11lm = mask_BLM[:, None, None, start:stop, :keys]
+        scores_BGRlm = jnp.where(visible_B11lm, scores_BGRlm, -1e30)
+        shares.append(einsum.rounded(jax.nn.softmax(scores_BGRlm, axis=-1)))
+        mixed.append(einsum("BGRLM,BMGA->BLGRA", shares[-1], value[:, :keys]))
+    mixed_BLGRA = jnp.concatenate(mixed, axis=1)
+    return mixed_BLGRA, (query, key, value, shares, einsum.rounded(mixed_BLGRA))
+
+
+def _mix_backward(
+    einsum: Einsum, blocks: tuple[Reach, ...], kept: Kept, cotangent_BLGRA: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    """The softmax's derivative needs the sum of shares times their cotangents for each query.
+
+    It equals the product of output and cotangent (Dao et al. 2022, appendix B.2), so shares
+    are read once. They are kept rounded, as the products take them.
+    """
+    query, key, value, shares, mixed = kept
+    sum_BGRL = jnp.einsum("BLGRA,BLGRA->BGRL", cotangent_BLGRA, mixed.astype(jnp.float32))
+    given = einsum.rounded(cotangent_BLGRA)
+    d_query, d_key, d_value = [], jnp.zeros(key.shape), jnp.zeros(value.shape)
+    for (start, stop, keys), shares_BGRlm in zip(blocks, shares, strict=True):
+        d_shares = einsum("BLGRA,BMGA->BGRLM", given[:, start:stop], value[:, :keys])
+        d_scores = einsum.rounded(shares_BGRlm * (d_shares - sum_BGRL[..., start:stop, None]))
+        d_query.append(einsum("BGRLM,BMGA->BLGRA", d_scores, key[:, :keys]))
+        d_key = _add(d_key, einsum("BGRLM,BLGRA->BMGA", d_scores, query[:, start:stop]))
+        d_value = _add(d_value, einsum("BGRLM,BLGRA->BMGA", shares_BGRlm, given[:, start:stop]))
+    return jnp.concatenate(d_query, axis=1), d_key, d_value, None
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
+
+
+def _add(total_BMGA: jax.Array, part_BmGA: jax.Array) -> jax.Array:
+    keys = part_BmGA.shape[1]
+    rest_BMGA = total_BMGA[:, keys:]
+    return jnp.concatenate([total_BMGA[:, :keys] + part_BmGA, rest_BMGA], axis=1)
+
+
+class Turn(NamedTuple):
+    """Cosine and sine of the rotary angles, float32[B, L, 1, A/2], equal in every layer."""
+
+    cosine: jax.Array
+    sine: jax.Array
+
+
+def turn(positions_BL: jax.Array, *, size: int, theta: float, length: int) -> Turn:
+    """The angles for head size A at positions below `length` (Su et al. 2021, eq. 15).
+
+    They are looked up, as XLA would compute them anew for every head of every layer.
+    """
+    frequency_a = theta ** (-jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
+    angle_La = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_a[None, :]
+    return Turn(*(f(angle_La)[positions_BL][:, :, None] for f in (jnp.cos, jnp.sin)))
+
+
+def rotate(x_BLHA: jax.Array, by: Turn) -> jax.Array:
     """Rotary positions on head halves (Su et al. 2021): dot products see only distances.
 
     >>> x = jnp.ones((1, 2, 1, 4))
-    >>> rotate(x, jnp.array([[0, 1]]), 1e4)[0, 0, 0].tolist()
+    >>> rotate(x, turn(jnp.array([[0, 1]]), size=4, theta=1e4, length=2))[0, 0, 0].tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    half = x_BLHA.shape[-1] // 2
-    frequency_a = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_BL1a = (
-        positions_BL[:, :, None, None].astype(jnp.float32) * frequency_a[None, None, None]
-    )
-    sine, cosine = jnp.sin(angle_BL1a), jnp.cos(angle_BL1a)
-    left, right = x_BLHA[..., :half], x_BLHA[..., half:]
+    left, right = jnp.split(x_BLHA, 2, axis=-1)
     return jnp.concatenate(
-        [left * cosine - right * sine, right * cosine + left * sine], axis=-1
+        [left * by.cosine - right * by.sine, right * by.cosine + left * by.sine], axis=-1
     )

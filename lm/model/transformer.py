@@ -1,5 +1,6 @@
 """The transformer: one body, encoder or decoder as the `Example` says."""
 
+import math
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import Example, visible_mask
+from lm.example import Example, Full, Visible, visible_mask
 from lm.mesh import constrain
-from lm.model.attention import attend, rotate
-from lm.numerics import Einsum, Precision, einsum_of
+from lm.model.attention import Reach, Turn, attend, reaches, rotate, turn
+from lm.numerics import Einsum, Precision
 
 Remat = Literal["none", "products", "block"]
 
@@ -102,17 +103,18 @@ class Transformer(Config, tag="transformer"):
         }
 
     def products(
-        self, vocabulary_size: int, *, rows: int, length: int, slots: int
+        self, vocabulary_size: int, *, rows: int, length: int, slots: int, visible: Visible
     ) -> dict[str, int]:
         """Forward FLOPs of the matrix products by component: two a multiplication.
 
-        Scores are counted in full, L x L for every kind of `visible`: that is what is computed.
+        Scores are counted for the pairs that are computed, whether masked or not.
         """
         positions = rows * length
+        pairs = sum((stop - start) * keys for start, stop, keys in reaches(visible, length))
         weights = self.parameters(vocabulary_size)
         return {
             "attention": 2 * positions * weights["attention"],
-            "scores": 4 * self.depth * positions * length * self.width,
+            "scores": 4 * self.depth * rows * pairs * self.width,
             "mlp": 2 * positions * weights["mlp"],
             "head": 2 * rows * slots * vocabulary_size * self.width,
         }
@@ -138,7 +140,7 @@ class Body(nn.Module):
     @property
     def einsum(self) -> Einsum:
         """The matrix product of this body, for the head that follows it."""
-        return einsum_of(self.precision)
+        return Einsum(self.precision)
 
     @nn.compact
     def __call__(self, example: Example) -> Output:
@@ -157,7 +159,14 @@ class Body(nn.Module):
             embedding_VD[example.inputs], self.mesh, ("batch", "length", "act_embed")
         )
         x_BLD = self._dropout(x_BLD)
+        length = example.inputs.shape[1]
+        # Where positions are spread over devices, each has some of every block.
+        whole_row = self.mesh.shape["context"] > 1
+        blocks = reaches(Full() if whole_row else example.visible, length)
         mask_BLM = visible_mask(example.visible, example.segments)
+        angles = turn(
+            example.positions, size=config.head_size, theta=config.rope_theta, length=length
+        )
         block = Block if self.remat == "none" else nn.remat(Block, policy=_POLICY[self.remat])
         layers = nn.scan(
             block,
@@ -167,8 +176,8 @@ class Body(nn.Module):
             length=config.depth,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.mesh, self.einsum, name="layers")
-        x_BLD, _ = layers(x_BLD, example.positions, mask_BLM)
+        )(config, self.mesh, self.einsum, blocks, name="layers")
+        x_BLD, _ = layers(x_BLD, angles, mask_BLM)
         if example.predict is not None:
             x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
         hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
@@ -186,49 +195,45 @@ class Block(nn.Module):
     config: Transformer
     mesh: jax.sharding.Mesh
     einsum: Einsum
+    blocks: tuple[Reach, ...]
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, positions_BL: jax.Array, mask_BLM: jax.Array
+        self, x_BLD: jax.Array, angles: Turn, mask_BLM: jax.Array
     ) -> tuple[jax.Array, None]:
         kind = self.config.norm
-        attention_BLD = self._attention(
-            Norm(kind, name="norm_1")(x_BLD), positions_BL, mask_BLM
-        )
+        attention_BLD = self._attention(Norm(kind, name="norm_1")(x_BLD), angles, mask_BLM)
         x_BLD = x_BLD + self._dropout(attention_BLD)
         x_BLD = x_BLD + self._dropout(self._mlp(Norm(kind, name="norm_2")(x_BLD)))
         return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), None
 
-    def _attention(
-        self, x_BLD: jax.Array, positions_BL: jax.Array, mask_BLM: jax.Array
-    ) -> jax.Array:
+    def _attention(self, x_BLD: jax.Array, angles: Turn, mask_BLM: jax.Array) -> jax.Array:
         c = self.config
         width, heads, groups, size = c.width, c.heads, c.groups, c.head_size
         query_DHA = self._matrix("query", ("embed", "heads", "head"), (width, heads, size))
         key_DGA = self._matrix("key", ("embed", "kv", "head"), (width, groups, size))
         value_DGA = self._matrix("value", ("embed", "kv", "head"), (width, groups, size))
         out_HAD = self._matrix("out", ("heads", "head", "embed"), (heads, size, width))
-        query_BLHA = rotate(
-            self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), positions_BL, c.rope_theta
-        )
-        key_BMGA = rotate(
-            self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), positions_BL, c.rope_theta
-        )
+        query_BLHA = rotate(self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), angles)
+        key_BMGA = rotate(self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), angles)
         value_BMGA = self.einsum("BMD,DGA->BMGA", x_BLD, value_DGA)
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
-        mixed_BLHA = attend(query_BLHA, key_BMGA, value_BMGA, mask_BLM, einsum=self.einsum)
+        mixed_BLHA = attend(
+            query_BLHA, key_BMGA, value_BMGA, mask_BLM, self.blocks, einsum=self.einsum
+        )
         return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD)
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
         up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_width))
         down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_width, c.width))
+        activate = _ACTIVATION[c.mlp]
         x_BLF = self.einsum("BLD,DF->BLF", x_BLD, up_DF)
         if c.gated:
             gate_DF = self._matrix("gate", ("embed", "mlp"), (c.width, c.mlp_width))
-            x_BLF = x_BLF * _ACTIVATION[c.mlp](self.einsum("BLD,DF->BLF", x_BLD, gate_DF))
+            x_BLF = x_BLF * activate(self.einsum("BLD,DF->BLF", x_BLD, gate_DF))
         else:
-            x_BLF = _ACTIVATION[c.mlp](x_BLF)
+            x_BLF = activate(x_BLF)
         x_BLF = constrain(x_BLF, self.mesh, ("batch", "length", "act_mlp"))
         return self.einsum("BLF,FD->BLD", x_BLF, down_FD)
 
@@ -239,7 +244,7 @@ class Block(nn.Module):
         al. 2019, section 2.3).
         """
         writes = axes[-1] == "embed"
-        fan_in = self.config.width if axes[0] == "embed" else _size(shape[:-1])
+        fan_in = self.config.width if axes[0] == "embed" else math.prod(shape[:-1])
         scale = (2 * self.config.depth) ** -0.5 if writes else 1.0
         init = nn.initializers.truncated_normal(scale * fan_in**-0.5)
         weight: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape)
@@ -268,20 +273,22 @@ class Norm(nn.Module):
         return x_BLD if bias_D is None else x_BLD + bias_D[None, None, :]
 
 
+def _gelu(x: jax.Array) -> jax.Array:
+    """The form with tanh (Hendrycks & Gimpel 2016), as 1/2 (1 + tanh u) = sigmoid(2 u)."""
+    return x * nn.sigmoid(2 * (2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x))
+
+
+# Computed again in the backward pass: that costs less than to write and read what it needs.
 _ACTIVATION = {
-    "gelu": nn.gelu,
-    "geglu": nn.gelu,
-    "swiglu": nn.silu,
-    "relu2": lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
+    name: jax.checkpoint(function)
+    for name, function in {
+        "gelu": _gelu,
+        "geglu": _gelu,
+        "swiglu": nn.silu,
+        "relu2": lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
+    }.items()
 }
 _POLICY = {
     "block": jax.checkpoint_policies.nothing_saveable,
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size

@@ -1,15 +1,19 @@
 """Hide a number of pieces drawn anew for every row, from one to all: masked at all rates."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from lm.config import Config
-from lm.example import Example, Full, Vocabulary, content_of, positions_of
+from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
 from lm.objectives.masked import choose, replace
 
 
 class AnyOrder(Config, tag="any_order"):
     """Predict hidden pieces at all masking rates; its loss bounds -log p over any order."""
+
+    visible: ClassVar[Visible] = Full()
 
     def slots(self, length: int) -> int:
         """Prediction slots of a row: all but the begin piece may be hidden."""
@@ -58,5 +62,5 @@ class AnyOrder(Config, tag="any_order"):
             weights=used_BP * weight_B1,
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=Full(),
+            visible=self.visible,
         )

@@ -1,15 +1,19 @@
 """Predict the next piece from those before it (GPT)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from lm.config import Config
 from lm.example import Causal as SeesBefore
-from lm.example import Example, Vocabulary, content_of, positions_of
+from lm.example import Example, Visible, Vocabulary, content_of, positions_of
 
 
 class Causal(Config, tag="causal"):
     """Predict each next piece from those before it (GPT)."""
+
+    visible: ClassVar[Visible] = SeesBefore()
 
     def slots(self, length: int) -> int:
         """Prediction slots of a row: every position has one."""
@@ -42,7 +46,7 @@ class Causal(Config, tag="causal"):
             weights=counts_BL.astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=SeesBefore(),
+            visible=self.visible,
         )
 
 

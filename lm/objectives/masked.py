@@ -1,19 +1,20 @@
 """Hide some pieces and predict them from all the others (BERT)."""
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import Example, Full, Vocabulary, content_of, positions_of
+from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
 
 
 class Masked(Config, tag="masked"):
     """Predict a fixed share of hidden pieces from all the others (BERT)."""
 
+    visible: ClassVar[Visible] = Full()
     rate: Annotated[float, Meta(gt=0, le=1, description="share of content pieces hidden")] = (
         0.15
     )
@@ -78,7 +79,7 @@ class Masked(Config, tag="masked"):
             weights=used_BP.astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=Full(),
+            visible=self.visible,
         )
 
 

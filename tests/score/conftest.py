@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm.example import Example, Vocabulary, visible_mask
-from lm.numerics import float32_einsum
+from lm.numerics import Einsum
 
 VOCABULARY = Vocabulary(
     size=7, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 7
@@ -25,7 +25,7 @@ class Tiny:
 
     special: float = -1e9
     end: float = 0.0
-    einsum: ClassVar = staticmethod(float32_einsum)
+    einsum: ClassVar = Einsum("float32")
 
     def init(self, seed: int, *, length: int = 32, width: int = 6) -> dict[str, jax.Array]:
         shapes = {
