@@ -174,10 +174,10 @@ def _say(given: argparse.Namespace) -> None:
             raise UserError(
                 "a causal model continues a text, it cannot fill ___; use a masked run"
             )
-        said = say.continue_(
+        (said,) = say.generate(
             trained.program.body,
             trained.params,
-            tokenizer.encode(given.text).tolist(),
+            [tokenizer.encode(given.text).tolist()],
             count=given.count,
             temperature=1.0 if given.temperature is None else given.temperature,
             top_k=given.top_k,

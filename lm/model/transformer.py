@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import Example, Full, Visible, visible_mask
+from lm.example import Causal, Example, Full, Visible, visible_mask
 from lm.mesh import constrain
 from lm.model.attention import Reach, Turn, attend, reaches, rotate, turn
 from lm.numerics import Einsum, Precision
@@ -127,8 +127,33 @@ class Output(NamedTuple):
     unembedding_VD: jax.Array
 
 
+Kept = tuple[jax.Array, jax.Array]
+"""Keys and values, [B, M, G, A] in a layer, [N, B, M, G, A] in all of them."""
+
+
+class Past(NamedTuple):
+    """What a causal body keeps of the positions it has read: it need not read them again."""
+
+    kept: Kept
+    segments_BM: jax.Array
+    read: jax.Array
+    """int32: how many of the M positions are filled."""
+
+
+class Sight(NamedTuple):
+    """What the layers share: the rows' angles and masks, and what they have read before."""
+
+    angles: Turn
+    mask_BLM: jax.Array
+    read: jax.Array | None
+
+
 class Body(nn.Module):
-    """`apply({"params": params}, example) -> Output`, with the same parameters for all."""
+    """`apply({"params": params}, example) -> Output`, with the same parameters for all.
+
+    With a `past`, the rows of the example go on from it: `apply(..., example, past)` gives the
+    output and the past that later positions go on from.
+    """
 
     config: Transformer
     vocabulary_size: int
@@ -142,8 +167,17 @@ class Body(nn.Module):
         """The matrix product of this body, for the head that follows it."""
         return Einsum(self.precision)
 
+    def nothing(self, rows: int, capacity: int) -> Past:
+        """The past of rows of which nothing is read yet; they may grow to `capacity`."""
+        c = self.config
+        shape = c.depth, rows, capacity, c.groups, c.head_size
+        kept = jnp.zeros(shape, self.precision)
+        return Past((kept, kept), jnp.zeros((rows, capacity), jnp.int32), jnp.int32(0))
+
     @nn.compact
-    def __call__(self, example: Example) -> Output:
+    def __call__(
+        self, example: Example, past: Past | None = None
+    ) -> Output | tuple[Output, Past]:
         config = self.config
         table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         shape = self.vocabulary_size, config.width
@@ -160,30 +194,43 @@ class Body(nn.Module):
         )
         x_BLD = self._dropout(x_BLD)
         length = example.inputs.shape[1]
-        # Where positions are spread over devices, each has some of every block.
-        whole_row = self.mesh.shape["context"] > 1
-        blocks = reaches(Full() if whole_row else example.visible, length)
-        mask_BLM = visible_mask(example.visible, example.segments)
+        if past is None:
+            segments_BM, read = example.segments, None
+            # Where positions are spread over devices, each has some of every block.
+            whole_row = self.mesh.shape["context"] > 1
+            blocks = reaches(Full() if whole_row else example.visible, length)
+            mask_BLM = visible_mask(example.visible, segments_BM)
+        else:
+            segments_BM, read = _put(past.segments_BM, example.segments, past.read), past.read
+            blocks = (Reach(0, length, segments_BM.shape[1]),)
+            mask_BLM = _sees_past(example, segments_BM, read)
         angles = turn(
-            example.positions, size=config.head_size, theta=config.rope_theta, length=length
+            example.positions,
+            size=config.head_size,
+            theta=config.rope_theta,
+            length=segments_BM.shape[1],
         )
         block = Block if self.remat == "none" else nn.remat(Block, policy=_POLICY[self.remat])
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, 0),
             length=config.depth,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.mesh, self.einsum, blocks, name="layers")
-        x_BLD, _ = layers(x_BLD, angles, mask_BLM)
+        x_BLD, kept = layers(
+            x_BLD, Sight(angles, mask_BLM, read), None if past is None else past.kept
+        )
         if example.predict is not None:
             x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
         hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
-        return Output(
-            constrain(hidden_BPD, self.mesh, ("batch", "slots", "act_embed")), unembedding_VD
-        )
+        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", "slots", "act_embed"))
+        output = Output(hidden_BPD, unembedding_VD)
+        if past is None or kept is None:
+            return output
+        return output, Past(kept, segments_BM, past.read + length)
 
     def _dropout(self, x: jax.Array) -> jax.Array:
         return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
@@ -199,29 +246,35 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, angles: Turn, mask_BLM: jax.Array
-    ) -> tuple[jax.Array, None]:
+        self, x_BLD: jax.Array, sight: Sight, kept: Kept | None
+    ) -> tuple[jax.Array, Kept | None]:
         kind = self.config.norm
-        attention_BLD = self._attention(Norm(kind, name="norm_1")(x_BLD), angles, mask_BLM)
+        attention_BLD, kept = self._attention(Norm(kind, name="norm_1")(x_BLD), sight, kept)
         x_BLD = x_BLD + self._dropout(attention_BLD)
         x_BLD = x_BLD + self._dropout(self._mlp(Norm(kind, name="norm_2")(x_BLD)))
-        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), None
+        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), kept
 
-    def _attention(self, x_BLD: jax.Array, angles: Turn, mask_BLM: jax.Array) -> jax.Array:
+    def _attention(
+        self, x_BLD: jax.Array, sight: Sight, kept: Kept | None
+    ) -> tuple[jax.Array, Kept | None]:
         c = self.config
         width, heads, groups, size = c.width, c.heads, c.groups, c.head_size
         query_DHA = self._matrix("query", ("embed", "heads", "head"), (width, heads, size))
         key_DGA = self._matrix("key", ("embed", "kv", "head"), (width, groups, size))
         value_DGA = self._matrix("value", ("embed", "kv", "head"), (width, groups, size))
         out_HAD = self._matrix("out", ("heads", "head", "embed"), (heads, size, width))
-        query_BLHA = rotate(self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), angles)
-        key_BMGA = rotate(self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), angles)
+        query_BLHA = rotate(self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), sight.angles)
+        key_BMGA = rotate(self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), sight.angles)
         value_BMGA = self.einsum("BMD,DGA->BMGA", x_BLD, value_DGA)
+        if kept is not None and sight.read is not None:
+            new = self.einsum.rounded(key_BMGA), self.einsum.rounded(value_BMGA)
+            kept = _put(kept[0], new[0], sight.read), _put(kept[1], new[1], sight.read)
+            key_BMGA, value_BMGA = kept
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
         mixed_BLHA = attend(
-            query_BLHA, key_BMGA, value_BMGA, mask_BLM, self.blocks, einsum=self.einsum
+            query_BLHA, key_BMGA, value_BMGA, sight.mask_BLM, self.blocks, einsum=self.einsum
         )
-        return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD)
+        return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD), kept
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
@@ -252,6 +305,20 @@ class Block(nn.Module):
 
     def _dropout(self, x: jax.Array) -> jax.Array:
         return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
+
+
+def _put(whole_BM: jax.Array, part_BL: jax.Array, at: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole_BM, part_BL, at, axis=1)
+
+
+def _sees_past(example: Example, segments_BM: jax.Array, read: jax.Array) -> jax.Array:
+    """What queries that come after `read` positions see of the whole row, bool[B, L, M]."""
+    if not isinstance(example.visible, Causal):
+        raise ValueError("only a causal row can go on from its past")
+    length, capacity = example.segments.shape[1], segments_BM.shape[1]
+    before_LM = jnp.arange(capacity)[None, :] <= read + jnp.arange(length)[:, None]
+    segments_BL1 = example.segments[:, :, None]
+    return (segments_BL1 == segments_BM[:, None, :]) & (segments_BL1 > 0) & before_LM[None]
 
 
 class Norm(nn.Module):

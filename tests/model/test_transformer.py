@@ -242,3 +242,31 @@ def test_shapes_that_cannot_be_are_named(wrong, says):
     import re
 
     assert re.search(says, Transformer(**wrong).check() or "")
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
+    """Fails if keys are put one off or turned otherwise, or padding before a row is seen."""
+    segments = jnp.array([[1] * LENGTH, [0] * 4 + [1] * (LENGTH - 4)])
+    given = example(Causal(), segments)
+    whole = hidden(given, config)
+    past = body(config).nothing(2, LENGTH + 3)
+    found = []
+    for start, stop in ((0, 5), (5, 6), (6, LENGTH)):
+        fields = {
+            name: getattr(given, name)[:, start:stop]
+            for name in ("inputs", "targets", "weights", "segments", "positions")
+        }
+        part = Example(**fields, predict=None, visible=Causal())
+        output, past = body(config).apply({"params": params(config)}, part, past)
+        found.append(output.hidden_BPD)
+    real = np.asarray(segments) > 0
+    np.testing.assert_allclose(
+        np.concatenate(found, axis=1)[real], np.asarray(whole)[real], atol=2e-5
+    )
+
+
+def test_only_causal_rows_go_on_from_their_past():
+    """Fails if states that a later position would have changed are taken for final."""
+    with pytest.raises(ValueError, match="causal"):
+        body().apply({"params": params()}, example(Full()), body().nothing(2, LENGTH))

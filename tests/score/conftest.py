@@ -1,6 +1,6 @@
 """A tiny body in which every piece and place matters, so that brute force can check scorers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -37,8 +37,22 @@ class Tiny:
         random = np.random.default_rng(seed)
         return {k: jnp.array(random.normal(size=s), jnp.float32) for k, s in shapes.items()}
 
-    def apply(self, variables: dict, example: Example) -> tuple[jax.Array, jax.Array]:
-        p = variables["params"]
+    def nothing(self, rows: int, capacity: int) -> tuple:
+        return (jnp.zeros((3, rows, capacity), jnp.int32), jnp.int32(0))
+
+    def apply(self, variables: dict, example: Example, past: tuple | None = None) -> tuple:
+        if past is None:
+            return self.states(variables["params"], example)
+        # It reads again all that it has read.
+        fields, read = ("inputs", "segments", "positions"), past[1]
+        new = jnp.stack([getattr(example, name).astype(jnp.int32) for name in fields])
+        seen = jax.lax.dynamic_update_slice_in_dim(past[0], new, read, axis=2)
+        whole = replace(
+            example, predict=read + example.predict, **dict(zip(fields, seen, strict=True))
+        )
+        return self.states(variables["params"], whole), (seen, read + new.shape[2])
+
+    def states(self, p: dict[str, jax.Array], example: Example) -> tuple[jax.Array, jax.Array]:
         own_BLD = 2 * p["piece"][example.inputs] * p["place"][example.positions]
         mask_BLM = visible_mask(example.visible, example.segments).astype(jnp.float32)
         mean_BLD = mask_BLM @ jnp.tanh(own_BLD) / mask_BLM.sum(-1, keepdims=True)

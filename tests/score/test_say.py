@@ -9,7 +9,7 @@ import pytest
 
 from lm.config import UserError
 from lm.example import Causal, Example, Full, positions_of
-from lm.score.say import continue_, fill, likeliest
+from lm.score.say import fill, generate, likeliest
 
 BEGIN, END, MASK = 2, 3, 1
 LENGTH = 12
@@ -35,6 +35,11 @@ def _probabilities(body, params, inputs, segments, visible):
     )
     hidden, unembedding = body.apply({"params": params}, example)
     return jax.nn.softmax(hidden[0] @ unembedding.T, axis=-1)
+
+
+def continue_(body, params, tokens, **settings):
+    (said,) = generate(body, params, [tokens], **settings)
+    return said
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def test_only_the_likeliest_k_are_drawn(body, params, settings):
 
 def test_special_pieces_are_never_said(tiny, settings):
     """Fails when a model that believes in mask pieces may say them."""
-    body = tiny(special=50.0)
+    body = tiny(special=50.0, end=-1e9)
     params = body.init(0)
     said = continue_(body, params, [5], count=8, temperature=3.0, **settings)
     assert said and min(said) >= 4
@@ -104,17 +109,30 @@ def test_the_end_piece_ends_the_text(tiny, settings):
     assert continue_(body, body.init(0), [5], count=4, **settings) == []
 
 
-def test_a_long_text_is_seen_through_its_last_window(tiny, settings):
-    """Fails when the row overflows, or the begin piece slides out."""
+def test_a_long_text_is_seen_through_its_last_half_whenever_a_row_is_full(tiny, settings):
+    """Fails when the row overflows, too much is forgotten, or the begin piece is."""
     body = tiny(end=-1e9)
-    for seed in range(5):
+    for seed in range(3):
         params = body.init(seed)
         text = np.random.default_rng(seed).integers(4, 7, size=40).tolist()
-        row = [BEGIN, *text[-(LENGTH - 1) :]]
-        best = int(probabilities(body, params, row, Causal())[-1].argmax())
-        said = continue_(body, params, text, count=2, temperature=0, **settings)
-        row = [BEGIN, *row[2:], best]
-        assert said == [best, int(probabilities(body, params, row, Causal())[-1].argmax())]
+        row, said = [BEGIN, *text[-(LENGTH // 2) :]], []
+        for _ in range(9):
+            if len(row) == LENGTH:
+                row = [BEGIN, *row[-(LENGTH // 2) :]]
+            said.append(int(probabilities(body, params, row, Causal())[-1].argmax()))
+            row.append(said[-1])
+        assert continue_(body, params, text, count=9, temperature=0, **settings) == said
+
+
+def test_rows_of_a_batch_are_continued_as_each_alone(tiny, settings):
+    """Fails if padding is seen, a row's positions are shifted, or an ended row goes on."""
+    body = tiny(end=1.0)
+    params = body.init(1)
+    prompts = [[5], [4, 6, 5, 5, 4], [], [6, 6, 4]]
+    ask = {"count": 20, "temperature": 0, **settings}
+    together = generate(body, params, prompts, **ask)
+    assert together == [continue_(body, params, prompt, **ask) for prompt in prompts]
+    assert len({len(said) for said in together}) > 1
 
 
 def test_blanks_are_filled_the_most_confident_first(body, settings):
