@@ -317,7 +317,7 @@ def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "commit": _commit(),
+        "commit": commit(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }
     _write(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
@@ -334,7 +334,7 @@ def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
     _write(directory / "data.json", json.dumps(described, indent=2) + "\n")
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the source that runs, with `+` if it was changed; None if not in git."""
     here = Path(__file__).parent
     try:
