@@ -818,7 +818,7 @@ def _in_turns(
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds a step of ours and of each peer that runs, and the memory that each took."""
     with ExitStack() as stack:
-        children = {"ours": stack.enter_context(Child(ours, shape))}
+        children = {"ours": stack.enter_context(_warmed_up(ours, shape))}
         for name, peer in group.items():
             try:
                 children[name] = stack.enter_context(_child(peer, shape))
@@ -843,14 +843,17 @@ def _child(peer: Peer, shape: Shape) -> Child:
     *others, last = (peer.make, *peer.otherwise)
     for make in others:
         with suppress(Failed):
-            return _warmed_up(make, shape, peer)
-    return _warmed_up(last, shape, peer)
+            return _warmed_up(make, shape, keep_memory=peer.keep_memory)
+    return _warmed_up(last, shape, keep_memory=peer.keep_memory)
 
 
-def _warmed_up(make: Callable[[Shape], Any], shape: Shape, peer: Peer) -> Child:
-    child = Child(make, shape, keep_memory=peer.keep_memory, limit=300)
+def _warmed_up(
+    make: Callable[[Shape], Any], shape: Shape, *, keep_memory: bool = True
+) -> Child:
+    """A program whose memory has settled: the first steps still ask the system for more."""
+    child = Child(make, shape, keep_memory=keep_memory, limit=300)
     try:
-        child.ask("run", 2)
+        child.ask("run", 8)
     except Failed:
         child.close()
         raise
