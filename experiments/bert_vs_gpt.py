@@ -13,7 +13,7 @@ common unit.
     python -m experiments.bert_vs_gpt --scale laptop
 
     smoke        a minute            two toys on bytes, to see that everything works
-    laptop       6 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
+    laptop       5 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
     workstation  an hour, 2 cores    0.8M and 1.8M parameters, 4M tokens of the same
     v5e-8        two days, 8 chips   25M, 85M and 302M parameters (BERT-base and -large),
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
