@@ -34,8 +34,8 @@ def prepare_machine() -> None:
 def keep_memory() -> None:
     """Tells the C library to keep memory that was freed: each step asks for as much again.
 
-    Given back to Linux, it comes again page by page, each cleared first: a quarter of a step's
-    time on a CPU. Other C libraries and systems are left as they are.
+    Given back to Linux, it comes again page by page, each cleared first: up to a fifth of a
+    step's time on a CPU. Other C libraries and systems are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -74,7 +74,8 @@ def _mix(
     return _mix_forward(einsum, blocks, query_BLGRA, key_BMGA, value_BMGA, mask_BLM)[0]
 
 
-Kept = tuple[jax.Array, jax.Array, jax.Array, list[jax.Array], jax.Array]
+Saved = tuple[jax.Array, jax.Array, jax.Array, list[jax.Array], jax.Array]
+"""Queries, keys, values, the shares of each block, and the output, all rounded."""
 
 
 def _mix_forward(
@@ -84,7 +85,7 @@ def _mix_forward(
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     mask_BLM: jax.Array,
-) -> tuple[jax.Array, Kept]:
+) -> tuple[jax.Array, Saved]:
     query, key, value = map(einsum.rounded, (query_BLGRA, key_BMGA, value_BMGA))
     mixed, shares = [], []
     for start, stop, keys in blocks:
@@ -98,14 +99,14 @@ def _mix_forward(
 
 
 def _mix_backward(
-    einsum: Einsum, blocks: tuple[Reach, ...], kept: Kept, cotangent_BLGRA: jax.Array
+    einsum: Einsum, blocks: tuple[Reach, ...], saved: Saved, cotangent_BLGRA: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     """The softmax's derivative needs the sum of shares times their cotangents for each query.
 
     It equals the product of output and cotangent (Dao et al. 2022, appendix B.2), so shares
     are read once. They are kept rounded, as the products take them.
     """
-    query, key, value, shares, mixed = kept
+    query, key, value, shares, mixed = saved
     sum_BGRL = jnp.einsum("BLGRA,BLGRA->BGRL", cotangent_BLGRA, mixed.astype(jnp.float32))
     given = einsum.rounded(cotangent_BLGRA)
     d_query, d_key, d_value = [], jnp.zeros(key.shape), jnp.zeros(value.shape)

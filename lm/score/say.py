@@ -90,23 +90,14 @@ def _continue(
 ) -> jax.Array:
     """`steps` pieces after each row, int32[B, M]; a row that has ended repeats the end."""
     batch = len(tokens_BL)
-    pieces_V = jnp.arange(vocabulary.size)
-    possible_V = (pieces_V >= vocabulary.ordinary) | (pieces_V == vocabulary.end)
+    possible_V = _possible(vocabulary)
 
     def read(
         inputs_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array, past: Any
     ) -> tuple[jax.Array, Any]:
         """Scores of the piece that comes next."""
         last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
-        example = Example(
-            inputs=inputs_BL,
-            predict=last_B1,
-            targets=jnp.zeros_like(last_B1),
-            weights=jnp.zeros(last_B1.shape),
-            segments=segments_BL,
-            positions=positions_BL,
-            visible=Causal(),
-        )
+        example = _question(inputs_BL, last_B1, segments_BL, positions_BL, Causal())
         output, past = body.apply({"params": params}, example, past)
         return logits(*output, einsum=body.einsum)[:, 0], past
 
@@ -201,9 +192,8 @@ def likeliest(
     shift = 0 if isinstance(visible, Causal) else 1
     asked = [position + shift for position in positions]
     scores_PV = _scores(body, params, seen, asked, length, visible=visible)
-    possible_V = _ordinary(vocabulary)
-    possible_V[vocabulary.end] = True
-    probability_PV = _probabilities(np.where(possible_V[None, :], scores_PV, -np.inf))
+    scores_PV = np.where(_possible(vocabulary)[None, :], scores_PV, -np.inf)
+    probability_PV = _probabilities(scores_PV)
     probability_PV[:, vocabulary.end] = 0
     best_PC = np.argsort(-probability_PV, axis=1, kind="stable")[:, :count]
     return best_PC, np.take_along_axis(probability_PV, best_PC, axis=1)
@@ -236,17 +226,29 @@ def _logits(
     predict_BP: jax.Array,
     visible: Visible,
 ) -> jax.Array:
-    example = Example(
-        inputs=tokens_BL,
+    positions_BL = positions_of(segments_BL)
+    example = _question(tokens_BL, predict_BP, segments_BL, positions_BL, visible)
+    hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
+    return logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
+
+
+def _question(
+    inputs_BL: jax.Array,
+    predict_BP: jax.Array,
+    segments_BL: jax.Array,
+    positions_BL: jax.Array,
+    visible: Visible,
+) -> Example:
+    """An example that asks what stands somewhere and has no answer to hold it to."""
+    return Example(
+        inputs=inputs_BL,
         predict=predict_BP,
         targets=jnp.zeros_like(predict_BP),
         weights=jnp.zeros(predict_BP.shape),
         segments=segments_BL,
-        positions=positions_of(segments_BL),
+        positions=positions_BL,
         visible=visible,
     )
-    hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
-    return logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
 
 
 def _draw(
@@ -274,3 +276,10 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 
 def _ordinary(vocabulary: Vocabulary) -> np.ndarray:
     return np.arange(vocabulary.size) >= vocabulary.ordinary
+
+
+def _possible(vocabulary: Vocabulary) -> np.ndarray:
+    """Which pieces may come next in a text, bool[V]: ordinary ones and the end."""
+    possible_V = _ordinary(vocabulary)
+    possible_V[vocabulary.end] = True
+    return possible_V
