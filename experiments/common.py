@@ -416,7 +416,7 @@ def share_figure(grid: Grid) -> Figure:
             )
     for arm in shown:
         objective, colour = grid.arms[arm].objective, grid.arms[arm].colour
-        if isinstance(objective, Masked):
+        if isinstance(objective, Masked) and isinstance(objective.rate, float):
             axes.axvline(100 * objective.rate, color=colour, linewidth=0.8, linestyle=":")
             axes.annotate(
                 "trained here", (100 * objective.rate, 1), (4, -2), va="top", color=colour,

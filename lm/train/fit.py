@@ -188,7 +188,8 @@ def _loop(
             metrics.write(step, values)
 
         for step, part in enumerate(batches.iterate(start, total), start + 1):
-            state, newest = program.step(state, *program.place(part))
+            objective = run.objective.at(step - 1, total, run.seed)
+            state, newest = program.step(state, *program.place(part), objective)
             settle()
             pending = step, newest
             if step in evaluations:

@@ -132,7 +132,9 @@ def test_no_array_is_laid_out_anew_in_full(run, capfd):
     compilation_cache.reset_cache()
     try:
         made, batches = program(change(run, "objective.type=masked"), 8, **MESHES["2,2,2"])
-        made.step.lower(made.abstract, *made.place(batches(0))).compile()
+        made.update.lower(
+            made.abstract, *made.place(batches(0)), np.uint32(0), made.run.objective
+        ).compile()
     finally:
         jax.config.update("jax_enable_compilation_cache", cache)
         compilation_cache.reset_cache()
