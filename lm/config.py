@@ -154,7 +154,9 @@ def _rows(type_: Any, path: str, described: dict[Any, str] | None = None) -> Ite
             if isinstance(default, msgspec.Struct):
                 shown = default.__struct_config__.tag or ""
             else:
-                shown = "" if default is msgspec.NODEFAULT else _show(default)
+                shown = (
+                    "" if default is msgspec.NODEFAULT else _show(msgspec.to_builtins(default))
+                )
             kind = _kind(field.type)
             if kind != "fields":
                 yield _Row(below, kind, str(shown), _description(field.type))
