@@ -138,7 +138,7 @@ def _rows(type_: Any, path: str, described: dict[Any, str] | None = None) -> Ite
     """The fields under a path; those of a variant stand below a line `path.type=TAG`.
 
     With `described`, which is filled with the variants met and where they are, one that comes
-    again below its own field (an objective within an objective) is a line that refers there.
+    again below its own field (an objective within an objective) is not described anew.
     """
     for tag, struct in _variants(type_).items():
         if tag is not None:
@@ -146,7 +146,6 @@ def _rows(type_: Any, path: str, described: dict[Any, str] | None = None) -> Ite
             here = _join(path, f"type={tag}")
             seen = here if described is None else described.setdefault(struct, here)
             if seen != here and here.startswith(seen.removesuffix(f"type={tag}")):
-                yield _Row(here, "", "", f"its fields are those of {seen}")
                 continue
             yield _Row(here, "", "", doc)
         for field in msgspec.structs.fields(struct):
