@@ -44,7 +44,7 @@ class Hmm(Config, frozen=True, tag="hmm"):
         float,
         Meta(ge=0.05, le=1000, description="Dirichlet's, of both tables; small: less random"),
     ] = 0.1
-    seed: Annotated[int, Meta(ge=0, description="chooses the tables and the texts")] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**31, description="of the tables and the texts")] = 0
 
     @property
     def row_length(self) -> int:
