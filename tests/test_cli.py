@@ -18,7 +18,7 @@ from experiments import bert_vs_gpt
 from lm import cli
 from lm.cli import main
 from lm.config import dump, override
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
+from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
 from lm.model import Transformer
 from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
@@ -207,9 +207,9 @@ def test_help_lists_every_field_of_every_variant(capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     variants = [*get_args(Objective), *get_args(Optimizer), *get_args(Schedule)]
-    for struct in (*variants, Transformer, Stdlib, Text, Tfds, Bytes, SentencePiece):
+    for struct in (*variants, Transformer, Stdlib, Text, Tfds, Hmm, Bytes, SentencePiece):
         assert f".type={struct.__struct_config__.tag}" in text
-    for struct in (*variants, Transformer, Text, Tfds, SentencePiece, Data, Run):
+    for struct in (*variants, Transformer, Text, Tfds, Hmm, SentencePiece, Data, Run):
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"^\s*(\w+\.)*{field.name}\b", text, re.M), (struct, field.name)
 
