@@ -124,7 +124,7 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "-", "--dri", "x"], "unrecognized arguments: --dri x"),
         (["train", "-", "mesh.fsdp=3"], "mesh: replica 1 x fsdp 3"),
         (["score", "nowhere"], "nowhere: not a run directory"),
-        (["score", "nowhere", "a=b"], "unrecognized arguments: a=b"),
+        (["say", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
         (["say", "nowhere", "text"], "nowhere: not a run directory"),
         (["say", "nowhere", "\udcff"], "not UTF-8"),
         (["say", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
@@ -260,10 +260,10 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
     number = r"\d\.\d{4}"
     exact = said(capsys, "score", str(causal))
     assert re.search(
-        rf"^chain_rule +{number} bits per byte +exact +.*text_se {number}$", exact, re.M
+        rf"^chain-rule +{number} bits per byte +exact +.*text_se {number}$", exact, re.M
     )
     bound = said(capsys, "score", str(masked))
-    for name, kind in (("any_order", "bound"), ("pseudo", "no likelihood")):
+    for name, kind in (("any-order", "bound"), ("pseudo", "no likelihood")):
         line = rf"^{name} +{number} bits per byte +{kind} +mc_se {number} +text_se {number}$"
         assert re.search(line, bound, re.M)
     assert re.search(rf"^ *100% hidden {number} bits per hidden byte$", bound, re.M)
