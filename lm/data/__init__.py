@@ -17,6 +17,7 @@ from lm.data.tokenizer import (
     Tokenizer,
     TokenizerConfig,
     open_tokenizer,
+    vocabulary_size,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "open_tokenizer",
     "open_tokens",
     "rows",
+    "vocabulary_size",
 ]
 
 
