@@ -34,7 +34,7 @@ from lm.report import (
     styled,
 )
 from lm.run import same_result
-from lm.score.bits import ratio_se
+from lm.score.bits import paired_se
 from lm.study import Cell
 from lm.train.progress import read_metrics
 
@@ -125,24 +125,24 @@ def difference(a: Result, b: Result) -> tuple[float, float | None]:
     (1.0, 0.0)
     """
     above = a["bits_per_byte"] - b["bits_per_byte"]
-    bits = [np.array(result["document_nats"]) / math.log(2) for result in (a, b)]
-    return above, _paired(bits, [a["document_bytes"], b["document_bytes"]])
+    error = _paired(*((result["document_nats"], result["document_bytes"]) for result in (a, b)))
+    return above, error and error / math.log(2)
 
 
 def probe_difference(a: Result, b: Result) -> tuple[float, float | None]:
     """How much more of the labels `a`'s probe finds than `b`'s, paired over documents."""
     probes = a["probe"], b["probe"]
-    right = [np.array(probe["document_right"]) for probe in probes]
     above = a["probe_accuracy"] - b["probe_accuracy"]
-    return above, _paired(right, [probe["document_tokens"] for probe in probes])
+    return above, _paired(*((p["document_right"], p["document_tokens"]) for p in probes))
 
 
-def _paired(sums: Sequence[np.ndarray], sizes: Sequence[list[int]]) -> float | None:
-    """Error of the difference of two ratios over the same documents; None if they are not."""
-    if sizes[0] != sizes[1]:
-        return None
-    error = ratio_se(sums[0] - sums[1], np.array(sizes[0]))
-    return error if math.isfinite(error) else None
+Sums = tuple[Sequence[float], Sequence[int]]
+"""What was found in each document, and of how much."""
+
+
+def _paired(a: Sums, b: Sums) -> float | None:
+    """Error of the difference of two ratios; None if they are not of the same documents."""
+    return paired_se((a[0], b[0]), (a[1], b[1])) if a[1] == b[1] else None
 
 
 # Tables

@@ -46,7 +46,7 @@ class Spans(Base, tag="spans"):
         return noise, spans
 
     def sizes(self, length: int) -> tuple[int, int]:
-        """Positions of the text with sentinels, and of the spans, for a row of one document.
+        """Positions of the text with sentinels, and of the spans, of a row of one document.
 
         T5's arithmetic: a text of 512 positions takes in 568 pieces, and asks for 114.
 
@@ -59,13 +59,13 @@ class Spans(Base, tag="spans"):
     def slots(self, length: int) -> int:
         """Prediction slots: the pieces and sentinels of the spans, and the one that ends them.
 
-        A row of several documents needs up to two more for each; what finds no room is left
-        out.
+        There is room for the further ends of three documents; what finds none in a row of more
+        is left out.
         """
-        return self.sizes(length)[1]
+        return self._room(length)[1]
 
     def positions(self, length: int) -> int:
-        text, spans = self.sizes(length)
+        text, spans = self._room(length)
         return text + spans if self.stack == "single" else spans
 
     def check(self, *, length: int, sentinels: int) -> str | None:
@@ -98,15 +98,20 @@ class Spans(Base, tag="spans"):
         >>> tokens, segments = jnp.array([[2, 6, 7, 8, 3]]), jnp.ones((1, 5), int)
         >>> spans = Spans(rate=0.5, span=2)
         >>> example = spans(tokens, segments, vocabulary, jax.random.key(0))
-        >>> example.inputs.tolist(), example.targets.tolist()
-        ([[2, 6, 7, 4, 2, 4, 8, 3]], [[4, 8, 3, 5]])
+        >>> example.inputs[0, :4].tolist(), example.targets[0, :4].tolist()
+        ([2, 6, 7, 4], [4, 8, 3, 5])
         """
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         hidden_BL = self._hidden(content_BL, key)
-        text, spans = self.sizes(tokens_BL.shape[1])
+        text, spans = self._room(tokens_BL.shape[1])
         return lay_out(
             tokens_BL, segments_BL, hidden_BL, vocabulary, text=text, spans=spans
         ).example(self.stack)
+
+    def _room(self, length: int) -> tuple[int, int]:
+        """A second document may cut a span in two, and its spans have an end of their own."""
+        text, spans = self.sizes(length)
+        return text + 3, spans + 4
 
     def _hidden(self, content_BL: jax.Array, key: jax.Array) -> jax.Array:
         """Which content is removed, bool[B, L]."""
