@@ -181,7 +181,7 @@ def test_a_budget_is_what_is_trained_on():
 )
 @pytest.mark.parametrize("of_causal", [1, 37])
 def test_tokens_for_equal_flops_are_the_closest_whole_steps(objective, of_causal):
-    """Fails if steps are cut off rather than rounded, or every step is taken to cost the same."""
+    """Fails if steps are cut off rather than rounded, or all are taken to cost the same."""
     data = Data(length=32, batch=4, tokenizer=Bytes(sentinels=8))
     run = Run(data=data, model=Transformer(depth=1, width=16, heads=1), objective=objective)
     steps = msgspec.structs.replace(run, objective=Causal(), tokens=of_causal * 128)
