@@ -1,6 +1,9 @@
 """What a run costs: parameters, FLOPs by component, and the budgets that it used."""
 
+import bisect
 from collections import Counter
+
+import msgspec
 
 from lm.config import Config
 from lm.objectives import Base
@@ -84,3 +87,20 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
         flops_forward=step_flops(run, vocabulary_size),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
+
+
+def tokens_for(run: Run, vocabulary_size: int, flops: float) -> int:
+    """The token budget, in whole steps, with which a run's FLOPs are closest to `flops`."""
+    each = run.data.batch * run.data.length
+
+    def total(count: int) -> int:
+        trained = msgspec.structs.replace(run, tokens=count * each)
+        return cost(trained, vocabulary_size).flops
+
+    most = 1
+    while total(most) < flops:
+        most *= 2
+    # More steps never cost less, whichever objectives they train.
+    above = bisect.bisect_left(range(most + 1), flops, lo=1, key=total)
+    below = max(1, above - 1)
+    return each * min(below, above, key=lambda count: abs(total(count) - flops))

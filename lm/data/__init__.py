@@ -18,6 +18,7 @@ from lm.data.tokenizer import (
     Tokenizer,
     TokenizerConfig,
     open_tokenizer,
+    vocabulary_size,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "open_tokenizer",
     "open_tokens",
     "rows",
+    "vocabulary_size",
 ]
 
 

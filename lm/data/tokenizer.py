@@ -46,6 +46,16 @@ class SentencePiece(Config, frozen=True, tag="sentencepiece"):
 TokenizerConfig = Bytes | SentencePiece
 
 
+def vocabulary_size(config: TokenizerConfig) -> int:
+    """How many pieces a tokenizer will have, known before it has learnt them.
+
+    >>> vocabulary_size(Bytes()), vocabulary_size(SentencePiece(size=2048, sentinels=8))
+    (260, 2056)
+    """
+    ordinary = ORDINARY + 256 if isinstance(config, Bytes) else config.size
+    return ordinary + config.sentinels
+
+
 class Tokenizer:
     """`decode(encode(text)) == text` for every text that UTF-8 can hold.
 
