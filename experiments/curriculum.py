@@ -25,27 +25,31 @@ Expect the probe to decide little at the laptop's scale: its errors are large th
 import sys
 
 from experiments.common import Arm
-from experiments.seeds import (
-    BARS,
-    BITS,
+from experiments.plans import (
     EFFORT,
     LAPTOP,
-    NO_ANSWER,
-    PROBE,
     SMOKE,
     V5E_8,
-    Group,
-    Measure,
+)
+from experiments.sections import (
+    BARS,
+    NO_ANSWER,
     baselines_of,
-    best_of,
     curves_figure,
     equal_section,
-    gaps,
-    groups_of,
     limits,
     main_table,
     report_of,
     shares_section,
+)
+from experiments.seeds import (
+    BITS,
+    PROBE,
+    Group,
+    Measure,
+    best_of,
+    gaps,
+    groups_of,
     signed,
 )
 from lm import study
@@ -76,7 +80,11 @@ ARMS = {
     "switch075": _arm(75, Curriculum(then=BERT, switch=0.75), PURPLE),
     "switch100": _arm(100, Causal(), BLUE),
 }
-PLANS = {"smoke": SMOKE, "laptop": LAPTOP, "v5e-8": V5E_8}
+PLANS = {
+    "smoke": SMOKE._replace(only=("switch000", "switch050", "switch100")),
+    "laptop": LAPTOP,
+    "v5e-8": V5E_8,
+}
 SCALES = tuple(PLANS)
 
 
@@ -111,7 +119,7 @@ def report(cells: list[Cell]) -> Report:
             ),
             shares_section(
                 {group.arm.label: (group.arm.colour, group) for group in groups},
-                "What models that were causal first say of hidden pieces, at each share hidden.",
+                "What models that were causal first say of hidden pieces, by share hidden.",
             ),
             equal_section(
                 groups,
