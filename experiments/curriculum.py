@@ -151,18 +151,24 @@ def _answer(groups: list[Group]) -> str:
     mixed = [g for g in groups if isinstance(g.arm.objective, Curriculum)]
     if throughout is None or not mixed:
         return NO_ANSWER
-    told = [_compare(throughout, mixed, m, what) for m, what in ((BITS, "bits per byte (its"
-        " any-order bound)"), (PROBE, "roles found by the probe"))]  # fmt: skip
+    measures = (
+        (BITS, "bits per byte (its any-order bound)"),
+        (PROBE, "roles found by the probe"),
+    )
+    told = [_compare(groups, throughout, mixed, measure, what) for measure, what in measures]
     return " ".join(filter(None, told)) or NO_ANSWER
 
 
-def _compare(throughout: Group, mixed: list[Group], measure: Measure, what: str) -> str:
+def _compare(
+    groups: list[Group], throughout: Group, mixed: list[Group], measure: Measure, what: str
+) -> str:
     """The best of the curricula against masked throughout, by one measure."""
     ranked = best_of(mixed, measure)
     if ranked is None:
         return ""
     best = ranked[0]
-    gap = gaps(mixed, throughout, measure).get(best.name)
+    # The spread over seeds is pooled over all arms, as in the table.
+    gap = gaps(groups, throughout, measure).get(best.name)
     if gap is None:
         return ""
     difference = f"{signed(gap, measure)} against the BERT throughout"

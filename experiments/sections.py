@@ -18,7 +18,7 @@ from experiments.common import (
     size_text,
     violations,
 )
-from experiments.seeds import BITS, PROBE, Gap, Group, Measure, gaps, together
+from experiments.seeds import BITS, PROBE, Gap, Group, Measure, gaps, signed, together
 from lm.data import Stdlib, Tfds
 from lm.report import (
     MARKERS,
@@ -72,9 +72,7 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
                 if masks and group.kind != "exact"
                 else None,
                 "kind": group.kind,
-                "above": gap and gap.value,
-                "above_error": gap and gap.error,
-                "beyond": gap and ("yes" if gap.beyond else "no"),
+                "above": gap and signed(gap, BITS) + ("*" if gap.beyond else ""),
                 "probe": group.mean("probe_accuracy"),
                 "probe_seeds": group.seeds_se("probe_accuracy"),
                 "probe_text": group.text_se(PROBE),
@@ -86,15 +84,12 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         Column("arm", "trained as"),
         *([Column("tokens", "tokens", count)] if len({g.budget for g in groups}) > 1 else []),
         Column("seeds", "seeds"),
-        Column("bits", "bits per byte", decimals),
-        Column("bits_seeds", "± seeds", decimals),
+        Column("bits", "bits per byte ± seeds", decimals, error="bits_seeds"),
         Column("bits_text", "± text", decimals),
         Column("bits_masks", "± masks", decimals),
         Column("kind", "which is"),
-        Column("above", "above", decimals, error="above_error"),
-        Column("beyond", "beyond the error"),
-        Column("probe", "probe", percent),
-        Column("probe_seeds", "± seeds", percent),
+        Column("above", "above"),
+        Column("probe", "probe ± seeds", percent, error="probe_seeds"),
         Column("probe_text", "± text", percent),
         Column("loss", "own loss", decimals),
     )
@@ -105,8 +100,8 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         " initial values), “± text” that over held-out documents, which all seeds share, and"
         " “± masks” that of the masks drawn in scoring one model, which is a part of “± text”."
         f" “Above” is the difference to {what}, paired by seed and by document, with"
-        " both errors together; it is beyond the error where its 95% interval leaves out 0,"
-        " with the seeds' spread pooled over the arms. The probe is the share of tokens whose"
+        " both errors together and an asterisk where it is beyond the error: where its 95%"
+        " interval leaves out 0, with the seeds' spread pooled over the arms. The probe is the share of tokens whose"
         " role is found; own loss is the objective's, in nats per predicted piece, and does not"
         " compare between arms.",
     )
@@ -309,10 +304,15 @@ def curves_figure(
         scale = 100 if measure is PROBE else 1
         for order, (colour, found) in enumerate(lines.values()):
             there = {x: g for x, g in found.items() if g.mean(measure.key) is not None}
-            axes.plot(
-                list(there), [scale * (g.mean(measure.key) or 0.0) for g in there.values()],
-                color=colour, zorder=1,
-            )  # fmt: skip
+            # A line joins what compares: not bounds with exact numbers.
+            kinds = {g.kind if measure is BITS else "" for g in there.values()}
+            for kind in sorted(kinds):
+                joined = {
+                    x: scale * (g.mean(measure.key) or 0.0)
+                    for x, g in there.items()
+                    if measure is PROBE or g.kind == kind
+                }
+                axes.plot(list(joined), list(joined.values()), color=colour, zorder=1)
             for x, group in there.items():
                 axes.errorbar(
                     [x],
@@ -329,9 +329,9 @@ def curves_figure(
         Line2D([], [], color=colour, marker=MARKERS[order], label=label)
         for order, (label, (colour, _)) in enumerate(lines.items())
     ]
-    kinds = {g.kind for _, found in lines.values() for g in found.values()}
+    shown = {g.kind for _, found in lines.values() for g in found.values()}
     figure.legend(
-        handles=[*(handles if len(lines) > 1 else []), *_kind_handles(kinds)],
+        handles=[*(handles if len(lines) > 1 else []), *_kind_handles(shown)],
         loc="outside upper left",
         ncols=5,
     )

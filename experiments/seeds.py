@@ -219,8 +219,10 @@ def signed(gap: Gap, measure: Measure) -> str:
 
     >>> signed(Gap(-0.0123, 0.003, 0.004, 0.02), BITS)
     '−0.012 ± 0.005'
+    >>> signed(Gap(0.0123, 0.003, 0.004, 0.02), PROBE)
+    '+1.2 ± 0.5 points'
     """
-    text = with_error(abs(gap.value), gap.error, measure.show)
+    text = with_error(abs(gap.value), gap.error, measure.show).replace("%", " points")
     return f"{'−' if gap.value < 0 else '+'}{text}"
 
 

@@ -242,7 +242,7 @@ def test_arms_at_equal_flops_are_within_a_step_of_the_gpts(scale):
     for arm in objectives.ARMS:
         names = [name for name in runs if name.split("-")[0] == arm and "seed0" in name]
         cost = ledger.cost(runs[names[-1]], pieces)
-        assert abs(cost.flops - flops) <= 0.51 * cost.flops / cost.steps
+        assert abs(cost.flops - flops) <= 0.75 * cost.flops / cost.steps
         assert len({runs[name].tokens for name in names}) == len(names) <= 2
 
 
