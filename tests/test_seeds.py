@@ -16,6 +16,7 @@ from lm import ledger, report
 from lm.data import vocabulary_size
 from lm.objectives import Base
 from lm.run import Run, validate
+from lm.score import bits as scores
 from lm.study import Cell
 
 STUDIES = {
@@ -23,6 +24,12 @@ STUDIES = {
     for module in (objectives, mask_rate, mask_recipe, curriculum)
 }
 BYTES = [900, 1100, 4000, 2000]
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch):
+    """Enough for errors that only have to be there, or are compared with themselves."""
+    monkeypatch.setattr(scores, "RESAMPLES", 40)
 
 
 def kind_of(objective: Base) -> tuple[str, str]:
