@@ -102,8 +102,8 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         f" “Above” is the difference to {what}, paired by seed and by document, with"
         " both errors together and an asterisk where it is beyond the error: where its 95%"
         " interval leaves out 0, with the seeds' spread pooled over the arms. The probe is the"
-        " share of tokens whose role is found; own loss is the objective's, in nats per predicted piece, and does not"
-        " compare between arms.",
+        " share of tokens whose role is found; own loss is the objective's, in nats per"
+        " predicted piece, and does not compare between arms.",
     )
 
 
