@@ -21,27 +21,31 @@ best rate is thus no advice for fine-tuning; the probe's is nearer to that.
 import sys
 
 from experiments.common import Arm, size_text
-from experiments.seeds import (
-    BARS,
-    BITS,
+from experiments.plans import (
     EFFORT,
     LAPTOP,
-    NO_ANSWER,
-    PROBE,
     SMOKE,
     V5E_8,
-    Group,
     Size,
+)
+from experiments.sections import (
+    BARS,
+    NO_ANSWER,
     baselines_of,
-    best_of,
     curves_figure,
     equal_section,
-    gaps,
-    groups_of,
     limits,
     main_table,
     report_of,
     shares_section,
+)
+from experiments.seeds import (
+    BITS,
+    PROBE,
+    Group,
+    best_of,
+    gaps,
+    groups_of,
     signed,
     winner,
 )
@@ -65,7 +69,9 @@ def _arm(rate: float) -> Arm:
 ARMS = {f"masked{round(100 * rate):02}": _arm(rate) for rate in RATES}
 USUAL = ARMS["masked15"]
 PLANS = {
-    "smoke": SMOKE._replace(sizes=(Size(1, 16, 1, 1e-2), Size(1, 32, 1, 1e-2)), seeds=1),
+    "smoke": SMOKE._replace(
+        sizes=(Size(1, 16, 1, 1e-2), Size(1, 32, 1, 1e-2)), only=("masked15", "masked40")
+    ),
     "laptop": LAPTOP._replace(sizes=(Size(2, 48, 1, 1e-2), Size(4, 96, 2, 1e-2)), seeds=2),
     "v5e-8": V5E_8._replace(sizes=(Size(8, 512, 8, 4e-3), Size(24, 1024, 16, 2e-3))),
 }

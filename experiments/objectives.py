@@ -27,25 +27,29 @@ import msgspec
 import numpy as np
 
 from experiments.common import Arm, arm_of
-from experiments.seeds import (
-    BARS,
-    BITS,
+from experiments.plans import (
     EFFORT,
     LAPTOP,
-    NO_ANSWER,
-    PROBE,
     SMOKE,
     V5E_8,
-    Group,
     Plan,
+)
+from experiments.sections import (
+    BARS,
+    NO_ANSWER,
     dots_figure,
     equal_section,
-    gaps,
-    groups_of,
     limits,
     main_table,
     report_of,
     shares_section,
+)
+from experiments.seeds import (
+    BITS,
+    PROBE,
+    Group,
+    gaps,
+    groups_of,
     winner,
 )
 from lm import study
@@ -197,11 +201,12 @@ def _answer(tokens: list[Group], flops: list[Group]) -> str:
 def _pairs(groups: list[Group]) -> Table:
     """How far each arm lies above each other, paired."""
     known = [group for group in groups if group.likelihood]
+    above = {other.name: gaps(known, other, BITS) for other in known}
     rows = []
     for group in known:
         row = {"arm": f"{group.arm.label} ({group.kind})"}
         for other in known:
-            if gap := gaps(known, other, BITS).get(group.name):
+            if gap := above[other.name].get(group.name):
                 row[other.name] = f"{gap.value:+.2f}{'*' if gap.beyond else ''}"
         rows.append(row)
     columns = [Column(group.name, group.arm.label) for group in known]
@@ -257,7 +262,8 @@ def _flops_line(groups: list[Group]) -> str:
     step = max(each / count for each, count in spent) / flops
     return (
         f"At equal FLOPs, all arms lie within {apart:.2%} of the GPT's {power(flops)};"
-        f" a step is up to {step:.2%} of them. Arms that need more steps for that have read more text."
+        f" a step is up to {step:.2%} of them. Arms that need more steps for"
+        " that have read more text."
     )
 
 
