@@ -7,7 +7,7 @@
 - of the objective, whether a piece that changes can be seen from the slot that predicts it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from rich.text import Text
 
 from lm import mesh as _mesh
 from lm.config import Config, UserError
-from lm.example import Causal, Example, Full, Until, Vocabulary, content_of
+from lm.example import Causal, Example, Full, Source, Until, Vocabulary, content_of
 from lm.model import Model, build
 from lm.objectives import Base, Curriculum, Masked, Mixture
 
@@ -109,7 +109,13 @@ def prove(
     twin = never_kept(objective)
     asked = [objective] if twin == objective else [objective, twin]
     cases = [
-        _Case(each, twin, jax.random.fold_in(jax.random.key(seed), key), key / max(1, keys - 1), seed)
+        _Case(
+            each,
+            twin,
+            jax.random.fold_in(jax.random.key(seed), key),
+            key / max(1, keys - 1),
+            seed,
+        )
         for each in asked
         for key in range(keys)
     ]
@@ -217,10 +223,10 @@ def bodies(
 
 def parameters(body: nn.Module, example: Example, *, seed: int = 1) -> Any:
     """Random parameters, far from initial ones, where scales are 1 and attention is flat."""
-    boxed = jax.eval_shape(body.init, jax.random.key(0), example)["params"]
     random = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda x: random.normal(scale=0.5, size=x.shape).astype(x.dtype), nn.unbox(boxed)
+        lambda x: random.normal(scale=0.5, size=x.shape).astype(x.dtype),
+        nn.unbox(_boxed(body, _source_width(example))),
     )
 
 
@@ -275,32 +281,63 @@ def reach(body: nn.Module, params: Any, example: Example) -> np.ndarray:
     Each position looks up a row of its own in the body's tables (the parameters whose first
     axis is `vocab`): a derivative by that row is one by the position's embedding.
     """
-    inputs, source = np.asarray(example.inputs), example.source
-    number = np.arange(inputs.size).reshape(inputs.shape)
-    if source is not None:
-        more = inputs.size + np.arange(source.inputs_BM.size).reshape(source.inputs_BM.shape)
-        source = source._replace(inputs_BM=more)
-    by_place = replace(example, inputs=number, source=source)
-    found_BPV = np.asarray(_jacobian(body)(params, by_place)) > 0
-    parts = [number] if source is None else [number, source.inputs_BM]
-    return np.concatenate([found_BPV[:, :, where] for where in parts], axis=3)
+    sizes = [example.inputs.shape]
+    if example.source is not None:
+        sizes.append(example.source.inputs_BM.shape)
+    number, places = 0, []
+    for batch, width in sizes:
+        places.append(number + np.arange(batch * width).reshape(batch, width))
+        number += batch * width
+    found_BPV = np.asarray(_jacobian(body)(params, _with_inputs(example, *places))) > 0
+    found = [np.take(found_BPV, places_BM, axis=2) for places_BM in places]
+    return np.concatenate(found, axis=3)
+
+
+def _with_inputs(example: Example, inputs: Any, source: Any = None) -> Example:
+    if example.source is not None:
+        return replace(example, inputs=inputs, source=example.source._replace(inputs_BM=source))
+    return replace(example, inputs=inputs)
 
 
 _jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""What is run a few times, on tiny arrays, is not worth the compiler's pains."""
+"""What runs a few times, on tiny arrays, is not worth the compiler's pains."""
+
+
+@cache
+def _boxed(body: nn.Module, source_width: int) -> Any:
+    """The shapes of a body's parameters, with the names of their axes."""
+    zeros, source = jnp.zeros((1, LENGTH), int), None
+    if source_width:
+        source = Source(*[jnp.zeros((1, source_width), int)] * 3)
+    example = Example(
+        inputs=zeros,
+        predict=None,
+        targets=zeros,
+        weights=zeros,
+        segments=zeros,
+        positions=zeros,
+        visible=Causal(),
+        source=source,
+    )
+    return jax.eval_shape(body.init, jax.random.key(0), example)["params"]
+
+
+def _source_width(example: Example) -> int:
+    return 0 if example.source is None else example.source.inputs_BM.shape[1]
 
 
 @cache
 def _jacobian(body: nn.Module) -> Any:
     def sizes(params: Any, example: Example) -> jax.Array:
-        boxed = jax.eval_shape(body.init, jax.random.key(0), example)["params"]
+        boxed = _boxed(body, _source_width(example))
         boxes = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
         tables = [number for number, box in enumerate(boxes) if box.names[0] == "vocab"]
         leaves, structure = jax.tree.flatten(params)
 
         def states(values: list[jax.Array]) -> jax.Array:
             new = dict(zip(tables, values, strict=True))
-            tree = structure.unflatten([new.get(n, leaf) for n, leaf in enumerate(leaves)])
+            given = [new.get(number, leaf) for number, leaf in enumerate(leaves)]
+            tree = jax.tree.unflatten(structure, given)
             hidden_BPD, _ = body.apply({"params": tree}, example)
             # One random direction of each state depends on what the state depends on.
             return hidden_BPD @ jax.random.normal(jax.random.key(2), hidden_BPD.shape[-1:])
@@ -349,16 +386,20 @@ def _rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
     )
     segments_BL = np.zeros_like(tokens_BL)
     for row, sizes in enumerate(DOCUMENTS):
-        for number, (size, stop) in enumerate(zip(sizes, np.cumsum(sizes), strict=True)):
+        stops = np.cumsum(sizes).tolist()
+        for number, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
             segments_BL[row, stop - size : stop] = number + 1
             if stop < LENGTH:
                 tokens_BL[row, stop - 1] = VOCABULARY.end
             tokens_BL[row, stop - size] = VOCABULARY.begin
     tokens_BL[segments_BL == 0] = VOCABULARY.pad
+    content_BL = np.asarray(
+        content_of(jnp.array(tokens_BL), jnp.array(segments_BL), VOCABULARY)
+    )
     begins_V, edits_NBL = np.array(VOCABULARY.begins_word), [tokens_BL]
     for position in range(LENGTH):
         edits_NBL.append(tokens_BL.copy())
-        for row in np.flatnonzero(content_of(tokens_BL, segments_BL, VOCABULARY)[:, position]):
+        for row in np.flatnonzero(content_BL[:, position]).tolist():
             piece = tokens_BL[row, position]
             others = np.flatnonzero(begins_V == begins_V[piece])
             others = others[(others >= VOCABULARY.ordinary) & (others != piece)]
@@ -366,43 +407,42 @@ def _rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(edits_NBL), segments_BL
 
 
-@partial(_jit, static_argnums=0)
-def _examples(
-    objective: Base,
-    tokens_NBL: jax.Array,
-    segments_BL: jax.Array,
-    key: jax.Array,
-    progress: jax.Array,
-) -> Example:
-    """The example of the rows and of each of their edits, with the same draws.
+@cache
+def _examples(objective: Base) -> Any:
+    """`(tokens_NBL, segments_BL, key, progress)` to the example of each edit, drawn alike.
 
     Behind its own slots each has one at every position, unused: attention is proven everywhere.
     """
 
-    def example(tokens_BL: jax.Array) -> Example:
-        example = objective(tokens_BL, segments_BL, VOCABULARY, key, progress)
-        if example.predict is None:
-            return example
-        batch, length = example.inputs.shape
-        slots = example.predict.shape[1]
-        room = ((0, 0), (0, max(0, length - slots)))
-        every_BL = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-        none = ((0, 0), (0, length))
-        return replace(
-            example,
-            predict=jnp.concatenate([jnp.pad(example.predict, room), every_BL], axis=1),
-            targets=jnp.pad(jnp.pad(example.targets, room), none),
-            weights=jnp.pad(jnp.pad(example.weights, room), none),
-        )
+    def examples(
+        tokens_NBL: jax.Array, segments_BL: jax.Array, key: jax.Array, progress: jax.Array
+    ) -> Example:
+        def example(tokens_BL: jax.Array) -> Example:
+            return _ask_everywhere(objective(tokens_BL, segments_BL, VOCABULARY, key, progress))
 
-    return jax.vmap(example)(tokens_NBL)
+        return jax.vmap(example)(tokens_NBL)
+
+    return _jit(examples)
+
+
+def _ask_everywhere(example: Example) -> Example:
+    if example.predict is None:
+        return example
+    batch, length = example.inputs.shape
+    room = ((0, 0), (0, max(0, length - example.predict.shape[1])))
+    every_BL = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+    return replace(
+        example,
+        predict=jnp.concatenate([jnp.pad(example.predict, room), every_BL], axis=1),
+        targets=jnp.pad(jnp.pad(example.targets, room), ((0, 0), (0, length))),
+        weights=jnp.pad(jnp.pad(example.weights, room), ((0, 0), (0, length))),
+    )
 
 
 def forget() -> None:
     """Drops what was compiled, for who changes code that it was compiled from."""
-    for function in (_jacobian, _logits):
+    for function in (_boxed, _jacobian, _logits, _examples):
         function.cache_clear()
-    _examples.clear_cache()
 
 
 class _Case:
@@ -411,11 +451,12 @@ class _Case:
     def __init__(
         self, objective: Base, twin: Base, key: jax.Array, progress: float, seed: int
     ) -> None:
-        self.objective, self.violations, self.pairs = objective, [], 0
+        self.objective, self.pairs = objective, 0
+        self.violations: list[str] = []
         self.tokens_NBL, segments_BL = _rows(seed)
         rows = self.tokens_NBL, segments_BL, key, np.float32(progress)
-        self.examples = e = jax.tree.map(np.asarray, _examples(objective, *rows))
-        edits, batch, self.length = e.inputs.shape
+        self.examples = e = jax.tree.map(np.asarray, _examples(objective)(*rows))
+        self.edits, batch, self.length = e.inputs.shape
         self.asked_NBP = e.predict
         if e.predict is None:
             self.asked_NBP = np.broadcast_to(np.arange(self.length), e.targets.shape)
@@ -425,7 +466,7 @@ class _Case:
         # What is said in padding is nobody's concern, unless it counts.
         self.checked_BP = real_BP | self.used_BP
 
-        one_NBLM = np.stack([allowed(self.edited(edit)) for edit in range(edits)])
+        one_NBLM = np.stack([allowed(self.edited(edit)) for edit in range(self.edits)])
         all_NBLM = closed(one_NBLM.reshape(-1, *one_NBLM.shape[2:])).reshape(one_NBLM.shape)
         self.indirect = int((all_NBLM[0] & ~one_NBLM[0]).sum())
         rows_B1 = np.arange(batch)[:, None]
@@ -446,7 +487,7 @@ class _Case:
         self.places = {(row, slot): edit - 1 for edit, row, slot in reversed(self.changes)}
         self.kept: set[tuple[int, int]] = set()
         if twin != objective:
-            unlike_NBL = e.inputs != np.asarray(_examples(twin, *rows).inputs)
+            unlike_NBL = e.inputs != np.asarray(_examples(twin)(*rows).inputs)
             for edit, row, slot in self.changes:
                 at = np.array([0, edit]), row, edit - 1
                 shows_both = (e.inputs[at] == self.tokens_NBL[at]).all()
@@ -483,8 +524,10 @@ class _Case:
             return
         self.pairs += int(self.checked_BP.sum()) * found_BPM.shape[2]
         checked_BP1 = self.checked_BP[:, :, None]
-        moved_BPM = _apart(_logits_NBPV(body, params, _by_position(example)))[1:]
-        moved_BPM = np.moveaxis(moved_BPM, 0, 2)
+        stacks = [self.examples, _by_position(example)]
+        both = jax.tree.map(lambda *x: np.concatenate(x), *stacks)
+        apart_NBP, moved_MBP = np.split(_apart(_logits_NBPV(body, params, both)), [self.edits])
+        moved_BPM = np.moveaxis(moved_MBP, 0, 2)
         forbidden_BPM = checked_BP1 & (found_BPM | moved_BPM) & ~self.all_NBPM[0]
         for row, slot, position in np.argwhere(forbidden_BPM):
             at = self._at(position)
@@ -498,7 +541,6 @@ class _Case:
         self.found_BPM |= found_BPM | moved_BPM
 
         # A body that looks at targets has logits that change although all inputs stay.
-        apart_NBP = _apart(_logits_NBPV(body, params, self.examples))
         for edit, row, slot in self.changes:
             seen_M = self.all_NBPM[0, row, slot]
             if apart_NBP[edit, row, slot] and not (seen_M & self.differs_NBM[edit, row]).any():
@@ -511,7 +553,8 @@ class _Case:
     def _picture(self, row: int) -> Picture:
         labels, lines = [], []
         wrong_PM = self.wrong_BPM[row] | (self.found_BPM[row] & ~self.all_NBPM[0, row])
-        for slot in np.flatnonzero(self.used_BP[row]):
+        slots = np.flatnonzero(self.used_BP[row])
+        for slot in slots[np.argsort(self.asked_NBP[0, row, slots], kind="stable")].tolist():
             found_M, one_M = self.found_BPM[row, slot], self.one_BPM[row, slot]
             cells = np.where(found_M, "■", np.where(one_M, "○", "·"))
             if (row, slot) in self.kept:
@@ -542,26 +585,21 @@ class _Case:
             name += f", target at {self.places[row, slot]}"
         self.violations.append(f"{name}) {what}")
 
-    def _at(self, position: int) -> str:
+    def _at(self, position: int | np.integer) -> str:
         inside = position < self.length
         return f"position {position}" if inside else f"source position {position - self.length}"
 
 
 def _by_position(example: Example) -> Example:
-    """The example, then with another piece at each position of inputs and source."""
+    """The example with another piece at each position of its inputs, then of its source."""
     parts = [np.asarray(example.inputs)]
     if example.source is not None:
         parts.append(np.asarray(example.source.inputs_BM))
     shown_BM = np.concatenate(parts, axis=1)
-    length, width = parts[0].shape[1], shown_BM.shape[1]
-    edits_NBM = np.tile(shown_BM, (1 + width, 1, 1))
-    for position in range(width):
-        edits_NBM[1 + position, :, position] += 1
-    stack = jax.tree.map(lambda x: np.tile(x, (1 + width, *[1] * np.ndim(x))), example)
-    source = stack.source
-    if source is not None:
-        source = source._replace(inputs_BM=edits_NBM[:, :, length:])
-    return replace(stack, inputs=edits_NBM[:, :, :length], source=source)
+    width = shown_BM.shape[1]
+    edits_NBM = shown_BM[None] + np.eye(width, dtype=shown_BM.dtype)[:, None]
+    stack = jax.tree.map(lambda x: np.tile(x, (width, *[1] * np.ndim(x))), example)
+    return _with_inputs(stack, *np.split(edits_NBM, [parts[0].shape[1]], axis=2))
 
 
 def draw(proof: Proof) -> Text:
@@ -620,5 +658,3 @@ def _interest(picture: Picture) -> tuple[int, ...]:
 
 def _glyph(piece: int) -> str:
     return ("-_^$" + "0123456789"[: len(_SENTINELS)] + LETTERS)[piece]
-
-
