@@ -32,16 +32,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.common import Arm, size_text
-from experiments.seeds import (
-    NO_ANSWER,
-    Group,
-    Measure,
-    Plan,
-    Size,
-    equal_section,
-    groups_of,
-    report_of,
-)
+from experiments.plans import Plan, Size
+from experiments.sections import NO_ANSWER, equal_section, report_of
+from experiments.seeds import Group, Measure, Sums, groups_of
 from lm import study
 from lm.data import Bytes, Data, Hmm
 from lm.evaluate import Effort
@@ -122,7 +115,7 @@ EFFORT = {
 
 def runs(scale: str) -> dict[str, Run]:
     """The runs by cell name."""
-    plan, found = PLANS[scale], {}
+    plan, found = PLANS[scale], dict[str, Run]()
     data = Data(
         corpus=plan.source,
         tokenizer=Bytes(),
@@ -193,11 +186,11 @@ def _with_gap(result: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _excess(result: dict[str, Any]) -> tuple[Sequence[float], Sequence[float]] | None:
+def _excess(result: dict[str, Any]) -> Sums | None:
     if "above_truth" not in result:
         return None
     nats = [np.array(found["document_nats"]) for found in (result, result["truth"])]
-    return (nats[0] - nats[1]) / math.log(2), result["document_bytes"]  # type: ignore[return-value]
+    return ((nats[0] - nats[1]) / math.log(2)).tolist(), result["document_bytes"]
 
 
 ABOVE = Measure("above_truth", _excess, -1, decimals)
@@ -386,8 +379,8 @@ def _states(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
         "The hidden states",
         (
             "A linear probe reads the source's hidden state off the frozen states of the last"
-            f" layer, with nothing hidden: {', '.join(parts)}. A GPT sees less, so that less can"
-            " be known at its place; what it lacks of that is its own.",
+            f" layer, with nothing hidden: {', '.join(parts)}. A GPT sees less, so less can be"
+            " known at its place; what it lacks of that is its own.",
             Plot(
                 "states",
                 states_figure(groups),

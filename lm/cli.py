@@ -55,6 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--dir", metavar="DIR", help="run directory (default: runs/NAME)")
     train.add_argument("overrides", nargs="*", metavar="field.path=value")
 
+    prove = commands.add_parser(
+        "prove", help="prove that no prediction of a run depends on what it must not see"
+    )
+    prove.add_argument("run", help="as for train; of it, the objective and the kind of model")
+    prove.add_argument("overrides", nargs="*", metavar="field.path=value")
+
     score = commands.add_parser(
         "score",
         help="score trained runs in bits per byte",
@@ -112,6 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
         match given.command:
             case "train":
                 _train(given.run, given.dir, given.overrides)
+            case "prove":
+                _prove(given.run, given.overrides)
             case "score":
                 _score(given)
             case "say":
@@ -129,6 +137,16 @@ def _train(name: str, directory: str | None, overrides: list[str]) -> None:
     target = Path(directory) if directory else Path("runs") / default
     result = fit(run, target, evaluate=evaluator)
     print(json.dumps(result, indent=2))
+
+
+def _prove(name: str, overrides: list[str]) -> None:
+    from lm.prove import prove_all
+
+    if "=" in name:
+        overrides, name = [name, *overrides], "-"
+    run = validate(override(_find_run(name)[0], overrides))
+    prepare_machine()
+    prove_all(run.objective, run.model, Console(highlight=False))
 
 
 def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
