@@ -176,7 +176,9 @@ def report(cells: list[Cell]) -> Report:
         tokens,
         title="All objectives in one unit",
         answer=_answer(tokens, flops),
-        table=main_table(groups, causal, "the GPT"),
+        table=main_table(
+            groups, causal, "the GPT (arms with other tokens than its are at its FLOPs)"
+        ),
         sections=sections,
     )
 

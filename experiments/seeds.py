@@ -170,9 +170,11 @@ def gaps(groups: Iterable[Group], reference: Group, measure: Measure) -> dict[st
 
 def _spread(groups: Sequence[Group], measure: Measure) -> tuple[float | None, int]:
     """Deviation of a run from what its arm and its seed explain; degrees of freedom."""
+    # Groups that have fewer seeds than the first say nothing of it, and are left out.
     values = [group.values(measure.key) for group in groups]
-    common = sorted(set.intersection(*(set(by_seed) for by_seed in values)))
-    freedom = (len(groups) - 1) * (len(common) - 1)
+    common = sorted(values[0])
+    values = [by_seed for by_seed in values if values[0].keys() <= by_seed.keys()]
+    freedom = (len(values) - 1) * (len(common) - 1)
     if freedom < 1:
         return None, 0
     table_GS = np.array([[by_seed[seed] for seed in common] for by_seed in values])
@@ -250,7 +252,13 @@ def winner(groups: Sequence[Group], measure: Measure, who: Callable[[Group], str
     at_most = "at most " if measure is BITS and best.kind != "exact" else ""
     text = f"{who(best)} ({at_most}{value_text(best, measure)}), "
     if not close:
-        return text + "beyond the error ahead of all others"
+        bounds = (
+            measure is BITS
+            and best.kind == "exact"
+            and {"bound"} & {group.kind for group in groups}
+        )
+        loose = " (some of them bounds, which may be loose)" if bounds else ""
+        return f"{text}beyond the error ahead of all others{loose}"
     if len(close) == len(groups) - 1:
         return text + "though no difference to the others is beyond the error"
     return text + f"not told from {together([who(group) for group in close])} within the error"
