@@ -279,14 +279,13 @@ def _print_paired(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    assert first is not None
     rows = [
         (run, _dashed(score["scorer"]), score["kind"], f"{score['bits_per_byte']:.4f}", *cells)
         for run, score in found.items()
         for above in [score.get("above")]
         for cells in [(f"{above['bits_per_byte']:+.4f}", *_errors(above)) if above else ()]
     ]
-    titles = "run", "scorer", "kind", "bits per byte", f"above {first[0]}", "mc_se", "text_se"
+    titles = "run", "scorer", "kind", "bits per byte", "above the first", "mc_se", "text_se"
     _print_table(titles, rows)
 
 

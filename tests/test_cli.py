@@ -16,13 +16,15 @@ import pytest
 
 from experiments import bert_vs_gpt
 from lm import cli
-from lm.cli import main
+from lm.cli import ORDER_ROWS, main
 from lm.config import dump, override
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
 from lm.model import Transformer
 from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
 from lm.run import Run
+from lm.score.bits import Score
+from lm.score.likelihood import FixedOrder, Pseudo
 from lm.start import one_line_errors
 from lm.train import fit as fitting
 from lm.train.fit import fit
@@ -314,16 +316,38 @@ def test_several_runs_are_a_table_with_a_row_a_run_and_scorer(capsys, causal, ma
     assert rows[0][4] == "0.0000" < rows[1][4]
 
 
-def test_an_order_of_writing_is_scored_in_blocks(capsys, masked):
-    """Fails if the block or the number of windows is not what was asked for."""
-    ask = ["score", str(masked), "--scorer", "left-to-right", "--json"]
-    eight, one = (
-        json.loads(said(capsys, *ask, "--rows", "2", *block))["scores"]["left_to_right"]
-        for block in (["--block", "8"], [])
+def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
+    """Fails if the block, the number of windows or the error to reach goes astray."""
+    given = []
+
+    def note(trained, scorer, effort):
+        given.append((scorer, effort.orders, effort.share_rows, effort.mc_se))
+        return Score(
+            bits_per_byte=2.0,
+            mc_se=0.0,
+            text_se=None,
+            scorer=scorer.name,
+            kind=scorer.kind,
+            tokens=1,
+            bytes=1,
+            document_nats=(1.0,),
+            document_bytes=(1,),
+        )
+
+    monkeypatch.setattr(cli, "score_by", note)
+    ask = ["score", str(masked), "--scorer", "left-to-right"]
+    assert re.fullmatch(
+        r"left-to-right +2.0000 bits per byte +exact +mc_se 0.0000\n", said(capsys, *ask)
     )
-    assert (eight["block"], one["block"], eight["kind"]) == (8, 1, "exact")
-    assert eight["bits_per_byte"] != one["bits_per_byte"]
-    assert eight["tokens"] == one["tokens"] <= 126
+    options = ["--block", "8", "--rows", "3", "--mc-se", "0.01", "--scorer", "pseudo", "--json"]
+    found = json.loads(said(capsys, *ask, *options))["scores"]
+    assert found["left_to_right"]["block"] == 8
+    assert found["pseudo"]["text_se"] is None
+    assert given == [
+        (FixedOrder("left to right", 1), ORDER_ROWS, 128, None),
+        (FixedOrder("left to right", 8), 3, 3, 0.01),
+        (Pseudo(8), 3, 3, 0.01),
+    ]
 
 
 def test_runs_are_paired_on_the_same_windows_only(capsys, causal, masked):
@@ -338,7 +362,12 @@ def test_runs_are_paired_on_the_same_windows_only(capsys, causal, masked):
     assert 0 < above["text_se"] < 0.5
     assert "above" not in first
     out = said(capsys, *runs).splitlines()
-    assert re.search(rf"bound +{second['bits_per_byte']:.4f}  \+\d\.\d{{4}}  0\.", out[2])
+    assert re.split("  +", out[2])[3:] == [
+        f"{second['bits_per_byte']:.4f}",
+        f"{above['bits_per_byte']:+.4f}",
+        f"{above['mc_se']:.4f}",
+        f"{above['text_se']:.4f}",
+    ]
     order = ["--scorer", "chain-rule", "--scorer", "left-to-right", "--block", "63"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
