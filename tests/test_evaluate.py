@@ -44,7 +44,7 @@ from lm.objectives import (
 )
 from lm.optimizer import Adamw
 from lm.run import Run
-from lm.score.likelihood import AnyOrder, ChainRule
+from lm.score.likelihood import AnyOrder, ChainRule, FixedOrder
 from lm.train.fit import Trained, fit, load
 from lm.train.step import prepare
 
@@ -374,7 +374,14 @@ def assert_hidden(trained: Trained, said) -> None:
     assert [p["likeliest"] for p in again["pieces"]] == [p["likeliest"] for p in said["pieces"]]
 
 
-@pytest.mark.parametrize(("arm", "scorer"), [("causal", ChainRule()), ("masked", AnyOrder(4))])
+@pytest.mark.parametrize(
+    ("arm", "scorer"),
+    [
+        ("causal", ChainRule()),
+        ("masked", AnyOrder(4)),
+        ("masked", FixedOrder("random", block=16)),
+    ],
+)
 def test_eight_devices_score_as_one_does(arm, scorer, request):
     """Fails if masks depend on the device, or rows are lost where 8 does not divide them."""
     trained = request.getfixturevalue(arm)
