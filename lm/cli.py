@@ -297,14 +297,13 @@ def _print_paired(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    assert first is not None
     rows = [
         (run, _dashed(score["scorer"]), score["kind"], f"{score['bits_per_byte']:.4f}", *cells)
         for run, score in found.items()
         for above in [score.get("above")]
         for cells in [(f"{above['bits_per_byte']:+.4f}", *_errors(above)) if above else ()]
     ]
-    titles = "run", "scorer", "kind", "bits per byte", f"above {first[0]}", "mc_se", "text_se"
+    titles = "run", "scorer", "kind", "bits per byte", "above the first", "mc_se", "text_se"
     _print_table(titles, rows)
 
 
@@ -358,18 +357,21 @@ def _say(given: argparse.Namespace) -> None:
         value = getattr(given, option)
         if value is not None and not least <= value < math.inf:
             raise UserError(f"--{option.replace('_', '-')} {value}: must be >= {least}")
-    prepare_machine()
-    trained = load(given.directory)
-    tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
-    answers = trained.run.objective.answers
+    answers = read_run(given.directory).objective.answers
     blank = blank_of(answers)
     if blank is None and "next" not in answers:
         raise UserError(
             "a span model neither continues a text nor fills ___; use a causal or a masked run"
         )
-    if blank is None and "___" in given.text:
+    filling = "___" in given.text
+    if blank is None and filling:
         raise UserError("a causal model continues a text, it cannot fill ___; use a masked run")
-    if blank is None or ("next" in answers and "___" not in given.text):
+    if "next" not in answers and not filling:
+        raise UserError("a masked model fills blanks: put ___ where a piece is to be found")
+    prepare_machine()
+    trained = load(given.directory)
+    tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
+    if blank is None or not filling:
         (said,) = say.generate(
             trained.program.body,
             trained.params,
@@ -383,8 +385,6 @@ def _say(given: argparse.Namespace) -> None:
         )
         _print_said([(False, given.text), (True, tokenizer.decode(said))])
         return
-    if "___" not in given.text:
-        raise UserError("a masked model fills blanks: put ___ where a piece is to be found")
     parts = [tokenizer.encode(part).tolist() for part in given.text.split("___")]
     tokens = parts[0]
     for part in parts[1:]:

@@ -147,6 +147,7 @@ class Windows:
     index_R: np.ndarray
     text: Text
     batch: int
+    corpus_digest: str
 
     @staticmethod
     def of(trained: Trained, split: Split, number: int | None) -> "Windows":
@@ -163,7 +164,8 @@ class Windows:
             piece_bytes_V=piece_bytes(trained),
             offsets=split.offsets,
         )
-        return Windows(tokens_RL, segments_RL, index_R, text, data.batch)
+        digest = trained.tokens.corpus_digest
+        return Windows(tokens_RL, segments_RL, index_R, text, data.batch, digest)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(self.tokens_RL), self.batch):
@@ -171,16 +173,13 @@ class Windows:
             yield self.tokens_RL[part], self.segments_RL[part]
 
     def same_as(self, other: "Windows") -> bool:
-        """Whether these are the same windows of the same text, cut into the same pieces."""
-        return all(
-            np.array_equal(mine, others)
-            for mine, others in (
-                (self.index_R, other.index_R),
-                (self.tokens_RL, other.tokens_RL),
-                (self.segments_RL, other.segments_RL),
-                (self.text.bytes_RL, other.text.bytes_RL),
-            )
-        )
+        """Whether these are the same windows of the same text, cut into the same pieces.
+
+        The pieces' ids may differ, as they do where a tokenizer has sentinels.
+        """
+        both = zip((self.index_R, *self.text), (other.index_R, *other.text), strict=True)
+        same = all(np.array_equal(mine, others) for mine, others in both)
+        return same and self.corpus_digest == other.corpus_digest
 
 
 def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
