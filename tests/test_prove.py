@@ -355,7 +355,7 @@ def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
 
     def short(visible, length):
         first, *rest = attention.reaches(visible, length)
-        return (first, *(reach._replace(keys=reach.keys - 1) for reach in rest))
+        return (first, *(reach._replace(keys=reach.keys - 2) for reach in rest))
 
     mutated.setattr(transformer, "reaches", short)
     found = prove(Causal(), bodies(Transformer(), depths=(1,)), keys=1)
@@ -405,13 +405,14 @@ def _some_rows():
 
 def test_a_proof_is_drawn_with_what_was_found(mutated):
     """Fails if a leak is drawn as if it were none, or a kept piece as a leak."""
-    proven = draw(prove(Masked(rate=0.4), ())).plain
+    small = bodies(Transformer(), depths=(1,))
+    proven = draw(prove(Masked(rate=0.4), small, keys=3)).plain
     assert "proven" in proven
     assert "◆" in proven and "✗" not in proven
     stays = examples_of(Masked(), inputs=lambda example, tokens_BL: tokens_BL)
     mutated.setattr(Masked, "__call__", stays)
     forget()
-    leaky = draw(prove(Masked(rate=0.4), (), keys=1)).plain
+    leaky = draw(prove(Masked(rate=0.4), small, keys=1)).plain
     assert "violations" in leaky and "✗" in leaky and "◆" not in leaky
 
 
@@ -419,11 +420,8 @@ def test_the_command_stops_at_the_first_part_that_leaks(mutated):
     """Fails if the parts of a curriculum are not each proven, or a leak is only printed."""
     mutated.setattr(Prefix, "__call__", examples_of(Prefix(), visible=lambda *_: Full()))
     curriculum = Curriculum(first=AnyOrder(), then=Prefix())
-    with (
-        Console(width=200, quiet=True) as console,
-        pytest.raises(UserError, match=r"^prefix: "),
-    ):
-        prove_all(curriculum, Transformer(), console)
+    with pytest.raises(UserError, match=r"^prefix: "):
+        prove_all(curriculum, Transformer(), Console(quiet=True))
 
 
 NEW = '''"""Say the last piece of each document from all before it."""
