@@ -618,7 +618,7 @@ def draw(proof: Proof) -> Text:
     if proof.kept:
         text.append(f", {proof.kept} slots exempt: their piece is shown on purpose")
     picture = proof.picture
-    if not picture.labels or not proof.pairs:
+    if not proof.pairs or not picture.labels:
         return text
     margin = max(map(len, picture.labels)) + 3
     text.append("\n" + "sees ".rjust(margin) + " ".join(picture.shown), "bold")
