@@ -1,0 +1,102 @@
+"""Power laws of compute, L ~ C^-x, N ~ C^a, D ~ C^b: lines in logarithms (Kaplan et al.)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lm.scaling.fit import Fit
+from lm.scaling.table import DataError, Runs
+
+LINES = {"params": ("k_N", "a", 1), "tokens": ("k_D", "b", 1), "loss": ("k_L", "x", -1)}
+"""Coefficient, exponent and the exponent's sign of each quantity's line."""
+
+
+def fit_power(
+    runs: Runs,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Fit:
+    """L - E = k_L C^-x through all rows, and N = k_N C^a, D = k_D C^b where those are known.
+
+    E is 0 unless it is fixed at another value. It is for rows that are each the best of their
+    compute; where they are not, `fit_envelope` finds those that are.
+
+    >>> C = 10.0 ** np.arange(17, 22)
+    >>> fit = fit_power(Runs(20 * C**-0.05, params_R=0.1 * C**0.5, flops_R=C), bootstrap=0)
+    >>> {name: round(value, 6) for name, value in fit.exponents.items()}
+    {'a': 0.5, 'x': 0.05}
+    """
+    fixed = dict(fixed or {})
+    assert runs.flops_R is not None
+    if unknown := set(fixed) - {"E"}:
+        raise DataError(f"--fix {unknown.pop()}: power laws fix E alone")
+    offset = fixed.get("E", 0.0)
+    if not 0 <= offset < runs.loss_R.min():
+        raise DataError(
+            f"--fix E={offset:g}: must be below the smallest loss, {runs.loss_R.min():g}"
+        )
+    if len(runs) < 3:
+        raise DataError(f"{len(runs)} rows cannot fit a power law; needs 3 or more")
+    values = {"loss": runs.loss_R - offset, "params": runs.params_R, "tokens": runs.tokens_R}
+    known = {name: values_R for name, values_R in values.items() if values_R is not None}
+    if np.ptp(np.log(runs.flops_R)) < 1e-9:
+        raise DataError("all rows have the same flops: there is no law of compute in them")
+    parameters, draws, objective = lines(runs.flops_R, known, bootstrap=bootstrap, seed=seed)
+    warnings = []
+    budgets = len(np.unique(np.round(np.log(runs.flops_R), 2)))
+    if budgets < len(runs):
+        warnings.append(
+            f"{len(runs)} rows share {budgets} budgets: the line is their mean, not the best of"
+            " each; --law envelope finds those"
+        )
+    if len(runs) < 5:
+        warnings.append(f"too few points: {len(runs)} rows; error bars are rough")
+    return Fit(
+        law="power",
+        parameters=parameters | fixed,
+        objective=objective,
+        rows_used=len(runs),
+        degrees=len(runs) - 2,
+        draws=draws | {name: np.full(bootstrap, v) for name, v in fixed.items() if draws},
+        fixed=tuple(fixed),
+        warnings=tuple(warnings),
+    )
+
+
+def lines(
+    flops_R: np.ndarray, values: Mapping[str, np.ndarray], *, bootstrap: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
+    """Least squares of ln value on ln C: parameters, their draws, and the first sum of squares.
+
+    Least squares of the values themselves would fit the largest alone. Draws add residuals,
+    drawn anew, to the line: few points drawn with replacement may be one point. Each residual
+    is divided by sqrt(1 - leverage), as lines bend to their points (Davison and Hinkley 1997,
+    section 6.2.3). All lines draw the same rows.
+    """
+    log_C_R = np.log(flops_R)
+    centre = log_C_R.mean()
+    offset_R = log_C_R - centre
+    spread = float((offset_R**2).sum())
+    leverage_R = 1 / len(flops_R) + offset_R**2 / spread
+    rows_BR = np.random.default_rng(seed).integers(len(flops_R), size=(bootstrap, len(flops_R)))
+    parameters: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    objectives = []
+    for name, values_R in values.items():
+        coefficient, exponent, sign = LINES[name]
+        log_y_R = np.log(values_R)
+        level, slope = log_y_R.mean(), float(offset_R @ log_y_R) / spread
+        residual_R = log_y_R - level - slope * offset_R
+        objectives.append(float((residual_R**2).sum()))
+        parameters[coefficient] = float(np.exp(level - slope * centre))
+        parameters[exponent] = sign * slope
+        if bootstrap and len(flops_R) > 2:
+            fair_R = residual_R / np.sqrt(np.maximum(1 - leverage_R, 1e-9))
+            noise_BR = (fair_R - fair_R.mean())[rows_BR]
+            slope_B = slope + noise_BR @ offset_R / spread
+            level_B = level + noise_BR.mean(axis=1)
+            draws[coefficient] = np.exp(level_B - slope_B * centre)
+            draws[exponent] = sign * slope_B
+    return parameters, draws, objectives[0]
