@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from lm.scaling.fit import Fit
-from lm.scaling.power import lines
+from lm.scaling.power import line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
 Method = Literal["hull", "bins"]
@@ -43,7 +43,7 @@ def fit_envelope(
         rows_used=len(rows_R),
         degrees=len(rows_R) - 2,
         draws=draws,
-        warnings=tuple(_warnings(runs, rows_R)),
+        warnings=(*_warnings(runs, rows_R), *line_doubts(parameters, draws)),
         details={"rows": rows_R},
     )
 

@@ -92,6 +92,22 @@ def predict(
     return prediction
 
 
+def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The ends (2, G) of the 95% intervals of whatever the law says at G points."""
+    draws_B1 = {name: draws_B[:, None] for name, draws_B in fit.draws.items()}
+    values = evaluate(fit.law, fit.parameters, known)
+    found = {}
+    for name, draws_BG in evaluate(fit.law, draws_B1, known).items():
+        if name in known:
+            continue
+        ends = [
+            interval(float(value), draws_B, fit.degrees) or (np.nan, np.nan)
+            for value, draws_B in zip(values[name], draws_BG.T, strict=True)
+        ]
+        found[name] = np.array(ends).T
+    return found
+
+
 def evaluate(law: str, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a point, and what the law adds; parameters may be draws."""
     if law in ("parametric", "data-constrained"):

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from lm.scaling.fit import Fit
-from lm.scaling.power import lines
+from lm.scaling.power import line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
 Method = Literal["akima", "local", "parabola"]
@@ -79,7 +79,10 @@ def fit_isoflop(
         ),
         degrees=len(minima) - 2,
         draws=draws,
-        warnings=tuple(_warnings(runs, groups, found, minima, method)),
+        warnings=(
+            *_warnings(runs, groups, found, minima, method),
+            *line_doubts(parameters, draws),
+        ),
         details={"budgets": minima},
     )
 

@@ -16,8 +16,8 @@ LOGARITHMIC = frozenset(("E", "A", "B", "R_D", "R_N"))
 """Parameters that are fit as logarithms, being positive and of any size."""
 
 _LOWEST_EXPONENT, _HIGHEST_EXPONENT = 1e-3, 5.0
-_LEAST_SHARE = 1e-4
-"""E is at least this part of the smallest loss; there it counts as zero."""
+_LEAST_SHARE, _NO_SHARE = 1e-4, 1e-2
+"""E is at least this part of the smallest loss; below the other it counts as zero."""
 
 
 def fit_parametric(
@@ -227,7 +227,7 @@ def solution_warnings(
         low, high, value = problem.lower_P[number], problem.upper_P[number], theta_P[number]
         if low == high:
             continue
-        if name == "E" and value <= low + 1e-3:
+        if name == "E" and value <= np.log(_NO_SHARE / _LEAST_SHARE) + low:
             found.append("E is at its bound, 0: these rows show no irreducible loss")
         elif value <= low + 1e-3 * (high - low) or value >= high - 1e-3 * (high - low):
             found.append(f"{name} runs away: it is at its bound")

@@ -44,7 +44,7 @@ def fit_power(
     if np.ptp(np.log(runs.flops_R)) < 1e-9:
         raise DataError("all rows have the same flops: there is no law of compute in them")
     parameters, draws, objective = lines(runs.flops_R, known, bootstrap=bootstrap, seed=seed)
-    warnings = []
+    warnings = line_doubts(parameters, draws)
     budgets = len(np.unique(np.round(np.log(runs.flops_R), 2)))
     if budgets < len(runs):
         warnings.append(
@@ -90,13 +90,31 @@ def lines(
         level, slope = log_y_R.mean(), float(offset_R @ log_y_R) / spread
         residual_R = log_y_R - level - slope * offset_R
         objectives.append(float((residual_R**2).sum()))
-        parameters[coefficient] = float(np.exp(level - slope * centre))
+        parameters[coefficient] = float(_exp(level - slope * centre))
         parameters[exponent] = sign * slope
         if bootstrap and len(flops_R) > 2:
             fair_R = residual_R / np.sqrt(np.maximum(1 - leverage_R, 1e-9))
             noise_BR = (fair_R - fair_R.mean())[rows_BR]
             slope_B = slope + noise_BR @ offset_R / spread
             level_B = level + noise_BR.mean(axis=1)
-            draws[coefficient] = np.exp(level_B - slope_B * centre)
+            draws[coefficient] = _exp(level_B - slope_B * centre)
             draws[exponent] = sign * slope_B
     return parameters, draws, objectives[0]
+
+
+def line_doubts(parameters: Mapping[str, float], draws: Mapping[str, np.ndarray]) -> list[str]:
+    """Where the loss does not clearly fall with compute.
+
+    >>> line_doubts({"x": -0.01}, {})
+    ['the loss does not clearly fall with compute: x is not identified']
+    """
+    lowest = np.quantile(draws["x"], 0.025) if "x" in draws else parameters["x"]
+    if min(lowest, parameters["x"]) > 0:
+        return []
+    return ["the loss does not clearly fall with compute: x is not identified"]
+
+
+def _exp(logarithm: np.ndarray) -> np.ndarray:
+    """A coefficient of a steep line far from its points may be beyond any float."""
+    result: np.ndarray = np.exp(np.clip(logarithm, -700, 700))
+    return result

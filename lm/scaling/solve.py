@@ -117,7 +117,7 @@ def certify(
         starts=len(objective_S),
         agree=agree,
         positive_definite=bool(eigenvalues_P[0] > 0),
-        condition=float(eigenvalues_P[-1] / max(eigenvalues_P[0], 1e-300)),
+        condition=float(eigenvalues_P[-1] / max(eigenvalues_P[0], 1e-16 * eigenvalues_P[-1])),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables of runs: read from CSV, JSON lines or Parquet, and checked before anything is fit."""
+"""Tables of runs: read from CSV, JSON or Parquet, and checked before anything is fit."""
 
 import csv
 import difflib
@@ -67,25 +67,31 @@ class Runs:
 
 
 def read(path: Path) -> dict[str, list[Any]]:
-    """The columns of a .csv, .jsonl or .parquet file; of a directory, its results.csv."""
+    """The columns of a .csv, .json, .jsonl or .parquet file; of a directory, its results.csv.
+
+    Raises DataError, which does not name the file: who calls knows it.
+    """
     if path.is_dir():
         path = path / "results.csv"
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError("no such file")
     try:
         match path.suffix:
             case ".csv":
                 columns = _read_csv(path)
             case ".jsonl":
-                columns = _read_jsonl(path)
+                columns = _of_rows(_json_lines(path))
+            case ".json":
+                columns = _of_rows(_json(path.read_text(encoding="utf-8"), "the file"))
             case ".parquet":
                 columns = _read_parquet(path)
             case _:
-                raise DataError(f"{path}: reads .csv, .jsonl and .parquet")
+                kinds = ".csv, .json, .jsonl and .parquet"
+                raise DataError(f"is {path.suffix or 'of no known kind'}; reads {kinds}")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
+        raise DataError("not UTF-8 text") from None
     if not columns or not next(iter(columns.values())):
-        raise DataError(f"{path}: has no rows")
+        raise DataError("has no rows")
     return columns
 
 
@@ -148,22 +154,26 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
     header = [name.strip() for name in rows[0]]
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(header):
-            raise DataError(f"{path}: row {number} has {len(row)} of {len(header)} columns")
+            raise DataError(f"row {number} has {len(row)} of {len(header)} columns")
     return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
 
 
-def _read_jsonl(path: Path) -> dict[str, list[Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number} is not an object of columns")
-        rows.append(row)
+def _json_lines(path: Path) -> list[Any]:
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    return [_json(line, f"line {number}") for number, line in lines if line.strip()]
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: {error}") from None
+
+
+def _of_rows(rows: Any) -> dict[str, list[Any]]:
+    """Columns of a list of objects; what an object lacks is None."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError("is not a list of objects, a run each")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -173,9 +183,9 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ModuleNotFoundError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise DataError("reading Parquet needs pyarrow: pip install pyarrow") from None
     try:
         columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
     except ArrowInvalid as error:
-        raise DataError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from None
+        raise DataError(f"not Parquet: {str(error).splitlines()[0]}") from None
     return columns
