@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text as RichText
 
+from lm import fitting
 from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
 from lm.run import Run, read_run, validate
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     tokens.add_argument("--run", metavar="RUN_DIR", type=Path, help="with this run's tokenizer")
     tokens.add_argument("overrides", nargs="*", metavar="field.path=value", help="of the data")
 
+    fitting.add_commands(commands)
+
     given, rest = parser.parse_known_args(arguments)
     if "overrides" in given and not any(text.startswith("-") for text in rest):
         given.overrides += rest  # argparse itself takes none that follow an option
@@ -79,6 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
                 _say(given)
             case "show":
                 _show_tokens(given.text, given.run, given.overrides)
+            case "fit":
+                fitting.fit(given)
+            case "compare":
+                fitting.compare(given)
 
 
 def _train(name: str, directory: str | None, overrides: list[str]) -> None:

@@ -81,7 +81,9 @@ def _lower_hull(x_R: np.ndarray, y_R: np.ndarray) -> np.ndarray:
             continue
         while len(chain) > 1:
             j, k = chain[-1], chain[-2]
-            if (x[j] - x[k]) * (y[i] - y[k]) > (y[j] - y[k]) * (x[i] - x[k]):
+            # Points on one line all stay: an exact power law is its own envelope.
+            below = (y[i] - y[k]) * (x[j] - x[k]) / (x[i] - x[k]) - (y[j] - y[k])
+            if below > -1e-9:
                 break
             chain.pop()
         chain.append(i)

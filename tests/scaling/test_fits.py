@@ -125,7 +125,7 @@ def test_no_row_lies_below_the_hull():
     line_R = np.interp(x_R, x_R[hull_R], y_R[hull_R])
     inside_R = (x_R >= x_R[hull_R[0]]) & (x_R <= x_R[hull_R[-1]])
     assert (y_R[inside_R] >= line_R[inside_R] - 1e-12).all()
-    assert (np.diff(np.diff(y_R[hull_R]) / np.diff(x_R[hull_R])) > 0).all()
+    assert (np.diff(np.diff(y_R[hull_R]) / np.diff(x_R[hull_R])) > -1e-9).all()
 
 
 def test_power_law_above_an_offset():
