@@ -110,8 +110,7 @@ def data_constrained_terms(
         ratio = (np.log(alpha / beta) + log_A - log_B) / (alpha + beta)
         slope = beta / alpha
         best = slope * (log_unique_R + ratio) + ratio
-        is_best = best < log_params_R
-        enough = np.where(is_best, best, log_params_R)
+        enough = np.minimum(best, log_params_R)
         # Beyond e^40 repeats nothing changes, and the exponential may overflow.
         excess = np.expm1(np.minimum(log_params_R - enough, 40.0))
         params, by_enough, by_R_N = _log_worth(enough, excess, np.exp(R_N))
@@ -124,7 +123,7 @@ def data_constrained_terms(
             ],
             axis=1,
         )
-        pull = -alpha * by_enough * is_best
+        pull = -alpha * by_enough  # which is 0 where all parameters are enough
         by_ratio = pull * (slope + 1) / (alpha + beta)
         dz_SKRP = np.zeros((*z_SKR.shape, 7))
         dz_SKRP[:, 0, :, 0] = dz_SKRP[:, 2, :, 2] = 1

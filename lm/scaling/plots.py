@@ -200,7 +200,7 @@ def _isoflop(fit: Fit, loss: str) -> Figure:
     flops = np.array([budget.flops for budget in budgets])
     scale = matplotlib.cm.ScalarMappable(LogNorm(flops.min(), flops.max()), "viridis_r")
     _axes(curves, "Loss of each budget", PARAMETERS, loss)
-    curves.legend(loc="upper right")
+    curves.legend(loc="lower left")
     figure.colorbar(scale, ax=curves, label="FLOPs", pad=0.02).outline.set_visible(False)
     _optima(optima, fit, flops)
     for number, values in enumerate(

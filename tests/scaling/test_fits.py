@@ -150,7 +150,7 @@ def test_parametric_error_bars_cover(make_runs):
 
 
 def test_error_bars_of_five_points_cover():
-    """Fails without Student's factor (covers .82) or the leverage of residuals (.75)."""
+    """Fails without Student's factor (covers .86) or the leverage of residuals (.91)."""
     inside = []
     for seed in range(400):
         noise = np.exp(0.01 * np.random.default_rng(seed).normal(size=5))
@@ -158,7 +158,7 @@ def test_error_bars_of_five_points_cover():
         fit = fit_power(Runs(20 * C**-0.06 * noise, flops_R=C), bootstrap=200, seed=seed)
         low, high = fit.ci95["x"]
         inside.append(low <= 0.06 <= high)
-    assert 0.915 < np.mean(inside) < 0.985
+    assert 0.925 < np.mean(inside) < 0.985
 
 
 def test_isoflop_error_bars_cover():
@@ -254,12 +254,20 @@ def test_no_irreducible_loss(make_runs):
 
 
 def test_a_flat_ridge():
-    """Fails when nothing asks whether another value fits as well: data are plentiful here."""
+    """Fails when nothing asks whether another value fits as well: two repeats say no R_D."""
     random = np.random.default_rng(0)
-    N, D = 10 ** random.uniform(8, 9, 40), 10 ** random.uniform(13, 13.5, 40)
-    loss = parametric_loss(BESIROGLU, N, D) * np.exp(0.01 * random.normal(size=40))
-    fit = fit_parametric(Runs(loss, params_R=N, tokens_R=D), bootstrap=0)
-    assert any("beta" in w and ("flat ridge" in w or "runs away" in w) for w in fit.warnings)
+    N, U = 10 ** random.uniform(7, 9, 60), 10 ** random.uniform(9, 10, 60)
+    surface = {name: MUENNIGHOFF[name] for name in HOFFMANN}
+
+    def fit(passes):
+        D = U * random.uniform(1, passes, 60)
+        noise = np.exp(0.005 * random.normal(size=60))
+        loss = data_constrained_loss(MUENNIGHOFF, N, D, U) * noise
+        runs = Runs(loss, params_R=N, tokens_R=D, unique_R=U)
+        return fit_data_constrained(runs, fixed=surface | {"R_N": 5.3}, bootstrap=0)
+
+    assert says(fit(3), "flat ridge: R_D is not identified")
+    assert not says(fit(60), "R_D")
 
 
 def test_few_points(make_runs):

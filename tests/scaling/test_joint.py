@@ -44,7 +44,7 @@ def test_a_coefficient_is_shared_where_it_is_defined(make_runs):
 
 
 def test_the_test_tells_shared_from_separate(make_runs):
-    """Fails when the null's residuals are the joint fit's own, or the ratio is upside down."""
+    """Fails when the null is drawn from the separate laws, or the ratio is upside down."""
     same, groups = two(make_runs, BESIROGLU | {"A": 900.0})
     agrees = fit_joint(same, groups, SHARED, bootstrap=0, test_draws=60)
     assert agrees.p > 0.1
