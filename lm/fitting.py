@@ -23,7 +23,7 @@ from lm.scaling.fit import Fit, Interval, predict
 from lm.scaling.joint import Joint, fit_joint
 from lm.scaling.parametric import fit_parametric
 from lm.scaling.plots import comparison_figure, figure_of
-from lm.scaling.power import fit_power
+from lm.scaling.power import QUANTITIES, fit_power
 from lm.scaling.table import Columns, DataError, Runs, column, groups, numbers, read
 
 LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
@@ -38,7 +38,6 @@ _COLUMNS = {
 """Which columns are read where none is named: the first that exists."""
 _NEEDS = {
     "parametric": ("loss", "params", "tokens"),
-    "power": ("loss", "flops"),
     "isoflop": ("loss", "params", "flops"),
     "envelope": ("loss", "flops"),
     "data-constrained": ("loss", "params", "tokens", "unique"),
@@ -71,6 +70,9 @@ def add_commands(commands: Any) -> None:
         "--method",
         choices=(*isoflop.METHODS, *envelope.METHODS),
         help="how isoFLOP minima are found (akima), or the envelope (hull)",
+    )
+    fit.add_argument(
+        "--against", choices=QUANTITIES, default="flops", help="what a power law is of"
     )
     fit.add_argument(
         "--tolerance",
@@ -119,7 +121,8 @@ def fit(given: argparse.Namespace) -> None:
     points = [_point(text) for text in given.predict]
     try:
         columns = _read(given.file)
-        names, notes = _named(columns, given, _NEEDS[given.law])
+        needs = ("loss", given.against) if given.law == "power" else _NEEDS[given.law]
+        names, notes = _named(columns, given, needs)
         runs = _runs(columns, names)
         rows = groups(columns, given.by) if given.by else {"": np.arange(len(runs))}
         parts = {
@@ -218,6 +221,8 @@ def _check(given: argparse.Namespace) -> None:
     if law and given.method and given.method not in methods.get(law, ()):
         legal = ", ".join(methods.get(law, ())) or "it has none"
         raise UserError(f"--method {given.method}: no method of --law {law}; {legal}")
+    if law and given.against != "flops" and law != "power":
+        raise UserError(f"--against: for --law power, not {law}")
     if law and given.share and law != "parametric":
         raise UserError(f"--share: for --law parametric, not {law}")
     if law and given.fix and law in methods:
@@ -356,7 +361,7 @@ def _fit_one(runs: Runs, fixed: Mapping[str, float], given: argparse.Namespace) 
         case "data-constrained":
             return fit_data_constrained(runs, delta=given.delta, fixed=fixed, **draws)
         case "power":
-            return fit_power(runs, fixed=fixed, **draws)
+            return fit_power(runs, against=given.against, fixed=fixed, **draws)
         case "isoflop":
             method = given.method or isoflop.METHODS[0]
             return isoflop.fit_isoflop(runs, method=method, tolerance=given.tolerance, **draws)

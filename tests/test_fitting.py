@@ -174,6 +174,7 @@ def test_flops_that_are_not_known_are_said(capsys, tmp_path):
         (["--law", "power", "--share", "E"], "for --law parametric"),
         (["--share", "E"], "two groups or more"),
         (["--law", "isoflop", "--fix", "E=1"], "has nothing to fix"),
+        (["--against", "params"], "for --law power, not parametric"),
         (["--bootstrap", "-1"], "--bootstrap -1: must be >= 0"),
         (["--delta", "0"], "--delta 0.0: must be above 0"),
         (["--plot", "out.pdf"], "must end in .png or .svg"),

@@ -39,6 +39,11 @@ class Fit:
         """N* ~ C^a, D* ~ C^b, and for lines L ~ C^-x."""
         return {name: float(value) for name, value in exponents_of(self.parameters).items()}
 
+    @property
+    def against(self) -> str:
+        """What lines are drawn against."""
+        return str(self.details.get("against", "flops"))
+
     @functools.cached_property
     def ci95(self) -> dict[str, Interval]:
         """95% intervals of all that was fit."""
@@ -80,12 +85,12 @@ def predict(
     """
     given = {"flops": flops, "params": params, "tokens": tokens, "unique": unique}
     known = {name: float(value) for name, value in given.items() if value is not None}
-    found = evaluate(fit.law, fit.parameters, known)
+    found = evaluate(fit, fit.parameters, known)
     prediction: dict[str, Any] = {name: float(value) for name, value in found.items()}
     if fit.draws:
         ends = {
             name: interval(prediction[name], draws_B, fit.degrees)
-            for name, draws_B in evaluate(fit.law, fit.draws, known).items()
+            for name, draws_B in evaluate(fit, fit.draws, known).items()
             if name not in known and np.ndim(draws_B) and np.ptp(draws_B) > 0
         }
         prediction["ci95"] = {name: both for name, both in ends.items() if both is not None}
@@ -95,9 +100,9 @@ def predict(
 def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The ends (2, G) of the 95% intervals of whatever the law says at G points."""
     draws_B1 = {name: draws_B[:, None] for name, draws_B in fit.draws.items()}
-    values = evaluate(fit.law, fit.parameters, known)
+    values = evaluate(fit, fit.parameters, known)
     found = {}
-    for name, draws_BG in evaluate(fit.law, draws_B1, known).items():
+    for name, draws_BG in evaluate(fit, draws_B1, known).items():
         if name in known:
             continue
         ends = [
@@ -108,13 +113,13 @@ def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def evaluate(law: str, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a point, and what the law adds; parameters may be draws."""
-    if law in ("parametric", "data-constrained"):
-        return _evaluate_surface(law, parameters, dict(known))
-    if "flops" not in known or len(known) > 1:
-        raise ValueError(f"--law {law} predicts from flops alone: flops=1e21")
-    return dict(known) | laws.power_optimum(parameters, known["flops"])
+def evaluate(fit: Fit, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a point, and what the fit's law adds; parameters may be its draws."""
+    if fit.law in ("parametric", "data-constrained"):
+        return _evaluate_surface(fit.law, parameters, dict(known))
+    if set(known) != {fit.against}:
+        raise ValueError(f"this law predicts from {fit.against} alone: {fit.against}=1e21")
+    return dict(known) | laws.power_optimum(parameters, known[fit.against])
 
 
 def _evaluate_surface(

@@ -21,6 +21,8 @@ from lm.scaling.isoflop import Budget
 from lm.scaling.table import Runs
 
 FLOPS, PARAMETERS, TOKENS = "training compute (FLOPs)", "parameters", "tokens"
+_AXES = {"flops": FLOPS, "params": PARAMETERS, "tokens": TOKENS}
+_SYMBOLS = {"flops": "C", "params": "N", "tokens": "D"}
 
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 
@@ -212,75 +214,65 @@ def _isoflop(fit: Fit, loss: str) -> Figure:
 
 def _frontier(fit: Fit, runs: Runs, loss: str) -> Figure:
     figure = _page(3.1)
-    left, right = figure.subplots(1, 2)
-    assert runs.flops_R is not None
-    best = runs
+    x, best = _AXES[fit.against], runs
+    # Against parameters or tokens there is no best size or data to show.
+    left, *others = figure.subplots(1, 2 if fit.against == "flops" else 1, squeeze=False)[0]
+    label = None
     if "rows" in fit.details:
-        best = runs.take(fit.details["rows"])
+        best, label = runs.take(fit.details["rows"]), "on the envelope"
         left.scatter(
-            runs.flops_R,
-            runs.loss_R,
-            s=4,
-            color=_muted(),
-            alpha=0.35,
-            linewidths=0,
-            label="runs",
+            _where(fit, runs), runs.loss_R, s=4, color=_muted(), alpha=0.35, linewidths=0
         )
-    assert best.flops_R is not None
-    label = "on the envelope" if "rows" in fit.details else None
-    _points(left, best.flops_R, best.loss_R, 0, label)
-    _law(
-        left, fit, best.flops_R, "loss", "C0", f"$L \\propto C^{{-{fit.parameters['x']:.3f}}}$"
-    )
-    _axes(left, "Loss against compute", FLOPS, loss)
+    places_R = _where(fit, best)
+    _points(left, places_R, best.loss_R, 0, label)
+    power = f"{_SYMBOLS[fit.against]}^{{-{fit.parameters['x']:.3f}}}"
+    _law(left, fit, places_R, "loss", "C0", f"{loss} $\\propto {power}$")
+    _axes(left, f"Loss against {x.partition(' (')[0]}", x, loss)
     left.legend()
-    _optima(right, fit, best.flops_R)
-    for number, values_R in enumerate((best.params_R, best.tokens_R)):
-        if values_R is not None:
-            right.plot(
-                best.flops_R, values_R, _MARKERS[number], color=f"C{number}", markersize=3.5
-            )
+    for right in others:
+        _optima(right, fit, places_R)
+        for number, values_R in enumerate((best.params_R, best.tokens_R)):
+            if values_R is not None:
+                mark = {"color": f"C{number}", "marker": _MARKERS[number], "markersize": 3.5}
+                right.plot(places_R, values_R, linestyle="", **mark)
     return figure
 
 
 def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Figure:
     """Every group's best loss and best size against compute, one colour a group."""
     figure = _page(3.5)
-    left, right = figure.subplots(1, 2)
+    first = next(iter(fits.values()))
+    left, *others = figure.subplots(1, 2 if first.against == "flops" else 1, squeeze=False)[0]
+    panels = list(zip((left, *others), ("loss", "params"), strict=False))
     lines = []
     for number, (name, fit) in enumerate(fits.items()):
-        flops_R = runs[name].completed().flops_R
-        assert flops_R is not None
-        colour, known = f"C{number % 10}", _grid(flops_R)
+        part = runs[name].completed()
+        colour, known = f"C{number % 10}", _grid(fit, _where(fit, part))
         if fit.law == "data-constrained":
-            unique_R = runs[name].unique_R
-            assert unique_R is not None
-            known["unique"] = np.array(np.median(unique_R))
-        values = evaluate(fit.law, fit.parameters, known)
+            assert part.unique_R is not None
+            known["unique"] = np.array(np.median(part.unique_R))
+        values = evaluate(fit, fit.parameters, known)
         edges = band(fit, known) if fit.draws else {}
-        for axes, what in ((left, "loss"), (right, "params")):
+        grid = known[fit.against]
+        mark = {"color": colour, "marker": _MARKERS[number % 6], "markersize": 3.5}
+        best = part.take(fit.details["rows"]) if "rows" in fit.details else part
+        for axes, what in panels:
             if what not in values:
                 continue
             if what in edges:
-                axes.fill_between(
-                    known["flops"], *edges[what], color=colour, alpha=0.15, linewidth=0
-                )
-            (line,) = axes.plot(known["flops"], values[what], color=colour, label=name)
+                axes.fill_between(grid, *edges[what], color=colour, alpha=0.15, linewidth=0)
+            (line,) = axes.plot(grid, values[what], color=colour, label=name)
+            for budget in fit.details.get("budgets", ()):
+                axes.plot(budget.flops, getattr(budget, what), **mark)
+            measured_R = getattr(best, f"{what}_R")
+            if fit.law in ("power", "envelope") and measured_R is not None:
+                axes.plot(_where(fit, best), measured_R, linestyle="", **mark)
         lines.append(line)
-        for budget in fit.details.get("budgets", ()):
-            mark = {"color": colour, "marker": _MARKERS[number % 6], "markersize": 3.5}
-            left.plot(budget.flops, budget.loss, **mark)
-            right.plot(budget.flops, budget.params, **mark)
-        if fit.law in ("power", "envelope"):
-            best = runs[name].take(fit.details["rows"]) if "rows" in fit.details else runs[name]
-            assert best.flops_R is not None
-            mark = {"color": colour, "marker": _MARKERS[number % 6], "markersize": 3.5}
-            left.plot(best.flops_R, best.loss_R, linestyle="", **mark)
-            if best.params_R is not None:
-                right.plot(best.flops_R, best.params_R, linestyle="", **mark)
-    _axes(left, "Best loss of each compute", FLOPS, loss)
-    right.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel=PARAMETERS)
-    right.set_title("Best size of each compute")
+    x = _AXES[first.against]
+    _axes(left, f"Best loss against {x.partition(' (')[0]}", x, loss)
+    for right in others:
+        right.set(xscale="log", yscale="log", xlabel=x, ylabel=PARAMETERS)
+        right.set_title("Best size")
     figure.legend(
         handles=lines, loc="outside lower center", ncols=3 if len(lines) > 4 else len(lines)
     )
@@ -289,8 +281,8 @@ def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Fig
 
 def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
     """N* and D* against compute with their bands."""
-    known = _grid(flops_R)
-    values = evaluate(fit.law, fit.parameters, known)
+    known = _grid(fit, flops_R)
+    values = evaluate(fit, fit.parameters, known)
     edges = band(fit, known) if fit.draws else {}
     shown = []
     for number, (name, symbol, exponent) in enumerate(
@@ -315,14 +307,14 @@ def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
 
 
 def _law(
-    axes: Axes, fit: Fit, flops_R: np.ndarray, what: str, colour: str, label: str | None = None
+    axes: Axes, fit: Fit, places_R: np.ndarray, what: str, colour: str, label: str | None = None
 ) -> None:
-    known = _grid(flops_R)
+    known = _grid(fit, places_R)
     if fit.draws:
         low, high = band(fit, known)[what]
-        axes.fill_between(known["flops"], low, high, color=colour, alpha=0.18, linewidth=0)
-    values = evaluate(fit.law, fit.parameters, known)
-    axes.plot(known["flops"], values[what], color=colour, label=label)
+        axes.fill_between(known[fit.against], low, high, color=colour, alpha=0.18, linewidth=0)
+    values = evaluate(fit, fit.parameters, known)
+    axes.plot(known[fit.against], values[what], color=colour, label=label)
 
 
 def _points(
@@ -331,8 +323,15 @@ def _points(
     axes.plot(x_R, y_R, _MARKERS[number % 6], color=f"C{number}", markersize=4, label=label)
 
 
-def _grid(flops_R: np.ndarray) -> dict[str, np.ndarray]:
-    return {"flops": np.geomspace(flops_R.min(), flops_R.max(), 60)}
+def _where(fit: Fit, runs: Runs) -> np.ndarray:
+    """The rows' places on the axis that the law is drawn against."""
+    places_R = getattr(runs, f"{fit.against}_R")
+    assert isinstance(places_R, np.ndarray)
+    return places_R
+
+
+def _grid(fit: Fit, places_R: np.ndarray) -> dict[str, np.ndarray]:
+    return {fit.against: np.geomspace(places_R.min(), places_R.max(), 60)}
 
 
 def _axes(axes: Axes, title: str, x: str, y: str) -> None:

@@ -1,11 +1,15 @@
 """Power laws of compute, L ~ C^-x, N ~ C^a, D ~ C^b: lines in logarithms (Kaplan et al.)."""
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
 
 from lm.scaling.fit import Fit
 from lm.scaling.table import DataError, Runs
+
+Quantity = Literal["flops", "params", "tokens"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 LINES = {"params": ("k_N", "a", 1), "tokens": ("k_D", "b", 1), "loss": ("k_L", "x", -1)}
 """Coefficient, exponent and the exponent's sign of each quantity's line."""
@@ -14,6 +18,7 @@ LINES = {"params": ("k_N", "a", 1), "tokens": ("k_D", "b", 1), "loss": ("k_L", "
 def fit_power(
     runs: Runs,
     *,
+    against: Quantity = "flops",
     fixed: Mapping[str, float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -21,7 +26,9 @@ def fit_power(
     """L - E = k_L C^-x through all rows, and N = k_N C^a, D = k_D C^b where those are known.
 
     E is 0 unless it is fixed at another value. It is for rows that are each the best of their
-    compute; where they are not, `fit_envelope` finds those that are.
+    compute; where they are not, `fit_envelope` finds those that are. Against parameters or
+    tokens, L - E = k_L N^-x or k_L D^-x alone (Kaplan et al., equations 1.1 and 1.2), for rows
+    that the other does not limit.
 
     >>> C = 10.0 ** np.arange(17, 22)
     >>> fit = fit_power(Runs(20 * C**-0.05, params_R=0.1 * C**0.5, flops_R=C), bootstrap=0)
@@ -29,7 +36,8 @@ def fit_power(
     {'a': 0.5, 'x': 0.05}
     """
     fixed = dict(fixed or {})
-    assert runs.flops_R is not None
+    place_R = getattr(runs, f"{against}_R")
+    assert place_R is not None
     if unknown := set(fixed) - {"E"}:
         raise DataError(f"--fix {unknown.pop()}: power laws fix E alone")
     offset = fixed.get("E", 0.0)
@@ -39,17 +47,19 @@ def fit_power(
         )
     if len(runs) < 3:
         raise DataError(f"{len(runs)} rows cannot fit a power law; needs 3 or more")
-    values = {"loss": runs.loss_R - offset, "params": runs.params_R, "tokens": runs.tokens_R}
-    known = {name: values_R for name, values_R in values.items() if values_R is not None}
-    if np.ptp(np.log(runs.flops_R)) < 1e-9:
-        raise DataError("all rows have the same flops: there is no law of compute in them")
-    parameters, draws, objective = lines(runs.flops_R, known, bootstrap=bootstrap, seed=seed)
+    known = {"loss": runs.loss_R - offset}
+    if against == "flops":
+        values = {"params": runs.params_R, "tokens": runs.tokens_R}
+        known |= {name: values_R for name, values_R in values.items() if values_R is not None}
+    if np.ptp(np.log(place_R)) < 1e-9:
+        raise DataError(f"all rows have the same {against}: there is no law of it in them")
+    parameters, draws, objective = lines(place_R, known, bootstrap=bootstrap, seed=seed)
     warnings = line_doubts(parameters, draws)
-    budgets = len(np.unique(np.round(np.log(runs.flops_R), 2)))
-    if budgets < len(runs):
+    places = len(np.unique(np.round(np.log(place_R), 2)))
+    if places < len(runs):
         warnings.append(
-            f"{len(runs)} rows share {budgets} budgets: the line is their mean, not the best of"
-            " each; --law envelope finds those"
+            f"{len(runs)} rows share {places} values of {against}: the line is their mean, not"
+            " the best of each" + ("; --law envelope finds those" if against == "flops" else "")
         )
     if len(runs) < 5:
         warnings.append(f"too few points: {len(runs)} rows; error bars are rough")
@@ -62,6 +72,7 @@ def fit_power(
         draws=draws | {name: np.full(bootstrap, v) for name, v in fixed.items() if draws},
         fixed=tuple(fixed),
         warnings=tuple(warnings),
+        details={"against": against},
     )
 
 
@@ -103,15 +114,15 @@ def lines(
 
 
 def line_doubts(parameters: Mapping[str, float], draws: Mapping[str, np.ndarray]) -> list[str]:
-    """Where the loss does not clearly fall with compute.
+    """Where the loss does not clearly fall.
 
     >>> line_doubts({"x": -0.01}, {})
-    ['the loss does not clearly fall with compute: x is not identified']
+    ['the loss does not clearly fall: x is not identified']
     """
     lowest = np.quantile(draws["x"], 0.025) if "x" in draws else parameters["x"]
     if min(lowest, parameters["x"]) > 0:
         return []
-    return ["the loss does not clearly fall with compute: x is not identified"]
+    return ["the loss does not clearly fall: x is not identified"]
 
 
 def _exp(logarithm: np.ndarray) -> np.ndarray:

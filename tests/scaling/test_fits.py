@@ -136,6 +136,18 @@ def test_power_law_above_an_offset():
     assert predict(fit, flops=1e24)["loss"] == pytest.approx(1.7 + 30 * 1e24**-0.08)
 
 
+@pytest.mark.parametrize("against", ["params", "tokens"])
+def test_power_law_of_size_or_data(against):
+    """Fails when the line is against compute all the same, or predicts from it."""
+    x = np.geomspace(1e6, 1e9, 6)
+    runs = Runs(12 * x**-0.076, params_R=x, tokens_R=x, flops_R=6 * x**2)
+    fit = fit_power(runs, against=against, bootstrap=0)
+    assert fit.exponents == pytest.approx({"x": 0.076})
+    assert predict(fit, **{against: 1e10})["loss"] == pytest.approx(12 * 1e10**-0.076)
+    with pytest.raises(ValueError, match=f"from {against} alone"):
+        predict(fit, flops=1e20)
+
+
 # Error bars
 
 
@@ -307,7 +319,7 @@ def test_methods_that_disagree():
 
 def test_rows_of_one_budget_are_no_frontier():
     """Fails when a mean over sizes is passed off as the best of each compute."""
-    assert says(fit_power(isoflops(), bootstrap=0), "rows share 9 budgets")
+    assert says(fit_power(isoflops(), bootstrap=0), "rows share 9 values of flops")
 
 
 def test_loss_that_does_not_fall():

@@ -42,6 +42,13 @@ def test_axes_are_logarithmic_and_name_their_units(fit):
         assert all(axes.get_yscale() == "log" for axes in against_compute)
 
 
+def test_a_power_law_of_size_is_drawn_against_size():
+    """Fails when the axis says compute whatever the law is of."""
+    found = fit_power(RUNS, against="params", bootstrap=30)
+    assert labels(figure_of({"": found}, {"": RUNS})) == {"parameters"}
+    assert labels(figure_of({"a": found, "b": found}, {"a": RUNS, "b": RUNS})) == {"parameters"}
+
+
 def test_bands_hold_their_line_and_lines_their_points():
     """Fails when a band is of another quantity, or of one draw."""
     found = fit_parametric(RUNS, bootstrap=40)
