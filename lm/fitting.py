@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lm.config import UserError
-from lm.report import drawing, styled
 from lm.scaling import envelope, isoflop
 from lm.scaling.compare import Comparison, held_equal
 from lm.scaling.compare import compare as compare_arms
@@ -22,9 +21,9 @@ from lm.scaling.data_constrained import fit_data_constrained
 from lm.scaling.fit import Fit, Interval, predict
 from lm.scaling.joint import Joint, fit_joint
 from lm.scaling.parametric import fit_parametric
-from lm.scaling.plots import comparison_figure, figure_of
 from lm.scaling.power import QUANTITIES, fit_power
 from lm.scaling.table import Columns, DataError, Runs, column, groups, numbers, read
+from lm.start import Parser, one_line_errors
 
 LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
 
@@ -49,69 +48,16 @@ _STANDS_IN = {
 }
 
 
-def add_commands(commands: Any) -> None:
-    """Adds both to the commands of `lm`."""
-    fit = commands.add_parser(
-        "fit",
-        help="fit a scaling law to a table of runs",
-        description="Fits a law to a .csv, .json, .jsonl or .parquet file, a run a row.",
-    )
-    fit.add_argument("file", metavar="FILE", type=Path)
-    fit.add_argument("--law", choices=LAWS, default="parametric")
-    _add_columns(fit, ("params", "tokens", "loss", "flops", "unique"))
-    fit.add_argument("--by", nargs="+", default=[], metavar="COL", help="a law for each group")
-    fit.add_argument(
-        "--share",
-        nargs="+",
-        metavar="NAME",
-        help="one parametric law with these in common to all groups, and a test of that",
-    )
-    fit.add_argument(
-        "--method",
-        choices=(*isoflop.METHODS, *envelope.METHODS),
-        help="how isoFLOP minima are found (akima), or the envelope (hull)",
-    )
-    fit.add_argument(
-        "--against", choices=QUANTITIES, default="flops", help="what a power law is of"
-    )
-    fit.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.1,
-        help="isoFLOP: runs whose flops differ by less than this share are of one budget",
-    )
-    fit.add_argument(
-        "--drop-worst", type=int, default=0, metavar="K", help="without the K highest losses"
-    )
-    fit.add_argument("--delta", type=float, default=1e-3, help="of the Huber loss of ln L")
-    fit.add_argument(
-        "--fix", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="not fit"
-    )
-    fit.add_argument(
-        "--predict",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="WHAT=VALUE,..",
-        help="flops=1e21 for the best split, or params=1e9,tokens=2e10[,unique=1e9]",
-    )
-    compare = commands.add_parser(
-        "compare",
-        help="how many times the compute one arm needs for another's loss",
-        description="Compares two files (or folders with a results.csv), or two groups of one.",
-    )
-    compare.add_argument("first", metavar="A", type=Path)
-    compare.add_argument("second", metavar="B", type=Path, nargs="?")
-    compare.add_argument("--by", metavar="COL", help="the column that names the groups")
-    compare.add_argument("--groups", nargs=2, metavar=("X", "Y"), help="two of its values")
-    _add_columns(compare, ("loss", "flops"))
-    for parser in (fit, compare):
-        parser.add_argument(
-            "--bootstrap", type=int, default=1000, metavar="DRAWS", help="0: no intervals"
-        )
-        parser.add_argument("--seed", type=int, default=0)
-        parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
-        parser.add_argument("--plot", type=Path, metavar="OUT.png", help="or OUT.svg")
+def main(arguments: list[str]) -> None:
+    """Either command, its name first."""
+    parser = Parser(prog="lm", description=__doc__)
+    _add_commands(parser.add_subparsers(dest="command", required=True, metavar="command"))
+    given = parser.parse_args(arguments)
+    with one_line_errors():
+        if given.command == "fit":
+            fit(given)
+        else:
+            compare(given)
 
 
 def fit(given: argparse.Namespace) -> None:
@@ -145,10 +91,7 @@ def fit(given: argparse.Namespace) -> None:
     if "flops" in names and {"params", "tokens"} <= set(names):
         notes += _flops_notes(runs, given.law)
     report = _report(fits, predictions, notes, joint)
-    figure = None
-    if given.plot:
-        with styled():
-            figure = drawing(figure_of(fits, parts, names["loss"]), given.plot.suffix)
+    figure = _fit_drawing(fits, parts, names["loss"], given.plot)
     _write(given.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     _write(given.plot, figure)
     _print_fit(fits, predictions, notes, joint, given.bootstrap)
@@ -182,16 +125,76 @@ def compare(given: argparse.Namespace) -> None:
         "differ": differ,
         "warnings": [*notes, *found.warnings],
     }
-    figure = None
-    if given.plot:
-        with styled():
-            figure = drawing(comparison_figure(found, labels, names["loss"]), given.plot.suffix)
+    figure = _comparison_drawing(found, labels, names["loss"], given.plot)
     _write(given.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     _write(given.plot, figure)
     _print_comparison(found, labels, equal, differ, notes)
 
 
 # The settings
+
+
+def _add_commands(commands: Any) -> None:
+    fit = commands.add_parser(
+        "fit",
+        description="Fits a law to a .csv, .json, .jsonl or .parquet file, a run a row.",
+    )
+    fit.add_argument("file", metavar="FILE", type=Path)
+    fit.add_argument("--law", choices=LAWS, default="parametric")
+    _add_columns(fit, ("params", "tokens", "loss", "flops", "unique"))
+    fit.add_argument("--by", nargs="+", default=[], metavar="COL", help="a law for each group")
+    fit.add_argument(
+        "--share",
+        nargs="+",
+        metavar="NAME",
+        help="one parametric law with these in common to all groups, and a test of that",
+    )
+    fit.add_argument(
+        "--method",
+        choices=(*isoflop.METHODS, *envelope.METHODS),
+        help="how isoFLOP minima are found (akima), or the envelope (hull)",
+    )
+    fit.add_argument(
+        "--against", choices=QUANTITIES, default="flops", help="what a power law is of"
+    )
+    fit.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="SHARE",
+        default=0.1,
+        help="isoFLOP: runs whose flops differ by less than this share are of one budget",
+    )
+    fit.add_argument(
+        "--drop-worst", type=int, default=0, metavar="K", help="without the K highest losses"
+    )
+    fit.add_argument("--delta", type=float, default=1e-3, help="of the Huber loss of ln L")
+    fit.add_argument(
+        "--fix", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="not fit"
+    )
+    fit.add_argument(
+        "--predict",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="WHAT=VALUE,..",
+        help="flops=1e21 for the best split, or params=1e9,tokens=2e10[,unique=1e9]",
+    )
+    compare = commands.add_parser(
+        "compare",
+        description="Compares two files (or folders with a results.csv), or two groups of one.",
+    )
+    compare.add_argument("first", metavar="A", type=Path)
+    compare.add_argument("second", metavar="B", type=Path, nargs="?")
+    compare.add_argument("--by", metavar="COL", help="the column that names the groups")
+    compare.add_argument("--groups", nargs=2, metavar=("X", "Y"), help="two of its values")
+    _add_columns(compare, ("loss", "flops"))
+    for parser in (fit, compare):
+        parser.add_argument(
+            "--bootstrap", type=int, default=1000, metavar="DRAWS", help="0: no intervals"
+        )
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
+        parser.add_argument("--plot", type=Path, metavar="OUT.png", help="or OUT.svg")
 
 
 def _add_columns(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
@@ -450,6 +453,30 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
     if fit.certificate:
         found["certificate"] = asdict(fit.certificate)
     return found
+
+
+def _fit_drawing(
+    fits: Mapping[str, Fit], parts: Mapping[str, Runs], loss: str, path: Path | None
+) -> bytes | None:
+    if path is None:
+        return None
+    from lm.report import drawing, styled  # matplotlib takes a while, and is seldom asked for
+    from lm.scaling.plots import figure_of
+
+    with styled():
+        return drawing(figure_of(fits, parts, loss), path.suffix)
+
+
+def _comparison_drawing(
+    found: Comparison, labels: Sequence[str], loss: str, path: Path | None
+) -> bytes | None:
+    if path is None:
+        return None
+    from lm.report import drawing, styled
+    from lm.scaling.plots import comparison_figure
+
+    with styled():
+        return drawing(comparison_figure(found, labels, loss), path.suffix)
 
 
 def _write(path: Path | None, content: bytes | None) -> None:

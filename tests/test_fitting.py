@@ -186,7 +186,8 @@ def test_one_line_says_what_is_wrong(capsys, tmp_path, monkeypatch, table, optio
     """Fails when an error has a traceback, or leaves a file behind."""
     monkeypatch.chdir(tmp_path)
     options = [*options, *([] if "--plot" in options else ["--plot", "out.png"])]
-    assert message in fails(capsys, "fit", table, *options, "--json", "out.json")
+    arguments = ["fit", table, "--bootstrap", 5, *options, "--json", "out.json"]
+    assert message in fails(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 """Error bars: rows drawn again and again, and intervals that are honest where rows are few."""
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 def resample(rows: int, draws: int, seed: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def interval(
     if degrees < 1 or len(draws_B) < 20:
         return None
     tail = (1 - level) / 2
-    widening = float(stats.t.ppf(1 - tail, degrees) / stats.norm.ppf(1 - tail))
+    widening = float(special.stdtrit(degrees, 1 - tail) / special.ndtri(1 - tail))
     low, high = np.quantile(draws_B, [tail, 1 - tail])
     if value > 0 and draws_B.min() > 0:
         return float(value * (low / value) ** widening), float(

@@ -23,6 +23,9 @@ from lm.scaling.table import DataError, Runs
 
 ALL_NAMES = (*NAMES, "R_D", "R_N")
 
+_STARTS = 120
+"""At most; drawn from a grid of nine hundred."""
+
 
 def fit_data_constrained(
     runs: Runs,
@@ -64,8 +67,8 @@ def fit_data_constrained(
             for r_d, r_n in itertools.product(grid, grid)
         ]
     )
-    if len(starts_SP) > 300:
-        chosen = np.random.default_rng(seed).choice(len(starts_SP), 300, replace=False)
+    if len(starts_SP) > _STARTS:
+        chosen = np.random.default_rng(seed).choice(len(starts_SP), _STARTS, replace=False)
         starts_SP = starts_SP[chosen]
     ends_SP, objective_S = minimize(problem, starts_SP, newton_steps=100)
     best_P = ends_SP[objective_S.argmin()]
