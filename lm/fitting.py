@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -102,19 +102,16 @@ def compare(given: argparse.Namespace) -> None:
     _check(given)
     arms, labels = _arms(given)
     files = given.first, given.second or given.first
-    notes: list[str] = []
-    where = str(given.first)
+    ours, theirs = (
+        _arm(columns, given, where) for columns, where in zip(arms, files, strict=True)
+    )
     try:
-        runs = []
-        for columns, where in zip(arms, map(str, files), strict=True):  # noqa: B007
-            names, notes = _named(columns, given, ("loss", "flops"))
-            runs.append(_runs(columns, names))
-        where = " and ".join(labels)
-        found = compare_arms(*runs, bootstrap=given.bootstrap, seed=given.seed)
+        found = compare_arms(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
     except DataError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{' and '.join(labels)}: {error}") from None
+    loss = theirs.names["loss"]
+    notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *_kinds(arms, labels)]))
     equal, differ = held_equal(*arms)
-    notes += _kinds(arms, labels)
     report = {
         "arms": list(labels),
         "multipliers": [asdict(point) for point in found.points],
@@ -125,7 +122,7 @@ def compare(given: argparse.Namespace) -> None:
         "differ": differ,
         "warnings": [*notes, *found.warnings],
     }
-    figure = _comparison_drawing(found, labels, names["loss"], given.plot)
+    figure = _comparison_drawing(found, labels, loss, given.plot)
     _write(given.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     _write(given.plot, figure)
     _print_comparison(found, labels, equal, differ, notes)
@@ -338,6 +335,20 @@ def _arms(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str
         for name in given.groups
     )
     return (ours, theirs), tuple(given.groups)
+
+
+class _Arm(NamedTuple):
+    runs: Runs
+    names: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def _arm(columns: Columns, given: argparse.Namespace, where: Path) -> _Arm:
+    try:
+        names, notes = _named(columns, given, ("loss", "flops"))
+        return _Arm(_runs(columns, names), names, notes)
+    except DataError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _label(path: Path) -> str:

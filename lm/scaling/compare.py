@@ -1,7 +1,7 @@
 """How much compute one arm needs for another's loss, and what the comparison held equal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,14 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
 
 
 def frontier(runs: Runs) -> Runs:
-    """The rows that an arm is judged by, by compute."""
+    """The rows that an arm is judged by, by compute; runs that differ by seed alone are one.
+
+    >>> N, C = np.array([1e6, 1e6, 1e6]), np.array([1e15, 1e17, 1e15])
+    >>> runs = Runs(np.array([4.0, 1.0, 2.0]), params_R=N, flops_R=C)
+    >>> frontier(runs).loss_R.round(3).tolist()  # the best of two seeds would be 2
+    [2.828, 1.0]
+    """
+    runs = _without_repeats(runs)
     assert runs.flops_R is not None
     order_R = np.lexsort((runs.loss_R, runs.flops_R))
     improves = np.all(np.diff(runs.loss_R[order_R]) < 0) and np.all(
@@ -116,6 +123,17 @@ def frontier(runs: Runs) -> Runs:
             " a multiplier needs two budgets in each arm"
         )
     return runs.take(rows_R)
+
+
+def _without_repeats(runs: Runs) -> Runs:
+    """The mean of ln L of the rows that have size, data and compute in common."""
+    known = [runs.flops_R, runs.params_R, runs.tokens_R]
+    if known[1] is None:  # rows of one compute may be of different sizes
+        return runs
+    places = np.stack([values_R for values_R in known if values_R is not None], axis=1)
+    _, first, inverse = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    log_loss = np.bincount(inverse.ravel(), np.log(runs.loss_R)) / np.bincount(inverse.ravel())
+    return replace(runs.take(first), loss_R=np.exp(log_loss))
 
 
 def held_equal(
