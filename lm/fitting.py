@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,8 @@ def fit(given: argparse.Namespace) -> None:
         needs = ("loss", given.against) if given.law == "power" else _NEEDS[given.law]
         names, notes = _named(columns, given, needs)
         runs = _runs(columns, names)
+        if given.cluster:
+            runs = replace(runs, cluster_R=_clusters(columns, given.cluster))
         rows = groups(columns, given.by) if given.by else {"": np.arange(len(runs))}
         parts = {
             name: runs.take(rows_R).without_worst(given.drop_worst)
@@ -145,6 +147,11 @@ def _add_commands(commands: Any) -> None:
         nargs="+",
         metavar="NAME",
         help="one parametric law with these in common to all groups, and a test of that",
+    )
+    fit.add_argument(
+        "--cluster",
+        metavar="COL",
+        help="rows alike in it are of one run, and resampled together",
     )
     fit.add_argument(
         "--method",
@@ -223,6 +230,8 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--method {given.method}: no method of --law {law}; {legal}")
     if law and given.against != "flops" and law != "power":
         raise UserError(f"--against: for --law power, not {law}")
+    if law in ("power", "isoflop") and given.cluster:
+        raise UserError(f"--cluster: --law {law} resamples residuals, not rows")
     if law and given.share and law != "parametric":
         raise UserError(f"--share: for --law parametric, not {law}")
     if law and given.fix and law in methods:
@@ -337,6 +346,11 @@ def _arms(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str
     return (ours, theirs), tuple(given.groups)
 
 
+def _clusters(columns: Columns, name: str) -> np.ndarray:
+    _, cluster_R = np.unique(list(map(str, column(columns, name))), return_inverse=True)
+    return cluster_R.ravel()
+
+
 class _Arm(NamedTuple):
     runs: Runs
     names: Mapping[str, str]
@@ -391,14 +405,13 @@ def _fit_joint(
         raise UserError("--fix and --share exclude each other")
     sizes = np.cumsum([0, *(len(part) for part in parts.values())])
     rows = {name: np.arange(sizes[i], sizes[i + 1]) for i, name in enumerate(parts)}
+    first = next(iter(parts.values()))
+    known = [field.name for field in fields(first) if getattr(first, field.name) is not None]
+    together = {
+        name: np.concatenate([getattr(part, name) for part in parts.values()]) for name in known
+    }
     return fit_joint(
-        Runs(
-            np.concatenate([part.loss_R for part in parts.values()]),
-            *(
-                np.concatenate([getattr(part, what) for part in parts.values()])
-                for what in ("params_R", "tokens_R")
-            ),
-        ),
+        Runs(**together),
         rows,
         given.share,
         delta=given.delta,

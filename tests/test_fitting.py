@@ -119,6 +119,11 @@ def test_the_numbers_are_those_of_the_law(capsys, tmp_path, table):
     run("fit", causal, "--bootstrap", 0, "--json", out, "--fix", "E=1.8172", "alpha=0.3478")
     fixed = json.loads(out.read_text())["parameters"]
     assert fixed["E"] == pytest.approx(1.8172) and fixed["alpha"] == 0.3478
+    bars = []
+    for options in ([], ["--cluster", "flops"]):
+        run("fit", causal, "--bootstrap", 60, "--json", out, *options)
+        bars.append(json.loads(out.read_text())["ci95"]["E"])
+    assert bars[0] != bars[1]
     run("fit", causal, "--bootstrap", 0, "--json", out, "--drop-worst", 5)
     assert json.loads(out.read_text())["rows_used"] == 30
 
@@ -175,6 +180,8 @@ def test_flops_that_are_not_known_are_said(capsys, tmp_path):
         (["--share", "E"], "two groups or more"),
         (["--law", "isoflop", "--fix", "E=1"], "has nothing to fix"),
         (["--against", "params"], "for --law power, not parametric"),
+        (["--cluster", "run"], "no column run"),
+        (["--law", "power", "--cluster", "size"], "resamples residuals, not rows"),
         (["--bootstrap", "-1"], "--bootstrap -1: must be >= 0"),
         (["--delta", "0"], "--delta 0.0: must be above 0"),
         (["--plot", "out.pdf"], "must end in .png or .svg"),

@@ -3,16 +3,22 @@
 import numpy as np
 from scipy import special
 
+from lm.scaling.table import Runs
 
-def resample(rows: int, draws: int, seed: int) -> np.ndarray:
-    """How often each row is in each draw of as many rows with replacement, BR.
 
-    >>> resample(4, 2, seed=0).sum(axis=1).tolist()
-    [4.0, 4.0]
+def resample(runs: Runs, draws: int, seed: int) -> np.ndarray:
+    """How often each row is in each draw of as many rows, or clusters, with replacement, BR.
+
+    >>> runs = Runs(np.array([3.0, 2.0, 2.5]), cluster_R=np.array([0, 1, 1]))
+    >>> resample(runs, 3, seed=0).tolist()  # the last two rows are drawn together
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 2.0, 2.0]]
     """
-    shares_R = np.full(rows, 1 / rows)
-    counts_BR = np.random.default_rng(seed).multinomial(rows, shares_R, size=draws)
-    return counts_BR.astype(float)
+    cluster_R = np.arange(len(runs)) if runs.cluster_R is None else runs.cluster_R
+    _, place_R = np.unique(cluster_R, return_inverse=True)
+    clusters = int(place_R.max()) + 1
+    shares = np.full(clusters, 1 / clusters)
+    counts = np.random.default_rng(seed).multinomial(clusters, shares, size=draws)
+    return counts[:, place_R].astype(float)
 
 
 def interval(

@@ -1,9 +1,11 @@
 """The lowest loss at each compute and who reached it (approach 1 of Hoffmann et al. 2022)."""
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 
+from lm.scaling.bootstrap import resample
 from lm.scaling.fit import Fit
 from lm.scaling.power import line_doubts, lines
 from lm.scaling.table import DataError, Runs
@@ -19,8 +21,8 @@ def fit_envelope(
 ) -> Fit:
     """N, D and L of the runs on the envelope as power laws of compute.
 
-    Least squares of logarithms. What is resampled are sizes with all of their rows, as these
-    are often points of one run and not independent.
+    Least squares of logarithms. What is resampled are clusters, or else sizes, with all of
+    their rows, as these are often points of one run and not independent.
 
     >>> C, N = np.meshgrid(np.geomspace(1e18, 1e22, 81), 10.0 ** np.arange(7, 12))
     >>> C, N = C.ravel(), N.ravel()
@@ -101,18 +103,14 @@ def _law_of(
 
 
 def _draws(runs: Runs, method: Method, bootstrap: int, seed: int) -> dict[str, np.ndarray]:
-    """The law of each draw of sizes, or of rows where sizes are unknown or fewer than five."""
-    random = np.random.default_rng(seed)
-    sizes_R = np.arange(len(runs)) if runs.params_R is None else runs.params_R
-    _, cluster_R = np.unique(sizes_R, return_inverse=True)
-    if cluster_R.max() < 4:
-        cluster_R = np.arange(len(runs))
-    clusters = int(cluster_R.max()) + 1
+    """The law of each draw of clusters; where none are named, of sizes if there are five."""
+    sizes_R = runs.params_R
+    if runs.cluster_R is None and sizes_R is not None and len(np.unique(sizes_R)) >= 5:
+        runs = replace(runs, cluster_R=sizes_R)
     assert runs.flops_R is not None
     found: dict[str, list[float]] = {}
-    for _ in range(bootstrap):
-        drawn = np.bincount(random.integers(clusters, size=clusters), minlength=clusters) > 0
-        rows_R = np.flatnonzero(drawn[cluster_R])
+    for counts_R in resample(runs, bootstrap, seed):
+        rows_R = np.flatnonzero(counts_R)
         best_R = rows_R[on_envelope(runs.flops_R[rows_R], runs.loss_R[rows_R], method)]
         if len(best_R) < 3:
             continue

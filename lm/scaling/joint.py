@@ -97,7 +97,7 @@ def fit_joint(
         weights_BR = np.zeros((bootstrap, len(runs)))
         for number in range(len(groups)):
             inside_R = group_R == number
-            weights_BR[:, inside_R] = resample(int(inside_R.sum()), bootstrap, seed + number)
+            weights_BR[:, inside_R] = resample(runs.take(inside_R), bootstrap, seed + number)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(with_shared.problem, warm_BP, weights_SR=weights_BR)
     certificate = certify(with_shared.problem, best_P, objective_S)
@@ -113,12 +113,12 @@ def fit_joint(
             },
             objective=objective,
             rows_used=int(inside_R.sum()),
-            degrees=len(runs) - len(best_P),
+            degrees=runs.independent - len(best_P),
             draws=with_shared.natural(draws_BP, number) if bootstrap else {},
             warnings=(
                 *(line_warnings(log_N_R, log_D_R, NAMES) if "alpha" not in shared else ()),
                 *dict.fromkeys(doubts),
-                *few_rows_warnings(len(runs), len(best_P)),
+                *few_rows_warnings(runs.independent, len(best_P)),
             ),
             certificate=certificate,
         )

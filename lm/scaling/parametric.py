@@ -55,7 +55,7 @@ def fit_parametric(
     certificate = certify(problem, best_P, objective_S)
     draws_BP = np.empty((0, len(NAMES)))
     if bootstrap:
-        weights_BR = resample(len(runs), bootstrap, seed)
+        weights_BR = resample(runs, bootstrap, seed)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
     return Fit(
@@ -63,13 +63,13 @@ def fit_parametric(
         parameters={n: float(v[0]) for n, v in origin.natural(NAMES, best_P[None]).items()},
         objective=float(objective_S.min()),
         rows_used=len(runs),
-        degrees=len(runs) - len(free),
+        degrees=runs.independent - len(free),
         draws=origin.natural(NAMES, draws_BP) if bootstrap else {},
         fixed=tuple(fixed),
         warnings=(
             *line_warnings(log_N_R, log_D_R, free),
             *solution_warnings(problem, NAMES, best_P, certificate),
-            *few_rows_warnings(len(runs), len(free)),
+            *few_rows_warnings(runs.independent, len(free)),
         ),
         certificate=certificate,
     )

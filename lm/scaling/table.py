@@ -28,15 +28,22 @@ class Runs:
     tokens_R: np.ndarray | None = None
     flops_R: np.ndarray | None = None
     unique_R: np.ndarray | None = None
+    cluster_R: np.ndarray | None = None
+    """Rows of one number are not independent and are drawn together: checkpoints of one run."""
 
     def __len__(self) -> int:
         return len(self.loss_R)
 
     def take(self, which: np.ndarray) -> "Runs":
         """The rows at these places, or where this is true."""
-        optional = (self.params_R, self.tokens_R, self.flops_R, self.unique_R)
+        optional = (self.params_R, self.tokens_R, self.flops_R, self.unique_R, self.cluster_R)
         taken = [None if values_R is None else values_R[which] for values_R in optional]
         return Runs(self.loss_R[which], *taken)
+
+    @property
+    def independent(self) -> int:
+        """How many rows or clusters of rows there are."""
+        return len(self) if self.cluster_R is None else len(np.unique(self.cluster_R))
 
     def without_worst(self, count: int) -> "Runs":
         """The runs but for those of highest loss, in their order (Besiroglu et al. drop 5).

@@ -1,5 +1,7 @@
 """Fits of made-up runs: known laws come back, error bars cover them, doubts are said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -206,6 +208,19 @@ def test_more_noise_wider_bars(make_runs):
     for name, (low, high) in point["ci95"].items():
         assert low < point[name] < high
     assert set(predict(wide, params=1e9, tokens=1e11)["ci95"]) == {"loss"}
+
+
+def test_rows_of_one_run_are_drawn_together(make_runs):
+    """Fails when five copies of each row count as five times the evidence."""
+    runs = make_runs(noise=0.01)
+    copies = runs.take(np.repeat(np.arange(60), 5))
+    clustered = replace(copies, cluster_R=np.repeat(np.arange(60), 5))
+    once, five, together = (
+        np.ptp(fit_parametric(each, bootstrap=150).ci95["alpha"])
+        for each in (runs, copies, clustered)
+    )
+    assert five < 0.7 * once
+    assert together == pytest.approx(once, rel=0.05)
 
 
 def test_the_seed_decides(make_runs):
