@@ -14,6 +14,8 @@ Method = Literal["akima", "local", "parabola"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _POINTS_OF_A_LOCAL_PARABOLA = 5
+_SAME_SIZE = 0.02
+"""Sizes whose logarithms differ by no more are one."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,17 @@ def optimum(runs: Runs, method: Method) -> Budget | str:
     runs around the best. parabola: through all. All are in ln N and ln L.
     """
     assert runs.params_R is not None and runs.flops_R is not None and runs.tokens_R is not None
-    params_R, place_R = np.unique(runs.params_R, return_inverse=True)
-    count_R = np.bincount(place_R)
-    # Repeats of one size, as of several seeds, count as one.
-    log_L_R = np.bincount(place_R, np.log(runs.loss_R)) / count_R
-    log_D_R = np.bincount(place_R, np.log(runs.tokens_R)) / count_R
-    log_N_R = np.log(params_R)
+    # Repeats of one size, as of several seeds, count as one; sizes that were read off a figure
+    # differ by a little, and a curve through both of a pair would leap.
+    order_R = np.argsort(runs.params_R, kind="stable")
+    apart_R = np.diff(np.log(runs.params_R[order_R]), prepend=-np.inf) > _SAME_SIZE
+    place_R = np.cumsum(apart_R) - 1
+    log_N_R, log_L_R, log_D_R = (
+        np.bincount(place_R, np.log(values_R[order_R])) / np.bincount(place_R)
+        for values_R in (runs.params_R, runs.loss_R, runs.tokens_R)
+    )
+    if len(log_N_R) < 3:
+        return "few sizes"
     lowest = int(log_L_R.argmin())
     if method == "akima":
         fine = np.linspace(log_N_R[0], log_N_R[-1], 4001)
@@ -150,7 +157,7 @@ def optimum(runs: Runs, method: Method) -> Budget | str:
         curve = np.polyval([bend, slope, level], fine - origin)
     return Budget(
         flops=float(np.exp(np.log(runs.flops_R).mean())),
-        params_R=params_R,
+        params_R=np.exp(log_N_R),
         loss_R=np.exp(log_L_R),
         tokens_R=np.exp(log_D_R),
         params=float(np.exp(log_N)),
@@ -185,6 +192,7 @@ def _warnings(
     for why, meaning in (
         ("edge", "minimum at an edge of their sizes"),
         ("no minimum", "no minimum: the parabola opens down"),
+        ("few sizes", "fewer than three sizes that differ"),
     ):
         out = [
             f"{runs.flops_R[rows_R].mean():.3g}"

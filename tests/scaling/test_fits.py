@@ -106,6 +106,23 @@ def test_budgets_need_not_be_exact():
     assert fit.exponents["a"] == pytest.approx(0.5126, abs=0.01)
 
 
+def test_sizes_that_are_nearly_the_same_are_one():
+    """Fails when the curve goes through both of a pair, and leaps below all runs."""
+    runs = isoflops(step=1.4, noise=0.0003)
+    twins = Runs(runs.loss_R * 1.004, runs.params_R * 1.0005, None, runs.flops_R)
+    both = Runs(
+        *(
+            np.concatenate([getattr(runs, n), getattr(twins, n)])
+            for n in ("loss_R", "params_R")
+        ),
+        flops_R=np.tile(runs.flops_R, 2),
+    )
+    fit = fit_isoflop(both.completed(), bootstrap=0)
+    for budget in fit.details["budgets"]:
+        assert budget.loss > 0.99 * budget.loss_R.min()
+    assert fit.exponents["a"] == pytest.approx(0.5126, abs=0.03)
+
+
 @pytest.mark.parametrize("method", ["hull", "bins"])
 def test_envelope_exponents_come_back(method):
     """Fails when rows above the envelope are among those that the line is through."""
