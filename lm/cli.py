@@ -36,9 +36,20 @@ from lm.score.likelihood import FixedOrder, Scorer, refuses
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Evaluator, fit, load
 
+FITTING = {
+    "fit": "fit a scaling law to a table of runs",
+    "compare": "how many times the compute one arm needs for another's loss",
+}
+"""Commands of lm/fitting.py."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The console command `lm`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in FITTING:
+        from lm import fitting  # scipy and matplotlib, for which no other command should wait
+
+        return fitting.main(arguments)
     parser = Parser(prog="lm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -108,6 +119,9 @@ def main(arguments: list[str] | None = None) -> None:
     tokens.add_argument("text")
     tokens.add_argument("--run", metavar="RUN_DIR", type=Path, help="with this run's tokenizer")
     tokens.add_argument("overrides", nargs="*", metavar="field.path=value", help="of the data")
+
+    for name, purpose in FITTING.items():
+        commands.add_parser(name, help=purpose)
 
     given, rest = parser.parse_known_args(arguments)
     if "overrides" in given and not any(text.startswith("-") for text in rest):
