@@ -9,8 +9,8 @@ about the difference.
     python -m experiments.mask_rate --scale laptop
 
     smoke   a minute            toys on bytes, to see that everything works
-    laptop  8 minutes, 2 cores  0.06M and 0.4M parameters, 0.2M tokens of Python's library
-    v5e-8   a week, 8 chips     25M and 302M parameters (BERT-large), 6.5B tokens of Wikipedia
+    laptop  9 minutes, 2 cores  0.06M and 0.4M parameters, 0.2M tokens of Python's library
+    v5e-8   9 days, 8 chips     25M and 302M parameters (BERT-large), 6.5B tokens of Wikipedia
 
 Each arm is scored by its any-order bound, which is a mean over all shares hidden, and at fixed
 shares hidden. Expect rates near a half to have the lowest bound, as a low rate has never seen
