@@ -81,7 +81,7 @@ class Scale(NamedTuple):
 
 PLANS = {
     "smoke": Scale(
-        Hmm(states=3, symbols=5, length=29, documents=600),
+        Hmm(states=3, symbols=5, length=29, documents=900, concentration=0.4),
         batch=16,
         budgets=(4096, 8192),
         sizes=(Size(1, 16, 1, 1e-2), Size(1, 32, 1, 1e-2)),
