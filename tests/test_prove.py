@@ -1,6 +1,7 @@
 """No prediction depends on what it must not: every objective, in every form of attention."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -501,10 +502,12 @@ def test_a_new_objective_is_a_file_and_a_line(tmp_path):
             timeout=300,
         )
 
-    done = commands(["train", "-", *settings], ["prove", "-", *settings])
+    score = ["score", "runs/default", "--scorer", "chain-rule", "--rows", "8"]
+    done = commands(["train", "-", *settings], ["prove", "-", *settings], score)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "default" / "result.json").exists()
     assert "last_piece: proven" in done.stdout
+    assert re.search(r"chain-rule +\d\.\d+ bits per byte +exact", done.stdout)
 
     new.write_text(NEW.replace("= SeesBefore()", "= Full()"))
     leaky = commands(["prove", "-", *settings])
