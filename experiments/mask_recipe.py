@@ -15,7 +15,7 @@ models), and who find uniform masking to want a higher rate than spans do; and J
     laptop  8 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
     v5e-8   5 days, 8 chips     85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
-The score hides pieces one by one, behind the mask piece: it asks what single pieces and
+The score hides single pieces, not units, behind the mask piece: it asks what single pieces and
 100/0/0 were trained on. Expect 80/10/10 behind 100/0/0 by a little for that reason, and spans
 behind single pieces in the bound though not where most is hidden.
 """
@@ -128,8 +128,8 @@ def report(cells: list[Cell]) -> Report:
             shares_section(
                 {name: (group.arm.colour, group)
                  for name, group in _named(_at(groups, min(RATES))).items()},
-                "For the arms at 15%. Pieces are hidden one by one in scoring, whatever was"
-                " hidden together in training.",
+                "For the arms at 15%. Single pieces are hidden in scoring, not units, whatever"
+                " was hidden together in training.",
             ),
             equal_section(groups, (usual or groups)[0]),
             limits(

@@ -20,7 +20,6 @@ from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
 from lm.evaluate import (
     Effort,
-    Windows,
     blank_of,
     evaluate,
     plain,
@@ -31,7 +30,7 @@ from lm.evaluate import (
 )
 from lm.run import Run, read_run, validate
 from lm.score import say
-from lm.score.bits import Score, paired
+from lm.score.bits import paired
 from lm.score.likelihood import FixedOrder, Scorer, refuses
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Evaluator, fit, load
@@ -292,22 +291,23 @@ def _print_paired(
     chosen: dict[Path, dict[str, Scorer]], effort: Effort, *, as_json: bool
 ) -> None:
     """Each run's first scorer, and how far it lies above the first run's, by document."""
-    found: dict[str, dict[str, Any]] = {}
-    first: tuple[Path, Score, Windows] | None = None
-    for directory, by_name in chosen.items():
-        name, scorer = next(iter(by_name.items()))
-        trained = load(directory)
-        windows = windows_for(trained, scorer, effort)
-        if first and not windows.same_as(first[2]):
+    asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
+    models = {directory: load(directory) for directory in asked}
+    first, *others = asked
+    windows = {d: windows_for(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
+    for directory in others:
+        if not windows[directory].same_as(windows[first]):
             raise UserError(
-                f"--paired: {directory} and {first[0]} are not scored on the same windows of"
+                f"--paired: {directory} and {first} are not scored on the same windows of"
                 " the same text; they need the same data, and --rows if their scorers differ"
             )
-        score = score_by(trained, scorer, effort)
-        first = first or (directory, score, windows)
-        found[str(directory)] = {"scorer": name, **plain(score, scorer)}
-        if directory != first[0]:
-            found[str(directory)]["above"] = paired(score, first[1])._asdict()
+    scores = {d: score_by(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
+    found: dict[str, dict[str, Any]] = {
+        str(d): {"scorer": name, **plain(scores[d], scorer)}
+        for d, (name, scorer) in asked.items()
+    }
+    for directory in others:
+        found[str(directory)]["above"] = paired(scores[directory], scores[first])._asdict()
     if as_json:
         print(json.dumps(found, indent=2))
         return

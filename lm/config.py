@@ -185,7 +185,8 @@ def _assign(data: Any, type_: Any, parts: list[str], raw: str, path: str, root: 
             why = f"a field of {' and '.join(map(str, having))} only, and this is {tag}; "
             raise _error(full, raw, f"{why}add {path}.type={having[0]}")
         paths = {row.path.split(".type=")[0] for row in _rows(root, "")}
-        elsewhere = [p for p in sorted(paths) if p.rpartition(".")[2] == head]
+        # What stands in a list is set with the list, as JSON.
+        elsewhere = [p for p in sorted(paths) if p.rpartition(".")[2] == head and "[]" not in p]
         raise _unknown(full, raw, head, list(fields), path, elsewhere)
     below, field_type = _join(path, head), fields[head].type
     if rest:
@@ -229,6 +230,11 @@ def _convert(data: Any, type_: Any, path: str) -> Any:
     if item:
         if not isinstance(data, list | tuple):
             raise _error(path, data, f"expected {_kind(type_)}")
+        for meta in _metas(type_):
+            if meta.min_length is not None and len(data) < meta.min_length:
+                raise _error(path, data, f"must have at least {meta.min_length}")
+            if meta.max_length is not None and len(data) > meta.max_length:
+                raise _error(path, data, f"must have at most {meta.max_length}")
         return tuple(_convert(each, item, f"{path}[{i}]") for i, each in enumerate(data))
     if not _is_finite(data):
         raise _error(path, data, "must be finite")

@@ -23,7 +23,8 @@ class Cost(Config):
 
     steps: int
     tokens: int
-    """Positions trained on: steps x rows x length."""
+    """Positions of the rows that are read: steps x rows x length. Spans lay them out in more
+    positions, which `flops` counts and `flops_6nd` does not."""
     slots: int
     """Prediction slots the head computed, used or not: under a rate that changes, as many as
     its largest value needs."""

@@ -92,6 +92,11 @@ def validate(run: Run) -> Run:
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")
+    if run.objective.source and not run.model.reads_source:
+        raise UserError(
+            "objective: its examples have a source for an encoder, and model.type="
+            f"{run.model.__struct_config__.tag} reads none; spans have objective.stack=single"
+        )
     if run.data.batch % run.microbatches:
         legal = [n for n in range(1, run.data.batch + 1) if run.data.batch % n == 0]
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])

@@ -5,6 +5,7 @@ The recursions are those of Rabiner (1989, "A tutorial on hidden Markov models",
 scaled at every symbol, in float64; they hold a few arrays of N x T x S numbers.
 """
 
+import functools
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Hmm(Config, frozen=True, tag="hmm"):
         """The row length (L) at which every row is one document."""
         return self.length + 3
 
+    @functools.cache  # noqa: B019 - a frozen value, of which there are few
     def source(self) -> "Source":
         """The source: rows of both tables from a symmetric Dirichlet distribution.
 
@@ -128,7 +130,8 @@ class Accuracy(NamedTuple):
     """The share of symbols whose state is named rightly, and its standard error over texts."""
 
     value: float
-    se: float
+    se: float | None
+    """None with one text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +269,9 @@ def bayes_accuracy(posterior_NTS: np.ndarray, states_NT: np.ndarray) -> Accuracy
     Accuracy(value=0.75, se=0.25)
     """
     right_N = (posterior_NTS.argmax(axis=2) == states_NT).mean(axis=1)
-    return Accuracy(float(right_N.mean()), float(right_N.std(ddof=1) / np.sqrt(len(right_N))))
+    number = len(right_N)
+    se = float(right_N.std(ddof=1) / np.sqrt(number)) if number > 1 else None
+    return Accuracy(float(right_N.mean()), se)
 
 
 def stationary(transition_SS: np.ndarray) -> np.ndarray:

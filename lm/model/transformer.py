@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,7 @@ Remat = Literal["none", "products", "block"]
 class Transformer(Config, tag="transformer"):
     """Pre-norm transformer with rotary positions (GPT, BERT and what lies between)."""
 
+    reads_source: ClassVar[bool] = False
     depth: Annotated[int, Meta(ge=1, description="layers N")] = 4
     width: Annotated[int, Meta(ge=2, description="model width D")] = 256
     heads: Annotated[int, Meta(ge=1, description="query heads H; they divide the width")] = 4

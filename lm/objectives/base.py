@@ -25,7 +25,8 @@ class Base(Config):
     """
 
     visible: ClassVar[Visible]
-    """The widest that its examples see: what attention computes, and the ledger counts."""
+    """The widest that its examples see: what attention computes, and the ledger counts. Where
+    steps differ, that of the last one, as with `slots` and `positions`; see `parts`."""
     answers: ClassVar[frozenset[Answer]]
     """What a model trained with it may be asked."""
 
@@ -59,6 +60,11 @@ class Base(Config):
     def parts(self, steps: int, seed: int) -> dict[Self, int]:
         """The objectives of all steps and how many steps each trains, for the ledger."""
         return {self: steps}
+
+    @property
+    def source(self) -> bool:
+        """Whether its examples have a source, which only some bodies read."""
+        return False
 
     @property
     def last(self) -> Self:

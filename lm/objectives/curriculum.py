@@ -49,6 +49,10 @@ class Curriculum(Base, tag="curriculum"):
                 return f"{name}.{why}"
         return None
 
+    @property
+    def source(self) -> bool:
+        return self.first.source or self.then.source
+
     def at(self, step: int, steps: int, seed: int) -> Base:  # type: ignore[override]
         """The objective of a step, from 0.
 
@@ -65,4 +69,6 @@ class Curriculum(Base, tag="curriculum"):
         return (self.first if self.switch == 1 else self.then).last
 
     def _phase(self, step: int, steps: int) -> Plain | Mixture:
-        return self.first if step < round(self.switch * steps) else self.then
+        # What follows has a step at least, however few there are: the model is named by it.
+        most = steps if self.switch == 1 else steps - 1
+        return self.first if step < min(round(self.switch * steps), most) else self.then

@@ -28,12 +28,13 @@ class Diffusion(Base, tag="diffusion"):
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        """Row b of B hides every content piece with probability t, uniform on [b, b + 1] / B.
+        """Each row hides every content piece with a probability t of its own, uniform on one of
+        B equal parts of [0, 1]; which row has which part is drawn (Kingma et al. 2021, I.1).
 
         The weight 1/t makes the expected weighted sum the continuous-time bound for a linear
         schedule (Sahoo et al. 2024, equation 10; Shi et al. 2024, equation 7), the same number
-        as that of `AnyOrder`, whose counts vary less. Rates drawn in equal parts of the batch
-        are Kingma et al. 2021, appendix I.1.
+        as that of `AnyOrder`. The loss divides it by the sum of the weights, which is the
+        number of content pieces in expectation here, and always there.
 
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
@@ -41,14 +42,15 @@ class Diffusion(Base, tag="diffusion"):
         >>> tokens, segments = jnp.full((8, 1000), 5), jnp.ones((8, 1000), int)
         >>> example = Diffusion()(tokens, segments, vocabulary, jax.random.key(0))
         >>> shares = (example.inputs == 1).mean(axis=1)
-        >>> bool((abs(8 * shares - jnp.arange(8)) < 1.5).all())
+        >>> bool((abs(8 * jnp.sort(shares) - jnp.arange(8)) < 1.5).all())
         True
         """
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         batch, length = tokens_BL.shape
-        rates, number, chosen = jax.random.split(key, 3)
-        # From (0, 1], as 1/t must be finite.
-        rate_B = (jnp.arange(1, batch + 1) - jax.random.uniform(rates, (batch,))) / batch
+        rates, number, chosen, shuffled = jax.random.split(key, 4)
+        # From (0, 1], as 1/t must be finite. Shuffled, as rows of padding come last.
+        part_B = jax.random.permutation(shuffled, batch) + 1
+        rate_B = (part_B - jax.random.uniform(rates, (batch,))) / batch
         draws_BL = jax.random.uniform(number, content_BL.shape)
         # Given how many are hidden, which ones is a uniform draw, as in the other objectives.
         hidden_B = (content_BL & (draws_BL < rate_B[:, None])).sum(1)

@@ -15,10 +15,13 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 
 
 class Scheduled(Config, tag="scheduled"):
-    """A rate that goes from one value to another in a line over training."""
+    """A rate that goes from one value to another in a line over training.
+
+    Training is validated at the rate that it ends with.
+    """
 
     start: Annotated[Share, Meta(description="rate at the first step")] = 0.3
-    end: Annotated[Share, Meta(description="rate at the last step")] = 0.15
+    end: Annotated[Share, Meta(description="rate that the last step comes to")] = 0.15
 
 
 class Drawn(Config, tag="drawn"):
@@ -65,18 +68,29 @@ class Masked(Base, tag="masked"):
                 rate = high
             case rate:
                 pass
-        beyond = {"token": 0, "word": _BEYOND, "span": _BEYOND, "ngram": self.span - 1}
-        within = max(1, math.floor(rate * (length - 1) + 0.5))
+        # Of a geometric length one in fifty is beyond four times its mean.
+        beyond = {"token": 0, "word": 12, "span": 4 * self.span, "ngram": self.span - 1}
+        within = max(1, _rounded(rate, length - 1))
         return min(within + beyond[self.select], length - 1)
 
     def check(self, *, length: int, sentinels: int) -> str | None:
         if self.mask + self.random > 1:
             return (
-                f"mask={self.mask} + objective.random={self.random} is above 1; random may be"
-                f" at most {1 - self.mask:g}"
+                f"random={self.random} and mask={self.mask} add up to more than 1; random may"
+                f" be at most {1 - self.mask:g}"
             )
-        if isinstance(self.rate, Drawn) and self.rate.low > self.rate.high:
-            return f"rate.low={self.rate.low} is above rate.high={self.rate.high}"
+        match self.rate:
+            case Drawn(low=low, high=high) if low > high:
+                return f"rate.low={low} is above its high={high}"
+            case Scheduled(start=start, end=end):
+                least = min(start, end)
+            case Drawn(high=least) | least:
+                pass
+        if _rounded(least, length - 1) == 0:
+            return (
+                f"rate={least:g} hides none of the {length - 1} pieces of a row; it must be at"
+                f" least {0.5 / (length - 1):.2g}"
+            )
         return None
 
     def __call__(
@@ -104,10 +118,16 @@ class Masked(Base, tag="masked"):
         """
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         chosen, corrupted = jax.random.split(key)
-        wanted_B = self._rate(len(tokens_BL), chosen, progress) * content_BL.sum(1)
-        slots = self.slots(tokens_BL.shape[1])
+        content_B = content_BL.sum(1)
+        wanted_B = self._rate(len(tokens_BL), chosen, progress) * content_B
+        length = tokens_BL.shape[1]
+        slots = self.slots(length)
         if self.select == "token":
             hidden_B = jnp.floor(wanted_B + 0.5).astype(jnp.int32)
+            if not isinstance(self.rate, Scheduled | Drawn):
+                # Tabulated, as in float32 a product may fall on the other side of a half.
+                table = [_rounded(self.rate, content) for content in range(length)]
+                hidden_B = jnp.array(table)[content_B]
             predict_BP, used_BP = choose(chosen, content_BL, hidden_B, slots)
         else:
             starts_BL = self._unit_starts(tokens_BL, vocabulary, chosen)
@@ -165,8 +185,9 @@ class Masked(Base, tag="masked"):
                 return index_1L % self.span == start_B[:, None]
 
 
-_BEYOND = 8
-"""Slots for a word or a span that goes beyond the rate; longer ones are then left out."""
+def _rounded(rate: float, content: int) -> int:
+    """round(rate x content), halves up."""
+    return math.floor(rate * content + 0.5)
 
 
 def choose(

@@ -68,6 +68,10 @@ class Spans(Base, tag="spans"):
         text, spans = self._room(length)
         return text + spans if self.stack == "single" else spans
 
+    @property
+    def source(self) -> bool:
+        return self.stack == "encoder_decoder"
+
     def check(self, *, length: int, sentinels: int) -> str | None:
         needed = self.removed(length - 1)[1] + 1
         if sentinels < needed:
@@ -86,6 +90,8 @@ class Spans(Base, tag="spans"):
         progress: jax.Array | float = 1.0,
     ) -> Example:
         """Removes round(rate x content) pieces of each row in round(that / span) spans.
+
+        What finds no room (see `slots`) is not asked for.
 
         Spans and what lies between them are random divisions into parts that are not empty,
         text first (Raffel et al. 2020, section 3.1.4, and the reference code's

@@ -29,7 +29,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(NamedTuple):
-    """How many bits per byte one score lies above another on the same text."""
+    """How many bits per byte one score lies above another on the same text.
+
+    Where both were asked under the same masks they share a part of the noise, so `mc_se` is an
+    upper bound; in `text_se`, which is of the documents' differences, that has cancelled.
+    """
 
     bits_per_byte: float
     text_se: float | None

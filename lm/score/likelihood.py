@@ -263,7 +263,7 @@ class Hiding(Asking):
     """Hides a uniform set of m of a row's n content pieces and counts each of them n/m times.
 
     The samples' sets are successive stretches of one random circle of the content positions:
-    each is uniform by itself, and together they cover all positions equally often.
+    each is uniform by itself, and together they cover all positions equally often, within one.
     """
 
     samples: int

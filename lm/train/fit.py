@@ -225,7 +225,7 @@ def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) ->
         key = jax.random.fold_in(jax.random.key(0), number)
         both = program.validate(params, *program.place(_fill(part, data.batch)), key)
         total, count = total + float(both.total), count + float(both.count)
-    return total / count
+    return total / max(count, 1e-9)
 
 
 def _fill(part: Rows, batch: int) -> Rows:

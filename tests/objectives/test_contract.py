@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import dump, parse
+from lm.config import UserError, dump, parse
 from lm.data import Bytes, Data
 from lm.example import Causal as SeesBefore
 from lm.model import Transformer
@@ -140,4 +140,9 @@ def test_settings_survive_json_and_are_valid(objective):
     """Fails if a union within an objective loses its tag, or `check` finds fault with these."""
     data = Data(tokenizer=Bytes(sentinels=16), length=64)
     run = Run(data=data, objective=objective, model=Transformer(depth=1, width=8, heads=1))
-    assert parse(Run, dump(validate(run)), "here").objective == objective
+    assert parse(Run, dump(run), "here").objective == objective
+    if not objective.source:
+        assert validate(run) == run
+    else:
+        with pytest.raises(UserError, match="reads none"):
+            validate(run)

@@ -23,6 +23,7 @@ SELECTIONS = {
     "word": Masked(select="word"),
     "span": Masked(select="span", span=3),
     "span, 40%": Masked(rate=0.4, select="span", span=5),
+    "long spans": Masked(select="span", span=12),
     "ngram": Masked(select="ngram", span=4),
 }
 
@@ -38,15 +39,18 @@ def test_a_million_positions_are_hidden_at_the_rate_and_shown_by_the_split(
     hidden = hidden_of(example, given)
     content = hidden[:, 1:]
     unit = 1 if objective.select == "token" else objective.span
-    # Whole units are drawn, so there are fewer draws than positions.
-    error = 4 * (0.25 / (content.size / unit / 2)) ** 0.5
     rate = round(objective.rate * 256) / 256 if unit == 1 else objective.rate
-    assert content.mean() == pytest.approx(rate, abs=error)
+    if unit == 1:
+        assert (content.sum(1) == round(objective.rate * 256)).all()
+    # Only the last unit of a row is left to chance, so the share is known to a few in 10,000;
+    # of the longest ones, which find no room, one in a hundred pieces is missing.
+    error = 4 * unit / (256 * ROWS**0.5)
+    assert content.mean() == pytest.approx(rate, abs=error, rel=0.01)
     assert not hidden[:, 0].any()
     by_place = content.mean(0)
     # The first and the last units of a row are cut off, so they are not like the others.
-    within = by_place[8:-8]
-    assert abs(within - rate).max() < 5 * (rate * (1 - rate) / ROWS) ** 0.5
+    within = by_place[16:-16]
+    assert abs(within - rate).max() < 5 * (rate * (1 - rate) / ROWS) ** 0.5 + 0.01 * rate
 
     shown, true = np.asarray(example.inputs)[hidden], np.asarray(tokens)[hidden]
     size = 4 * (0.25 / len(true)) ** 0.5
@@ -65,7 +69,7 @@ def test_every_row_hides_its_count_within_one_unit(select, ask, rows, vocabulary
     example = ask(Masked(rate=0.3, select=select, span=3), given)
     hidden = hidden_of(example, given)
     content = ((np.asarray(segments) > 0) & (np.asarray(tokens) != vocabulary.begin)).sum(1)
-    wanted = np.floor(np.float32(0.3) * content + 0.5)
+    wanted = np.floor(0.3 * content + 0.5)
     longest = {"token": 0, "word": 20, "span": 20, "ngram": 3}[select]
     difference = np.abs(hidden.sum(1) - wanted)
     assert (difference <= longest).all()
@@ -138,11 +142,38 @@ def test_diffusion_spreads_its_rates_and_weighs_by_their_inverse(ask, whole_rows
     example = ask(Diffusion(), given)
     hidden = hidden_of(example, given)
     shares = hidden.sum(1) / (length - 1)
-    assert (np.abs(shares * batch - np.arange(batch) - 0.5) < 0.5 + 4 * 0.5 * 64 / 32).all()
-    assert (np.diff(shares) > -0.1).all()
+    drawn = np.sort(shares)
+    assert (np.abs(drawn * batch - np.arange(batch) - 0.5) < 0.5 + 4 * 0.5 * 64 / 32).all()
+    assert (np.diff(shares) < -0.1).any(), "which row has which rate is drawn"
     sums = [float(ask(Diffusion(), given, seed=s).weights.sum()) for s in range(20)]
     assert np.mean(sums) == pytest.approx(batch * (length - 1), rel=0.03)
     assert (np.asarray(example.inputs)[hidden] == vocabulary.mask).all()
+
+
+def test_a_rate_that_hides_nothing_is_refused_with_the_least_that_does():
+    """Fails if training may begin on an objective that never asks for anything."""
+    assert Masked(rate=0.1).check(length=6, sentinels=0) is None
+    for rate in (0.05, Scheduled(start=0.5, end=0.05), Drawn(low=0.01, high=0.09)):
+        why = Masked(rate=rate).check(length=6, sentinels=0)
+        assert why is not None and "at least 0.1" in why
+
+
+def test_the_number_hidden_is_the_number_of_slots(ask, whole_rows):
+    """Fails if one of the two is rounded in float32: there 0.35 x 90 is 31.5, else just below."""
+    objective, given = Masked(rate=0.35), whole_rows(4, 91)
+    assert objective.slots(91) == 31
+    assert hidden_of(ask(objective, given), given).sum(1).tolist() == [31] * 4
+
+
+def test_rows_of_padding_take_no_rates_from_diffusion(ask, whole_rows):
+    """Fails if parts of [0, 1] go by the row's number: padding comes last in validation."""
+    tokens, segments = whole_rows(32, 257)
+    empty = np.arange(32)[:, None] >= 8
+    given = np.where(empty, 0, tokens), np.where(empty, 0, segments)
+    shares = np.concatenate(
+        [hidden_of(ask(Diffusion(), given, seed=s), given)[:8].sum(1) / 256 for s in range(12)]
+    )
+    assert shares.mean() == pytest.approx(0.5, abs=4 * (1 / 12 / 96) ** 0.5)
 
 
 def test_diffusion_and_any_order_estimate_the_same_number(ask, whole_rows, vocabulary):

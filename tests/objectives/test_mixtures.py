@@ -80,6 +80,8 @@ def test_a_curriculum_switches_once_and_counts_both():
         assert sum(first) in (expected, int(switch * 10))
         assert first == sorted(first, reverse=True)
         assert curriculum.parts(10, 0).get(Causal(), 0) == sum(first)
+    # However few steps there are, the objective that names the model has trained it.
+    assert Curriculum(switch=0.96).at(9, 10, 0) == Masked()
     assert Curriculum(switch=1.0).answers == Causal().answers
     assert Curriculum(switch=0.5).answers == Masked().answers
 
