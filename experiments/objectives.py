@@ -11,9 +11,9 @@ and causal models meet as perplexities, one of them a bound.
 
     python -m experiments.objectives --scale laptop
 
-    smoke   5 minutes           toys on bytes, to see that everything works
-    laptop  12 minutes, 2 cores 0.2M parameters, 0.2M tokens of Python's library
-    v5e-8   8 days, 8 chips     85M parameters (BERT-base), 6.5B tokens of Wikipedia
+    smoke   5 minutes            toys on bytes, to see that everything works
+    laptop  12 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
+    v5e-8   8 days, 8 chips      85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
 A number is exact (chain rule), a bound (any order), or no likelihood, and the report says
 which. Two exact numbers compare, and so do two bounds; an exact one below a bound shows only
