@@ -1,5 +1,7 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
+# A file's tests stay together, as they share what its fixtures train.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
@@ -9,10 +11,10 @@ demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare the
 	.venv/bin/python -m experiments.bert_vs_gpt --scale laptop
 
 test: $(STAMP)-test  ## the tests, without the slow ones
-	.venv/bin/python -m pytest -q -m "not slow" $(ARGS)
+	.venv/bin/python -m pytest -q $(WORKERS) -m "not slow" $(ARGS)
 
 test-all: $(STAMP)-test  ## all tests
-	.venv/bin/python -m pytest -q $(ARGS)
+	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
 
 lint: $(STAMP)-test  ## style, types, and which module may import which
 	.venv/bin/ruff check .

@@ -36,9 +36,20 @@ from lm.score.likelihood import FixedOrder, Scorer, refuses
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Evaluator, fit, load
 
+FITTING = {
+    "fit": "fit a scaling law to a table of runs",
+    "compare": "how many times the compute one arm needs for another's loss",
+}
+"""Commands of lm/fitting.py."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The console command `lm`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in FITTING:
+        from lm import fitting  # scipy and matplotlib, for which no other command should wait
+
+        return fitting.main(arguments)
     parser = Parser(prog="lm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -54,6 +65,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     train.add_argument("--dir", metavar="DIR", help="run directory (default: runs/NAME)")
     train.add_argument("overrides", nargs="*", metavar="field.path=value")
+
+    prove = commands.add_parser(
+        "prove", help="prove that no prediction of a run depends on what it must not see"
+    )
+    prove.add_argument("run", help="as for train; of it, the objective and the kind of model")
+    prove.add_argument("overrides", nargs="*", metavar="field.path=value")
 
     score = commands.add_parser(
         "score",
@@ -103,6 +120,9 @@ def main(arguments: list[str] | None = None) -> None:
     tokens.add_argument("--run", metavar="RUN_DIR", type=Path, help="with this run's tokenizer")
     tokens.add_argument("overrides", nargs="*", metavar="field.path=value", help="of the data")
 
+    for name, purpose in FITTING.items():
+        commands.add_parser(name, help=purpose)
+
     given, rest = parser.parse_known_args(arguments)
     if "overrides" in given and not any(text.startswith("-") for text in rest):
         given.overrides += rest  # argparse itself takes none that follow an option
@@ -112,6 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
         match given.command:
             case "train":
                 _train(given.run, given.dir, given.overrides)
+            case "prove":
+                _prove(given.run, given.overrides)
             case "score":
                 _score(given)
             case "say":
@@ -129,6 +151,16 @@ def _train(name: str, directory: str | None, overrides: list[str]) -> None:
     target = Path(directory) if directory else Path("runs") / default
     result = fit(run, target, evaluate=evaluator)
     print(json.dumps(result, indent=2))
+
+
+def _prove(name: str, overrides: list[str]) -> None:
+    from lm.prove import prove_all
+
+    if "=" in name:
+        overrides, name = [name, *overrides], "-"
+    run = validate(override(_find_run(name)[0], overrides))
+    prepare_machine()
+    prove_all(run.objective, run.model, Console(highlight=False))
 
 
 def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
@@ -279,14 +311,13 @@ def _print_paired(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    assert first is not None
     rows = [
         (run, _dashed(score["scorer"]), score["kind"], f"{score['bits_per_byte']:.4f}", *cells)
         for run, score in found.items()
         for above in [score.get("above")]
         for cells in [(f"{above['bits_per_byte']:+.4f}", *_errors(above)) if above else ()]
     ]
-    titles = "run", "scorer", "kind", "bits per byte", f"above {first[0]}", "mc_se", "text_se"
+    titles = "run", "scorer", "kind", "bits per byte", "above the first", "mc_se", "text_se"
     _print_table(titles, rows)
 
 
@@ -340,18 +371,21 @@ def _say(given: argparse.Namespace) -> None:
         value = getattr(given, option)
         if value is not None and not least <= value < math.inf:
             raise UserError(f"--{option.replace('_', '-')} {value}: must be >= {least}")
-    prepare_machine()
-    trained = load(given.directory)
-    tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
-    answers = trained.run.objective.answers
+    answers = read_run(given.directory).objective.answers
     blank = blank_of(answers)
     if blank is None and "next" not in answers:
         raise UserError(
             "a span model neither continues a text nor fills ___; use a causal or a masked run"
         )
-    if blank is None and "___" in given.text:
+    filling = "___" in given.text
+    if blank is None and filling:
         raise UserError("a causal model continues a text, it cannot fill ___; use a masked run")
-    if blank is None or ("next" in answers and "___" not in given.text):
+    if "next" not in answers and not filling:
+        raise UserError("a masked model fills blanks: put ___ where a piece is to be found")
+    prepare_machine()
+    trained = load(given.directory)
+    tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
+    if blank is None or not filling:
         (said,) = say.generate(
             trained.program.body,
             trained.params,
@@ -365,8 +399,6 @@ def _say(given: argparse.Namespace) -> None:
         )
         _print_said([(False, given.text), (True, tokenizer.decode(said))])
         return
-    if "___" not in given.text:
-        raise UserError("a masked model fills blanks: put ___ where a piece is to be found")
     parts = [tokenizer.encode(part).tolist() for part in given.text.split("___")]
     tokens = parts[0]
     for part in parts[1:]:

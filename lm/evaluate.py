@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from lm import mesh as _mesh
 from lm.config import UserError
-from lm.data import Split, n_rows, rows
+from lm.data import Bytes, Hmm, Split, n_rows, rows
+from lm.data.hmm import bayes_accuracy, index_of
+from lm.example import Causal as SeesBefore
 from lm.example import Visible
 from lm.objectives import Answer, Spans
 from lm.run import Run
@@ -30,6 +32,7 @@ from lm.score.likelihood import (
     refuses,
     score,
 )
+from lm.score.oracle import Oracle
 from lm.score.probe import Probe, probe, sample
 from lm.train.fit import Trained
 
@@ -73,6 +76,7 @@ def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
     windows = Windows.of(trained, trained.tokens.validation, effort.rows)
     name, headline = next(iter(scores.items()))
     probed = probe_of(trained, effort.probe_tokens)
+    blank = blank_of(trained.run.objective.answers)
     return {
         "bits_per_byte": headline.bits_per_byte,
         "mc_se": headline.mc_se,
@@ -80,11 +84,12 @@ def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
         "scorer": name,
         "kind": headline.kind,
         "scores": {name: plain(value, asked[name]) for name, value in scores.items()},
-        "error_by_share": shares_of(trained, effort),
+        "error_by_share": shares_of(trained, effort, blank) if blank else {},
         "probe_accuracy": probed and probed.accuracy,
         "probe_se": probed and probed.accuracy_se,
         "probe": probed and {name: getattr(probed, name) for name in Probe.__struct_fields__},
         "baselines": baselines_of(trained, windows),
+        "truth": truth_of(trained, effort),
         "document_bytes": list(headline.document_bytes),
         "document_nats": list(headline.document_nats),
         "says": says(trained),
@@ -142,6 +147,7 @@ class Windows:
     index_R: np.ndarray
     text: Text
     batch: int
+    corpus_digest: str
 
     @staticmethod
     def of(trained: Trained, split: Split, number: int | None) -> "Windows":
@@ -158,7 +164,8 @@ class Windows:
             piece_bytes_V=piece_bytes(trained),
             offsets=split.offsets,
         )
-        return Windows(tokens_RL, segments_RL, index_R, text, data.batch)
+        digest = trained.tokens.corpus_digest
+        return Windows(tokens_RL, segments_RL, index_R, text, data.batch, digest)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(self.tokens_RL), self.batch):
@@ -166,16 +173,13 @@ class Windows:
             yield self.tokens_RL[part], self.segments_RL[part]
 
     def same_as(self, other: "Windows") -> bool:
-        """Whether these are the same windows of the same text, cut into the same pieces."""
-        return all(
-            np.array_equal(mine, others)
-            for mine, others in (
-                (self.index_R, other.index_R),
-                (self.tokens_RL, other.tokens_RL),
-                (self.segments_RL, other.segments_RL),
-                (self.text.bytes_RL, other.text.bytes_RL),
-            )
-        )
+        """Whether these are the same windows of the same text, cut into the same pieces.
+
+        The pieces' ids may differ, as they do where a tokenizer has sentinels.
+        """
+        both = zip((self.index_R, *self.text), (other.index_R, *other.text), strict=True)
+        same = all(np.array_equal(mine, others) for mine, others in both)
+        return same and self.corpus_digest == other.corpus_digest
 
 
 def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
@@ -230,11 +234,8 @@ def score_of(
         nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
 
 
-def shares_of(trained: Trained, effort: Effort) -> dict[str, dict[str, Any]]:
-    """Bits per byte of what is hidden by the share hidden; {} where nothing is filled."""
-    blank = blank_of(trained.run.objective.answers)
-    if blank is None:
-        return {}
+def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, dict[str, Any]]:
+    """Bits per byte of what is hidden by the share hidden."""
     windows = Windows.of(trained, trained.tokens.validation, effort.share_rows)
     scorer = SharesHidden(SHARES, blank)
     nats_KSRL = _nats(trained, scorer, windows, effort.replicates)
@@ -281,32 +282,97 @@ def piece_bytes(trained: Trained) -> np.ndarray:
 
 
 def probe_of(trained: Trained, number: int) -> Probe | None:
-    """The probe for the roles of tokens in Python source; None where the text is not Python."""
+    """The probe for what tokens are: states of a source, roles in Python; None elsewhere."""
     samples = []
     for split in (trained.tokens.train, trained.tokens.validation):
         rows = -(-number // (trained.run.data.length - 1))
         windows = Windows.of(trained, split, rows)
-        roles_RL = python_roles.window_roles(
-            windows.index_R,
-            trained.run.data.length,
-            offsets=split.offsets,
-            document=partial(_document, split),
-            piece_lengths_V=piece_bytes(trained),
-        )
-        if (roles_RL >= 0).sum() < 1000:
+        labels_RL, names = _labels(trained, split, windows)
+        if (labels_RL >= 0).sum() < 1000:
             return None
         samples.append(
             sample(
                 trained.program.body,
                 trained.params,
                 windows,
-                roles_RL,
+                labels_RL,
                 windows.text.documents_RL,
                 visible=sees(trained),
                 place=place_of(trained),
             )
         )
-    return probe(*samples, names=python_roles.ROLES)
+    return probe(*samples, names=names)
+
+
+def _labels(
+    trained: Trained, split: Split, windows: Windows
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label of each token of the windows, -1 where there is none, and the labels' names."""
+    corpus = trained.run.data.corpus
+    if isinstance(corpus, Hmm):
+        states = tuple(f"state {number}" for number in range(corpus.states))
+        labels_RL = np.full(windows.tokens_RL.shape, -1)
+        if known_source(trained.run):
+            states_RT, _ = _drawn(corpus, split, windows)
+            labels_RL[:, 1 : 1 + corpus.length] = states_RT
+        return labels_RL, states
+    roles_RL = python_roles.window_roles(
+        windows.index_R,
+        trained.run.data.length,
+        offsets=split.offsets,
+        document=partial(_document, split),
+        piece_lengths_V=piece_bytes(trained),
+    )
+    return roles_RL, python_roles.ROLES
+
+
+def known_source(run: Run) -> Hmm | None:
+    """The source of the run's text, where a row is one document of it and a symbol a piece."""
+    corpus = run.data.corpus
+    if isinstance(corpus, Hmm) and isinstance(run.data.tokenizer, Bytes):
+        return corpus if run.data.length == corpus.row_length else None
+    return None
+
+
+def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
+    """What the source itself answers to the same questions; None where it is not known.
+
+    The least bits per byte of any model, whatever the order in which it predicts; the least
+    error by share hidden, under the same masks; and how often the likeliest hidden state, given
+    what a position sees, is the true one, which bounds the probe.
+    """
+    corpus, blank = known_source(trained.run), blank_of(trained.run.objective.answers)
+    if corpus is None:
+        return None
+    oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)
+    source = replace(trained, program=replace(trained.program, body=oracle), params={})
+    exact = score_by(source, ChainRule(), effort)
+    test = Windows.of(
+        trained, trained.tokens.validation, -(-effort.probe_tokens // (corpus.row_length - 1))
+    )
+    states_NT, symbols_NT = _drawn(corpus, trained.tokens.validation, test)
+    given: Any = "so far" if isinstance(sees(trained), SeesBefore) else "all"
+    posterior_NTS = corpus.source().state_posterior(symbols_NT, given=given)
+    named, rate = bayes_accuracy(posterior_NTS, states_NT), corpus.source().entropy_rate()
+    return {
+        "bits_per_byte": exact.bits_per_byte,
+        "text_se": exact.text_se,
+        "document_bytes": list(exact.document_bytes),
+        "document_nats": list(exact.document_nats),
+        # It answers at the place of what is hidden, wherever the model does.
+        "error_by_share": shares_of(source, effort, "hidden") if blank else {},
+        "probe_accuracy": named.value,
+        "probe_se": named.se,
+        "entropy_rate": rate.bits,
+        "entropy_rate_se": rate.se,
+    }
+
+
+def _drawn(corpus: Hmm, split: Split, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states and symbols of the windows' documents, int64[R, T] each."""
+    numbers = [index_of(split.ids[document]) for document in windows.text.documents_RL[:, 1]]
+    drawn = [corpus.draw(number, number + 1) for number in numbers]
+    return tuple(np.concatenate(arrays) for arrays in zip(*drawn, strict=True))  # type: ignore[return-value]
 
 
 def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:

@@ -21,6 +21,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.rcsetup import cycler
 from rich.table import Table as RichTable
 
 Row = Mapping[str, Any]
@@ -218,6 +219,7 @@ _STYLE: Any = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
+    "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE]),
     "grid.color": RULE,
     "grid.linewidth": 0.5,
     "xtick.color": MUTED,
@@ -284,6 +286,11 @@ def reference_lines(axes: Axes, values: Mapping[str, float]) -> None:
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": RULE, "linewidth": 0.6, "shrinkB": 0},
         )
+
+
+def drawing(figure: Figure, suffix: str) -> bytes:
+    """The file of a figure, .svg or .png; the same figure gives the same bytes."""
+    return _png(figure) if suffix == ".png" else _svg(figure).encode()
 
 
 def _svg(figure: Figure) -> str:

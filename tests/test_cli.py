@@ -16,13 +16,15 @@ import pytest
 
 from experiments import bert_vs_gpt
 from lm import cli
-from lm.cli import main
+from lm.cli import ORDER_ROWS, main
 from lm.config import dump, override
 from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
 from lm.model import Transformer
 from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
 from lm.run import Run
+from lm.score.bits import Score
+from lm.score.likelihood import FixedOrder, Pseudo
 from lm.start import one_line_errors
 from lm.train import fit as fitting
 from lm.train.fit import fit
@@ -125,6 +127,10 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "-", "mesh.fsdp=3"], "mesh: replica 1 x fsdp 3"),
         (["score", "nowhere"], "nowhere: not a run directory"),
         (["say", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
+        (["score", "nowhere", "--rows", "0"], "--rows 0: must be > 0"),
+        (["score", "nowhere", "--mc-se", "nan"], "--mc-se nan: must be > 0"),
+        (["score", "nowhere", "--block", "2"], "--block 2: name the order"),
+        (["score", "nowhere", "--paired"], "--paired: give the run to compare with"),
         (["say", "nowhere", "text"], "nowhere: not a run directory"),
         (["say", "nowhere", "\udcff"], "not UTF-8"),
         (["say", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
@@ -184,6 +190,16 @@ def test_a_model_is_asked_only_for_what_it_can_do(capsys, causal, masked):
     assert "continues a text" in refused(capsys, "say", str(causal), "one ___")
     assert "put ___" in refused(capsys, "say", str(masked), "one two")
     assert "at most 63" in refused(capsys, "say", str(masked), "one two " * 8 + "___")
+
+
+def test_a_span_model_is_not_asked_to_say_anything(capsys, run, tmp_path):
+    """Fails if it is taken for a masked or a causal model, or loaded first."""
+    settings = tmp_path / "spans" / "config.json"
+    settings.parent.mkdir()
+    spans = ["objective.type=spans", "data.tokenizer.sentinels=8"]
+    settings.write_text(dump(override(run, spans)))
+    for text in ("one ___", "one"):
+        assert "neither continues a text nor fills" in refused(capsys, "say", "spans", text)
 
 
 def test_bytes_that_are_not_utf8_on_a_real_command_line(tmp_path):
@@ -269,6 +285,94 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
     assert re.search(rf"^ *100% hidden {number} bits per hidden byte$", bound, re.M)
     for text in (exact, bound):
         assert re.search(rf"^gzip, by window +{number} bits per byte$", text, re.M)
+
+
+def test_a_scorer_that_is_not_valid_is_refused_with_the_reason(capsys, causal, masked):
+    """Fails if it is left out silently, asked all the same, or the valid ones are not named."""
+    line = refused(capsys, "score", str(masked), "--scorer", "chain-rule")
+    assert "needs a model that was taught which piece is next" in line
+    assert "any-order, pseudo, left-to-right, random-order, confident-first" in line
+    line = refused(capsys, "score", str(causal), str(causal), "--scorer", "left-to-right")
+    assert "was taught which pieces are hidden; valid for" in line
+    assert line.endswith(": chain-rule")
+    both = ["score", str(causal), str(masked), "--scorer", "any-order", "--scorer"]
+    assert "--scorer spans: valid for none" in refused(
+        capsys, *both, "chain-rule", "--scorer", "spans"
+    )
+    assert "no such scorer; one of chain-rule" in refused(capsys, *both, "chain_ruel")
+
+
+def test_several_runs_are_a_table_with_a_row_a_run_and_scorer(capsys, causal, masked):
+    """Fails if a run or scorer is left out, or a kind or an error is in the wrong column."""
+    out = said(capsys, "score", str(causal), str(masked), "--rows", "9")
+    title, *rows = (re.split("  +", line) for line in out.splitlines())
+    assert title == ["run", "scorer", "kind", "bits per byte", "mc_se", "text_se"]
+    assert [row[:3] for row in rows] == [
+        [str(causal), "chain-rule", "exact"],
+        [str(masked), "any-order", "bound"],
+        [str(masked), "pseudo", "no likelihood"],
+    ]
+    assert [len(row) for row in rows] == [6] * 3
+    assert rows[0][4] == "0.0000" < rows[1][4]
+
+
+def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
+    """Fails if the block, the number of windows or the error to reach goes astray."""
+    given = []
+
+    def note(trained, scorer, effort):
+        given.append((scorer, effort.orders, effort.share_rows, effort.mc_se))
+        return Score(
+            bits_per_byte=2.0,
+            mc_se=0.0,
+            text_se=None,
+            scorer=scorer.name,
+            kind=scorer.kind,
+            tokens=1,
+            bytes=1,
+            document_nats=(1.0,),
+            document_bytes=(1,),
+        )
+
+    monkeypatch.setattr(cli, "score_by", note)
+    ask = ["score", str(masked), "--scorer", "left-to-right"]
+    assert re.fullmatch(
+        r"left-to-right +2.0000 bits per byte +exact +mc_se 0.0000\n", said(capsys, *ask)
+    )
+    options = ["--block", "8", "--rows", "3", "--mc-se", "0.01", "--scorer", "pseudo", "--json"]
+    found = json.loads(said(capsys, *ask, *options))["scores"]
+    assert found["left_to_right"]["block"] == 8
+    assert found["pseudo"]["text_se"] is None
+    assert given == [
+        (FixedOrder("left to right", 1), ORDER_ROWS, 128, None),
+        (FixedOrder("left to right", 8), 3, 3, 0.01),
+        (Pseudo(8), 3, 3, 0.01),
+    ]
+
+
+def test_runs_are_paired_on_the_same_windows_only(capsys, causal, masked):
+    """Fails if the difference is the wrong way round, has no error, or texts may differ."""
+    runs = ["score", str(causal), str(masked), "--paired"]
+    first, second = json.loads(said(capsys, *runs, "--json")).values()
+    above = second["above"]
+    assert above["bits_per_byte"] == pytest.approx(
+        second["bits_per_byte"] - first["bits_per_byte"]
+    )
+    assert above["mc_se"] == second["mc_se"] > first["mc_se"] == 0
+    assert 0 < above["text_se"] < 0.5
+    assert "above" not in first
+    out = said(capsys, *runs).splitlines()
+    assert re.split("  +", out[2])[3:] == [
+        f"{second['bits_per_byte']:.4f}",
+        f"{above['bits_per_byte']:+.4f}",
+        f"{above['mc_se']:.4f}",
+        f"{above['text_se']:.4f}",
+    ]
+    order = ["--scorer", "chain-rule", "--scorer", "left-to-right", "--block", "63"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*runs, *order])
+    assert "not scored on the same windows" in capsys.readouterr().err
 
 
 def test_score_as_json_is_json_and_nothing_else(capsys, causal):

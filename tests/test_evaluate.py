@@ -1,5 +1,6 @@
 """What a trained model is asked, held to sums done by hand on the same parameters."""
 
+import json
 import math
 import random
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm import mesh
-from lm.config import override
+from lm.config import UserError, override
 from lm.data import Bytes, Data, Text, open_tokens
 from lm.evaluate import (
     SHARES,
@@ -21,14 +22,29 @@ from lm.evaluate import (
     probe_of,
     says,
     score_of,
+    sees,
+    valid,
 )
 from lm.example import Causal as SeesBefore
-from lm.example import Example
+from lm.example import Example, Full
 from lm.mesh import Mesh
 from lm.model import Transformer
+from lm.objectives import (
+    AnyOrder as AnyOrderObjective,
+)
+from lm.objectives import (
+    Causal,
+    Curriculum,
+    Diffusion,
+    Masked,
+    Mixture,
+    Prefix,
+    Shifted,
+    Spans,
+)
 from lm.optimizer import Adamw
 from lm.run import Run
-from lm.score.likelihood import AnyOrder, ChainRule
+from lm.score.likelihood import AnyOrder, ChainRule, FixedOrder
 from lm.train.fit import Trained, fit, load
 from lm.train.step import prepare
 
@@ -174,6 +190,100 @@ def test_a_masked_model_is_asked_for_bounds_and_says_that_they_are(masked, maske
         assert 0 < score["bits_per_byte"] < 9
 
 
+FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_first"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "names", "visible"),
+    [
+        (Causal(), ["chain_rule"], SeesBefore()),
+        (Prefix(), ["chain_rule"], Full()),
+        (Masked(), FILLS, Full()),
+        (AnyOrderObjective(), FILLS, Full()),
+        (Diffusion(), FILLS, Full()),
+        (Shifted(), FILLS, Full()),
+        (Spans(), ["spans"], Full()),
+        (Mixture(), ["chain_rule", *FILLS], Full()),
+        (Curriculum(), FILLS, Full()),
+        (Curriculum(switch=1), ["chain_rule"], SeesBefore()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_model_is_asked_what_it_was_taught(objective, names, visible):
+    """Fails if a scorer is missing, is not valid, or a shifted model is asked at the place."""
+    trained = Trained(Run(objective=objective), None, None, None)
+    there = valid(trained.run)
+    assert list(there) == names
+    assert {scorer.answer for scorer in there.values()} <= objective.answers
+    assert sees(trained) == visible
+
+
+@pytest.mark.parametrize(
+    ("changes", "headline", "names"),
+    [
+        (
+            ["objective.type=spans", "data.tokenizer.sentinels=8"],
+            "spans",
+            ["spans"],
+        ),
+        (["objective.type=mixture"], "chain_rule", ["chain_rule", *FILLS]),
+    ],
+)
+def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, names):
+    """Fails if a kind of model is taken for causal or masked, or a value is not JSON."""
+    run = override(run, changes)
+    tokens = open_tokens(run.data)
+    program = prepare(run, tokens.tokenizer.vocabulary, mesh.make(Mesh()))
+    trained = Trained(run, tokens, program, program.init().params)
+    found = evaluate(trained, Effort(rows=9, share_rows=3, orders=2, probe_tokens=60))
+    json.dumps(found, allow_nan=False)
+    assert list(found["scores"]) == names
+    assert (found["scorer"], found["kind"]) == (headline, "exact")
+    assert found["bits_per_byte"] == found["scores"][headline]["bits_per_byte"]
+    # A model that was not trained says each of its pieces with about the same probability.
+    pieces = found["scores"][headline]["tokens"] / found["scores"][headline]["bytes"]
+    uniform = math.log2(tokens.tokenizer.vocabulary.size) * pieces
+    assert found["bits_per_byte"] == pytest.approx(uniform, rel=0.05)
+    fills = "any_order" in names
+    assert bool(found["error_by_share"]) == fills
+    assert bool(found["says"]["pieces"]) == ("chain_rule" in names)
+    if fills:
+        orders = [found["scores"][name] for name in FILLS[2:]]
+        assert [(score["kind"], score["block"]) for score in orders] == [("exact", 2)] * 3
+        assert len({score["tokens"] for score in orders}) == 1
+    else:
+        assert found["says"]["after"] == found["says"]["passage"]
+
+
+def test_masks_are_drawn_until_their_error_is_small_enough(causal, masked):
+    """Fails if replicates repeat the first ones, too few are added, or there is no end."""
+    windows = Windows.of(masked, masked.tokens.validation, None)
+    scorer = AnyOrder(samples=4)
+    few = score_of(masked, scorer, windows, replicates=2)
+    asked = few.mc_se / 2
+    more = score_of(masked, scorer, windows, replicates=2, mc_se=asked)
+    assert asked / 2 < more.mc_se <= asked
+    assert abs(more.bits_per_byte - few.bits_per_byte) < 5 * few.mc_se
+    assert more.bits_per_byte != few.bits_per_byte
+    with pytest.raises(UserError, match=r"would take some [\d,]+ replicates, and 128 are"):
+        score_of(masked, scorer, windows, replicates=2, mc_se=few.mc_se / 50)
+    assert score_of(causal, ChainRule(), windows, replicates=2, mc_se=1e-9).mc_se == 0
+
+
+def test_windows_of_another_text_are_told_apart(run, causal, masked):
+    """Fails if windows of other lengths or numbers would be paired by their documents."""
+    windows = Windows.of(causal, causal.tokens.validation, None)
+    assert windows.same_as(Windows.of(masked, masked.tokens.validation, None))
+    assert not windows.same_as(Windows.of(causal, causal.tokens.validation, 9))
+    longer = replace(causal, run=override(run, ["data.length=80"]))
+    of_longer = Windows.of(longer, causal.tokens.validation, None)
+    assert of_longer.text.bytes_RL.sum() == windows.text.bytes_RL.sum()
+    assert not windows.same_as(of_longer)
+    more = override(run, ["data.tokenizer.sentinels=8"])
+    other_ids = replace(causal, run=more, tokens=open_tokens(more.data))
+    assert windows.same_as(Windows.of(other_ids, other_ids.tokens.validation, None))
+
+
 def test_errors_can_be_paired_by_document(causal, causal_found, masked_found):
     """Fails if the arms' documents differ, or nats by document do not add up to the score."""
     assert causal_found["document_bytes"] == masked_found["document_bytes"]
@@ -264,7 +374,14 @@ def assert_hidden(trained: Trained, said) -> None:
     assert [p["likeliest"] for p in again["pieces"]] == [p["likeliest"] for p in said["pieces"]]
 
 
-@pytest.mark.parametrize(("arm", "scorer"), [("causal", ChainRule()), ("masked", AnyOrder(4))])
+@pytest.mark.parametrize(
+    ("arm", "scorer"),
+    [
+        ("causal", ChainRule()),
+        ("masked", AnyOrder(4)),
+        ("masked", FixedOrder("random", block=16)),
+    ],
+)
 def test_eight_devices_score_as_one_does(arm, scorer, request):
     """Fails if masks depend on the device, or rows are lost where 8 does not divide them."""
     trained = request.getfixturevalue(arm)

@@ -45,6 +45,18 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     assert (nats * weights).sum() * 3 == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1 << 22, 150])
+def test_what_is_likeliest_is_known_by_chunks_too(arrays, monkeypatch, at_once):
+    """Fails if the two are swapped, chunks lose their order, or confidence is of the target."""
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
+    hidden, table, targets, _ = arrays
+    nats, least = loss.token_and_least_nats(hidden, table, targets, einsum=Einsum("float32"))
+    alone = loss.token_nats(hidden, table, targets, einsum=Einsum("float32"))
+    np.testing.assert_allclose(nats, alone, rtol=1e-6)
+    log_p = jax.nn.log_softmax(jnp.einsum("BPD,VD->BPV", hidden, table, precision="highest"))
+    np.testing.assert_allclose(least, -log_p.max(-1), rtol=1e-4, atol=1e-5)
+
+
 def test_the_count_is_the_weight(arrays):
     """Fails if the count is the number of slots."""
     *_, weights = arrays

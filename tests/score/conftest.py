@@ -11,8 +11,16 @@ import pytest
 from lm.example import Example, Vocabulary, visible_mask
 from lm.numerics import Einsum
 
+# Pad and mask stand in for sentinels: no scorer shows both, and none is ever said.
 VOCABULARY = Vocabulary(
-    size=7, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 7
+    size=7,
+    pad=0,
+    mask=1,
+    begin=2,
+    end=3,
+    ordinary=4,
+    begins_word=(True,) * 7,
+    sentinels=(1, 0),
 )
 
 

@@ -1,0 +1,161 @@
+"""What a fit found, whatever the law: values, error bars, what to doubt, and predictions."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lm.scaling import laws
+from lm.scaling.bootstrap import interval
+from lm.scaling.solve import Certificate
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law fit to runs."""
+
+    law: str
+    parameters: dict[str, float]
+    objective: float
+    """Sum of Huber losses of ln L; for lines, the sum of squares of the first one's."""
+    rows_used: int
+    degrees: int
+    """Degrees of freedom: rows less free parameters."""
+    draws: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Each parameter in each draw of the bootstrap; empty without one."""
+    fixed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+    """None for lines, whose least squares have a closed form."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What figures show beside: the optima of budgets, the rows of an envelope."""
+
+    @property
+    def exponents(self) -> dict[str, float]:
+        """N* ~ C^a, D* ~ C^b, and for lines L ~ C^-x."""
+        return {name: float(value) for name, value in exponents_of(self.parameters).items()}
+
+    @property
+    def against(self) -> str:
+        """What lines are drawn against."""
+        return str(self.details.get("against", "flops"))
+
+    @functools.cached_property
+    def ci95(self) -> dict[str, Interval]:
+        """95% intervals of all that was fit."""
+        if not self.draws:
+            return {}
+        free = {name: d for name, d in self.draws.items() if name not in self.fixed}
+        values = self.parameters | self.exponents
+        ends = {
+            name: interval(values[name], draws_B, self.degrees)
+            for name, draws_B in (exponents_of(self.draws) | free).items()
+            if np.ptp(draws_B) > 0
+        }
+        return {name: both for name, both in ends.items() if both is not None}
+
+
+def exponents_of(parameters: laws.Parameters) -> dict[str, Any]:
+    """How the best split of compute grows with it, from one law's parameters or another's."""
+    if "alpha" in parameters:
+        return laws.parametric_exponents(parameters)
+    return {name: parameters[name] for name in ("a", "b", "x") if name in parameters}
+
+
+def predict(
+    fit: Fit,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    tokens: float | None = None,
+    unique: float | None = None,
+) -> dict[str, Any]:
+    """Loss at a size and amount of data, or the best split of a budget and its loss.
+
+    With `ci95` of whatever is not given, if the fit has draws. Raises ValueError where the law
+    cannot say.
+
+    >>> fit = Fit("parametric", laws.BESIROGLU, objective=0.0, rows_used=240, degrees=235)
+    >>> {name: float(f"{value:.4g}") for name, value in predict(fit, flops=5.76e23).items()}
+    {'flops': 5.76e+23, 'params': 72250000000.0, 'tokens': 1329000000000.0, 'loss': 1.974}
+    """
+    given = {"flops": flops, "params": params, "tokens": tokens, "unique": unique}
+    known = {name: float(value) for name, value in given.items() if value is not None}
+    found = evaluate(fit, fit.parameters, known)
+    prediction: dict[str, Any] = {name: float(value) for name, value in found.items()}
+    if fit.draws:
+        ends = {
+            name: interval(prediction[name], draws_B, fit.degrees)
+            for name, draws_B in evaluate(fit, fit.draws, known).items()
+            if name not in known and np.ndim(draws_B) and np.ptp(draws_B) > 0
+        }
+        prediction["ci95"] = {name: both for name, both in ends.items() if both is not None}
+    return prediction
+
+
+def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The ends (2, G) of the 95% intervals of whatever the law says at G points."""
+    draws_B1 = {name: draws_B[:, None] for name, draws_B in fit.draws.items()}
+    values = evaluate(fit, fit.parameters, known)
+    found = {}
+    for name, draws_BG in evaluate(fit, draws_B1, known).items():
+        if name in known:
+            continue
+        ends = [
+            interval(float(value), draws_B, fit.degrees) or (np.nan, np.nan)
+            for value, draws_B in zip(values[name], draws_BG.T, strict=True)
+        ]
+        found[name] = np.array(ends).T
+    return found
+
+
+def evaluate(fit: Fit, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a point, and what the fit's law adds; parameters may be its draws."""
+    if fit.law in ("parametric", "data-constrained"):
+        return _evaluate_surface(fit.law, parameters, dict(known))
+    if set(known) != {fit.against}:
+        raise ValueError(f"this law predicts from {fit.against} alone: {fit.against}=1e21")
+    return dict(known) | laws.power_optimum(parameters, known[fit.against])
+
+
+def _evaluate_surface(
+    law: str, parameters: laws.Parameters, known: dict[str, Any]
+) -> dict[str, Any]:
+    unique = known.get("unique")
+    if law == "data-constrained" and unique is None:
+        raise ValueError(
+            "--law data-constrained predicts with unique tokens: flops=..,unique=.."
+        )
+    if law == "parametric" and unique is not None:
+        raise ValueError("--law parametric knows no unique tokens; use --law data-constrained")
+    k = laws.FLOPS_PER_PARAMETER_AND_TOKEN
+    point = {name: known[name] for name in ("flops", "params", "tokens") if name in known}
+    match sorted(point):
+        case ["flops"]:
+            params, tokens = (
+                laws.parametric_optimum(parameters, point["flops"])
+                if unique is None
+                else laws.data_constrained_optimum(parameters, point["flops"], unique)
+            )
+        case ["params", "tokens"]:
+            params, tokens = point["params"], point["tokens"]
+        case ["flops", "params"]:
+            params, tokens = point["params"], point["flops"] / (k * point["params"])
+        case ["flops", "tokens"]:
+            params, tokens = point["flops"] / (k * point["tokens"]), point["tokens"]
+        case _:
+            raise ValueError(
+                f"--law {law} predicts from flops, or from two of flops, params, tokens"
+            )
+    loss = (
+        laws.parametric_loss(parameters, params, tokens)
+        if unique is None
+        else laws.data_constrained_loss(parameters, params, tokens, unique)
+    )
+    flops = point.get("flops", k * params * tokens)
+    found = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
+    return found if unique is None else found | {"unique": unique}

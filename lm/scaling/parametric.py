@@ -1,0 +1,269 @@
+"""L = E + A / N^alpha + B / D^beta, fit to runs (approach 3 of Hoffmann et al. 2022)."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import nnls
+
+from lm.scaling.bootstrap import resample
+from lm.scaling.fit import Fit
+from lm.scaling.solve import Certificate, Problem, Terms, certify, minimize, rounding
+from lm.scaling.table import DataError, Runs
+
+NAMES = ("E", "A", "B", "alpha", "beta")
+LOGARITHMIC = frozenset(("E", "A", "B", "R_D", "R_N"))
+"""Parameters that are fit as logarithms, being positive and of any size."""
+
+_LOWEST_EXPONENT, _HIGHEST_EXPONENT = 1e-3, 5.0
+_LEAST_SHARE, _NO_SHARE = 1e-4, 1e-2
+"""E is at least this part of the smallest loss; below the other it counts as zero."""
+
+
+def fit_parametric(
+    runs: Runs,
+    *,
+    delta: float = 1e-3,
+    fixed: Mapping[str, float] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Fit:
+    """Minimizes the summed Huber loss of ln L over E, A, B, alpha and beta, or those not fixed.
+
+    Every bootstrap draw starts at the minimum of all rows.
+
+    >>> from lm.scaling.laws import BESIROGLU, parametric_loss
+    >>> N, D = (10.0 ** axis.ravel() for axis in np.meshgrid([7, 8, 9, 10], [9, 10, 11, 12]))
+    >>> runs = Runs(parametric_loss(BESIROGLU, N, D), params_R=N, tokens_R=D)
+    >>> {name: round(v, 3) for name, v in fit_parametric(runs, bootstrap=0).parameters.items()}
+    {'E': 1.817, 'A': 482.01, 'B': 2085.43, 'alpha': 0.348, 'beta': 0.366}
+    """
+    fixed = dict(fixed or {})
+    assert runs.params_R is not None and runs.tokens_R is not None
+    free = check_fixed(fixed, NAMES)
+    check_rows(len(runs), free)
+    log_N_R, log_D_R = np.log(runs.params_R), np.log(runs.tokens_R)
+    origin = Origin.of(log_N_R, log_D_R, fixed)
+    terms = parametric_terms(log_N_R - origin.log_params, log_D_R - origin.log_tokens)
+    lower_P, upper_P = bounds(runs.loss_R, NAMES, fixed)
+    problem = Problem(terms, np.log(runs.loss_R), delta, lower_P, upper_P)
+    starts_SP = parametric_starts(
+        log_N_R - origin.log_params, log_D_R - origin.log_tokens, runs.loss_R
+    )
+    ends_SP, objective_S = minimize(problem, starts_SP)
+    best_P = ends_SP[objective_S.argmin()]
+    certificate = certify(problem, best_P, objective_S)
+    draws_BP = np.empty((0, len(NAMES)))
+    if bootstrap:
+        weights_BR = resample(runs, bootstrap, seed)
+        warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
+        draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
+    return Fit(
+        law="parametric",
+        parameters={n: float(v[0]) for n, v in origin.natural(NAMES, best_P[None]).items()},
+        objective=float(objective_S.min()),
+        rows_used=len(runs),
+        degrees=runs.independent - len(free),
+        draws=origin.natural(NAMES, draws_BP) if bootstrap else {},
+        fixed=tuple(fixed),
+        warnings=(
+            *line_warnings(log_N_R, log_D_R, free),
+            *solution_warnings(problem, NAMES, best_P, certificate),
+            *few_rows_warnings(runs.independent, len(free)),
+        ),
+        certificate=certificate,
+    )
+
+
+def parametric_terms(log_params_R: np.ndarray, log_tokens_R: np.ndarray) -> Terms:
+    """The terms ln E, ln A - alpha ln N and ln B - beta ln D, linear in the parameters."""
+    design_KRP = np.zeros((3, len(log_params_R), 5))
+    design_KRP[0, :, 0] = design_KRP[1, :, 1] = design_KRP[2, :, 2] = 1
+    design_KRP[1, :, 3], design_KRP[2, :, 4] = -log_params_R, -log_tokens_R
+    return linear_terms(design_KRP)
+
+
+def linear_terms(design_KRP: np.ndarray) -> Terms:
+    """Terms that are linear in the parameters."""
+
+    def terms(theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.moveaxis(design_KRP @ theta_SP.T, -1, 0), design_KRP[None]
+
+    return terms
+
+
+def parametric_starts(
+    log_params_R: np.ndarray, log_tokens_R: np.ndarray, loss_R: np.ndarray
+) -> np.ndarray:
+    """Starts SP on a grid of exponents, each with its best E, A and B: L is linear in those."""
+    starts = []
+    for alpha, beta in itertools.product(np.geomspace(0.05, 2, 10), repeat=2):
+        sizes_RK = np.stack(
+            [np.ones_like(loss_R), np.exp(-alpha * log_params_R), np.exp(-beta * log_tokens_R)],
+            axis=1,
+        )
+        scale_K = sizes_RK.max(axis=0)
+        coefficients_K, _ = nnls(sizes_RK / scale_K / loss_R[:, None], np.ones_like(loss_R))
+        coefficients_K = np.maximum(coefficients_K, 1e-3 * loss_R.min()) / scale_K
+        starts.append([*np.log(coefficients_K), alpha, beta])
+    return np.array(starts)
+
+
+class Origin:
+    """Where N and D are counted from, so that the fit's A and alpha are not one ridge.
+
+    With N counted from its geometric mean, A is what size adds to the loss there. A
+    coefficient that is fixed is fixed at N = 1, and so is its origin.
+    """
+
+    def __init__(self, log_params: float, log_tokens: float) -> None:
+        self.log_params, self.log_tokens = log_params, log_tokens
+
+    @classmethod
+    def of(
+        cls, log_params_R: np.ndarray, log_tokens_R: np.ndarray, fixed: Mapping[str, float]
+    ) -> "Origin":
+        return cls(
+            0.0 if "A" in fixed else float(log_params_R.mean()),
+            0.0 if "B" in fixed else float(log_tokens_R.mean()),
+        )
+
+    def natural(self, names: Sequence[str], theta_SP: np.ndarray) -> dict[str, np.ndarray]:
+        """The parameters as the law is written, each S, from the solver's."""
+        raw = dict(zip(names, theta_SP.T, strict=True))
+        raw["A"] = raw["A"] + self.log_params * raw["alpha"]
+        raw["B"] = raw["B"] + self.log_tokens * raw["beta"]
+        return {name: np.exp(v) if name in LOGARITHMIC else v for name, v in raw.items()}
+
+
+def bounds(
+    loss_R: np.ndarray, names: Sequence[str], fixed: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds of the solver's parameters; equal ones where fixed."""
+    low, high = float(np.log(loss_R.min())), float(np.log(loss_R.max()))
+    ends = {
+        "E": (low + np.log(_LEAST_SHARE), high),
+        "A": (low - 40, high + 40),
+        "B": (low - 40, high + 40),
+        "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
+        "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
+        "R_D": (np.log(1e-2), np.log(1e6)),
+        "R_N": (np.log(1e-2), np.log(1e6)),
+    }
+    for name, value in fixed.items():
+        raw = max(np.log(value), low - 700) if name in LOGARITHMIC and value > 0 else value
+        ends[name] = (raw, raw)
+    lower, upper = zip(*(ends[name] for name in names), strict=True)
+    return np.array(lower), np.array(upper)
+
+
+def check_fixed(fixed: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """The names of what is free; raises DataError on what cannot be fixed."""
+    for name, value in fixed.items():
+        if name not in names:
+            raise DataError(f"--fix {name}: no such parameter; one of {', '.join(names)}")
+        if not 0 < value < np.inf:
+            raise DataError(f"--fix {name}={value:g}: must be above 0")
+    free = [name for name in names if name not in fixed]
+    if not free:
+        raise DataError("--fix leaves nothing to fit")
+    return free
+
+
+def check_rows(rows: int, free: Sequence[str]) -> None:
+    """Raises DataError where rows do not outnumber parameters."""
+    if rows <= len(free):
+        raise DataError(
+            f"{rows} rows cannot fit {len(free)} parameters ({', '.join(free)});"
+            f" needs {len(free) + 1} rows or more, or --fix NAME=VALUE"
+        )
+
+
+def few_rows_warnings(rows: int, free: int) -> list[str]:
+    """Where rows are few for so many parameters."""
+    if rows >= 4 * free:
+        return []
+    return [f"too few points: {rows} rows for {free} parameters; error bars are rough"]
+
+
+def line_warnings(
+    log_params_R: np.ndarray, log_tokens_R: np.ndarray, free: Sequence[str]
+) -> list[str]:
+    """Where N and D lie on one line, so that one cannot be told from the other.
+
+    >>> line_warnings(np.log([1e6, 1e7, 1e8]), np.log([2e7, 2e8, 2e9]), ["alpha", "beta"])
+    ['one ratio of tokens to parameters (20): alpha and beta cannot be told apart']
+    """
+    if not {"alpha", "beta"} <= set(free):
+        return []
+    sizes = np.stack([log_params_R - log_params_R.mean(), log_tokens_R - log_tokens_R.mean()])
+    along, across = np.linalg.svd(sizes, compute_uv=False)[:2]
+    if across > 0.05 * along:
+        return []
+    ratio_R = log_tokens_R - log_params_R
+    if np.ptp(log_params_R) < 0.05 * max(np.ptp(log_tokens_R), 1e-9):
+        line = "one size of model"
+    elif np.ptp(log_tokens_R) < 0.05 * np.ptp(log_params_R):
+        line = "one amount of data"
+    elif ratio_R.std() < 0.1 * log_params_R.std():
+        line = f"one ratio of tokens to parameters ({np.exp(ratio_R.mean()):.3g})"
+    else:
+        line = "one line of tokens against parameters"
+    return [f"{line}: alpha and beta cannot be told apart"]
+
+
+def solution_warnings(
+    problem: Problem, names: Sequence[str], theta_P: np.ndarray, certificate: Certificate
+) -> list[str]:
+    """What to doubt of a minimum: convergence, bounds, parameters that nothing pins down."""
+    found = []
+    if not certificate.converged:
+        found.append(f"did not converge: gradient {certificate.gradient:.1g} at the solution")
+    elif certificate.agree < 2:
+        found.append(
+            f"only one of {certificate.starts} starts reached this minimum; others ended higher"
+        )
+    for number, name in enumerate(names):
+        low, high, value = problem.lower_P[number], problem.upper_P[number], theta_P[number]
+        if low == high:
+            continue
+        if name == "E" and value <= np.log(_NO_SHARE / _LEAST_SHARE) + low:
+            found.append("E is at its bound, 0: these rows show no irreducible loss")
+        elif value <= low + 1e-3 * (high - low) or value >= high - 1e-3 * (high - low):
+            found.append(f"{name} runs away: it is at its bound")
+        elif _is_flat(problem, number, names, theta_P):
+            found.append(
+                f"flat ridge: {name} is not identified, a third or thrice of it fits as well"
+            )
+    return found
+
+
+def _is_flat(problem: Problem, number: int, names: Sequence[str], theta_P: np.ndarray) -> bool:
+    """Whether a third or three times a parameter fits as well, all others fit again.
+
+    As well: within the 95% region of the likelihood whose scale is fit too, where the
+    log-likelihood is -R ln(objective): so it is for Laplace's distribution, whose loss is
+    nearly Huber's.
+    """
+    rows = problem.log_loss_R.shape[-1]
+    tiny = rounding(problem)
+    best = float(minimize(problem, theta_P[None])[1][0])
+    limit = (best + tiny) * np.exp(1.92 / rows)
+    for factor in (1 / 3, 3.0):
+        moved = (
+            theta_P[number] + np.log(factor)
+            if names[number] in LOGARITHMIC
+            else theta_P[number] * factor
+        )
+        if not problem.lower_P[number] < moved < problem.upper_P[number]:
+            continue
+        lower_P, upper_P, start_P = (
+            problem.lower_P.copy(),
+            problem.upper_P.copy(),
+            theta_P.copy(),
+        )
+        lower_P[number] = upper_P[number] = start_P[number] = moved
+        held = Problem(problem.terms, problem.log_loss_R, problem.delta, lower_P, upper_P)
+        if minimize(held, start_P[None])[1][0] + tiny <= limit:
+            return True
+    return False

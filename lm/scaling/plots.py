@@ -1,0 +1,356 @@
+"""The figures that readers of scaling laws know.
+
+They take their look from whatever style matplotlib is under; colours are the style's cycle, C0
+for sizes, C1 for data, and one a group.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from lm.scaling import laws
+from lm.scaling.compare import Comparison
+from lm.scaling.fit import Fit, band, evaluate
+from lm.scaling.isoflop import Budget
+from lm.scaling.table import Runs
+
+FLOPS, PARAMETERS, TOKENS = "training compute (FLOPs)", "parameters", "tokens"
+_AXES = {"flops": FLOPS, "params": PARAMETERS, "tokens": TOKENS}
+_SYMBOLS = {"flops": "C", "params": "N", "tokens": "D"}
+
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+
+
+def figure_of(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str = "loss") -> Figure:
+    """The figure of a law, or of one law in several groups; `loss` names that axis."""
+    (name, fit), *others = fits.items()
+    if others:
+        return _groups(fits, runs, loss)
+    match fit.law:
+        case "parametric":
+            return _surface(fit, runs[name], loss)
+        case "data-constrained":
+            return _repeats(fit, runs[name], loss)
+        case "isoflop":
+            return _isoflop(fit, loss)
+        case _:
+            return _frontier(fit, runs[name], loss)
+
+
+def comparison_figure(comparison: Comparison, names: Sequence[str], loss: str) -> Figure:
+    """Both arms' losses against compute, and how much of it the second needs."""
+    figure = _page(3.1)
+    left, right = figure.subplots(1, 2)
+    for number, (fit, runs) in enumerate(
+        zip(comparison.fits, comparison.frontiers, strict=True)
+    ):
+        assert runs.flops_R is not None
+        _points(left, runs.flops_R, runs.loss_R, number, names[number])
+        _law(left, fit, runs.flops_R, "loss", f"C{number}")
+    _axes(left, "Loss against compute", FLOPS, loss)
+    left.legend()
+    places = [point.flops for point in comparison.points]
+    ends = [point.ci95 for point in comparison.points]
+    if all(ends):
+        low, high = zip(*(both for both in ends if both), strict=True)
+        right.fill_between(places, low, high, color="C1", alpha=0.18, linewidth=0)
+    right.plot(places, [point.multiplier for point in comparison.points], color="C1")
+    for extrapolated, face in ((False, "C1"), (True, "white")):
+        at = [point for point in comparison.points if point.extrapolated == extrapolated]
+        right.plot(
+            [point.flops for point in at],
+            [point.multiplier for point in at],
+            "o",
+            color="C1",
+            markerfacecolor=face,
+            label="drawn on beyond its rows" if extrapolated else "within its rows",
+        )
+    right.axhline(1, color=_muted(), linewidth=0.8, linestyle=(0, (4, 2.5)))
+    right.set_xscale("log")
+    right.set_ylim(0, None)
+    right.set_title(f"Compute that {names[1]} needs")
+    right.set_xlabel(f"compute of {names[0]} (FLOPs)")
+    right.set_ylabel("times as much, for the same loss")
+    right.legend()
+    return figure
+
+
+def _page(height: float) -> Figure:
+    """A figure as wide as a page."""
+    return Figure(figsize=(7.4, height), layout=ConstrainedLayoutEngine(w_pad=0.09))
+
+
+def _surface(fit: Fit, runs: Runs, loss: str) -> Figure:
+    figure = _page(5.7)
+    (by_compute, optima), (plane, residuals) = figure.subplots(2, 2)
+    runs = runs.completed()
+    assert runs.params_R is not None and runs.tokens_R is not None and runs.flops_R is not None
+    dots = by_compute.scatter(
+        runs.flops_R,
+        runs.loss_R,
+        c=runs.params_R,
+        norm=LogNorm(),
+        cmap="viridis_r",
+        s=9,
+        linewidths=0,
+    )
+    _law(by_compute, fit, runs.flops_R, "loss", "black", "best split")
+    _axes(by_compute, "Loss against compute", FLOPS, loss)
+    by_compute.legend()
+    figure.colorbar(dots, ax=by_compute, label=PARAMETERS, pad=0.02).outline.set_visible(False)
+    _optima(optima, fit, runs.flops_R)
+    error_R = 100 * np.log(
+        runs.loss_R / laws.parametric_loss(fit.parameters, runs.params_R, runs.tokens_R)
+    )
+    limit = float(np.quantile(np.abs(error_R), 0.95)) or 1e-6
+    log_N = np.geomspace(runs.params_R.min() / 1.3, runs.params_R.max() * 1.3, 80)
+    log_D = np.geomspace(runs.tokens_R.min() / 1.3, runs.tokens_R.max() * 1.3, 80)
+    levels = MaxNLocator(9).tick_values(runs.loss_R.min(), runs.loss_R.max())
+    surface = laws.parametric_loss(fit.parameters, log_N[None], log_D[:, None])
+    contours = plane.contour(
+        log_N, log_D, surface, levels=levels, colors=_muted(), linewidths=0.6, alpha=0.7
+    )
+    plane.clabel(contours, fontsize=6, fmt="%g")
+    dots = plane.scatter(
+        runs.params_R,
+        runs.tokens_R,
+        c=error_R,
+        norm=Normalize(-limit, limit),
+        cmap="PuOr",
+        s=12,
+        linewidths=0.3,
+        edgecolors=_muted(),
+        zorder=3,
+    )
+    plane.set(xscale="log", yscale="log", xlabel=PARAMETERS, ylabel=TOKENS)
+    plane.set_title("Where the law errs")
+    bar = figure.colorbar(
+        dots, ax=plane, label="measured above fit (%)", pad=0.02, extend="both"
+    )
+    bar.outline.set_visible(False)
+    residuals.scatter(runs.loss_R * np.exp(-error_R / 100), error_R, s=9, linewidths=0)
+    residuals.axhline(0, color=_muted(), linewidth=0.8)
+    residuals.set(xscale="log", xlabel=f"{loss}, fit", ylabel="measured above fit (%)")
+    _plain_log(residuals, "x")
+    residuals.set_title("Residuals")
+    return figure
+
+
+def _repeats(fit: Fit, runs: Runs, loss: str) -> Figure:
+    figure = _page(3.1)
+    worth, residuals = figure.subplots(1, 2)
+    assert runs.params_R is not None and runs.tokens_R is not None and runs.unique_R is not None
+    passes_R = np.maximum(runs.tokens_R / runs.unique_R, 1)
+    passes = np.geomspace(1, max(float(passes_R.max()), 10), 100)
+    if fit.draws:
+        r_d_B = fit.draws["R_D"][:, None]
+        low, high = np.quantile(
+            laws.effective_tokens(r_d_B, passes, 1.0), [0.025, 0.975], axis=0
+        )
+        worth.fill_between(passes, low, high, color="C1", alpha=0.18, linewidth=0)
+    worth.plot(passes, passes, color=_muted(), linestyle=(0, (4, 2.5)), label="as if new")
+    value = laws.effective_tokens(fit.parameters["R_D"], passes, 1.0)
+    worth.plot(passes, value, color="C1", label=f"R_D = {fit.parameters['R_D']:.3g}")
+    worth.set(xscale="log", yscale="log", xlabel="passes over the data")
+    worth.set_ylabel("worth, in passes over new data")
+    worth.set_title("What repeated data is worth")
+    worth.legend()
+    predicted_R = laws.data_constrained_loss(
+        fit.parameters, runs.params_R, runs.tokens_R, runs.unique_R
+    )
+    dots = residuals.scatter(
+        passes_R,
+        100 * np.log(runs.loss_R / predicted_R),
+        c=runs.params_R,
+        norm=LogNorm(),
+        cmap="viridis_r",
+        s=10,
+        linewidths=0,
+    )
+    residuals.axhline(0, color=_muted(), linewidth=0.8)
+    residuals.set(xscale="log", xlabel="passes over the data")
+    residuals.set_ylabel(f"{loss} above fit (%)")
+    residuals.set_title("Residuals")
+    figure.colorbar(dots, ax=residuals, label=PARAMETERS, pad=0.02).outline.set_visible(False)
+    return figure
+
+
+def _isoflop(fit: Fit, loss: str) -> Figure:
+    figure = _page(3.3)
+    curves, optima = figure.subplots(1, 2)
+    budgets: Sequence[Budget] = fit.details["budgets"]
+    colours = matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1, len(budgets)))
+    for budget, colour in zip(budgets, colours, strict=True):
+        curves.plot(budget.curve_params, budget.curve_loss, color=colour, linewidth=1)
+        curves.plot(budget.params_R, budget.loss_R, "o", color=colour, markersize=2.5)
+    curves.plot(
+        [budget.params for budget in budgets],
+        [budget.loss for budget in budgets],
+        "P",
+        color="C1",
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        markersize=6.5,
+        label="best size",
+    )
+    flops = np.array([budget.flops for budget in budgets])
+    scale = matplotlib.cm.ScalarMappable(LogNorm(flops.min(), flops.max()), "viridis_r")
+    _axes(curves, "Loss of each budget", PARAMETERS, loss)
+    curves.legend(loc="lower left")
+    figure.colorbar(scale, ax=curves, label="FLOPs", pad=0.02).outline.set_visible(False)
+    _optima(optima, fit, flops)
+    for number, values in enumerate(
+        ([budget.params for budget in budgets], [budget.tokens for budget in budgets])
+    ):
+        optima.plot(flops, values, _MARKERS[number], color=f"C{number}", markersize=3.5)
+    return figure
+
+
+def _frontier(fit: Fit, runs: Runs, loss: str) -> Figure:
+    figure = _page(3.1)
+    x, best = _AXES[fit.against], runs
+    # Against parameters or tokens there is no best size or data to show.
+    left, *others = figure.subplots(1, 2 if fit.against == "flops" else 1, squeeze=False)[0]
+    label = None
+    if "rows" in fit.details:
+        best, label = runs.take(fit.details["rows"]), "on the envelope"
+        left.scatter(
+            _where(fit, runs), runs.loss_R, s=4, color=_muted(), alpha=0.35, linewidths=0
+        )
+    places_R = _where(fit, best)
+    _points(left, places_R, best.loss_R, 0, label)
+    power = f"{_SYMBOLS[fit.against]}^{{-{fit.parameters['x']:.3f}}}"
+    _law(left, fit, places_R, "loss", "C0", f"{loss} $\\propto {power}$")
+    _axes(left, f"Loss against {x.partition(' (')[0]}", x, loss)
+    left.legend()
+    for right in others:
+        _optima(right, fit, places_R)
+        for number, values_R in enumerate((best.params_R, best.tokens_R)):
+            if values_R is not None:
+                mark = {"color": f"C{number}", "marker": _MARKERS[number], "markersize": 3.5}
+                right.plot(places_R, values_R, linestyle="", **mark)
+    return figure
+
+
+def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Figure:
+    """Every group's best loss and best size against compute, one colour a group."""
+    figure = _page(3.5)
+    first = next(iter(fits.values()))
+    left, *others = figure.subplots(1, 2 if first.against == "flops" else 1, squeeze=False)[0]
+    panels = list(zip((left, *others), ("loss", "params"), strict=False))
+    lines = []
+    for number, (name, fit) in enumerate(fits.items()):
+        part = runs[name].completed()
+        colour, known = f"C{number % 10}", _grid(fit, _where(fit, part))
+        if fit.law == "data-constrained":
+            assert part.unique_R is not None
+            known["unique"] = np.array(np.median(part.unique_R))
+        values = evaluate(fit, fit.parameters, known)
+        edges = band(fit, known) if fit.draws else {}
+        grid = known[fit.against]
+        mark = {"color": colour, "marker": _MARKERS[number % 6], "markersize": 3.5}
+        best = part.take(fit.details["rows"]) if "rows" in fit.details else part
+        for axes, what in panels:
+            if what not in values:
+                continue
+            if what in edges:
+                axes.fill_between(grid, *edges[what], color=colour, alpha=0.15, linewidth=0)
+            (line,) = axes.plot(grid, values[what], color=colour, label=name)
+            for budget in fit.details.get("budgets", ()):
+                axes.plot(budget.flops, getattr(budget, what), **mark)
+            measured_R = getattr(best, f"{what}_R")
+            if fit.law in ("power", "envelope") and measured_R is not None:
+                axes.plot(_where(fit, best), measured_R, linestyle="", **mark)
+        lines.append(line)
+    x = _AXES[first.against]
+    _axes(left, f"Best loss against {x.partition(' (')[0]}", x, loss)
+    for right in others:
+        right.set(xscale="log", yscale="log", xlabel=x, ylabel=PARAMETERS)
+        right.set_title("Best size")
+    figure.legend(
+        handles=lines, loc="outside lower center", ncols=3 if len(lines) > 4 else len(lines)
+    )
+    return figure
+
+
+def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
+    """N* and D* against compute with their bands."""
+    known = _grid(fit, flops_R)
+    values = evaluate(fit, fit.parameters, known)
+    edges = band(fit, known) if fit.draws else {}
+    shown = []
+    for number, (name, symbol, exponent) in enumerate(
+        (("params", "N", "a"), ("tokens", "D", "b"))
+    ):
+        if name not in values:
+            continue
+        shown.append((PARAMETERS, TOKENS)[number])
+        if name in edges:
+            axes.fill_between(
+                known["flops"], *edges[name], color=f"C{number}", alpha=0.18, linewidth=0
+            )
+        power = f"$\\propto C^{{{fit.exponents[exponent]:.3f}}}$"
+        label = f"{shown[-1]} {symbol}* {power}"
+        axes.plot(known["flops"], values[name], color=f"C{number}", label=label)
+    if not shown:
+        axes.set_visible(False)
+        return
+    axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel=" and ".join(shown))
+    axes.set_title("Best size and data" if len(shown) == 2 else f"Best {shown[0]}")
+    axes.legend(loc="upper left")
+
+
+def _law(
+    axes: Axes, fit: Fit, places_R: np.ndarray, what: str, colour: str, label: str | None = None
+) -> None:
+    known = _grid(fit, places_R)
+    if fit.draws:
+        low, high = band(fit, known)[what]
+        axes.fill_between(known[fit.against], low, high, color=colour, alpha=0.18, linewidth=0)
+    values = evaluate(fit, fit.parameters, known)
+    axes.plot(known[fit.against], values[what], color=colour, label=label)
+
+
+def _points(
+    axes: Axes, x_R: np.ndarray, y_R: np.ndarray, number: int, label: str | None
+) -> None:
+    axes.plot(x_R, y_R, _MARKERS[number % 6], color=f"C{number}", markersize=4, label=label)
+
+
+def _where(fit: Fit, runs: Runs) -> np.ndarray:
+    """The rows' places on the axis that the law is drawn against."""
+    places_R = getattr(runs, f"{fit.against}_R")
+    assert isinstance(places_R, np.ndarray)
+    return places_R
+
+
+def _grid(fit: Fit, places_R: np.ndarray) -> dict[str, np.ndarray]:
+    return {fit.against: np.geomspace(places_R.min(), places_R.max(), 60)}
+
+
+def _axes(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    axes.xaxis.set_major_locator(LogLocator(numticks=7))
+    _plain_log(axes, "y")
+    axes.set_title(title)
+
+
+def _plain_log(axes: Axes, which: str) -> None:
+    """Round numbers on a logarithmic axis of less than a few decades, where powers are none."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    if high / low < 30:
+        ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+
+
+def _muted() -> str:
+    return str(matplotlib.rcParams["axes.edgecolor"])

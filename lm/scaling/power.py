@@ -1,0 +1,131 @@
+"""Power laws of compute, L ~ C^-x, N ~ C^a, D ~ C^b: lines in logarithms (Kaplan et al.)."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import numpy as np
+
+from lm.scaling.fit import Fit
+from lm.scaling.table import DataError, Runs
+
+Quantity = Literal["flops", "params", "tokens"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+
+LINES = {"params": ("k_N", "a", 1), "tokens": ("k_D", "b", 1), "loss": ("k_L", "x", -1)}
+"""Coefficient, exponent and the exponent's sign of each quantity's line."""
+
+
+def fit_power(
+    runs: Runs,
+    *,
+    against: Quantity = "flops",
+    fixed: Mapping[str, float] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Fit:
+    """L - E = k_L C^-x through all rows, and N = k_N C^a, D = k_D C^b where those are known.
+
+    E is 0 unless it is fixed at another value. It is for rows that are each the best of their
+    compute; where they are not, `fit_envelope` finds those that are. Against parameters or
+    tokens, L - E = k_L N^-x or k_L D^-x alone (Kaplan et al., equations 1.1 and 1.2), for rows
+    that the other does not limit.
+
+    >>> C = 10.0 ** np.arange(17, 22)
+    >>> fit = fit_power(Runs(20 * C**-0.05, params_R=0.1 * C**0.5, flops_R=C), bootstrap=0)
+    >>> {name: round(value, 6) for name, value in fit.exponents.items()}
+    {'a': 0.5, 'x': 0.05}
+    """
+    fixed = dict(fixed or {})
+    place_R = getattr(runs, f"{against}_R")
+    assert place_R is not None
+    if unknown := set(fixed) - {"E"}:
+        raise DataError(f"--fix {unknown.pop()}: power laws fix E alone")
+    offset = fixed.get("E", 0.0)
+    if not 0 <= offset < runs.loss_R.min():
+        raise DataError(
+            f"--fix E={offset:g}: must be below the smallest loss, {runs.loss_R.min():g}"
+        )
+    if len(runs) < 3:
+        raise DataError(f"{len(runs)} rows cannot fit a power law; needs 3 or more")
+    known = {"loss": runs.loss_R - offset}
+    if against == "flops":
+        values = {"params": runs.params_R, "tokens": runs.tokens_R}
+        known |= {name: values_R for name, values_R in values.items() if values_R is not None}
+    if np.ptp(np.log(place_R)) < 1e-9:
+        raise DataError(f"all rows have the same {against}: there is no law of it in them")
+    parameters, draws, objective = lines(place_R, known, bootstrap=bootstrap, seed=seed)
+    warnings = line_doubts(parameters, draws)
+    places = len(np.unique(np.round(np.log(place_R), 2)))
+    if places < len(runs):
+        warnings.append(
+            f"{len(runs)} rows share {places} values of {against}: the line is their mean, not"
+            " the best of each" + ("; --law envelope finds those" if against == "flops" else "")
+        )
+    if len(runs) < 5:
+        warnings.append(f"too few points: {len(runs)} rows; error bars are rough")
+    return Fit(
+        law="power",
+        parameters=parameters | fixed,
+        objective=objective,
+        rows_used=len(runs),
+        degrees=len(runs) - 2,
+        draws=draws | {name: np.full(bootstrap, v) for name, v in fixed.items() if draws},
+        fixed=tuple(fixed),
+        warnings=tuple(warnings),
+        details={"against": against},
+    )
+
+
+def lines(
+    flops_R: np.ndarray, values: Mapping[str, np.ndarray], *, bootstrap: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
+    """Least squares of ln value on ln C: parameters, their draws, and the first sum of squares.
+
+    Least squares of the values themselves would fit the largest alone. Draws add residuals,
+    drawn anew, to the line: few points drawn with replacement may be one point. Each residual
+    is divided by sqrt(1 - leverage), as lines bend to their points (Davison and Hinkley 1997,
+    section 6.2.3). All lines draw the same rows.
+    """
+    log_C_R = np.log(flops_R)
+    centre = log_C_R.mean()
+    offset_R = log_C_R - centre
+    spread = float((offset_R**2).sum())
+    leverage_R = 1 / len(flops_R) + offset_R**2 / spread
+    rows_BR = np.random.default_rng(seed).integers(len(flops_R), size=(bootstrap, len(flops_R)))
+    parameters: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    objectives = []
+    for name, values_R in values.items():
+        coefficient, exponent, sign = LINES[name]
+        log_y_R = np.log(values_R)
+        level, slope = log_y_R.mean(), float(offset_R @ log_y_R) / spread
+        residual_R = log_y_R - level - slope * offset_R
+        objectives.append(float((residual_R**2).sum()))
+        parameters[coefficient] = float(_exp(level - slope * centre))
+        parameters[exponent] = sign * slope
+        if bootstrap and len(flops_R) > 2:
+            fair_R = residual_R / np.sqrt(np.maximum(1 - leverage_R, 1e-9))
+            noise_BR = (fair_R - fair_R.mean())[rows_BR]
+            slope_B = slope + noise_BR @ offset_R / spread
+            level_B = level + noise_BR.mean(axis=1)
+            draws[coefficient] = _exp(level_B - slope_B * centre)
+            draws[exponent] = sign * slope_B
+    return parameters, draws, objectives[0]
+
+
+def line_doubts(parameters: Mapping[str, float], draws: Mapping[str, np.ndarray]) -> list[str]:
+    """Where the loss does not clearly fall.
+
+    >>> line_doubts({"x": -0.01}, {})
+    ['the loss does not clearly fall: x is not identified']
+    """
+    lowest = np.quantile(draws["x"], 0.025) if "x" in draws else parameters["x"]
+    if min(lowest, parameters["x"]) > 0:
+        return []
+    return ["the loss does not clearly fall: x is not identified"]
+
+
+def _exp(logarithm: np.ndarray) -> np.ndarray:
+    """A coefficient of a steep line far from its points may be beyond any float."""
+    result: np.ndarray = np.exp(np.clip(logarithm, -700, 700))
+    return result

@@ -1,0 +1,83 @@
+"""One law for several groups: what is shared is found, what is not is noticed."""
+
+import numpy as np
+import pytest
+
+from lm.scaling.joint import fit_joint
+from lm.scaling.laws import BESIROGLU
+from lm.scaling.table import DataError, Runs
+
+SHARED = ("E", "alpha", "beta")
+
+
+def two(make_runs, other, noise=0.004):
+    """Runs of two laws, and their rows."""
+    parts = [
+        make_runs(law, noise=noise, seed=seed) for seed, law in enumerate((BESIROGLU, other))
+    ]
+    runs = Runs(
+        *(
+            np.concatenate([getattr(p, n) for p in parts])
+            for n in ("loss_R", "params_R", "tokens_R")
+        )
+    )
+    return runs, {"causal": np.arange(60), "masked": np.arange(60, 120)}
+
+
+def test_shared_terms_are_one_and_others_two(make_runs):
+    """Fails when a column of the design serves another group, or shared ones are not one."""
+    other = BESIROGLU | {"A": 900.0, "B": 4000.0}
+    runs, groups = two(make_runs, other, noise=0)
+    joint = fit_joint(runs, groups, SHARED, bootstrap=30, test_draws=0)
+    assert joint.fits["causal"].parameters == pytest.approx(BESIROGLU, rel=1e-4)
+    assert joint.fits["masked"].parameters == pytest.approx(other, rel=1e-4)
+    ours, theirs = (joint.fits[name].parameters for name in groups)
+    assert all(ours[name] == theirs[name] for name in SHARED)
+
+
+def test_a_coefficient_is_shared_where_it_is_defined(make_runs):
+    """Fails when A is shared at the rows' mean size while exponents differ."""
+    other = BESIROGLU | {"alpha": 0.37}
+    runs, groups = two(make_runs, other, noise=0)
+    joint = fit_joint(runs, groups, ("E", "A", "B", "beta"), bootstrap=0, test_draws=0)
+    assert joint.fits["masked"].parameters == pytest.approx(other, rel=1e-4)
+
+
+def test_the_test_tells_shared_from_separate(make_runs):
+    """Fails when the null is drawn from the separate laws, or the ratio is upside down."""
+    same, groups = two(make_runs, BESIROGLU | {"A": 900.0})
+    agrees = fit_joint(same, groups, SHARED, bootstrap=0, test_draws=60)
+    assert agrees.p > 0.1
+    different, groups = two(make_runs, BESIROGLU | {"E": 1.9, "alpha": 0.4})
+    differs = fit_joint(different, groups, SHARED, bootstrap=0, test_draws=60)
+    assert differs.p < 0.05
+    assert differs.objective > differs.objective_separate
+    assert differs.statistic > agrees.statistic >= 0
+
+
+@pytest.mark.slow
+def test_the_test_is_fair(make_runs):
+    """Fails when p is not about uniform where terms are shared."""
+    values = []
+    for seed in range(60):
+        parts = [make_runs(noise=0.004, seed=2 * seed + number) for number in range(2)]
+        runs = Runs(
+            *(
+                np.concatenate([getattr(p, n) for p in parts])
+                for n in ("loss_R", "params_R", "tokens_R")
+            )
+        )
+        groups = {"a": np.arange(60), "b": np.arange(60, 120)}
+        joint = fit_joint(runs, groups, SHARED, bootstrap=0, test_draws=60, seed=seed)
+        values.append(joint.p)
+    assert 0.0 <= np.mean(np.array(values) < 0.1) <= 0.22
+    assert 0.35 < np.mean(values) < 0.65
+
+
+def test_what_cannot_be_shared(make_runs):
+    """Fails when a name that is no parameter is ignored."""
+    runs, groups = two(make_runs, BESIROGLU)
+    with pytest.raises(DataError, match="gamma"):
+        fit_joint(runs, groups, ("gamma",))
+    with pytest.raises(DataError, match="two groups"):
+        fit_joint(runs, {"causal": np.arange(60)}, ("E",))
