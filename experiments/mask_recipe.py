@@ -16,8 +16,9 @@ models), and who find uniform masking to want a higher rate than spans do; and J
     v5e-8   5 days, 8 chips     85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
 The score hides pieces one by one, behind the mask piece: it asks what single pieces and
-100/0/0 were trained on. Expect 80/10/10 behind 100/0/0 by a little for that reason, and spans
-behind single pieces in the bound though not where most is hidden.
+100/0/0 were trained on. Expect words, spans and n-grams behind single pieces in the bound, and
+100/0/0 level with 80/10/10 there but some points behind in the probe, which shows a model text
+without a mask piece.
 """
 
 import sys
