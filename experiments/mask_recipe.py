@@ -11,13 +11,14 @@ models), and who find uniform masking to want a higher rate than spans do; and J
 
     python -m experiments.mask_recipe --scale laptop
 
-    smoke   a minute            toys on bytes, to see that everything works
-    laptop  8 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
-    v5e-8   5 days, 8 chips     85M parameters (BERT-base), 6.5B tokens of Wikipedia
+    smoke   a minute             toys on bytes, to see that everything works
+    laptop  10 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
+    v5e-8   5 days, 8 chips      85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
 The score hides single pieces, not units, behind the mask piece: it asks what single pieces and
-100/0/0 were trained on. Expect 80/10/10 behind 100/0/0 by a little for that reason, and spans
-behind single pieces in the bound though not where most is hidden.
+100/0/0 were trained on. Expect words, spans and n-grams behind single pieces in the bound, and
+100/0/0 level with 80/10/10 there but some points behind in the probe, which shows a model text
+without a mask piece.
 """
 
 import sys

@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     score = commands.add_parser(
         "score",
         help="score trained runs in bits per byte",
-        description="Scores a run by every scorer that is valid for it, or several in a table.",
+        description="Scores a run by every scorer that is valid for it, or several in a table."
+        " Orders of writing take many passes, and are asked for by name.",
     )
     score.add_argument("directories", metavar="RUN_DIR", type=Path, nargs="+")
     score.add_argument(

@@ -159,7 +159,7 @@ def test_a_rate_that_hides_nothing_is_refused_with_the_least_that_does():
 
 
 def test_the_number_hidden_is_the_number_of_slots(ask, whole_rows):
-    """Fails if one of the two is rounded in float32: there 0.35 x 90 is 31.5, else just below."""
+    """Fails if one of the two is rounded in float32, where 0.35 x 90 is 31.5, not less."""
     objective, given = Masked(rate=0.35), whole_rows(4, 91)
     assert objective.slots(91) == 31
     assert hidden_of(ask(objective, given), given).sum(1).tolist() == [31] * 4
