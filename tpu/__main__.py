@@ -188,12 +188,19 @@ def _dry_run(job: Any, requests: Any, where: Place, commit: str) -> str:
     sent += [requests.delete()]
     described = {
         "upload": where.url(f"{where.folder}/source-{commit}.bundle"),
-        "requests": [
-            {type(one).__name__.removesuffix("Request"): json.loads(type(one).to_json(one))}
-            for one in sent
-        ],
+        "requests": [{_method(request): _plain(request)} for request in sent],
     }
     return f"{json.dumps(described, indent=2)}\n{job.script}"
+
+
+def _method(request: Any) -> str:
+    return type(request).__name__.removesuffix("Request")
+
+
+def _plain(request: Any) -> Any:
+    """A message as JSON has it, without the fields that are not set."""
+    text = type(request).to_json(request, always_print_fields_with_no_presence=False)
+    return json.loads(text)
 
 
 def _queue(given: argparse.Namespace, chosen: study.Study) -> Any:

@@ -13,7 +13,7 @@ GRACE = 10
 host to a preemption fails too, and may say so before the queue knows."""
 
 SILENCE = 60
-"""So many times all hosts may be up without a word of any."""
+"""So many times a slice may be up without a host that works."""
 
 Report = Callable[[str], None]
 
@@ -51,8 +51,11 @@ def watch(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -
         failed = [host for host in hosts if host.state == "failed"]
         up = found.state.state == State.ACTIVE
         failing = failing + 1 if up and failed else 0
-        silent = silent + 1 if up and not hosts else 0
-        if why := _lost(job, queue, found):
+        silent = silent + 1 if up and all(host.state == "stopped" for host in hosts) else 0
+        why = _lost(job, queue, found)
+        if silent > SILENCE and hosts:
+            why = "its hosts were stopped, and did not come back"
+        if why:
             report(f"{job.name}: {why}; asking again")
             _delete_and_create(job, queue, bucket, report)
             failing, silent = 0, 0

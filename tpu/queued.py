@@ -19,6 +19,8 @@ from tpu.slices import Slice
 Tier = Literal["spot", "on demand"]
 State = tpu_v2.QueuedResourceState.State
 
+LOGIN = "run gcloud auth application-default login"
+
 POLL = 30.0
 """Seconds between two questions."""
 
@@ -197,9 +199,7 @@ class Queue:
         except exceptions.RetryError as error:
             raise UserError(f"Cloud TPU did not answer: {_text(error)}") from None
         except GoogleAuthError as error:
-            raise UserError(
-                f"{_text(error)}; run gcloud auth application-default login"
-            ) from None
+            raise UserError(f"{_text(error)}; {LOGIN}") from None
 
     def _explained(self, error: exceptions.GoogleAPICallError) -> UserError | Shortage:
         text, project, zone = _text(error), self._project, self._zone
@@ -211,7 +211,7 @@ class Queue:
             ):
                 return Shortage(text)
             case exceptions.Unauthenticated():
-                return UserError(f"{text}; run gcloud auth application-default login")
+                return UserError(f"{text}; {LOGIN}")
             case exceptions.PermissionDenied():
                 return UserError(f"{text}; the account needs roles/tpu.admin in {project}")
             case exceptions.NotFound():
@@ -222,4 +222,4 @@ class Queue:
 
 def _text(error: Exception) -> str:
     message = getattr(error, "message", None) or str(error) or type(error).__name__
-    return " ".join(str(message).split())[:300]
+    return " ".join(str(message).split())[:300].rstrip(".")

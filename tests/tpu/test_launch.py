@@ -283,6 +283,14 @@ def test_hosts_that_cannot_speak_are_not_waited_for_for_ever(launcher, service):
     assert SILENCE > GRACE
 
 
+def test_hosts_that_stopped_and_stay_are_asked_for_again(launcher, service):
+    """Fails if a slice that nobody works on is kept, as after a maintenance without a boot."""
+    stopped = launcher.then("stopped")
+    service.lives = [[*UP, *[stopped] * SILENCE, stopped], [*UP, launcher.then("done")]]
+    assert launcher.launch()
+    assert len(service.created) == 2
+
+
 def test_what_others_delete_is_not_asked_for_again(launcher, service):
     """Fails if `stop` elsewhere is taken for a preemption."""
     service.lives = [[*UP]]
