@@ -64,10 +64,11 @@ def parser() -> Parser:
     launch.add_argument("--runtime", help="machine image (default: the slice's own)")
     launch.add_argument("--dry-run", action="store_true", help="print it all, send nothing")
     launch.add_argument("--detach", action="store_true", help="do not watch")
+    # These take the same options, so that only the command's name changes.
     add("status", _status, "what the queue and the hosts say", *where)
-    logs = add("logs", _logs, "print the newest log of a host", "--bucket")
+    logs = add("logs", _logs, "print the newest log of a host", *where)
     logs.add_argument("--host", default="0-0", help="SLICE-HOST (default: 0-0)")
-    add("stop", _stop, "give the slices back; the study can go on later", "--project", "--zone")
+    add("stop", _stop, "give the slices back; the study can go on later", *where)
     manifest = add("manifest", _manifest, "print a JobSet for GKE, or a Slurm script")
     manifest.add_argument("--kind", required=True, choices=("jobset", "slurm"))
     manifest.add_argument("--slice", help="jobset: such as v5e-16")

@@ -137,8 +137,8 @@ def _check_same(job: Job, found: tpu_v2.QueuedResource) -> None:
         ),
         "another tier": ("spot" in found, job.tier == "spot"),
         "another commit or command": (
-            there.node.metadata.get("startup-script", job.script),
-            job.script,
+            there.node.metadata.get("startup-script", job.script).strip(),
+            job.script.strip(),
         ),
     }
     if differ := [what for what, (one, other) in pairs.items() if one != other]:

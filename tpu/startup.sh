@@ -43,7 +43,7 @@ say() { # STATE [CODE]: what the launcher reads
 
 finish() { # STATE CODE
   kill "$uploader" 2>/dev/null
-  say "$1" "$2"
+  say "$1" "${2#0}"
   # The log is whole when `tee` has read the last of it. After signals bash's own `wait` can hang.
   exec >/dev/null 2>&1
   while kill -0 "$logger"; do sleep 1; done

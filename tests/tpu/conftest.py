@@ -47,6 +47,7 @@ class Service(grpc.GenericRpcHandler):
         self.deleted: list[tpu_v2.DeleteQueuedResourceRequest] = []
         self.there: dict[str, tpu_v2.QueuedResource] = {}
         self._life: list[Step] = []
+        self._questions = 0
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         method = details.method.rpartition("/")[2]
@@ -76,6 +77,8 @@ class Service(grpc.GenericRpcHandler):
         path = f"{request.parent}/queuedResources/{request.queued_resource_id}"
         if path in self.there:
             context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{path} already exists")
+        if not self.lives:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "created too often for this test")
         self.created.append(request)
         self.put(path, request.queued_resource)
         return self._operation(path)
@@ -87,6 +90,9 @@ class Service(grpc.GenericRpcHandler):
         self.preempted.clear()
 
     def GetQueuedResource(self, request, context):
+        self._questions += 1
+        if self._questions > 1000:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "asked too often for this test")
         if self.troubles:
             context.abort(*self.troubles.pop(0))
         if request.name not in self.there:
@@ -269,24 +275,40 @@ exit 0
 
 STUDY = """\
 #!/bin/bash
-# The environment's Python: its exit code is the next line of `plan`, or it waits to be stopped.
+# The environment's Python. The next line of `plan` is its exit code; after `wait` it is only
+# given when somebody says to stop, and not at once.
 printf '%s\\n' "$@" > "$YARDSTICK_HOME/arguments"
 echo ran >> "$YARDSTICK_HOME/ran"
 next="$(head -1 "$YARDSTICK_HOME/plan")"
 sed -i 1d "$YARDSTICK_HOME/plan"
-if [ "$next" = wait ]; then
-  asleep=
-  trap 'echo told >> "$YARDSTICK_HOME/told"; kill "$asleep"; exit 75' TERM
+code="${next#wait }"
+if [ "$next" != "$code" ]; then
   /bin/sleep 60 & asleep=$!
+  trap 'echo told >> "$YARDSTICK_HOME/told"; kill "$asleep"' TERM
   touch "$YARDSTICK_HOME/waiting"
-  wait
+  wait "$asleep"
+  for tenth in 1 2 3; do /bin/sleep 0.1; done
 fi
-echo "the study ends with $next"
-if [ "$next" = 0 ] && [ -e "$YARDSTICK_HOME/to-bucket" ]; then
+echo "the study ends with $code"
+if [ "$code" = 0 ] && [ -e "$YARDSTICK_HOME/to-bucket" ]; then
   mkdir -p "$RUNS" && touch "$RUNS/result"
 fi
-exit "$next"
+exit "$code"
 """
+
+STUBS = {
+    "python3": PYTHON3,
+    "study": STUDY,
+    "sleep": "#!/bin/sh\nexec /bin/sleep 0.02\n",
+    # If asked it is late with the last line, so that a log that is not waited for lacks it.
+    "tee": """\
+#!/bin/bash
+while IFS= read -r line; do
+  [[ -e slow && "$line" = *failed* ]] && /bin/sleep 0.5
+  echo "$line" >> "$2"
+done
+""",
+}
 
 
 class Computer:
@@ -295,8 +317,7 @@ class Computer:
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.machine, self.home, stubs = machine, folder / "home", folder / "stubs"
         stubs.mkdir()
-        sleep = "#!/bin/sh\nexec /bin/sleep 0.02\n"
-        for name, text in (("python3", PYTHON3), ("study", STUDY), ("sleep", sleep)):
+        for name, text in STUBS.items():
             (stubs / name).write_text(text)
             (stubs / name).chmod(0o755)
         self.environment = {

@@ -224,6 +224,14 @@ def test_a_launch_adopts_what_is_there(launcher, service):
     assert launcher.reports[0] == f"{TOY.name}: found in the queue"
 
 
+def test_a_creation_whose_answer_was_lost_is_a_creation(launcher, service):
+    """Fails if ALREADY_EXISTS ends the launch though the queue holds what was asked for."""
+    service.lives = [[State.ACTIVE]]
+    service.put(PATH, launcher.job.resource(""))
+    launcher.queue.create(launcher.job)
+    assert list(service.there) == [PATH]
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

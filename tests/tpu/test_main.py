@@ -76,6 +76,7 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
         json.dumps(described["requests"][1]["CreateQueuedResource"])
     )
     assert create.queued_resource_id == name
+    assert "spot" in create.queued_resource
     (spec,) = create.queued_resource.tpu.node_spec
     assert spec.node.metadata["startup-script"] == script.removesuffix("\n")
     assert (
@@ -132,12 +133,12 @@ def test_a_launch_status_logs_and_stop(cloud, files, capsys):
     assert "0-0     failed with exit code 3 since 2026-01-01T00:00:00Z" in out
     assert "gs://ours/yardstick/runs/bert_vs_gpt" in out
     files.pipe_file(f"{folder}/logs/0-0-20260101T000000.txt", b"the log\n")
-    command.main(["logs", *STUDY, *BUCKET])
+    command.main(["logs", *STUDY, *BUCKET, *WHERE])
     assert capsys.readouterr().out == "the log\n"
-    command.main(["stop", *STUDY, *WHERE])
+    command.main(["stop", *STUDY, *BUCKET, *WHERE])
     assert capsys.readouterr().out == f"{NAME}: stopped\n"
     assert cloud.there == {}
-    command.main(["stop", *STUDY, *WHERE])
+    command.main(["stop", *STUDY, *BUCKET, *WHERE])
     assert capsys.readouterr().out == f"{NAME}: not in the queue of us-west4-a\n"
 
 
@@ -181,7 +182,7 @@ def test_missing_credentials_are_one_line(monkeypatch, capsys):
     """Fails if the most usual first error is a traceback."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
     with pytest.raises(SystemExit) as raised:
-        command.main(["stop", *STUDY, *WHERE])
+        command.main(["stop", *STUDY, *BUCKET, *WHERE])
     assert raised.value.code == 2
     assert "run gcloud auth application-default login" in capsys.readouterr().err
 

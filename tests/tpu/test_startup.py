@@ -79,7 +79,8 @@ def test_what_runs_is_the_commit_with_its_pins(host):
 
 
 def test_another_exit_code_is_a_failure_with_its_log(host):
-    """Fails if a broken study is started again and again, or nobody learns why it broke."""
+    """Fails if a broken study is started again and again, or the log lacks why it broke."""
+    (host.home / "slow").touch()
     assert host.boot(75, 3, 0) == 3
     assert host.runs == 2
     assert (host.said.state, host.said.code) == ("failed", 3)
@@ -103,9 +104,10 @@ def test_a_crash_of_a_preempted_machine_is_no_failure(host, machine):
     assert host.said.state == "stopped"
 
 
-def test_a_machine_that_shuts_down_lets_the_study_save(host):
-    """Fails if the study is told twice, which kills it, or started again meanwhile."""
-    running = host.start("wait", 0)
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_machine_that_shuts_down_lets_the_study_save(host, code):
+    """Fails if the study is told twice, which kills it, started again, or said to fail."""
+    running = host.start(f"wait {code}", 0)
     host.wait_for("waiting")
     os.killpg(running.pid, signal.SIGTERM)
     assert running.wait(timeout=30) == 75
@@ -116,7 +118,7 @@ def test_a_machine_that_shuts_down_lets_the_study_save(host):
 
 def test_a_pod_that_is_told_to_stop_tells_the_study(host):
     """Fails if the signal ends with bash, which is the one that Kubernetes tells."""
-    running = host.start("wait", 0, told="first")
+    running = host.start("wait 75", 0, told="first")
     host.wait_for("waiting")
     running.send_signal(signal.SIGTERM)
     assert running.wait(timeout=30) == 75
