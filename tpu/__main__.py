@@ -36,6 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"tpu: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fsspec", "google", "grpc"):
+            raise
+        print(f'tpu: no {error.name} here; pip install -e ".[cloud]"', file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("tpu: not watched any more; the same command watches on", file=sys.stderr)
         sys.exit(STOPPED)
@@ -205,10 +210,8 @@ def _plain(request: Any) -> Any:
 
 
 def _queue(given: argparse.Namespace, chosen: study.Study) -> Any:
-    try:
-        from tpu.queued import Queue
-    except ImportError:
-        raise UserError('Cloud TPU needs google-cloud-tpu: pip install -e ".[cloud]"') from None
+    from tpu.queued import Queue
+
     return Queue(given.project, given.zone, chosen.name)
 
 

@@ -1,6 +1,7 @@
 """What the launcher and the hosts tell each other, in Cloud Storage."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ class Bucket:
         self.where = where
         self._root = f"{where.bucket}/{where.folder}"
         if files is None:
+            # It logs tracebacks of what it raises.
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
             try:
                 files = fsspec.filesystem("gs", use_listings_cache=False)
             except ImportError:

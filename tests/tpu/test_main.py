@@ -202,3 +202,22 @@ def test_the_launcher_imports_neither_jax_nor_the_package():
     """Fails if a module of tpu imports lm for convenience, and with it jax."""
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert ran.stdout == "[]\n", ran.stderr
+
+
+WITHOUT_GOOGLE = """
+import sys
+sys.modules["google"] = None
+from tpu import __main__ as command, study
+study.commit = lambda: "c" * 40
+command.main(sys.argv[1:])
+"""
+
+
+def test_manifests_need_no_google_client_and_launches_say_that_they_do():
+    """Fails if a module that both use imports Google's, or its lack is a traceback."""
+    python = [sys.executable, "-c", WITHOUT_GOOGLE]
+    jobset = ["manifest", *STUDY, "--kind", "jobset", "--slice", "v5e-8", *BUCKET]
+    subprocess.run([*python, *jobset], check=True, capture_output=True)
+    ran = subprocess.run([*python, *LAUNCH], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr == 'tpu: no google.cloud here; pip install -e ".[cloud]"\n'
