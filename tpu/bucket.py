@@ -52,10 +52,9 @@ class Bucket:
     def hosts(self) -> list[Host]:
         """The hosts that have said anything, by name."""
         with self._one_line_errors():
-            said = [json.loads(self._files.cat_file(path)) for path in self._list("hosts")]
-            names = [
-                path.rpartition("/")[2].removesuffix(".json") for path in self._list("hosts")
-            ]
+            paths = self._list("hosts")
+            said = [json.loads(self._files.cat_file(path)) for path in paths]
+        names = [path.rpartition("/")[2].removesuffix(".json") for path in paths]
         return [Host(name, **news) for name, news in zip(names, said, strict=True)]
 
     def forget_hosts(self) -> None:

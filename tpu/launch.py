@@ -13,7 +13,7 @@ GRACE = 10
 host to a preemption fails too, and may say so before the queue knows."""
 
 SILENCE = 60
-"""So many times a slice may be up without a host that works."""
+"""So many times a slice may be up without a host that works, or the bucket not be readable."""
 
 Report = Callable[[str], None]
 
@@ -36,10 +36,21 @@ def watch(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -
 
     Raises UserError if the study fails, or the request for a reason that stays.
     """
-    failing, silent, before = 0, 0, ""
+    failing, silent, unread, before = 0, 0, 0, ""
     while True:
         found = queue.get()
-        hosts = [host for host in bucket.hosts() if host.launch == launch]
+        try:
+            hosts = [host for host in bucket.hosts() if host.launch == launch]
+            unread = 0
+        except UserError as error:
+            # A watch of days outlives the network's bad half-hours.
+            unread += 1
+            if unread > SILENCE:
+                raise
+            if unread == 1:
+                report(f"{error}; asking again")
+            queue.pause()
+            continue
         if _all_done(job, hosts, launch):
             queue.delete()
             return

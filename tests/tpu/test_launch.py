@@ -207,6 +207,28 @@ def test_trouble_of_the_service_does_not_end_a_watch_of_days(launcher, service, 
     assert capsys.readouterr().err.count("connection reset; asking again") == 2
 
 
+def test_a_bucket_out_of_reach_does_not_end_a_watch_of_days(launcher, service, monkeypatch):
+    """Fails if a network that is away for minutes ends the watch; or it is waited for ever."""
+    real, away = launcher.bucket.hosts, [3]
+
+    def hosts():
+        if service.created and away[0]:
+            away[0] -= 1
+            raise UserError("gs://ours: Cannot connect")
+        return real()
+
+    monkeypatch.setattr(launcher.bucket, "hosts", hosts)
+    service.lives = [[*UP, launcher.then("done")]]
+    assert launcher.launch()
+    assert launcher.reports.count("gs://ours: Cannot connect; asking again") == 1
+    service.created.clear()
+    launcher.bucket.forget_hosts()
+    away[0] = 10**6
+    service.lives = [UP]
+    with pytest.raises(UserError, match="Cannot connect"):
+        launcher.launch()
+
+
 def test_an_operation_that_takes_its_time_is_waited_for(launcher, service):
     """Fails if a creation is thought to be over before the service says so."""
     service.slow_operations = 3
