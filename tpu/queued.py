@@ -107,7 +107,7 @@ class Queue:
     ) -> None:
         self.requests = Requests(project, zone, name)
         self._project, self._zone, self._poll = project, zone, poll
-        # What only asks is asked again for half an hour if the service has trouble.
+        # What may be said twice is said again for half an hour if the service has trouble.
         self._again = Retry(
             predicate=if_exception_type(
                 exceptions.ServiceUnavailable,
@@ -149,7 +149,8 @@ class Queue:
         """Deletes it with its machines and waits for that; False if it was not there."""
         with self._one_line_errors():
             try:
-                self._finish(self._client.delete_queued_resource(self.requests.delete()))
+                request = self.requests.delete()
+                self._finish(self._client.delete_queued_resource(request, retry=self._again))
             except exceptions.NotFound:
                 return False
             except exceptions.FailedPrecondition:

@@ -36,7 +36,7 @@ class Service(grpc.GenericRpcHandler):
         self.refusals: list[tuple[grpc.StatusCode, str]] = []
         """Creations answer these first, one each."""
         self.troubles: list[tuple[grpc.StatusCode, str]] = []
-        """Questions answer these first, one each."""
+        """Questions and deletions answer these first, one each."""
         self.slow_operations = 0
         """So many times a creation is said to be still under way."""
         self.initiator = "SERVICE"
@@ -115,6 +115,8 @@ class Service(grpc.GenericRpcHandler):
         return tpu_v2.ListQueuedResourcesResponse(queued_resources=found)
 
     def DeleteQueuedResource(self, request, context):
+        if self.troubles:
+            context.abort(*self.troubles.pop(0))
         if request.name not in self.there:
             message = f"Resource '{request.name}' was not found"
             context.abort(grpc.StatusCode.NOT_FOUND, message)

@@ -198,13 +198,15 @@ def test_a_zone_that_is_not_there_is_not_an_empty_queue(launcher, service):
 def test_trouble_of_the_service_does_not_end_a_watch_of_days(launcher, service, capsys):
     """Fails if one answer that does not come stops the watch, and with it the re-creation."""
 
-    def trouble():
+    def trouble(state="running"):
+        launcher.say(state)
         service.troubles = [(grpc.StatusCode.UNAVAILABLE, "connection reset")] * 2
         return State.ACTIVE
 
-    service.lives = [[*UP, trouble, launcher.then("done")]]
+    service.lives = [[*UP, trouble, lambda: trouble("done")]]
     assert launcher.launch()
-    assert capsys.readouterr().err.count("connection reset; asking again") == 2
+    assert capsys.readouterr().err.count("connection reset; asking again") == 4
+    assert service.there == {}
 
 
 def test_a_bucket_out_of_reach_does_not_end_a_watch_of_days(launcher, service, monkeypatch):
