@@ -196,7 +196,7 @@ def report(cells: list[Cell]) -> Report:
         table=main_table(grid),
         rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
         sections=tuple(section for section in sections if section is not None),
-        warnings=(*missing(cells), *violations(grid)),
+        warnings=(*missing(cells), *violations(grid.compared)),
         made=made("bert_vs_gpt", cells),
     )
 
@@ -457,7 +457,7 @@ def _equal(grid: Grid) -> Section | None:
     return Section(
         "What was held equal, and what was not",
         (
-            equal_table(grid),
+            equal_table(grid.compared),
             spent_table(grid),
             "The learning rate and all other settings are one choice per size, from a few short"
             " runs of the GPT and of the BERT at all rates, and not tuned for each arm. Equal"

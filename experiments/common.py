@@ -34,11 +34,13 @@ from lm.report import (
     styled,
 )
 from lm.run import same_result
-from lm.score.bits import ratio_se
+from lm.score.bits import paired_se
 from lm.study import Cell
 from lm.train.progress import read_metrics
 
 Result = dict[str, Any]
+Rows = Mapping[str, Mapping[str, Cell]]
+"""Cells that are compared, by arm, in rows of one size (and seed) each, by its name."""
 
 
 class Arm(NamedTuple):
@@ -74,6 +76,11 @@ class Grid(NamedTuple):
             for size, row in table.items()
         }
         return Grid(arms, table, {size: row for size, row in finished.items() if row})
+
+    @property
+    def compared(self) -> Rows:
+        """The arms of each size."""
+        return {size_text(size): row for size, row in self.all.items()}
 
     @property
     def reference(self) -> str:
@@ -118,24 +125,24 @@ def difference(a: Result, b: Result) -> tuple[float, float | None]:
     (1.0, 0.0)
     """
     above = a["bits_per_byte"] - b["bits_per_byte"]
-    bits = [np.array(result["document_nats"]) / math.log(2) for result in (a, b)]
-    return above, _paired(bits, [a["document_bytes"], b["document_bytes"]])
+    error = _paired(*((result["document_nats"], result["document_bytes"]) for result in (a, b)))
+    return above, error and error / math.log(2)
 
 
 def probe_difference(a: Result, b: Result) -> tuple[float, float | None]:
     """How much more of the labels `a`'s probe finds than `b`'s, paired over documents."""
     probes = a["probe"], b["probe"]
-    right = [np.array(probe["document_right"]) for probe in probes]
     above = a["probe_accuracy"] - b["probe_accuracy"]
-    return above, _paired(right, [probe["document_tokens"] for probe in probes])
+    return above, _paired(*((p["document_right"], p["document_tokens"]) for p in probes))
 
 
-def _paired(sums: Sequence[np.ndarray], sizes: Sequence[list[int]]) -> float | None:
-    """Error of the difference of two ratios over the same documents; None if they are not."""
-    if sizes[0] != sizes[1]:
-        return None
-    error = ratio_se(sums[0] - sums[1], np.array(sizes[0]))
-    return error if math.isfinite(error) else None
+Sums = tuple[Sequence[float], Sequence[int]]
+"""What was found in each document, and of how much."""
+
+
+def _paired(a: Sums, b: Sums) -> float | None:
+    """Error of the difference of two ratios; None if they are not of the same documents."""
+    return paired_se((a[0], b[0]), (a[1], b[1])) if a[1] == b[1] else None
 
 
 # Tables
@@ -175,10 +182,10 @@ def main_table(grid: Grid) -> Table:
     )
 
 
-def equal_table(grid: Grid) -> Table:
+def equal_table(rows: Rows, between: str = "between the arms of a size") -> Table:
     """What was to be equal between the arms, and whether it is."""
     columns = (
-        Column("what", "between the arms of a size"),
+        Column("what", between),
         Column("verdict", "equal"),
         Column("detail", "value"),
     )
@@ -186,7 +193,7 @@ def equal_table(grid: Grid) -> Table:
         "What was to be equal, checked from the results. The batches' digest is computed on"
         " device over every global batch, in order."
     )
-    return Table(columns, _checks(grid), caption)
+    return Table(columns, _checks(rows), caption)
 
 
 def spent_table(grid: Grid) -> Table:
@@ -213,9 +220,9 @@ def spent_table(grid: Grid) -> Table:
     return Table(columns, rows, caption)
 
 
-def violations(grid: Grid) -> tuple[str, ...]:
+def violations(rows: Rows) -> tuple[str, ...]:
     """Warnings about what was to be equal and is not."""
-    broken = [check for check in _checks(grid) if check["verdict"] == "no"]
+    broken = [check for check in _checks(rows) if check["verdict"] == "no"]
     return tuple(
         f"Not equal between the arms, though it was to be: {check['what']} ({check['detail']})."
         for check in broken
@@ -251,26 +258,30 @@ _SPENT: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 
-def _checks(grid: Grid) -> list[dict[str, str]]:
-    """What is to be equal between the arms of each size, whether it is, and the values."""
-    rows = []
-    compared = any(len(row) > 1 for row in grid.finished.values())
+def _checks(rows: Rows) -> list[dict[str, str]]:
+    """What is to be equal between the cells of each row, whether it is, and the values."""
+    finished = {name: [c for c in row.values() if c.result] for name, row in rows.items()}
+    finished = {name: row for name, row in finished.items() if row}
+    compared = any(len(row) > 1 for row in finished.values())
+    checks = []
     for key, title, show in _SAME:
         values = {
-            size: list(dict.fromkeys(result[key] for result in row.values()))
-            for size, row in grid.finished.items()
+            name: list(dict.fromkeys((cell.result or {})[key] for cell in row))
+            for name, row in finished.items()
         }
         equal = all(len(found) == 1 for found in values.values())
-        texts = {size: " ≠ ".join(map(show, found)) for size, found in values.items()}
-        if len(set(texts.values())) == 1:
-            detail = next(iter(texts.values()))
+        texts: dict[str, list[str]] = {}
+        for name, found in values.items():
+            texts.setdefault(" ≠ ".join(map(show, found)), []).append(name)
+        if len(texts) == 1:
+            detail = next(iter(texts))
         else:
-            detail = "; ".join(f"{text} at {size_text(size)}" for size, text in texts.items())
-        rows.append({"what": title, "verdict": _verdict(equal, compared), "detail": detail})
+            detail = "; ".join(f"{text} at {', '.join(at)}" for text, at in texts.items())
+        checks.append({"what": title, "verdict": _verdict(equal, compared), "detail": detail})
     fields = sorted(
         {
             name
-            for row in grid.all.values()
+            for row in rows.values()
             for cell in row.values()
             for name in same_result(next(iter(row.values())).run, cell.run)
         }
@@ -278,7 +289,7 @@ def _checks(grid: Grid) -> list[dict[str, str]]:
     )
     detail = f"differ: {', '.join(fields)}" if fields else "only the objective differs"
     verdict = _verdict(not fields, compared)
-    return [*rows, {"what": "all other settings", "verdict": verdict, "detail": detail}]
+    return [*checks, {"what": "all other settings", "verdict": verdict, "detail": detail}]
 
 
 def _verdict(equal: bool, compared: bool) -> str:
@@ -416,7 +427,7 @@ def share_figure(grid: Grid) -> Figure:
             )
     for arm in shown:
         objective, colour = grid.arms[arm].objective, grid.arms[arm].colour
-        if isinstance(objective, Masked):
+        if isinstance(objective, Masked) and isinstance(objective.rate, float):
             axes.axvline(100 * objective.rate, color=colour, linewidth=0.8, linestyle=":")
             axes.annotate(
                 "trained here", (100 * objective.rate, 1), (4, -2), va="top", color=colour,

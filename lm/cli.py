@@ -7,6 +7,8 @@ import json
 import math
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,21 @@ from rich.text import Text as RichText
 
 from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
+from lm.evaluate import (
+    Effort,
+    Windows,
+    blank_of,
+    evaluate,
+    plain,
+    score_by,
+    scorers,
+    valid,
+    windows_for,
+)
 from lm.run import Run, read_run, validate
+from lm.score import say
+from lm.score.bits import Score, paired
+from lm.score.likelihood import FixedOrder, Scorer, refuses
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Evaluator, fit, load
 
@@ -39,8 +55,30 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--dir", metavar="DIR", help="run directory (default: runs/NAME)")
     train.add_argument("overrides", nargs="*", metavar="field.path=value")
 
-    score = commands.add_parser("score", help="score a trained run in bits per byte")
-    score.add_argument("directory", metavar="RUN_DIR", type=Path)
+    score = commands.add_parser(
+        "score",
+        help="score trained runs in bits per byte",
+        description="Scores a run by every scorer that is valid for it, or several in a table.",
+    )
+    score.add_argument("directories", metavar="RUN_DIR", type=Path, nargs="+")
+    score.add_argument(
+        "--scorer",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this one: chain-rule, spans, any-order, pseudo, or the exact likelihood of"
+        " left-to-right, random-order, confident-first; may be given again",
+    )
+    score.add_argument(
+        "--block", type=int, metavar="N", help="pieces that such an order uncovers at once (1)"
+    )
+    score.add_argument("--rows", type=int, metavar="N", help="score this many windows only")
+    score.add_argument(
+        "--mc-se", type=float, metavar="X", help="draw masks until their error is at most X"
+    )
+    score.add_argument(
+        "--paired", action="store_true", help="differences to the first run, by document"
+    )
     score.add_argument("--json", action="store_true", help="print everything as JSON")
 
     say = commands.add_parser(
@@ -48,7 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     say.add_argument("directory", metavar="RUN_DIR", type=Path)
     say.add_argument(
-        "text", help="each ___ is one hidden piece; a causal model continues the text"
+        "text",
+        help="each ___ is one hidden piece; without any, a causal model continues the text",
     )
     say.add_argument("--count", type=int, default=64, help="pieces to add, at most (causal)")
     say.add_argument("--temperature", type=float, help="0 takes the likeliest piece")
@@ -74,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
             case "train":
                 _train(given.run, given.dir, given.overrides)
             case "score":
-                _score(given.directory, as_json=given.json)
+                _score(given)
             case "say":
                 _say(given)
             case "show":
@@ -104,7 +143,6 @@ def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
         return parse(Run, path.read_bytes(), name), path.stem, None
     if ":" not in name:
         raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
-    from lm.evaluate import evaluate
     from lm.study import chosen, effort_of
 
     study_name, _, cell = name.partition(":")
@@ -129,39 +167,175 @@ def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
     return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}", evaluator
 
 
-def _score(directory: Path, *, as_json: bool) -> None:
-    from lm.evaluate import evaluate
-
+def _score(given: argparse.Namespace) -> None:
+    for option in ("block", "rows", "mc_se"):
+        value = getattr(given, option)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{option.replace('_', '-')} {value}: must be > 0")
+    names = [name.replace("-", "_") for name in given.scorer]
+    effort = Effort(mc_se=given.mc_se)
+    if given.rows is not None:
+        effort = replace(effort, rows=given.rows, share_rows=given.rows)
+    if names:
+        effort = replace(effort, orders=given.rows or ORDER_ROWS, block=given.block or 1)
+    elif given.block is not None:
+        raise UserError(f"--block {given.block}: name the order that it is of with --scorer")
+    if given.paired and len(given.directories) < 2:
+        raise UserError("--paired: give the run to compare with, then those to compare")
+    # Before anything is loaded, as a refusal after minutes of scoring would be too late.
+    chosen = _chosen_scorers(given.directories, names, effort)
     prepare_machine()
-    found = evaluate(load(directory))
+    if given.paired:
+        _print_paired(chosen, effort, as_json=given.json)
+        return
+    if not names and len(given.directories) == 1:
+        found = evaluate(load(given.directories[0]), effort)
+        print(json.dumps(found, indent=2)) if given.json else _print_found(found)
+        return
+    scores = {}
+    for directory, by_name in chosen.items():
+        trained = load(directory)
+        scores[str(directory)] = {
+            name: plain(score_by(trained, scorer, effort), scorer)
+            for name, scorer in by_name.items()
+        }
+    if len(scores) == 1:
+        (only,) = scores.values()
+        print(json.dumps({"scores": only}, indent=2)) if given.json else _print_scores(only)
+    elif given.json:
+        print(json.dumps({run: {"scores": of} for run, of in scores.items()}, indent=2))
+    else:
+        rows = [
+            (
+                run,
+                _dashed(name),
+                score["kind"],
+                f"{score['bits_per_byte']:.4f}",
+                *_errors(score),
+            )
+            for run, of in scores.items()
+            for name, score in of.items()
+        ]
+        _print_table(("run", "scorer", "kind", "bits per byte", "mc_se", "text_se"), rows)
+
+
+ORDER_ROWS = 16
+"""Windows scored by an order of writing, of which each takes many passes, without --rows."""
+
+
+def _chosen_scorers(
+    directories: list[Path], names: list[str], effort: Effort
+) -> dict[Path, dict[str, Scorer]]:
+    """The named scorers that are valid for each run; if none is named, all but the orders.
+
+    Raises UserError for a name that is valid for none of the runs, and for a run for which no
+    name is valid.
+    """
+    found: dict[Path, dict[str, Scorer]] = {}
+    used: set[str] = set()
+    for directory in directories:
+        run = read_run(directory)
+        there, answers = scorers(run, effort), run.objective.answers
+        if unknown := [name for name in names if name not in there]:
+            legal = ", ".join(map(_dashed, there))
+            raise UserError(f"--scorer {_dashed(unknown[0])}: no such scorer; one of {legal}")
+        asked = names or [
+            n for n, scorer in there.items() if not isinstance(scorer, FixedOrder)
+        ]
+        fits = valid(run, effort)
+        found[directory] = {name: fits[name] for name in asked if name in fits}
+        used |= set(found[directory])
+        missing = [name for name in names if name not in fits]
+        if not found[directory] or (missing and len(directories) == 1):
+            raise UserError(
+                f"--scorer {_dashed(missing[0])}: {refuses(there[missing[0]], answers)};"
+                f" valid for {directory}: {', '.join(map(_dashed, fits))}"
+            )
+    if unused := [name for name in names if name not in used]:
+        raise UserError(f"--scorer {_dashed(unused[0])}: valid for none of these runs")
+    return found
+
+
+def _print_paired(
+    chosen: dict[Path, dict[str, Scorer]], effort: Effort, *, as_json: bool
+) -> None:
+    """Each run's first scorer, and how far it lies above the first run's, by document."""
+    found: dict[str, dict[str, Any]] = {}
+    first: tuple[Path, Score, Windows] | None = None
+    for directory, by_name in chosen.items():
+        name, scorer = next(iter(by_name.items()))
+        trained = load(directory)
+        windows = windows_for(trained, scorer, effort)
+        if first and not windows.same_as(first[2]):
+            raise UserError(
+                f"--paired: {directory} and {first[0]} are not scored on the same windows of"
+                " the same text; they need the same data, and --rows if their scorers differ"
+            )
+        score = score_by(trained, scorer, effort)
+        first = first or (directory, score, windows)
+        found[str(directory)] = {"scorer": name, **plain(score, scorer)}
+        if directory != first[0]:
+            found[str(directory)]["above"] = paired(score, first[1])._asdict()
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    console = Console(highlight=False)
-    for name, score in found["scores"].items():
-        noise = "" if score["mc_se"] is None else f"  mc_se {score['mc_se']:.4f}"
-        console.print(
-            f"{name:<12} {score['bits_per_byte']:.4f} bits per byte  {score['kind']:<13}"
-            f"{noise}  text_se {score['text_se']:.4f}"
-        )
+    assert first is not None
+    rows = [
+        (run, _dashed(score["scorer"]), score["kind"], f"{score['bits_per_byte']:.4f}", *cells)
+        for run, score in found.items()
+        for above in [score.get("above")]
+        for cells in [(f"{above['bits_per_byte']:+.4f}", *_errors(above)) if above else ()]
+    ]
+    titles = "run", "scorer", "kind", "bits per byte", f"above {first[0]}", "mc_se", "text_se"
+    _print_table(titles, rows)
+
+
+def _print_found(found: dict[str, Any]) -> None:
+    """Everything that a model was asked."""
+    _print_scores(found["scores"])
     for share, score in found["error_by_share"].items():
-        console.print(
-            f"{float(share):>5.0%} hidden {score['bits_per_byte']:.4f} bits per hidden byte"
-        )
+        print(f"{float(share):>5.0%} hidden {score['bits_per_byte']:.4f} bits per hidden byte")
     if found["probe"]:
         probe = found["probe"]
-        console.print(
+        print(
             f"probe        {probe['accuracy']:.3f} of roles right  (piece alone"
             f" {probe['piece_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f})"
         )
     for name, value in found["baselines"].items():
-        console.print(f"{name:<18} {value:.4f} bits per byte")
+        print(f"{name:<18} {value:.4f} bits per byte")
+
+
+def _print_scores(scores: dict[str, dict[str, Any]]) -> None:
+    for name, score in scores.items():
+        errors = [
+            f"  {error} {value:.4f}"
+            for error in ("mc_se", "text_se")
+            if (value := score[error]) is not None
+        ]
+        print(
+            f"{_dashed(name):<15} {score['bits_per_byte']:.4f} bits per byte "
+            f" {score['kind']:<13}{''.join(errors)}"
+        )
+
+
+def _errors(score: dict[str, Any]) -> list[str]:
+    return ["" if score[e] is None else f"{score[e]:.4f}" for e in ("mc_se", "text_se")]
+
+
+def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns as wide as what they hold; a row may be shorter than the titles."""
+    lines = [titles, *rows]
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=False))
+        print("  ".join(cells).rstrip())
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _say(given: argparse.Namespace) -> None:
-    from lm.evaluate import is_causal
-    from lm.score import say
-
     for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
         value = getattr(given, option)
         if value is not None and not least <= value < math.inf:
@@ -169,11 +343,15 @@ def _say(given: argparse.Namespace) -> None:
     prepare_machine()
     trained = load(given.directory)
     tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
-    if is_causal(trained):
-        if "___" in given.text:
-            raise UserError(
-                "a causal model continues a text, it cannot fill ___; use a masked run"
-            )
+    answers = trained.run.objective.answers
+    blank = blank_of(answers)
+    if blank is None and "next" not in answers:
+        raise UserError(
+            "a span model neither continues a text nor fills ___; use a causal or a masked run"
+        )
+    if blank is None and "___" in given.text:
+        raise UserError("a causal model continues a text, it cannot fill ___; use a masked run")
+    if blank is None or ("next" in answers and "___" not in given.text):
         (said,) = say.generate(
             trained.program.body,
             trained.params,
@@ -202,6 +380,7 @@ def _say(given: argparse.Namespace) -> None:
         seed=given.seed,
         vocabulary=tokenizer.vocabulary,
         length=length,
+        answer=blank,
     )
     pairs = zip(tokens, filled, strict=True)
     runs = itertools.groupby(pairs, lambda pair: pair[0] == tokenizer.vocabulary.mask)

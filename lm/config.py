@@ -112,7 +112,7 @@ def describe(type_: Any) -> str:
     """Every field of every variant with type, default and description, 100 columns wide."""
     rows = [
         (row.path, row.kind + (f" = {row.default}" if row.default else ""), row.description)
-        for row in _rows(type_, "")
+        for row in _rows(type_, "", {})
     ]
     path_width = max(len(path) for path, _, _ in rows)
     kind_width = min(32, max(len(kind) for _, kind, _ in rows))
@@ -134,23 +134,33 @@ class _Row(NamedTuple):
     description: str
 
 
-def _rows(type_: Any, path: str) -> Iterator[_Row]:
-    """The fields under a path; those of a variant stand below a line `path.type=TAG`."""
+def _rows(type_: Any, path: str, described: dict[Any, str] | None = None) -> Iterator[_Row]:
+    """The fields under a path; those of a variant stand below a line `path.type=TAG`.
+
+    With `described`, which is filled with the variants met and where they are, one that comes
+    again below its own field (an objective within an objective) is not described anew.
+    """
     for tag, struct in _variants(type_).items():
         if tag is not None:
             doc = (struct.__doc__ or "").strip().partition("\n")[0]
-            yield _Row(_join(path, f"type={tag}"), "", "", doc)
+            here = _join(path, f"type={tag}")
+            seen = here if described is None else described.setdefault(struct, here)
+            if seen != here and here.startswith(seen.removesuffix(f"type={tag}")):
+                continue
+            yield _Row(here, "", "", doc)
         for field in msgspec.structs.fields(struct):
             below, default = _join(path, field.name), _default(field)
             if isinstance(default, msgspec.Struct):
                 shown = default.__struct_config__.tag or ""
             else:
-                shown = "" if default is msgspec.NODEFAULT else _show(default)
+                shown = (
+                    "" if default is msgspec.NODEFAULT else _show(msgspec.to_builtins(default))
+                )
             kind = _kind(field.type)
             if kind != "fields":
                 yield _Row(below, kind, str(shown), _description(field.type))
             item = _item(field.type)
-            yield from _rows(item or field.type, f"{below}[]" if item else below)
+            yield from _rows(item or field.type, f"{below}[]" if item else below, described)
 
 
 def _assign(data: Any, type_: Any, parts: list[str], raw: str, path: str, root: Any) -> Any:
@@ -160,7 +170,7 @@ def _assign(data: Any, type_: Any, parts: list[str], raw: str, path: str, root: 
     if not variants:
         raise _error(full, raw, f"{path} is {_kind(type_)}, it has no fields")
     head, rest = parts[0], parts[1:]
-    data = {} if data is None else data
+    data = data if isinstance(data, dict) else {}  # a number, where that is an alternative
     tag = data.get("type", next(iter(variants)) if len(variants) == 1 else None)
     if head == "type" and not rest and None not in variants:
         if raw not in variants:
@@ -214,7 +224,7 @@ def _convert(data: Any, type_: Any, path: str) -> Any:
     members, variants, item = _members(type_), _variants(type_), _item(type_)
     if data is None and NoneType in members:
         return None
-    if variants:
+    if variants and (isinstance(data, dict) or not _has_plain(type_)):
         return _convert_struct(data, variants, path)
     if item:
         if not isinstance(data, list | tuple):
@@ -378,6 +388,12 @@ def _variants(type_: Any) -> dict[Any, Any]:
         m for m in _members(type_) if isinstance(m, type) and issubclass(m, msgspec.Struct)
     ]
     return {struct.__struct_config__.tag: struct for struct in structs}
+
+
+def _has_plain(type_: Any) -> bool:
+    """Whether a number or a text may stand in place of the structs among the alternatives."""
+    structs = _variants(type_).values()
+    return any(m not in structs and m is not NoneType for m in _members(type_))
 
 
 def _item(type_: Any) -> Any:

@@ -1,27 +1,47 @@
 """Everything a trained model is asked: the scorers valid for it, the probe, baselines."""
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from lm import mesh as _mesh
-from lm.data import Split, n_rows, rows
+from lm.config import UserError
+from lm.data import Bytes, Hmm, Split, n_rows, rows
+from lm.data.hmm import bayes_accuracy, index_of
 from lm.example import Causal as SeesBefore
-from lm.example import Full, Visible
-from lm.objectives import Causal
+from lm.example import Visible
+from lm.objectives import Answer, Spans
+from lm.run import Run
 from lm.score import python_roles, say
 from lm.score.baselines import baselines, window_contents
 from lm.score.bits import Score, Text, measure, text_of
-from lm.score.likelihood import AnyOrder, ChainRule, Pseudo, Scorer, SharesHidden, score
+from lm.score.likelihood import (
+    AnyOrder,
+    BehindSentinel,
+    Blank,
+    ChainRule,
+    FixedOrder,
+    Pseudo,
+    Scorer,
+    SharesHidden,
+    refuses,
+    score,
+)
+from lm.score.oracle import Oracle
 from lm.score.probe import Probe, probe, sample
 from lm.train.fit import Trained
 
 SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
 """Shares of a row that are hidden for the curve of a masked model's error."""
+TURNS = 32
+"""Passes that an order of writing takes for a row, where its block is not given."""
+MOST_REPLICATES = 128
+"""How many independent estimates are drawn at most to reach an `mc_se`."""
 
 
 @dataclass(frozen=True)
@@ -34,53 +54,88 @@ class Effort:
     """Mask draws of one any-order estimate, stratified over the number hidden."""
     replicates: int = 2
     """Independent estimates, whose spread is `mc_se`."""
+    mc_se: float | None = None
+    """More are drawn until it is at most this; a UserError if that takes too many."""
     share_rows: int = 128
     """Windows for each point of the error against the share hidden, and pseudo-likelihood."""
     probe_tokens: int = 20_000
+    orders: int | None = None
+    """Windows scored by the exact likelihood of each order of writing; None: not scored."""
+    block: int | None = None
+    """Pieces that an order uncovers at once; None: so many that a row takes `TURNS` passes."""
 
 
 def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
     """Scores, probe, baselines and a sample of what the model says, as plain JSON values."""
+    asked = {
+        name: scorer
+        for name, scorer in valid(trained.run, effort).items()
+        if effort.orders is not None or not isinstance(scorer, FixedOrder)
+    }
+    scores = {name: score_by(trained, scorer, effort) for name, scorer in asked.items()}
     windows = Windows.of(trained, trained.tokens.validation, effort.rows)
-    fewer = Windows.of(trained, trained.tokens.validation, effort.share_rows)
-    if is_causal(trained):
-        scores = {"chain_rule": score_of(trained, ChainRule(), windows)}
-        shares: dict[str, Score] = {}
-    else:
-        many = partial(score_of, trained, replicates=effort.replicates)
-        scores = {
-            "any_order": many(AnyOrder(samples=effort.samples), windows),
-            "pseudo": many(Pseudo(samples=8), fewer),
-        }
-        shares = shares_of(trained, fewer, effort.replicates)
     name, headline = next(iter(scores.items()))
     probed = probe_of(trained, effort.probe_tokens)
+    blank = blank_of(trained.run.objective.answers)
     return {
         "bits_per_byte": headline.bits_per_byte,
         "mc_se": headline.mc_se,
         "text_se": headline.text_se,
         "scorer": name,
         "kind": headline.kind,
-        "scores": {name: _plain(value) for name, value in scores.items()},
-        "error_by_share": {share: _plain(value) for share, value in shares.items()},
+        "scores": {name: plain(value, asked[name]) for name, value in scores.items()},
+        "error_by_share": shares_of(trained, effort, blank) if blank else {},
         "probe_accuracy": probed and probed.accuracy,
         "probe_se": probed and probed.accuracy_se,
         "probe": probed and {name: getattr(probed, name) for name in Probe.__struct_fields__},
         "baselines": baselines_of(trained, windows),
+        "truth": truth_of(trained, effort),
         "document_bytes": list(headline.document_bytes),
         "document_nats": list(headline.document_nats),
         "says": says(trained),
     }
 
 
-def is_causal(trained: Trained) -> bool:
-    """Whether the model was trained to read from left to right."""
-    return isinstance(trained.run.objective, Causal)
+def scorers(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
+    """Every scorer, valid for the model or not, as it would be asked; exact ones come first.
+
+    The first that is valid gives the headline.
+
+    >>> list(scorers(Run()))[:4], list(valid(Run()))
+    (['chain_rule', 'spans', 'any_order', 'pseudo'], ['chain_rule'])
+    """
+    last, blank = run.objective.last, blank_of(run.objective.answers) or "hidden"
+    block = effort.block or -(-(run.data.length - 1) // TURNS)
+    return {
+        "chain_rule": ChainRule(),
+        "spans": BehindSentinel(last.stack if isinstance(last, Spans) else "single"),
+        "any_order": AnyOrder(effort.samples, blank),
+        "pseudo": Pseudo(8, blank),
+        "left_to_right": FixedOrder("left to right", block, blank),
+        "random_order": FixedOrder("random", block, blank),
+        "confident_first": FixedOrder("most confident first", block, blank),
+    }
+
+
+def valid(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
+    """The scorers that ask what the model was taught to answer."""
+    answers = run.objective.answers
+    return {
+        name: scorer
+        for name, scorer in scorers(run, effort).items()
+        if refuses(scorer, answers) is None
+    }
+
+
+def blank_of(answers: frozenset[Answer]) -> Blank | None:
+    """Where a model says what is hidden, if it was taught that; at the place, if at both."""
+    blanks: tuple[Blank, ...] = ("hidden", "hidden before")
+    return next((blank for blank in blanks if blank in answers), None)
 
 
 def sees(trained: Trained) -> Visible:
     """What the model's positions see where nothing is hidden."""
-    return SeesBefore() if is_causal(trained) else Full()
+    return trained.run.objective.last.visible
 
 
 @dataclass(frozen=True)
@@ -115,28 +170,87 @@ class Windows:
             part = slice(start, start + self.batch)
             yield self.tokens_RL[part], self.segments_RL[part]
 
+    def same_as(self, other: "Windows") -> bool:
+        """Whether these are the same windows of the same text, cut into the same pieces."""
+        return all(
+            np.array_equal(mine, others)
+            for mine, others in (
+                (self.index_R, other.index_R),
+                (self.tokens_RL, other.tokens_RL),
+                (self.segments_RL, other.segments_RL),
+                (self.text.bytes_RL, other.text.bytes_RL),
+            )
+        )
+
+
+def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
+    """Bits per byte by a scorer, with what is spent on it."""
+    windows = windows_for(trained, scorer, effort)
+    replicates, mc_se = effort.replicates, effort.mc_se
+    return score_of(trained, scorer, windows, replicates=replicates, mc_se=mc_se)
+
+
+def windows_for(trained: Trained, scorer: Scorer, effort: Effort) -> Windows:
+    """The held-out windows that are scored by a scorer: fewer by those that take longer."""
+    match scorer:
+        case FixedOrder():
+            number = effort.orders
+        case Pseudo():
+            number = effort.share_rows
+        case _:
+            number = effort.rows
+    return Windows.of(trained, trained.tokens.validation, number)
+
 
 def score_of(
-    trained: Trained, scorer: Scorer, windows: Windows, *, replicates: int = 1
+    trained: Trained,
+    scorer: Scorer,
+    windows: Windows,
+    *,
+    replicates: int = 1,
+    mc_se: float | None = None,
 ) -> Score:
-    """A scorer's bits per byte of the windows."""
-    nats_KRL = _nats(trained, scorer, windows, replicates).mean(axis=1)
-    return measure(nats_KRL, windows.text, scorer=scorer.name, kind=scorer.kind)
+    """A scorer's bits per byte of the windows: the mean over independent estimates.
+
+    With `mc_se`, estimates are added until theirs is not above it; raises UserError where that
+    would take too many. How many are missing is predicted from those there are.
+    """
+    exact = scorer.kind == "exact"
+    number = 1 if exact else replicates if mc_se is None else max(2, replicates)
+    nats_KRL = _nats(trained, scorer, windows, number).mean(axis=1)
+    while True:
+        found = measure(nats_KRL, windows.text, scorer=scorer.name, kind=scorer.kind)
+        if mc_se is None or found.mc_se is None or found.mc_se <= mc_se:
+            return found
+        needed = math.ceil(len(nats_KRL) * (found.mc_se / mc_se) ** 2)
+        if needed > MOST_REPLICATES:
+            raise UserError(
+                f"mc_se {mc_se:g}: the {scorer.name} would take some {needed:,} replicates,"
+                f" and {MOST_REPLICATES} are the most; after {len(nats_KRL)} it is"
+                f" {found.mc_se:.2g}"
+            )
+        # A tenth more than predicted, as the prediction has an error too.
+        needed = min(MOST_REPLICATES, max(len(nats_KRL) + 1, math.ceil(1.1 * needed)))
+        more_KSRL = _nats(trained, scorer, windows, needed - len(nats_KRL), first=len(nats_KRL))
+        nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
 
 
-def shares_of(trained: Trained, windows: Windows, replicates: int) -> dict[str, Score]:
-    """Bits per byte of what is hidden, for each share hidden."""
-    scorer = SharesHidden(SHARES)
-    nats_KSRL = _nats(trained, scorer, windows, replicates)
-    return {
-        str(share): measure(
-            nats_KSRL[:, i], windows.text, scorer=f"{share:.0%} hidden", kind=scorer.kind
-        )
-        for i, share in enumerate(SHARES)
-    }
+def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, dict[str, Any]]:
+    """Bits per byte of what is hidden by the share hidden."""
+    windows = Windows.of(trained, trained.tokens.validation, effort.share_rows)
+    scorer = SharesHidden(SHARES, blank)
+    nats_KSRL = _nats(trained, scorer, windows, effort.replicates)
+    found = {}
+    for i, share in enumerate(SHARES):
+        name = f"{share:.0%} hidden"
+        value = measure(nats_KSRL[:, i], windows.text, scorer=name, kind=scorer.kind)
+        found[str(share)] = plain(value, scorer)
+    return found
 
 
-def _nats(trained: Trained, scorer: Scorer, windows: Windows, replicates: int) -> np.ndarray:
+def _nats(
+    trained: Trained, scorer: Scorer, windows: Windows, replicates: int, *, first: int = 0
+) -> np.ndarray:
     return score(
         scorer,
         trained.program.body,
@@ -144,6 +258,7 @@ def _nats(trained: Trained, scorer: Scorer, windows: Windows, replicates: int) -
         windows,
         vocabulary=trained.tokens.tokenizer.vocabulary,
         replicates=replicates,
+        first=first,
         place=place_of(trained),
     )
 
@@ -168,32 +283,97 @@ def piece_bytes(trained: Trained) -> np.ndarray:
 
 
 def probe_of(trained: Trained, number: int) -> Probe | None:
-    """The probe for the roles of tokens in Python source; None where the text is not Python."""
+    """The probe for what tokens are: states of a source, roles in Python; None elsewhere."""
     samples = []
     for split in (trained.tokens.train, trained.tokens.validation):
         rows = -(-number // (trained.run.data.length - 1))
         windows = Windows.of(trained, split, rows)
-        roles_RL = python_roles.window_roles(
-            windows.index_R,
-            trained.run.data.length,
-            offsets=split.offsets,
-            document=partial(_document, split),
-            piece_lengths_V=piece_bytes(trained),
-        )
-        if (roles_RL >= 0).sum() < 1000:
+        labels_RL, names = _labels(trained, split, windows)
+        if (labels_RL >= 0).sum() < 1000:
             return None
         samples.append(
             sample(
                 trained.program.body,
                 trained.params,
                 windows,
-                roles_RL,
+                labels_RL,
                 windows.text.documents_RL,
                 visible=sees(trained),
                 place=place_of(trained),
             )
         )
-    return probe(*samples, names=python_roles.ROLES)
+    return probe(*samples, names=names)
+
+
+def _labels(
+    trained: Trained, split: Split, windows: Windows
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label of each token of the windows, -1 where there is none, and the labels' names."""
+    corpus = trained.run.data.corpus
+    if isinstance(corpus, Hmm):
+        states = tuple(f"state {number}" for number in range(corpus.states))
+        labels_RL = np.full(windows.tokens_RL.shape, -1)
+        if known_source(trained.run):
+            states_RT, _ = _drawn(corpus, split, windows)
+            labels_RL[:, 1 : 1 + corpus.length] = states_RT
+        return labels_RL, states
+    roles_RL = python_roles.window_roles(
+        windows.index_R,
+        trained.run.data.length,
+        offsets=split.offsets,
+        document=partial(_document, split),
+        piece_lengths_V=piece_bytes(trained),
+    )
+    return roles_RL, python_roles.ROLES
+
+
+def known_source(run: Run) -> Hmm | None:
+    """The source of the run's text, where a row is one document of it and a symbol a piece."""
+    corpus = run.data.corpus
+    if isinstance(corpus, Hmm) and isinstance(run.data.tokenizer, Bytes):
+        return corpus if run.data.length == corpus.row_length else None
+    return None
+
+
+def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
+    """What the source itself answers to the same questions; None where it is not known.
+
+    The least bits per byte of any model, whatever the order in which it predicts; the least
+    error by share hidden, under the same masks; and how often the likeliest hidden state, given
+    what a position sees, is the true one, which bounds the probe.
+    """
+    corpus, blank = known_source(trained.run), blank_of(trained.run.objective.answers)
+    if corpus is None:
+        return None
+    oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)
+    source = replace(trained, program=replace(trained.program, body=oracle), params={})
+    exact = score_by(source, ChainRule(), effort)
+    test = Windows.of(
+        trained, trained.tokens.validation, -(-effort.probe_tokens // (corpus.row_length - 1))
+    )
+    states_NT, symbols_NT = _drawn(corpus, trained.tokens.validation, test)
+    given: Any = "so far" if isinstance(sees(trained), SeesBefore) else "all"
+    posterior_NTS = corpus.source().state_posterior(symbols_NT, given=given)
+    named, rate = bayes_accuracy(posterior_NTS, states_NT), corpus.source().entropy_rate()
+    return {
+        "bits_per_byte": exact.bits_per_byte,
+        "text_se": exact.text_se,
+        "document_bytes": list(exact.document_bytes),
+        "document_nats": list(exact.document_nats),
+        # It answers at the place of what is hidden, wherever the model does.
+        "error_by_share": shares_of(source, effort, "hidden") if blank else {},
+        "probe_accuracy": named.value,
+        "probe_se": named.se,
+        "entropy_rate": rate.bits,
+        "entropy_rate_se": rate.se,
+    }
+
+
+def _drawn(corpus: Hmm, split: Split, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states and symbols of the windows' documents, int64[R, T] each."""
+    numbers = [index_of(split.ids[document]) for document in windows.text.documents_RL[:, 1]]
+    drawn = [corpus.draw(number, number + 1) for number in numbers]
+    return tuple(np.concatenate(arrays) for arrays in zip(*drawn, strict=True))  # type: ignore[return-value]
 
 
 def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:
@@ -224,8 +404,11 @@ def _counts(split: Split, size: int) -> np.ndarray:
 def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, Any]:
     """The model at work on a held-out passage: five likeliest pieces at a few places.
 
-    A causal model sees what is before a place; a masked one all but the places themselves.
+    A causal model sees what is before a place; a masked one all but the places themselves. One
+    that was taught neither is asked nothing.
     """
+    answers = trained.run.objective.answers
+    answer: Literal["next"] | Blank | None = "next" if "next" in answers else blank_of(answers)
     tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
     longest = int(np.argmax(split.bytes))
     length = min(context, trained.run.data.length - 1, int(np.diff(split.offsets)[longest]) - 2)
@@ -234,8 +417,14 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
     # Places are spread over the second half, where both kinds of model have seen something.
     spread = np.linspace(length // 2, length - 2, places)
     chosen = sorted({int(place) for place in spread})
+    said: dict[str, Any] = {
+        "document": split.ids[longest],
+        "passage": tokenizer.decode(passage),
+    }
+    if answer is None:
+        return said | {"after": said["passage"], "pieces": []}
     seen = passage.copy()
-    if not is_causal(trained):
+    if answer != "next":
         seen[chosen] = tokenizer.vocabulary.mask
     ids, probabilities = say.likeliest(
         trained.program.body,
@@ -244,7 +433,7 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
         chosen,
         vocabulary=tokenizer.vocabulary,
         length=trained.run.data.length,
-        visible=sees(trained),
+        answer=answer,
     )
     pieces, last = [], 0
     for row, place in enumerate(chosen):
@@ -252,7 +441,7 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
             {
                 "before": tokenizer.decode(passage[last:place]),
                 "truth": tokenizer.decode(passage[place : place + 1]),
-                "hidden": not is_causal(trained),
+                "hidden": answer != "next",
                 "likeliest": [
                     [tokenizer.decode([piece]), float(share)]
                     for piece, share in zip(ids[row], probabilities[row], strict=True)
@@ -260,12 +449,7 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
             }
         )
         last = place + 1
-    return {
-        "document": split.ids[longest],
-        "passage": tokenizer.decode(passage),
-        "after": tokenizer.decode(passage[last:]),
-        "pieces": pieces,
-    }
+    return said | {"after": tokenizer.decode(passage[last:]), "pieces": pieces}
 
 
 def _document(split: Split, number: int) -> tuple[str, np.ndarray]:
@@ -273,6 +457,8 @@ def _document(split: Split, number: int) -> tuple[str, np.ndarray]:
     return split.text(number), split.read([int(start)], int(stop - start))[0]
 
 
-def _plain(value: Score) -> dict[str, Any]:
+def plain(value: Score, scorer: Scorer) -> dict[str, Any]:
+    """A score as JSON values, with the block of an order of writing."""
     names = ("bits_per_byte", "mc_se", "text_se", "kind", "tokens", "bytes")
-    return {name: getattr(value, name) for name in names}
+    found = {name: getattr(value, name) for name in names}
+    return found | ({"block": scorer.block} if isinstance(scorer, FixedOrder) else {})

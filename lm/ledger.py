@@ -1,6 +1,12 @@
 """What a run costs: parameters, FLOPs by component, and the budgets that it used."""
 
+import bisect
+from collections import Counter
+
+import msgspec
+
 from lm.config import Config
+from lm.objectives import Base
 from lm.run import Run, steps
 
 
@@ -19,11 +25,12 @@ class Cost(Config):
     tokens: int
     """Positions trained on: steps x rows x length."""
     slots: int
-    """Prediction slots the head computed, used or not."""
+    """Prediction slots the head computed, used or not: under a rate that changes, as many as
+    its largest value needs."""
     flops: int
     """Forward and backward matrix products, without rematerialization."""
     flops_forward: dict[str, int]
-    """One forward pass of one batch, by component."""
+    """One forward pass of one batch, by component; the mean where steps differ."""
     flops_6nd: int
     """The usual shorthand: 6 x non-embedding parameters x tokens (Kaplan et al. 2020)."""
 
@@ -36,27 +43,64 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
 
 
 def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
-    """Forward FLOPs of one batch by component; a training step takes three times that."""
+    """Forward FLOPs of one batch by component; a training step takes three times that.
+
+    Where steps differ, as in a curriculum, it is their mean.
+    """
+    total: Counter[str] = Counter()
+    count = steps(run)
+    for objective, times in run.objective.parts(count, run.seed).items():
+        forward = objective_flops(run, objective, vocabulary_size)
+        total += Counter({name: times * flops for name, flops in forward.items()})
+    return {name: flops // count for name, flops in total.items()}
+
+
+def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str, int]:
+    """Forward FLOPs by component of one batch of an objective."""
     return run.model.products(
         vocabulary_size,
         rows=run.data.batch,
-        length=run.data.length,
-        slots=run.objective.slots(run.data.length),
-        visible=run.objective.visible,
+        length=objective.positions(run.data.length),
+        slots=objective.slots(run.data.length),
+        visible=objective.visible,
     )
 
 
 def cost(run: Run, vocabulary_size: int) -> Cost:
     """What the whole run will use, known before it starts."""
-    forward = step_flops(run, vocabulary_size)
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
+    parts = run.objective.parts(count, run.seed)
+    forward = {
+        objective: sum(objective_flops(run, objective, vocabulary_size).values())
+        for objective in parts
+    }
     return Cost(
         steps=count,
         tokens=tokens,
-        slots=count * run.data.batch * run.objective.slots(run.data.length),
+        slots=sum(
+            times * run.data.batch * objective.slots(run.data.length)
+            for objective, times in parts.items()
+        ),
         # The gradient of a product is two products of the same size.
-        flops=3 * count * sum(forward.values()),
-        flops_forward=forward,
+        flops=3 * sum(times * forward[objective] for objective, times in parts.items()),
+        flops_forward=step_flops(run, vocabulary_size),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
+
+
+def tokens_for(run: Run, vocabulary_size: int, flops: float) -> int:
+    """The token budget, in whole steps, with which a run's FLOPs are closest to `flops`."""
+    each = run.data.batch * run.data.length
+
+    def total(count: int) -> int:
+        trained = msgspec.structs.replace(run, tokens=count * each)
+        return cost(trained, vocabulary_size).flops
+
+    most = 1
+    while total(most) < flops:
+        most *= 2
+    # More steps never cost less, whichever objectives they train.
+    above = bisect.bisect_left(range(most + 1), flops, lo=1, key=total)
+    below = max(1, above - 1)
+    return each * min(below, above, key=lambda count: abs(total(count) - flops))

@@ -1,8 +1,10 @@
 """From hidden states and targets to (sum, count), never holding all logits at once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,15 +56,33 @@ def token_nats(
 ) -> jax.Array:
     """-log p(target) at each prediction slot, float32[B, P]."""
 
-    def one(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
-        hidden_BpD, targets_Bp = chunk
+    def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> jax.Array:
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
         return jax.nn.logsumexp(logits_BpV, axis=-1) - _pick(logits_BpV, targets_Bp)
 
-    batch, slots = targets_BP.shape
-    split = partial(_split, chunks=_chunks(targets_BP, unembedding_VD, shards))
-    nats_cBp = jax.lax.map(one, (split(hidden_BPD), split(targets_BP)))
-    return jnp.swapaxes(nats_cBp, 0, 1).reshape(batch, -1)[:, :slots]
+    chunks = _chunks(targets_BP, unembedding_VD, shards)
+    nats_BP: jax.Array = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
+    return nats_BP
+
+
+def token_and_least_nats(
+    hidden_BPD: jax.Array,
+    unembedding_VD: jax.Array,
+    targets_BP: jax.Array,
+    *,
+    einsum: Einsum,
+    shards: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    """-log p(target) and -log p of the likeliest piece at each slot, both float32[B, P]."""
+
+    def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
+        normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
+        return normalizer_Bp - _pick(logits_BpV, targets_Bp), normalizer_Bp - logits_BpV.max(-1)
+
+    chunks = _chunks(targets_BP, unembedding_VD, shards)
+    nats: tuple[jax.Array, jax.Array] = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
+    return nats
 
 
 def logits(hidden_BPD: jax.Array, unembedding_VD: jax.Array, *, einsum: Einsum) -> jax.Array:
@@ -144,6 +164,22 @@ def _chunks(targets_BP: jax.Array, unembedding_VD: jax.Array, shards: int) -> in
     batch, slots = targets_BP.shape
     elements = math.ceil(batch / shards) * slots * unembedding_VD.shape[0]
     return min(slots, math.ceil(elements / LOGITS_AT_ONCE))
+
+
+def _by_chunks(
+    one: Callable[[jax.Array, jax.Array], Any],
+    hidden_BPD: jax.Array,
+    targets_BP: jax.Array,
+    *,
+    chunks: int,
+) -> Any:
+    """What `one` makes of a chunk of the slots, [B, p] or several of them, for all slots."""
+    batch, slots = targets_BP.shape
+    parts = _split(hidden_BPD, chunks=chunks), _split(targets_BP, chunks=chunks)
+    found = jax.lax.map(lambda chunk: one(*chunk), parts)
+    return jax.tree.map(
+        lambda x_cBp: jnp.swapaxes(x_cBp, 0, 1).reshape(batch, -1)[:, :slots], found
+    )
 
 
 def _split(x_BP: jax.Array, *, chunks: int) -> jax.Array:

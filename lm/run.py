@@ -11,7 +11,7 @@ from lm.data import Data
 from lm.mesh import Mesh
 from lm.model import Model, Remat, Transformer
 from lm.numerics import Precision
-from lm.objectives import Causal, Masked, Objective
+from lm.objectives import Causal, Objective
 from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
 from lm.optimizer import check as check_schedule
 
@@ -89,11 +89,9 @@ def validate(run: Run) -> Run:
     if why := run.model.check():
         raise UserError(f"model.{why}")
     check_schedule(run.schedule)
-    if isinstance(run.objective, Masked) and run.objective.mask + run.objective.random > 1:
-        raise UserError(
-            f"objective.mask={run.objective.mask} + objective.random={run.objective.random} is"
-            f" above 1; random may be at most {1 - run.objective.mask:g}"
-        )
+    sentinels = run.data.tokenizer.sentinels
+    if why := run.objective.check(length=run.data.length, sentinels=sentinels):
+        raise UserError(f"objective.{why}")
     if run.data.batch % run.microbatches:
         legal = [n for n in range(1, run.data.batch + 1) if run.data.batch % n == 0]
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])

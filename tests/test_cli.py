@@ -18,7 +18,7 @@ from experiments import bert_vs_gpt
 from lm import cli
 from lm.cli import main
 from lm.config import dump, override
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
+from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
 from lm.model import Transformer
 from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
@@ -124,7 +124,7 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "-", "--dri", "x"], "unrecognized arguments: --dri x"),
         (["train", "-", "mesh.fsdp=3"], "mesh: replica 1 x fsdp 3"),
         (["score", "nowhere"], "nowhere: not a run directory"),
-        (["score", "nowhere", "a=b"], "unrecognized arguments: a=b"),
+        (["say", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
         (["say", "nowhere", "text"], "nowhere: not a run directory"),
         (["say", "nowhere", "\udcff"], "not UTF-8"),
         (["say", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
@@ -207,9 +207,9 @@ def test_help_lists_every_field_of_every_variant(capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     variants = [*get_args(Objective), *get_args(Optimizer), *get_args(Schedule)]
-    for struct in (*variants, Transformer, Stdlib, Text, Tfds, Bytes, SentencePiece):
+    for struct in (*variants, Transformer, Stdlib, Text, Tfds, Hmm, Bytes, SentencePiece):
         assert f".type={struct.__struct_config__.tag}" in text
-    for struct in (*variants, Transformer, Text, Tfds, SentencePiece, Data, Run):
+    for struct in (*variants, Transformer, Text, Tfds, Hmm, SentencePiece, Data, Run):
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"^\s*(\w+\.)*{field.name}\b", text, re.M), (struct, field.name)
 
@@ -260,10 +260,10 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
     number = r"\d\.\d{4}"
     exact = said(capsys, "score", str(causal))
     assert re.search(
-        rf"^chain_rule +{number} bits per byte +exact +.*text_se {number}$", exact, re.M
+        rf"^chain-rule +{number} bits per byte +exact +.*text_se {number}$", exact, re.M
     )
     bound = said(capsys, "score", str(masked))
-    for name, kind in (("any_order", "bound"), ("pseudo", "no likelihood")):
+    for name, kind in (("any-order", "bound"), ("pseudo", "no likelihood")):
         line = rf"^{name} +{number} bits per byte +{kind} +mc_se {number} +text_se {number}$"
         assert re.search(line, bound, re.M)
     assert re.search(rf"^ *100% hidden {number} bits per hidden byte$", bound, re.M)

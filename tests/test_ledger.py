@@ -5,6 +5,8 @@ from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import msgspec
+import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr
 
@@ -14,7 +16,7 @@ from lm.data import Bytes, Data
 from lm.example import Vocabulary
 from lm.mesh import Mesh
 from lm.model import Transformer, build
-from lm.objectives import AnyOrder, Causal, Masked
+from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Spans
 from lm.run import Run
 from lm.train.step import prepare
 
@@ -139,7 +141,9 @@ def test_a_runs_flops_are_the_compilers_count(
     )
     program = prepare(run, vocabulary(2048), alone())
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
-    counted = program.step.lower(program.abstract, rows, rows).cost_analysis()["flops"]
+    counted = program.update.lower(
+        program.abstract, rows, rows, np.uint32(0), objective
+    ).cost_analysis()["flops"]
     assert 3 * counted == pytest.approx(ledger.cost(run, 2048).flops, rel=0.02)
 
 
@@ -168,3 +172,26 @@ def test_a_budget_is_what_is_trained_on():
     assert (cost.steps, cost.tokens) == (2, 64)
     assert cost.flops_6nd == 6 * 64 * ledger.parameters(run, 260).non_embedding
     assert cost.flops == 3 * 2 * sum(cost.flops_forward.values())
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Masked(), AnyOrder(), Spans(), Mixture(draw="step"), Curriculum(switch=0.3)],
+    ids=lambda objective: type(objective).__name__,
+)
+@pytest.mark.parametrize("of_causal", [1, 37])
+def test_tokens_for_equal_flops_are_the_closest_whole_steps(objective, of_causal):
+    """Fails if steps are cut off rather than rounded, or all are taken to cost the same."""
+    data = Data(length=32, batch=4, tokenizer=Bytes(sentinels=8))
+    run = Run(data=data, model=Transformer(depth=1, width=16, heads=1), objective=objective)
+    steps = msgspec.structs.replace(run, objective=Causal(), tokens=of_causal * 128)
+    flops = ledger.cost(steps, 268).flops
+    found = ledger.tokens_for(run, 268, flops)
+    assert found % 128 == 0
+
+    def off(tokens: int) -> float:
+        return abs(ledger.cost(msgspec.structs.replace(run, tokens=tokens), 268).flops - flops)
+
+    best = min(range(1, 3 * of_causal + 3), key=lambda count: off(count * 128))
+    assert off(found) == off(best * 128)
+    assert ledger.tokens_for(steps, 268, flops) == of_causal * 128

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -17,11 +18,11 @@ import pytest
 
 import experiments
 from lm import mesh, study
-from lm.data import Bytes
+from lm.data import vocabulary_size
 from lm.evaluate import Effort
 from lm.example import Vocabulary
 from lm.report import LEADING
-from lm.run import Run, validate
+from lm.run import Run, steps, validate
 from lm.train.step import prepare
 
 STUDIES = {
@@ -60,13 +61,18 @@ def test_a_study_is_complete_at_every_scale(name):
 
 
 def full_size() -> list[tuple[str, Run]]:
-    """The distinct programs of each study's largest scale."""
+    """The programs of each study's largest scale: of a kind of objective, the widest."""
     found: dict[tuple[str, str], tuple[str, Run]] = {}
     for name, module in STUDIES.items():
-        for cell, run in module.runs(module.SCALES[-1]).items():
-            what = repr((run.model, run.objective, run.data, run.optimizer, run.precision))
+        runs = module.runs(module.SCALES[-1]).items()
+        for cell, run in sorted(runs, key=lambda item: -item[1].objective.slots(LONG)):
+            kind = type(run.objective).__name__
+            what = repr((run.model, kind, run.data, run.optimizer, run.precision))
             found.setdefault((name, what), (f"{name}-{cell}", run))
     return list(found.values())
+
+
+LONG = 512
 
 
 @pytest.mark.parametrize("run", [pytest.param(run, id=id) for id, run in full_size()])
@@ -75,15 +81,20 @@ def test_a_study_traces_a_step_at_full_size(run):
 
     Nothing is allocated: the state is shapes, and the vocabulary is made up.
     """
-    size = 260 if isinstance(run.data.tokenizer, Bytes) else run.data.tokenizer.size
+    size = vocabulary_size(run.data.tokenizer)
+    ordinary = 4 + run.data.tokenizer.sentinels
     vocabulary = Vocabulary(
-        size=size, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * size
-    )
+        size=size, pad=0, mask=1, begin=2, end=3, ordinary=ordinary,
+        begins_word=(True,) * size, sentinels=tuple(range(4, ordinary)),
+    )  # fmt: skip
     program = prepare(run, vocabulary, mesh.make(run.mesh))
     rows = jax.ShapeDtypeStruct((run.data.batch, run.data.length), jnp.int32)
-    state, metrics = jax.eval_shape(program.step, program.abstract, rows, rows)
-    jax.tree.map(lambda new, old: _same(new, old), state, program.abstract)
-    assert metrics["loss"].shape == ()
+    for objective in run.objective.parts(steps(run), run.seed):
+        state, metrics = jax.eval_shape(
+            partial(program.step, objective=objective), program.abstract, rows, rows
+        )
+        jax.tree.map(lambda new, old: _same(new, old), state, program.abstract)
+        assert metrics["loss"].shape == ()
 
 
 def _same(new: jax.ShapeDtypeStruct, old: jax.ShapeDtypeStruct) -> None:

@@ -10,6 +10,7 @@ from lm.config import Config, UserError
 from lm.data import corpus as corpora
 from lm.data.batches import Batches, Rows, documents_at, n_rows, rows
 from lm.data.corpus import Corpus, Document, Stdlib, Text, Tfds
+from lm.data.hmm import Hmm
 from lm.data.store import Key, Split, open_store
 from lm.data.tokenizer import (
     Bytes,
@@ -17,6 +18,7 @@ from lm.data.tokenizer import (
     Tokenizer,
     TokenizerConfig,
     open_tokenizer,
+    vocabulary_size,
 )
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Corpus",
     "Data",
     "Document",
+    "Hmm",
     "Rows",
     "SentencePiece",
     "Split",
@@ -39,6 +42,7 @@ __all__ = [
     "open_tokenizer",
     "open_tokens",
     "rows",
+    "vocabulary_size",
 ]
 
 

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import Config, UserError
-from lm.data import cache
+from lm.data import cache, hmm
+from lm.data.hmm import Hmm
 
 
 class Document(NamedTuple):
@@ -54,7 +55,7 @@ class Tfds(Config, frozen=True, tag="tfds"):
     data_dir: Annotated[str | None, Meta(description="its folder; None: TFDS's default")] = None
 
 
-Corpus = Stdlib | Text | Tfds
+Corpus = Stdlib | Text | Tfds | Hmm
 
 
 def documents(corpus: Corpus) -> Iterator[Document]:
@@ -75,6 +76,8 @@ def documents(corpus: Corpus) -> Iterator[Document]:
             )
         case Tfds():
             found = _records(corpus)
+        case Hmm():
+            found = hmm.contents(corpus)
     for id, start, content in found:
         try:
             text = content.decode()
@@ -308,6 +311,8 @@ def _survey_path(corpus: Corpus, validation: float) -> Path:
         case Tfds():
             folder = Path(_data_source(corpus).dataset_info.data_dir)
             files = sorted((path.name, path) for path in folder.iterdir())
+        case Hmm():
+            files = []  # what it draws follows from its settings
     states = [
         (id, str(path), (state := path.stat()).st_size, state.st_mtime_ns) for id, path in files
     ]

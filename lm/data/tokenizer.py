@@ -19,8 +19,16 @@ from lm.example import Vocabulary
 PAD, MASK, BEGIN, END, ORDINARY = range(5)
 
 
+Sentinels = Annotated[
+    int,
+    Meta(ge=0, le=4096, description="further special pieces, each for a removed span (T5)"),
+]
+
+
 class Bytes(Config, frozen=True, tag="bytes"):
     """A piece a byte: 256 of them after the special ones."""
+
+    sentinels: Sentinels = 0
 
 
 class SentencePiece(Config, frozen=True, tag="sentencepiece"):
@@ -32,9 +40,20 @@ class SentencePiece(Config, frozen=True, tag="sentencepiece"):
     size: Annotated[
         int, Meta(ge=ORDINARY + 257, le=2**20, description="pieces, with the 4 special ones")
     ] = 2048
+    sentinels: Sentinels = 0
 
 
 TokenizerConfig = Bytes | SentencePiece
+
+
+def vocabulary_size(config: TokenizerConfig) -> int:
+    """How many pieces a tokenizer will have, known before it has learnt them.
+
+    >>> vocabulary_size(Bytes()), vocabulary_size(SentencePiece(size=2048, sentinels=8))
+    (260, 2056)
+    """
+    ordinary = ORDINARY + 256 if isinstance(config, Bytes) else config.size
+    return ordinary + config.sentinels
 
 
 class Tokenizer:
@@ -50,9 +69,11 @@ class Tokenizer:
         pieces: Sequence[bytes],
         digest: str,
         encode_ordinary: Callable[[Sequence[str]], list[np.ndarray]],
+        sentinels: int = 0,
     ) -> None:
-        self.pieces = (b"",) * ORDINARY + tuple(pieces)
-        self.digest = digest
+        ordinary = ORDINARY + sentinels
+        self.pieces = (b"",) * ordinary + tuple(pieces)
+        self.digest = _sha(f"{digest} {sentinels}".encode()) if sentinels else digest
         self._encode_ordinary = encode_ordinary
         self.vocabulary = Vocabulary(
             size=len(self.pieces),
@@ -60,8 +81,9 @@ class Tokenizer:
             mask=MASK,
             begin=BEGIN,
             end=END,
-            ordinary=ORDINARY,
+            ordinary=ordinary,
             begins_word=tuple(map(_begins_word, self.pieces)),
+            sentinels=tuple(range(ORDINARY, ordinary)),
         )
 
     def encode(self, text: str) -> np.ndarray:
@@ -74,7 +96,8 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32[n] each, on all cores."""
-        return [ids.astype(np.int32) + ORDINARY for ids in self._encode_ordinary(texts)]
+        first = self.vocabulary.ordinary
+        return [ids.astype(np.int32) + first for ids in self._encode_ordinary(texts)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special pieces vanish, bytes that are no UTF-8 become U+FFFD.
@@ -102,15 +125,16 @@ def open_tokenizer(
     """
     if isinstance(config, Bytes):
         pieces = [bytes([byte]) for byte in range(256)]
-        return Tokenizer(pieces, _sha(b"bytes 1"), _encode_bytes)
-    origin = (corpus_digest, validation, config, sentencepiece.__version__, _VERSION, _SAMPLE)
+        return Tokenizer(pieces, _sha(b"bytes 1"), _encode_bytes, config.sentinels)
+    learnt = (config.kind, config.size)
+    origin = (corpus_digest, validation, learnt, sentencepiece.__version__, _VERSION, _SAMPLE)
     name = _sha(msgspec.json.encode(origin))[:32]
     path = cache.folder() / "tokenizers" / f"{name}.model"
     model = cache.read(path)
     if model is None:
         model = _train(config, _sample(train_texts(), train_bytes))
         cache.write(path, model)
-    return _from_model(model)
+    return _from_model(model, config.sentinels)
 
 
 _VERSION = 1  # of the training settings, the chunks and the order of ids
@@ -120,7 +144,7 @@ _CHUNK = re.compile("\u2581+|[^\u2581]{1,4095}\n|[^\u2581]{1,4096}")
 sentencepiece takes for a space, goes by its bytes."""
 
 
-def _from_model(model: bytes) -> Tokenizer:
+def _from_model(model: bytes, sentinels: int) -> Tokenizer:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
 
     def piece_bytes(id: int) -> bytes:
@@ -153,7 +177,8 @@ def _from_model(model: bytes) -> Tokenizer:
             for parts in chunks
         ]
 
-    return Tokenizer(pieces, _sha(b"sentencepiece %d " % _VERSION + model), encode)
+    digest = _sha(b"sentencepiece %d " % _VERSION + model)
+    return Tokenizer(pieces, digest, encode, sentinels)
 
 
 def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:

@@ -5,15 +5,16 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.config import Config
 from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
+from lm.objectives.base import Answer, Base
 from lm.objectives.masked import choose, replace
 
 
-class AnyOrder(Config, tag="any_order"):
+class AnyOrder(Base, tag="any_order"):
     """Predict hidden pieces at all masking rates; its loss bounds -log p over any order."""
 
     visible: ClassVar[Visible] = Full()
+    answers: ClassVar[frozenset[Answer]] = frozenset({"hidden"})
 
     def slots(self, length: int) -> int:
         """Prediction slots of a row: all but the begin piece may be hidden."""
@@ -25,6 +26,7 @@ class AnyOrder(Config, tag="any_order"):
         segments_BL: jax.Array,
         vocabulary: Vocabulary,
         key: jax.Array,
+        progress: jax.Array | float = 1.0,
     ) -> Example:
         """Of n content pieces hides m, uniform on 1..n, and weighs each by n/m.
 

@@ -5,15 +5,16 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.config import Config
 from lm.example import Causal as SeesBefore
 from lm.example import Example, Visible, Vocabulary, content_of, positions_of
+from lm.objectives.base import Answer, Base
 
 
-class Causal(Config, tag="causal"):
+class Causal(Base, tag="causal"):
     """Predict each next piece from those before it (GPT)."""
 
     visible: ClassVar[Visible] = SeesBefore()
+    answers: ClassVar[frozenset[Answer]] = frozenset({"next"})
 
     def slots(self, length: int) -> int:
         """Prediction slots of a row: every position has one."""
@@ -25,6 +26,7 @@ class Causal(Config, tag="causal"):
         segments_BL: jax.Array,
         vocabulary: Vocabulary,
         key: jax.Array,
+        progress: jax.Array | float = 1.0,
     ) -> Example:
         """Targets are the inputs shifted by one, within a segment.
 

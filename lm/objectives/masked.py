@@ -1,7 +1,7 @@
 """Hide some pieces and predict them from all the others (BERT)."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,29 +9,75 @@ from msgspec import Meta
 
 from lm.config import Config
 from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
+from lm.objectives.base import Answer, Base
+
+Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class Masked(Config, tag="masked"):
-    """Predict a fixed share of hidden pieces from all the others (BERT)."""
+class Scheduled(Config, tag="scheduled"):
+    """A rate that goes from one value to another in a line over training."""
+
+    start: Annotated[Share, Meta(description="rate at the first step")] = 0.3
+    end: Annotated[Share, Meta(description="rate at the last step")] = 0.15
+
+
+class Drawn(Config, tag="drawn"):
+    """A rate that every row draws for itself, uniformly between two values."""
+
+    low: Annotated[Share, Meta(description="smallest rate")] = 0.15
+    high: Annotated[Share, Meta(description="largest rate")] = 0.5
+
+
+class Masked(Base, tag="masked"):
+    """Predict a share of hidden pieces from all the others (BERT)."""
 
     visible: ClassVar[Visible] = Full()
-    rate: Annotated[float, Meta(gt=0, le=1, description="share of content pieces hidden")] = (
-        0.15
-    )
+    answers: ClassVar[frozenset[Answer]] = frozenset({"hidden"})
+    rate: Annotated[
+        Share | Scheduled | Drawn, Meta(description="share of content pieces hidden")
+    ] = 0.15
     mask: Annotated[
         float, Meta(ge=0, le=1, description="of these, shown as the mask piece")
     ] = 0.8
     random: Annotated[
         float, Meta(ge=0, le=1, description="of these, shown as a random piece")
     ] = 0.1
+    select: Annotated[
+        Literal["token", "word", "span", "ngram"],
+        Meta(description="what is hidden as a whole: a piece, a word, a stretch of pieces"),
+    ] = "token"
+    span: Annotated[
+        int, Meta(ge=1, description="pieces of an n-gram; of a span, on average")
+    ] = 3
 
     def slots(self, length: int) -> int:
         """Prediction slots of a row of which all but the begin piece is content.
 
-        >>> Masked(rate=0.15).slots(257)
-        38
+        The largest rate decides, and a whole unit may go beyond it.
+
+        >>> Masked(rate=0.15).slots(257), Masked(rate=0.15, select="ngram").slots(257)
+        (38, 40)
         """
-        return max(1, math.floor(self.rate * (length - 1) + 0.5))
+        match self.rate:
+            case Scheduled(start=start, end=end):
+                rate = max(start, end)
+            case Drawn(high=high):
+                rate = high
+            case rate:
+                pass
+        beyond = {"token": 0, "word": _BEYOND, "span": _BEYOND, "ngram": self.span - 1}
+        within = max(1, math.floor(rate * (length - 1) + 0.5))
+        return min(within + beyond[self.select], length - 1)
+
+    def check(self, *, length: int, sentinels: int) -> str | None:
+        if self.mask + self.random > 1:
+            return (
+                f"mask={self.mask} + objective.random={self.random} is above 1; random may be"
+                f" at most {1 - self.mask:g}"
+            )
+        if isinstance(self.rate, Drawn) and self.rate.low > self.rate.high:
+            return f"rate.low={self.rate.low} is above rate.high={self.rate.high}"
+        return None
 
     def __call__(
         self,
@@ -39,8 +85,9 @@ class Masked(Config, tag="masked"):
         segments_BL: jax.Array,
         vocabulary: Vocabulary,
         key: jax.Array,
+        progress: jax.Array | float = 1.0,
     ) -> Example:
-        """Hides round(rate x content) pieces of each row, uniformly chosen.
+        """Hides round(rate x content) pieces of each row, uniformly chosen, within one unit.
 
         What is neither masked nor replaced is shown as it is, and predicted all the same
         (Devlin et al. 2019, section 3.1: 80/10/10).
@@ -56,11 +103,15 @@ class Masked(Config, tag="masked"):
         (2, [[1.0, 1.0]])
         """
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-        hidden_B = jnp.floor(self.rate * content_BL.sum(1) + 0.5).astype(jnp.int32)
         chosen, corrupted = jax.random.split(key)
-        predict_BP, used_BP = choose(
-            chosen, content_BL, hidden_B, self.slots(tokens_BL.shape[1])
-        )
+        wanted_B = self._rate(len(tokens_BL), chosen, progress) * content_BL.sum(1)
+        slots = self.slots(tokens_BL.shape[1])
+        if self.select == "token":
+            hidden_B = jnp.floor(wanted_B + 0.5).astype(jnp.int32)
+            predict_BP, used_BP = choose(chosen, content_BL, hidden_B, slots)
+        else:
+            starts_BL = self._unit_starts(tokens_BL, vocabulary, chosen)
+            predict_BP, used_BP = choose_units(chosen, content_BL, starts_BL, wanted_B, slots)
         targets_BP = jnp.take_along_axis(tokens_BL, predict_BP, axis=1)
         which, replacement = jax.random.split(corrupted)
         draw_BP = jax.random.uniform(which, predict_BP.shape)
@@ -82,6 +133,41 @@ class Masked(Config, tag="masked"):
             visible=self.visible,
         )
 
+    def _rate(self, rows: int, key: jax.Array, progress: jax.Array | float) -> jax.Array:
+        match self.rate:
+            case Scheduled(start=start, end=end):
+                return jnp.full(rows, start + (end - start) * progress)
+            case Drawn(low=low, high=high):
+                return jax.random.uniform(
+                    jax.random.fold_in(key, 1), (rows,), minval=low, maxval=high
+                )
+            case rate:
+                return jnp.full(rows, rate)
+
+    def _unit_starts(
+        self, tokens_BL: jax.Array, vocabulary: Vocabulary, key: jax.Array
+    ) -> jax.Array:
+        """Where a unit may begin, bool[B, L].
+
+        Spans of geometric lengths are what lies between cuts that fall anywhere with equal
+        probability (Joshi et al. 2020, section 3.1, cut theirs off at 10); n-grams are laid
+        out from a random start in each row, so that every place of them is equally likely.
+        """
+        cut = jax.random.fold_in(key, 2)
+        match self.select:
+            case "word":
+                return jnp.array(vocabulary.begins_word)[tokens_BL]
+            case "span":
+                return jax.random.uniform(cut, tokens_BL.shape) < 1 / self.span
+            case _:
+                start_B = jax.random.randint(cut, (len(tokens_BL),), 0, self.span)
+                index_1L = jnp.arange(tokens_BL.shape[1])[None, :]
+                return index_1L % self.span == start_B[:, None]
+
+
+_BEYOND = 8
+"""Slots for a word or a span that goes beyond the rate; longer ones are then left out."""
+
 
 def choose(
     key: jax.Array, content_BL: jax.Array, count_B: jax.Array, slots: int
@@ -98,6 +184,46 @@ def choose(
     score_BL = jnp.where(content_BL, jax.random.uniform(key, content_BL.shape), -1.0)
     _, predict_BP = jax.lax.top_k(score_BL, slots)
     return predict_BP, jnp.arange(slots)[None, :] < count_B[:, None]
+
+
+def choose_units(
+    key: jax.Array,
+    content_BL: jax.Array,
+    starts_BL: jax.Array,
+    wanted_B: jax.Array,
+    slots: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Whole units of content, in random order, until `wanted_B` positions are reached.
+
+    A unit begins where `starts_BL` says so and after what is no content. The one that would go
+    beyond is taken with the probability that makes the expected number `wanted_B`, unless it
+    does not fit into the slots. Returns the same as `choose`.
+
+    >>> content = jnp.array([[False, True, True, True, True]])
+    >>> starts = jnp.array([[True, True, False, True, False]])
+    >>> predict, used = choose_units(jax.random.key(0), content, starts, jnp.array([2.0]), 3)
+    >>> sorted(predict[used].tolist()) in ([1, 2], [3, 4])
+    True
+    """
+    batch, length = content_BL.shape
+    index_BL = jnp.broadcast_to(jnp.arange(length), content_BL.shape)
+    before_BL = jnp.pad(content_BL[:, :-1], ((0, 0), (1, 0)))
+    first_BL = content_BL & (starts_BL | ~before_BL)
+    start_BL = jax.lax.cummax(jnp.where(first_BL, index_BL, 0), axis=1)
+    draw_BL = jax.random.uniform(key, content_BL.shape)
+    # Content first, unit by unit in random order; a stable sort keeps units together.
+    score_BL = jnp.where(content_BL, jnp.take_along_axis(draw_BL, start_BL, axis=1), 2.0)
+    order_BL = jnp.argsort(score_BL, axis=1, stable=True)
+    at = jnp.arange(batch)[:, None]
+    size_BL = jnp.zeros_like(index_BL).at[at, start_BL].add(content_BL.astype(jnp.int32))
+    size_BL = size_BL[at, start_BL[at, order_BL]]
+    taken_BL = jax.lax.cummax(jnp.where(first_BL[at, order_BL], index_BL, 0), axis=1)
+
+    missing_BL = wanted_B[:, None] - taken_BL
+    crossing_B1 = jax.random.uniform(jax.random.fold_in(key, 3), (batch, 1))
+    used_BL = (missing_BL > crossing_B1 * size_BL) & (taken_BL + size_BL <= slots)
+    used_BL &= content_BL[at, order_BL]
+    return order_BL[:, :slots], used_BL[:, :slots]
 
 
 def replace(

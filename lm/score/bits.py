@@ -1,6 +1,7 @@
 """From nats of tokens to bits per byte, with the errors that belong to it."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -16,9 +17,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     bits_per_byte: float
     mc_se: float | None
     """Standard error from the masks drawn; None with one replicate, 0 where none is drawn."""
-    text_se: float
-    """Standard error from the choice of documents. It holds what `mc_se` says as well, as each
-    document's number has its own masks' noise."""
+    text_se: float | None
+    """Standard error from the choice of documents; None with one. It holds what `mc_se` says as
+    well, as each document's number has its own masks' noise."""
     scorer: str
     kind: Kind
     tokens: int
@@ -31,7 +32,7 @@ class Difference(NamedTuple):
     """How many bits per byte one score lies above another on the same text."""
 
     bits_per_byte: float
-    text_se: float
+    text_se: float | None
     mc_se: float | None
 
 
@@ -133,32 +134,53 @@ def paired(a: Score, b: Score, *, seed: int = 0) -> Difference:
     >>> round(difference.bits_per_byte, 6), round(difference.text_se, 6), a.text_se > 1
     (1.0, 0.0, True)
     """
-    if a.document_bytes != b.document_bytes:
-        raise ValueError("the scores are not of the same text")
-    bits_d = (np.array(a.document_nats) - np.array(b.document_nats)) / math.log(2)
+    nats = a.document_nats, b.document_nats
+    bytes_ = a.document_bytes, b.document_bytes
+    nats_se = paired_se(nats, bytes_, seed=seed)
     return Difference(
         bits_per_byte=a.bits_per_byte - b.bits_per_byte,
-        text_se=ratio_se(bits_d, np.array(a.document_bytes), seed=seed),
+        text_se=None if nats_se is None else nats_se / math.log(2),
         mc_se=None if a.mc_se is None or b.mc_se is None else math.hypot(a.mc_se, b.mc_se),
     )
+
+
+def paired_se(
+    numerators: tuple[Sequence[float], Sequence[float]],
+    denominators: tuple[Sequence[int], Sequence[int]],
+    *,
+    seed: int = 0,
+) -> float | None:
+    """Bootstrap standard error of the difference of two ratios over the same units.
+
+    What makes a unit large for both does not count. Raises ValueError where the units differ.
+
+    >>> paired_se(((3.0, 5.0, 7.0), (2.0, 4.0, 6.0)), ((1, 1, 1), (1, 1, 1)))
+    0.0
+    """
+    if list(denominators[0]) != list(denominators[1]):
+        raise ValueError("the scores are not of the same text")
+    above = np.array(numerators[0]) - np.array(numerators[1])
+    return ratio_se(above, np.array(denominators[0]), seed=seed)
 
 
 RESAMPLES = 1000
 
 
-def ratio_se(numerators: np.ndarray, denominators: np.ndarray, *, seed: int = 0) -> float:
+def ratio_se(
+    numerators: np.ndarray, denominators: np.ndarray, *, seed: int = 0
+) -> float | None:
     """Bootstrap standard error of a ratio of two sums over units that are drawn at random.
 
     The units (documents) are resampled, not what they hold, as that is alike within a unit
     (Efron and Tibshirani 1993, section 8). The factor n/(n-1) on the variance matters if units
-    are few; with one unit there is no telling: NaN.
+    are few; with one unit there is no telling: None.
 
     >>> ratio_se(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))  # always 2
     0.0
     """
     units = len(numerators)
     if units < 2:
-        return math.nan
+        return None
     random = np.random.default_rng(seed)
     ratios = np.empty(RESAMPLES)
     for resample in range(RESAMPLES):

@@ -28,8 +28,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """How well labels can be read off linearly, and what is reached without the model."""
 
     accuracy: float
-    accuracy_se: float
-    """Bootstrap over the test documents."""
+    accuracy_se: float | None
+    """Bootstrap over the test documents; None with one."""
     majority_accuracy: float
     """Always the most frequent label."""
     piece_accuracy: float

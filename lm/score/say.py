@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from lm.config import UserError
 from lm.example import Causal, Example, Full, Visible, Vocabulary, positions_of
 from lm.loss import logits
-from lm.score.likelihood import Body
+from lm.score.likelihood import Blank, Body
 
 
 def generate(
@@ -144,6 +144,7 @@ def fill(
     *,
     vocabulary: Vocabulary,
     length: int,
+    answer: Blank = "hidden",
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int = 0,
@@ -161,7 +162,9 @@ def fill(
     slots = len(blanks)
     while blanks:
         # filled up to the first number of blanks, so that one compiled function serves all
-        asked = blanks + blanks[:1] * (slots - len(blanks))
+        asked = [*blanks, *blanks[:1] * (slots - len(blanks))]
+        if answer == "hidden before":
+            asked = [position - 1 for position in asked]
         scores_PV = _scores(body, params, seen, asked, length, visible=Full())[: len(blanks)]
         scores_PV = np.where(_ordinary(vocabulary)[None, :], scores_PV, -np.inf)
         at = int(_probabilities(scores_PV).max(axis=1).argmax())
@@ -177,20 +180,21 @@ def likeliest(
     *,
     vocabulary: Vocabulary,
     length: int,
-    visible: Visible,
+    answer: Literal["next"] | Blank,
     count: int = 5,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids int[P, count] and probabilities of the likeliest pieces for the given `tokens`.
 
-    With `Causal()` a piece is predicted from those before it; else put mask pieces at the
-    positions. Probabilities are shares of all pieces that the text may hold there: ordinary
+    Asked what is next, a model predicts a piece from those before it; else put mask pieces at
+    the positions. Probabilities are shares of all pieces that the text may hold there: ordinary
     ones and the end.
     """
     if len(tokens) >= length:
         raise UserError(f"text of {len(tokens)} pieces: the model sees at most {length - 1}")
     seen = [vocabulary.begin, *tokens]
-    shift = 0 if isinstance(visible, Causal) else 1
+    shift = 1 if answer == "hidden" else 0
     asked = [position + shift for position in positions]
+    visible = Causal() if answer == "next" else Full()
     scores_PV = _scores(body, params, seen, asked, length, visible=visible)
     scores_PV = np.where(_possible(vocabulary)[None, :], scores_PV, -np.inf)
     probability_PV = _probabilities(scores_PV)

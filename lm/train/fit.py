@@ -188,7 +188,8 @@ def _loop(
             metrics.write(step, values)
 
         for step, part in enumerate(batches.iterate(start, total), start + 1):
-            state, newest = program.step(state, *program.place(part))
+            objective = run.objective.at(step - 1, total, run.seed)
+            state, newest = program.step(state, *program.place(part), objective)
             settle()
             pending = step, newest
             if step in evaluations:
@@ -264,11 +265,14 @@ def _check_rows(run: Run, mesh: jax.sharding.Mesh) -> None:
             f"data.batch={run.data.batch} is not a multiple of {ways} (replica x fsdp x"
             f" microbatches); nearest: {' or '.join(map(str, near))}"
         )
-    if run.data.length % mesh.shape["context"]:
-        raise UserError(
-            f"data.length={run.data.length} is not a multiple of mesh.context"
-            f" {mesh.shape['context']}"
-        )
+    for objective in run.objective.parts(steps(run), run.seed):
+        positions, context = objective.positions(run.data.length), mesh.shape["context"]
+        if positions % context:
+            which = "" if positions == run.data.length else f" gives rows of {positions}, which"
+            raise UserError(
+                f"data.length={run.data.length}{which} is not a multiple of mesh.context"
+                f" {context}"
+            )
 
 
 def _open_tokens(run: Run, directory: Path) -> Tokens:

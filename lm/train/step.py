@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lm import mesh as _mesh
@@ -15,6 +16,7 @@ from lm.data import Rows
 from lm.example import Example, Full, Vocabulary
 from lm.loss import Sum, cross_entropy
 from lm.model import Body, build
+from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import learning_rate, state_axes
 from lm.run import Run, steps
@@ -41,11 +43,34 @@ class Program:
     mesh: jax.sharding.Mesh
     abstract: State
     """Shapes and shardings of the state, without the arrays."""
-    init: Callable[[], State]
-    step: Callable[[State, jax.Array, jax.Array], tuple[State, dict[str, jax.Array]]]
-    """`(state, tokens_BL, segments_BL)` to the next state and metrics; donates the old one."""
+    initial: Callable[[jax.Array], State]
+    """The seed to the state before training."""
+    update: Any
+    """`(state, tokens_BL, segments_BL, seed, objective)`, jitted; see `step`."""
     validate: Callable[[Any, jax.Array, jax.Array, jax.Array], Sum]
     """`(params, tokens_BL, segments_BL, key)` to the objective's loss on these rows."""
+
+    def init(self) -> State:
+        """The state before training."""
+        return self.initial(_seed(self.run))
+
+    def step(
+        self,
+        state: State,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        objective: Base | None = None,
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """The next state, and metrics; donates the old one.
+
+        `objective` is that of the step (`run.objective.at`); each is compiled once. It may be
+        left out where all steps have the same.
+        """
+        objective = self.run.objective if objective is None else objective
+        found: tuple[State, dict[str, jax.Array]] = self.update(
+            state, tokens_BL, segments_BL, _seed(self.run), objective
+        )
+        return found
 
     def place(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """The batch, its rows split over the devices."""
@@ -85,10 +110,15 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         return both, grads
 
     def step(
-        state: State, tokens_BL: jax.Array, segments_BL: jax.Array
+        state: State,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        seed: jax.Array,
+        objective: Base,
     ) -> tuple[State, dict[str, jax.Array]]:
-        hide, drop = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), state.step))
-        example = run.objective(tokens_BL, segments_BL, vocabulary, hide)
+        hide, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        progress = state.step / steps(run)
+        example = objective(tokens_BL, segments_BL, vocabulary, hide, progress)
         both, grads = _over_microbatches(
             gradient, state.params, example, drop, run.microbatches
         )
@@ -108,21 +138,21 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         params = optax.apply_updates(state.params, updates)
         return State(params, optimizer, state.step + 1, batches), metrics
 
-    def init() -> State:
-        params = nn.unbox(body.init(jax.random.key(run.seed), _blank(run, shards)))["params"]
+    def init(seed: jax.Array) -> State:
+        params = nn.unbox(body.init(jax.random.key(seed), _blank(run, shards)))["params"]
         zeros = jnp.zeros(2, jnp.uint32)
         return State(params, transformation.init(params), jnp.int32(0), zeros)
 
     def validate(
         params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, key: jax.Array
     ) -> Sum:
-        return loss(params, run.objective(tokens_BL, segments_BL, vocabulary, key), {})
+        return loss(params, run.objective.last(tokens_BL, segments_BL, vocabulary, key), {})
 
     boxed = jax.eval_shape(body.init, jax.random.key(0), _blank(run, shards))["params"]
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
     transformation = build_optimizer(run.optimizer, run.schedule, steps(run), axes)
     rate = learning_rate(run.optimizer, run.schedule, steps(run))
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(init, _seed(run))
     nowhere: Any = ()
     names = State(axes, state_axes(transformation, shapes.params, axes), nowhere, nowhere)
     shardings = jax.tree.map(lambda _, axes: _mesh.sharding(mesh, *axes), shapes, names)
@@ -138,12 +168,14 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         body=body,
         mesh=mesh,
         abstract=abstract,
-        init=jax.jit(init, out_shardings=shardings),
-        step=jax.jit(
+        # The seed is an argument, so that runs which differ in it share a compiled program.
+        initial=jax.jit(init, out_shardings=shardings),
+        update=jax.jit(
             step,
-            in_shardings=(shardings, rows, rows),
+            in_shardings=(shardings, rows, rows, everywhere),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
+            static_argnums=4,
         ),
         validate=jax.jit(
             validate,
@@ -204,6 +236,10 @@ def _blank(run: Run, rows: int) -> Example:
         positions=ones_BL,
         visible=Full(),
     )
+
+
+def _seed(run: Run) -> jax.Array:
+    return np.uint32(run.seed)  # type: ignore[return-value] # placed by jit
 
 
 def _is_box(x: object) -> bool:

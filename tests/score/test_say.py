@@ -96,10 +96,8 @@ def test_special_pieces_are_never_said(tiny, settings):
     said = continue_(body, params, [5], count=8, temperature=3.0, **settings)
     assert said and min(said) >= 4
     assert min(fill(body, params, [MASK, 5, MASK], **settings)) >= 4
-    for visible in (Causal(), Full()):
-        ids, share = likeliest(
-            body, params, [5, MASK], [1], count=3, visible=visible, **settings
-        )
+    for answer in ("next", "hidden", "hidden before"):
+        ids, share = likeliest(body, params, [5, MASK], [1], count=3, answer=answer, **settings)
         assert sorted(ids[0]) == [4, 5, 6] and 0 < share.sum() <= 1
 
 
@@ -135,22 +133,24 @@ def test_rows_of_a_batch_are_continued_as_each_alone(tiny, settings):
     assert len({len(said) for said in together}) > 1
 
 
-def test_blanks_are_filled_the_most_confident_first(body, settings):
-    """Fails when they are filled from left to right, or all at once."""
+@pytest.mark.parametrize(("answer", "before"), [("hidden", 0), ("hidden before", 1)])
+def test_blanks_are_filled_the_most_confident_first(body, settings, answer, before):
+    """Fails when they are filled from left to right, or all at once, or asked elsewhere."""
     in_order = at_once = True
     for seed in range(6):
         params = body.init(seed)
         row = [BEGIN, MASK, 5, MASK, MASK, 4]
-        first = probabilities(body, params, row, Full())[:, 4:].argmax(-1) + 4
+        first = np.roll(probabilities(body, params, row, Full()), before, 0)[:, 4:]
+        first = first.argmax(-1) + 4
         by_hand = list(row)
         turns = []
         while MASK in by_hand:
-            p = probabilities(body, params, by_hand, Full())[:, 4:]
+            p = np.roll(probabilities(body, params, by_hand, Full()), before, 0)[:, 4:]
             p /= p.sum(-1, keepdims=True)
             at = max((i for i, t in enumerate(by_hand) if t == MASK), key=lambda i: p[i].max())
             by_hand[at] = int(p[at].argmax()) + 4
             turns.append(at)
-        assert fill(body, params, row[1:], **settings) == by_hand[1:]
+        assert fill(body, params, row[1:], answer=answer, **settings) == by_hand[1:]
         in_order &= turns == sorted(turns)
         at_once &= all(by_hand[i] == first[i] for i in turns)
     assert not in_order and not at_once
@@ -169,9 +169,10 @@ def test_filling_is_drawn_with_a_seed(body, params, settings):
 def test_the_likeliest_pieces_are_in_order(body, params, settings):
     """Fails when a causal model is asked at the piece itself, or a masked one before it."""
     text = [5, MASK, 6, 4]
-    for visible, at in ((Causal(), 1), (Full(), 2)):
+    asked = (("next", Causal(), 1), ("hidden", Full(), 2), ("hidden before", Full(), 1))
+    for answer, visible, at in asked:
         p = probabilities(body, params, [BEGIN, *text], visible)[at]
-        ids, share = likeliest(body, params, text, [1], count=2, visible=visible, **settings)
+        ids, share = likeliest(body, params, text, [1], count=2, answer=answer, **settings)
         expected = [i for i in np.argsort(-p) if i >= 4][:2]
         assert ids.tolist() == [expected]
         np.testing.assert_allclose(share[0], p[expected], rtol=1e-4)
@@ -181,7 +182,7 @@ def test_a_text_that_does_not_fit_is_the_users_error(body, params, settings):
     """Fails when it is cut silently."""
     for ask in (
         lambda: fill(body, params, [MASK] * LENGTH, **settings),
-        lambda: likeliest(body, params, [5] * LENGTH, [1], visible=Full(), **settings),
+        lambda: likeliest(body, params, [5] * LENGTH, [1], answer="hidden", **settings),
     ):
         with pytest.raises(UserError, match="at most 11"):
             ask()

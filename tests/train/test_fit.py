@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -20,9 +21,19 @@ from lm.config import UserError, dump, override, parse
 from lm.data import Batches, Bytes, Data, Text, open_tokens
 from lm.mesh import Mesh
 from lm.model import Transformer
-from lm.objectives import AnyOrder, Causal, Masked
+from lm.objectives import (
+    AnyOrder,
+    Causal,
+    Curriculum,
+    Masked,
+    Mixture,
+    Part,
+    Prefix,
+    Spans,
+)
 from lm.optimizer import Adamw
 from lm.run import Run
+from lm.train.checkpoint import Checkpoints
 from lm.train.fit import fit, load
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
@@ -125,6 +136,78 @@ def test_the_mesh_changes_no_loss(run, alone, name, shape, precision):
     assert (np.asarray(state.batches) == np.asarray(state_alone.batches)).all()
 
 
+MIXED = {
+    "UL2": Mixture(mixed=(Part(objective=Prefix()), Part(objective=Spans(rate=0.4)))),
+    "GPT-BERT": Mixture(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("GPT-BERT", "8"), pytest.param("UL2", "2,2,2", marks=pytest.mark.slow)]
+)
+def test_the_mesh_changes_no_loss_of_a_mixture(run, name, shape):
+    """Fails if what a row draws, or what it may see, depends on the device that holds it."""
+    changed = change(run, "data.tokenizer.sentinels=8")
+    changed = msgspec.structs.replace(changed, objective=MIXED[name])
+    losses, _ = train(changed, 3, devices=8, **MESHES[shape])
+    assert losses == pytest.approx(train(changed, 3)[0], rel=1e-4)
+
+
+@pytest.fixture
+def curriculum(run):
+    """Ten steps of a GPT, then ten of a BERT at 50%."""
+    objective = Curriculum(first=Causal(), then=Masked(rate=0.5), switch=0.5)
+    return msgspec.structs.replace(run, objective=objective)
+
+
+def test_a_curriculum_goes_on_from_the_state_that_the_first_objective_left(run, curriculum):
+    """Fails if parameters, moments, schedule or data begin anew at the switch, or P stays."""
+    made, batches = program(curriculum)
+    state, predicted = made.init(), []
+    for step in range(12):
+        if step == 10:
+            kept = jax.tree.map(np.asarray, state)
+        objective = curriculum.objective.at(step, 20, curriculum.seed)
+        state, metrics = made.step(state, *made.place(batches(step)), objective)
+        predicted.append(float(metrics["predicted"]))
+    _, causal = train(run, 10)
+    jax.tree.map(np.testing.assert_array_equal, kept, jax.tree.map(np.asarray, causal))
+    then, _ = program(change(run, "objective.type=masked", "objective.rate=0.5"))
+    for step in (10, 11):
+        causal, _ = then.step(causal, *then.place(batches(step)))
+    jax.tree.map(np.testing.assert_array_equal, state, causal)
+    assert min(predicted[:10]) > 1.8 * max(predicted[10:])
+
+
+def test_a_curriculum_stopped_at_its_switch_equals_an_uninterrupted_one(curriculum, tmp_path):
+    """Fails if a restart counts the switch from where it starts."""
+    whole = fit(curriculum, tmp_path / "whole")
+    for saved in (9, 10):
+        directory = tmp_path / f"from {saved}"
+        shutil.copytree(tmp_path / "whole", directory)
+        (directory / "result.json").unlink()
+        shutil.rmtree(directory / "checkpoints")
+        interrupted = change(curriculum, f"checkpoints.steps={saved}")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(Checkpoints, "save", _once(Checkpoints.save))
+            fit(interrupted, directory)
+        again = fit(interrupted, directory)
+        same = ("validation_loss", "predicted_targets", "batches_digest", "slots", "flops")
+        assert {n: again[n] for n in same} == {n: whole[n] for n in same}
+        assert losses_of(directory) == losses_of(tmp_path / "whole")
+
+
+def _once(save):
+    """Saves, waits until it is on disk, and fails, as a machine may."""
+
+    def saved(self, *arguments):
+        save(self, *arguments)
+        self.wait()
+        raise RuntimeError
+
+    return saved
+
+
 def test_no_array_is_laid_out_anew_in_full(run, capfd):
     """Fails if embedding tables are looked up while they are split by columns."""
     cache = jax.config.jax_enable_compilation_cache
@@ -132,7 +215,9 @@ def test_no_array_is_laid_out_anew_in_full(run, capfd):
     compilation_cache.reset_cache()
     try:
         made, batches = program(change(run, "objective.type=masked"), 8, **MESHES["2,2,2"])
-        made.step.lower(made.abstract, *made.place(batches(0))).compile()
+        made.update.lower(
+            made.abstract, *made.place(batches(0)), np.uint32(0), made.run.objective
+        ).compile()
     finally:
         jax.config.update("jax_enable_compilation_cache", cache)
         compilation_cache.reset_cache()

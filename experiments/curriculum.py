@@ -1,0 +1,173 @@
+"""Is a model that learnt to be a GPT first a better BERT than one that was a BERT throughout?
+
+One budget of tokens is parted: causal until a share of the steps is done, then masked at 40%.
+The arms switch at 0 (a BERT), 25, 50, 75 and 100% (a GPT); parameters and the optimizer's state
+carry over, and one learning-rate schedule spans both phases.
+
+Answers to two papers that disagree. Gisserot-Boukhlef et al. 2025 (arXiv:2507.00994) train
+210M to 1B parameters from scratch on these five splits, and find that causal before masked
+beats masked alone in fine-tuning under a fixed budget. Weller et al. 2025 (Ettin,
+arXiv:2507.11412) go on with a trained decoder under the masked objective, and find it behind an
+encoder of the same size that was masked from the start. The first part one budget in two; the
+second add a short phase to a long one, whose learning rate has already decayed.
+
+    python -m experiments.curriculum --scale laptop
+
+    smoke   a minute            toys on bytes, to see that everything works
+    laptop  5 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
+    v5e-8   two days, 8 chips   85M parameters (BERT-base), 6.5B tokens of Wikipedia
+
+A model answers what its last phase taught: all arms but the last are scored by the any-order
+bound, which is comparable among them; the GPT's number is exact, and stands for another use.
+Expect the probe to decide little at the laptop's scale: its errors are large there.
+"""
+
+import sys
+
+from experiments.common import Arm
+from experiments.seeds import (
+    BARS,
+    BITS,
+    EFFORT,
+    LAPTOP,
+    NO_ANSWER,
+    PROBE,
+    SMOKE,
+    V5E_8,
+    Group,
+    Measure,
+    baselines_of,
+    best_of,
+    curves_figure,
+    equal_section,
+    gaps,
+    groups_of,
+    limits,
+    main_table,
+    report_of,
+    shares_section,
+    signed,
+)
+from lm import study
+from lm.objectives import Causal, Curriculum, Masked, Objective
+from lm.report import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, Plot, Report, Section
+from lm.run import Run
+from lm.study import Cell
+
+__all__ = ["EFFORT", "SCALES", "report", "runs"]
+
+BERT = Masked(rate=0.4)
+
+
+def _arm(percent: int, objective: Objective, colour: str) -> Arm:
+    label = f"GPT for {percent}%, then BERT" if 0 < percent < 100 else "BERT, 40%"
+    name = (
+        f"the one that switched at {percent}%" if 0 < percent < 100 else "the BERT throughout"
+    )
+    if percent == 100:
+        label, name = "GPT", "the GPT throughout"
+    return Arm(label, name, objective, colour)
+
+
+ARMS = {
+    "switch000": _arm(0, BERT, VERMILLION),
+    "switch025": _arm(25, Curriculum(then=BERT, switch=0.25), ORANGE),
+    "switch050": _arm(50, Curriculum(then=BERT, switch=0.5), GREEN),
+    "switch075": _arm(75, Curriculum(then=BERT, switch=0.75), PURPLE),
+    "switch100": _arm(100, Causal(), BLUE),
+}
+PLANS = {"smoke": SMOKE, "laptop": LAPTOP, "v5e-8": V5E_8}
+SCALES = tuple(PLANS)
+
+
+def runs(scale: str) -> dict[str, Run]:
+    """The runs by cell name: every switch for every seed."""
+    return PLANS[scale].runs(ARMS)
+
+
+def report(cells: list[Cell]) -> Report:
+    """What the finished cells say; what is missing is named."""
+    groups = list(groups_of(cells, ARMS).values())
+    throughout = [group for group in groups if group.arm == ARMS["switch000"]]
+    sections: list[Section | None] = []
+    if groups:
+        sections = [
+            Section(
+                "By the share of training that was causal",
+                (
+                    Plot(
+                        "by_switch",
+                        curves_figure(
+                            {"": (BLUE, {_switch(group): group for group in groups})},
+                            "share of training before the switch (%)",
+                            baselines_of(groups),
+                        ),
+                        "Left: bits per byte of the held-out text; hollow marks are any-order"
+                        " bounds, the filled one (a GPT throughout) is exact, a different"
+                        " number. Right: the share of tokens whose role the probe finds."
+                        f" {BARS}",
+                    ),
+                ),
+            ),
+            shares_section(
+                {group.arm.label: (group.arm.colour, group) for group in groups},
+                "What models that were causal first say of hidden pieces, at each share hidden.",
+            ),
+            equal_section(
+                groups,
+                (throughout or groups)[0],
+                "Tokens are equal; predictions and FLOPs are not, as a causal step asks for"
+                " every piece. The masked phase is the shorter the later the switch.",
+            ),
+            limits(
+                cells,
+                groups,
+                "All arms are trained from scratch on one schedule. Nothing is said of a model"
+                " whose causal training had ended and decayed, as in Ettin, nor of longer"
+                " budgets than this, where the first paper finds its gains.",
+            ),
+        ]
+    return report_of(
+        sys.modules[__name__],
+        cells,
+        groups,
+        title="A GPT first, then a BERT",
+        answer=_answer(groups),
+        table=main_table(groups, throughout, "the BERT throughout"),
+        sections=sections,
+    )
+
+
+def _answer(groups: list[Group]) -> str:
+    throughout = next((g for g in groups if g.arm == ARMS["switch000"]), None)
+    mixed = [g for g in groups if isinstance(g.arm.objective, Curriculum)]
+    if throughout is None or not mixed:
+        return NO_ANSWER
+    told = [_compare(throughout, mixed, m, what) for m, what in ((BITS, "bits per byte (its"
+        " any-order bound)"), (PROBE, "roles found by the probe"))]  # fmt: skip
+    return " ".join(filter(None, told)) or NO_ANSWER
+
+
+def _compare(throughout: Group, mixed: list[Group], measure: Measure, what: str) -> str:
+    """The best of the curricula against masked throughout, by one measure."""
+    ranked = best_of(mixed, measure)
+    if ranked is None:
+        return ""
+    best = ranked[0]
+    gap = gaps(mixed, throughout, measure).get(best.name)
+    if gap is None:
+        return ""
+    difference = f"{signed(gap, measure)} against the BERT throughout"
+    switch = f"the best switch, at {_switch(best):.0f}%"
+    if not gap.beyond:
+        return f"In {what}, {switch}, makes no difference beyond the error: {difference}."
+    verdict = "is better" if gap.value * measure.better > 0 else "is worse"
+    return f"In {what}, {switch}, {verdict}: {difference}."
+
+
+def _switch(group: Group) -> float:
+    return float(next(name for name, arm in ARMS.items() if arm == group.arm)[-3:])
+
+
+if __name__ == "__main__":
+    study.main(sys.modules[__name__])

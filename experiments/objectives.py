@@ -1,0 +1,265 @@
+"""Which objective predicts text best for its tokens, and which for its FLOPs?
+
+Every objective that there is trains one model from the same initial values on the same rows:
+once on as many tokens as the GPT, and once on as many as make its FLOPs equal to the GPT's (to
+the nearest step, by `lm.ledger`). All are scored in bits per byte of the same held-out text.
+
+Answers to: Raffel et al. 2020 (arXiv:1910.10683), section 3.3, Tay et al. 2023 (UL2,
+arXiv:2205.05131), table 2, and Charpentier & Samuel 2024 (GPT-BERT, arXiv:2410.24159), which
+rank objectives by fine-tuning; Sahoo et al. 2024 (arXiv:2406.07524), table 1, where diffusion
+and causal models meet as perplexities, one of them a bound.
+
+    python -m experiments.objectives --scale laptop
+
+    smoke   two minutes         toys on bytes, to see that everything works
+    laptop  8 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
+    v5e-8   two weeks, 8 chips  85M parameters (BERT-base), 6.5B tokens of Wikipedia
+
+A number is exact (chain rule), a bound (any order), or no likelihood, and the report says
+which. Two exact numbers compare, and so do two bounds; an exact one below a bound shows only
+how far the models' known code lengths lie apart. Expect the GPT ahead, mixtures with a causal
+part next, and diffusion near the BERT at all rates, whose loss has the same expectation.
+"""
+
+import sys
+
+import msgspec
+import numpy as np
+
+from experiments.common import Arm, arm_of
+from experiments.seeds import (
+    BARS,
+    BITS,
+    EFFORT,
+    LAPTOP,
+    NO_ANSWER,
+    PROBE,
+    SMOKE,
+    V5E_8,
+    Group,
+    Plan,
+    dots_figure,
+    equal_section,
+    gaps,
+    groups_of,
+    limits,
+    main_table,
+    report_of,
+    shares_section,
+    winner,
+)
+from lm import study
+from lm.objectives import (
+    AnyOrder,
+    Causal,
+    Curriculum,
+    Diffusion,
+    Masked,
+    Mixture,
+    Part,
+    Prefix,
+    Shifted,
+    Spans,
+)
+from lm.report import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    Column,
+    Plot,
+    Report,
+    Section,
+    Table,
+    decimals,
+    power,
+)
+from lm.run import Run
+from lm.study import Cell
+
+__all__ = ["EFFORT", "SCALES", "report", "runs"]
+
+UL2 = Mixture(
+    mixed=(
+        Part(objective=Prefix()),
+        Part(objective=Spans()),
+        Part(objective=Spans(rate=0.5, span=16)),
+    )
+)
+"""The kinds that UL2 mixes: a prefix, short spans, and long ones that leave half."""
+ARMS = {
+    "causal": Arm("GPT", "the GPT", Causal(), BLUE),
+    "prefix": Arm("prefix", "the prefix model", Prefix(), BLUE),
+    "masked15": Arm("BERT, 15%", "the BERT at 15%", Masked(), VERMILLION),
+    "masked40": Arm("BERT, 40%", "the BERT at 40%", Masked(rate=0.4), ORANGE),
+    "any_order": Arm("BERT, all rates", "the BERT at all rates", AnyOrder(), GREEN),
+    "diffusion": Arm("diffusion", "diffusion", Diffusion(), SKY),
+    "shifted": Arm("shifted, 15%", "the shifted BERT", Shifted(), PURPLE),
+    "spans": Arm("spans (T5)", "span corruption", Spans(), INK),
+    "gpt_bert": Arm("GPT-BERT", "GPT-BERT", Mixture(), BLUE),
+    "ul2": Arm("UL2", "the mixture of UL2", UL2, INK),
+    "curriculum": Arm("GPT, then BERT", "the curriculum", Curriculum(), INK),
+}
+
+
+def _plan(plan: Plan, sentinels: int, seeds: int) -> Plan:
+    """With the sentinels that span corruption needs, in the tokenizer of all arms."""
+    tokenizer = msgspec.structs.replace(plan.data.tokenizer, sentinels=sentinels)
+    data = msgspec.structs.replace(plan.data, tokenizer=tokenizer)
+    return plan._replace(data=data, seeds=seeds)
+
+
+PLANS = {
+    "smoke": _plan(SMOKE, sentinels=8, seeds=1),
+    "laptop": _plan(LAPTOP, sentinels=8, seeds=2),
+    "v5e-8": _plan(V5E_8, sentinels=32, seeds=2),
+}
+SCALES = tuple(PLANS)
+
+
+def runs(scale: str) -> dict[str, Run]:
+    """The runs by cell name: every arm at equal tokens and at equal FLOPs, for every seed."""
+    return PLANS[scale].runs_at_flops(ARMS)
+
+
+def report(cells: list[Cell]) -> Report:
+    """What the finished cells say; what is missing is named."""
+    groups = list(groups_of(cells, ARMS).values())
+    tokens = [group for group in groups if group.budget.startswith("d")]
+    flops = _at_equal_flops(cells, groups)
+    causal = [group for group in groups if group.arm == ARMS["causal"]]
+    sections: list[Section | None] = []
+    if groups:
+        series = {
+            "equal tokens": (BLUE, {group.arm.label: group for group in tokens}),
+            "equal FLOPs": (VERMILLION, {group.arm.label: group for group in flops}),
+        }
+        sections = [
+            Section(
+                "The objectives side by side",
+                (
+                    Plot(
+                        "objectives",
+                        dots_figure(series),
+                        "Left: bits per byte of the held-out text by each model's first valid"
+                        " scorer. Right: the share of tokens whose role the probe finds, with"
+                        f" nothing hidden. {BARS}",
+                    ),
+                    _pairs(tokens),
+                    _scores(tokens),
+                ),
+            ),
+            shares_section(
+                {group.arm.label: (group.arm.colour, group) for group in tokens},
+                "At equal tokens, for the models that answer what is hidden.",
+            ),
+            equal_section(tokens or groups, (causal or groups)[0], _flops_line(flops)),
+            limits(
+                cells,
+                groups,
+                "An upper bound is the mean over random orders; the model's best order, or a"
+                " mixture of all, may need less. A GPT's lead over a bound is thus a lead in"
+                " what is known, not in what is. FLOPs are those of matrix products: two arms"
+                " at equal FLOPs may differ in time and memory.",
+            ),
+        ]
+    return report_of(
+        sys.modules[__name__],
+        cells,
+        tokens,
+        title="All objectives in one unit",
+        answer=_answer(tokens, flops),
+        table=main_table(groups, causal, "the GPT"),
+        sections=sections,
+    )
+
+
+def _at_equal_flops(cells: list[Cell], groups: list[Group]) -> list[Group]:
+    """The arms at the FLOPs of the GPT; for some, that is at equal tokens too."""
+    apart = {arm_of(cell) for cell in cells if "-f" in cell.name}
+    return [g for g in groups if g.budget[0] == "f" or g.name.split("-")[0] not in apart]
+
+
+def _answer(tokens: list[Group], flops: list[Group]) -> str:
+    told = []
+    for found, equal in ((tokens, "tokens"), (flops, "FLOPs")):
+        known = [group for group in found if group.likelihood]
+        if text := winner(known, BITS, lambda group: group.arm.name):
+            told.append(f"At equal {equal}, the fewest bits per byte are those of {text}.")
+        if text := winner(found, PROBE, lambda group: group.arm.name):
+            told.append(f"The probe finds most at {text}.")
+    return " ".join(told) or NO_ANSWER
+
+
+def _pairs(groups: list[Group]) -> Table:
+    """How far each arm lies above each other, paired."""
+    known = [group for group in groups if group.likelihood]
+    rows = []
+    for group in known:
+        row = {"arm": f"{group.arm.label} ({group.kind})"}
+        for other in known:
+            if gap := gaps(known, other, BITS).get(group.name):
+                row[other.name] = f"{gap.value:+.2f}{'*' if gap.beyond else ''}"
+        rows.append(row)
+    columns = [Column(group.name, group.arm.label) for group in known]
+    return Table(
+        (Column("arm", "bits per byte more than"), *columns),
+        rows,
+        "How far each row lies above each column at equal tokens, paired by seed and document;"
+        " an asterisk where that is beyond the error. Read it with the kinds: a bound above an"
+        " exact number does not show that its model predicts worse.",
+    )
+
+
+def _scores(groups: list[Group]) -> Table:
+    """Every scorer that is valid for each arm."""
+    rows = []
+    for group in groups:
+        results = list(group.results.values())
+        for scorer in results[0]["scores"]:
+            scores = [result["scores"][scorer] for result in results]
+            rows.append(
+                {
+                    "arm": group.arm.label,
+                    "scorer": scorer.replace("_", " "),
+                    "kind": scores[0]["kind"],
+                    "text": scores[0]["text_se"],
+                    "masks": scores[0]["mc_se"] or None,
+                    "bits": float(np.mean([score["bits_per_byte"] for score in scores])),
+                }
+            )
+    columns = (
+        Column("arm", "trained as"),
+        Column("scorer", "scorer"),
+        Column("bits", "bits per byte", decimals),
+        Column("text", "± text", decimals),
+        Column("masks", "± masks", decimals),
+        Column("kind", "which is"),
+    )
+    return Table(
+        columns,
+        rows,
+        "Every scorer that is valid for a model, at equal tokens: means over seeds, with the"
+        " errors over documents and masks of one. Pseudo-likelihood is of fewer windows.",
+    )
+
+
+def _flops_line(groups: list[Group]) -> str:
+    """How equal the FLOPs are."""
+    causal = next((group for group in groups if group.arm == ARMS["causal"]), None)
+    if causal is None or not (flops := causal.mean("flops")):
+        return "The GPT is not finished, so FLOPs cannot be compared."
+    spent = [(group.mean("flops") or 0.0, group.mean("steps") or 1.0) for group in groups]
+    apart = max(abs(each / flops - 1) for each, _ in spent)
+    step = max(each / count for each, count in spent) / flops
+    return (
+        f"At equal FLOPs, all arms lie within {apart:.2%} of the GPT's {power(flops)};"
+        f" a step is up to {step:.2%} of them. Arms that need more steps for that have read more text."
+    )
+
+
+if __name__ == "__main__":
+    study.main(sys.modules[__name__])

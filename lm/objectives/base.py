@@ -1,0 +1,66 @@
+"""What every objective has, and what it need not say if it is the usual."""
+
+from typing import ClassVar, Literal, Self
+
+import jax
+
+from lm.config import Config
+from lm.example import Example, Visible, Vocabulary
+
+Answer = Literal["next", "hidden", "hidden before", "spans"]
+"""A question that a model was taught to answer, so that scorers know what they may ask.
+
+next: which piece follows, given all before it. hidden: which piece stands where the mask piece
+is shown, asked at that place. hidden before: the same, asked at the place before it. spans:
+which pieces stand where a sentinel is shown, one after the other.
+"""
+
+
+class Base(Config):
+    """An objective: a frozen value that turns rows into an `Example`, on device.
+
+    It is called inside the jitted step, so it is a pure function of its arguments. What is not
+    overridden here holds for an objective that is the same at every step and keeps the rows'
+    length.
+    """
+
+    visible: ClassVar[Visible]
+    """The widest that its examples see: what attention computes, and the ledger counts."""
+    answers: ClassVar[frozenset[Answer]]
+    """What a model trained with it may be asked."""
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        vocabulary: Vocabulary,
+        key: jax.Array,
+        progress: jax.Array | float = 1.0,
+    ) -> Example:
+        """The example to train on; `progress` is the share of training that is done."""
+        raise NotImplementedError
+
+    def slots(self, length: int) -> int:
+        """Prediction slots P of a row of `length` pieces: a capacity, used or not."""
+        raise NotImplementedError
+
+    def positions(self, length: int) -> int:
+        """Positions that the body computes for a row of `length` pieces."""
+        return length
+
+    def check(self, *, length: int, sentinels: int) -> str | None:
+        """What is wrong with the fields, in one line that begins with one; None if nothing."""
+        return None
+
+    def at(self, step: int, steps: int, seed: int) -> Self:
+        """The objective of a step, if steps differ in which it is; each is compiled once."""
+        return self
+
+    def parts(self, steps: int, seed: int) -> dict[Self, int]:
+        """The objectives of all steps and how many steps each trains, for the ledger."""
+        return {self: steps}
+
+    @property
+    def last(self) -> Self:
+        """The objective that training ends with, by which a run is validated."""
+        return self

@@ -1,0 +1,149 @@
+"""Draw which of several objectives a row, or a step, is trained by (UL2, GPT-BERT)."""
+
+import hashlib
+from collections import Counter
+from dataclasses import fields
+from typing import Annotated, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import msgspec
+from msgspec import Meta
+
+from lm.config import Config
+from lm.example import Causal as SeesBefore
+from lm.example import Example, Full, Until, Visible, Vocabulary
+from lm.objectives.base import Answer, Base
+from lm.objectives.causal import Causal
+from lm.objectives.masked import Masked
+from lm.objectives.plain import Plain
+from lm.objectives.shifted import Shifted
+
+
+class Part(Config):
+    """An objective and how often it is drawn."""
+
+    objective: Annotated[Plain, Meta(description="one of the objectives")] = Causal()
+    share: Annotated[float, Meta(gt=0, description="in proportion to the others'")] = 1.0
+
+
+GPT_BERT = (Part(objective=Causal()), Part(objective=Shifted(of=Masked(mask=1.0, random=0.0))))
+"""Charpentier & Samuel 2024 (arXiv:2410.24159), at their ratio of one to one."""
+
+
+class Mixture(Base, tag="mixture"):
+    """Several objectives, one of them drawn for every row or for every step (UL2, GPT-BERT)."""
+
+    visible: ClassVar[Visible] = Full()
+    mixed: Annotated[
+        tuple[Part, ...], Meta(min_length=2, description="the objectives and their shares")
+    ] = GPT_BERT
+    draw: Annotated[
+        Literal["row", "step"],
+        Meta(description="row: all kinds in each batch; step: a batch has one, and its cost"),
+    ] = "row"
+
+    @property
+    def answers(self) -> frozenset[Answer]:  # type: ignore[override]
+        """What any of its parts teaches."""
+        return frozenset().union(*(part.objective.answers for part in self.mixed))
+
+    def slots(self, length: int) -> int:
+        """The most that any part needs."""
+        return max(part.objective.slots(length) for part in self.mixed)
+
+    def positions(self, length: int) -> int:
+        return max(part.objective.positions(length) for part in self.mixed)
+
+    def check(self, *, length: int, sentinels: int) -> str | None:
+        for number, part in enumerate(self.mixed):
+            if why := part.objective.check(length=length, sentinels=sentinels):
+                return f"mixed[{number}].objective.{why}"
+            if getattr(part.objective, "stack", "single") != "single":
+                return (
+                    f"mixed[{number}].objective.stack=encoder_decoder: has a source, and other"
+                    " parts have none; must be single"
+                )
+        return None
+
+    def at(self, step: int, steps: int, seed: int) -> Base:  # type: ignore[override]
+        """The part that a step draws; if rows draw, all of them."""
+        if self.draw == "row":
+            return self
+        total, drawn = 0.0, _uniform(seed, step) * sum(part.share for part in self.mixed)
+        for part in self.mixed:
+            total += part.share
+            if drawn < total:
+                break
+        return part.objective
+
+    def parts(self, steps: int, seed: int) -> dict[Base, int]:  # type: ignore[override]
+        if self.draw == "row":
+            return {self: steps}
+        return Counter(self.at(step, steps, seed) for step in range(steps))
+
+    @property
+    def last(self) -> Base:  # type: ignore[override]
+        """Validation mixes by row, as every evaluation must ask the same."""
+        return msgspec.structs.replace(self, draw="row")
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        vocabulary: Vocabulary,
+        key: jax.Array,
+        progress: jax.Array | float = 1.0,
+    ) -> Example:
+        """Each row has the example that one part makes of it.
+
+        >>> vocabulary = Vocabulary(
+        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ... )
+        >>> tokens, segments = jnp.tile(jnp.array([2, 5, 6, 7, 3]), (64, 1)), jnp.ones((64, 5))
+        >>> example = Mixture()(tokens, segments.astype(int), vocabulary, jax.random.key(0))
+        >>> sorted(set(example.weights.sum(axis=1).astype(int).tolist()))  # 15% of 4; all
+        [1, 4]
+        """
+        batch, length = tokens_BL.shape
+        drawn, *keys = jax.random.split(key, 1 + len(self.mixed))
+        shares = jnp.log(jnp.array([part.share for part in self.mixed]))
+        which_B = jax.random.categorical(drawn, shares, shape=(batch,))
+        slots, positions = self.slots(length), self.positions(length)
+        examples = [
+            _alike(
+                part.objective(tokens_BL, segments_BL, vocabulary, key, progress),
+                slots,
+                positions,
+            )
+            for part, key in zip(self.mixed, keys, strict=True)
+        ]
+        rows_B = jnp.arange(batch)
+        return jax.tree.map(lambda *x: jnp.stack(x)[which_B, rows_B], *examples)
+
+
+def _alike(example: Example, slots: int, positions: int) -> Example:
+    """The same example in the one form that all have, filled up to these sizes."""
+    batch, length = example.inputs.shape
+    index_BL = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+    match example.visible:
+        case SeesBefore():
+            until_BL = index_BL
+        case Full():
+            until_BL = jnp.full_like(index_BL, length - 1)
+        case Until(until_BL):
+            pass
+    values = {field.name: getattr(example, field.name) for field in fields(example)}
+    values["predict"] = index_BL if example.predict is None else example.predict
+    del values["source"], values["visible"]
+    for name, value in values.items():
+        size = slots if name in ("predict", "targets", "weights") else positions
+        values[name] = jnp.pad(value, ((0, 0), (0, size - value.shape[1])))
+    until_BL = jnp.pad(until_BL, ((0, 0), (0, positions - length)))
+    return Example(**values, visible=Until(until_BL))
+
+
+def _uniform(seed: int, step: int) -> float:
+    """A number from [0, 1) that only (seed, step) decide, on every host alike."""
+    head = hashlib.sha256(f"mixture/{seed}/{step}".encode()).digest()[:6]
+    return int.from_bytes(head, "big") / 2**48

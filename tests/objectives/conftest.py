@@ -1,0 +1,76 @@
+"""Rows that every objective must take: two documents with an end piece each, then padding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.example import Vocabulary
+
+LENGTH = 64
+SENTINELS = tuple(range(4, 20))
+VOCABULARY = Vocabulary(
+    size=66,
+    pad=0,
+    mask=1,
+    begin=2,
+    end=3,
+    ordinary=20,
+    # Two in five ordinary pieces begin a word.
+    begins_word=(True,) * 20 + tuple(piece % 5 < 2 for piece in range(46)),
+    sentinels=SENTINELS,
+)
+
+
+def make_rows(batch: int = 8, seed: int = 0, length: int = LENGTH):
+    random = np.random.default_rng(seed)
+    tokens = random.integers(20, 66, (batch, length))
+    segments = np.ones((batch, length), int)
+    for row in range(batch):
+        cut, stop = sorted(random.choice(np.arange(4, length), 2, replace=False))
+        tokens[row, [0, cut]], tokens[row, [cut - 1, stop - 1]] = 2, 3
+        segments[row, cut:] = 2
+        tokens[row, stop:], segments[row, stop:] = 0, 0
+    return jnp.array(tokens), jnp.array(segments)
+
+
+def make_whole_rows(batch: int, length: int, seed: int = 0):
+    """Rows of one document that goes on: all but the begin piece is content."""
+    tokens = np.random.default_rng(seed).integers(20, 66, (batch, length))
+    tokens[:, 0] = 2
+    return jnp.array(tokens), jnp.ones((batch, length), int)
+
+
+@functools.cache
+def _jitted(objective, vocabulary):
+    def call(tokens, segments, key, progress):
+        return objective(tokens, segments, vocabulary, key, progress)
+
+    return jax.jit(call)
+
+
+@pytest.fixture
+def ask():
+    """An objective's example, compiled once for each objective and shape."""
+
+    def ask(objective, rows, *, seed=0, progress=1.0, vocabulary=VOCABULARY):
+        return _jitted(objective, vocabulary)(*rows, jax.random.key(seed), progress)
+
+    return ask
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return VOCABULARY
+
+
+@pytest.fixture
+def rows():
+    return make_rows
+
+
+@pytest.fixture
+def whole_rows():
+    return make_whole_rows

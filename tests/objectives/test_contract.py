@@ -1,0 +1,143 @@
+"""What holds for every objective alike, whatever it hides."""
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.config import dump, parse
+from lm.data import Bytes, Data
+from lm.example import Causal as SeesBefore
+from lm.model import Transformer
+from lm.objectives import (
+    AnyOrder,
+    Causal,
+    Curriculum,
+    Diffusion,
+    Drawn,
+    Masked,
+    Mixture,
+    Objective,
+    Part,
+    Plain,
+    Prefix,
+    Scheduled,
+    Shifted,
+    Spans,
+)
+from lm.run import Run, validate
+
+UL2 = Mixture(
+    mixed=(
+        Part(objective=Prefix(), share=2),
+        Part(objective=Spans()),
+        Part(objective=Spans(rate=0.5, span=8)),
+    )
+)
+CASES = {
+    "causal": Causal(),
+    "masked": Masked(),
+    "masked, scheduled": Masked(rate=Scheduled(start=0.5, end=0.1)),
+    "masked, drawn": Masked(rate=Drawn(low=0.1, high=0.6)),
+    "masked words": Masked(rate=0.3, select="word"),
+    "masked spans": Masked(rate=0.3, select="span"),
+    "masked n-grams": Masked(rate=0.3, select="ngram"),
+    "any order": AnyOrder(),
+    "diffusion": Diffusion(),
+    "shifted": Shifted(),
+    "shifted diffusion": Shifted(of=Diffusion()),
+    "prefix": Prefix(),
+    "spans": Spans(),
+    "spans, encoder and decoder": Spans(stack="encoder_decoder"),
+    "GPT-BERT": Mixture(),
+    "UL2": UL2,
+    "UL2 by steps": Mixture(mixed=UL2.mixed, draw="step"),
+    "curriculum": Curriculum(),
+    "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
+}
+
+
+def parts_of(objective):
+    return list(objective.parts(20, 0))
+
+
+def test_every_objective_has_a_case():
+    """Fails if an objective is added and none of these tests sees it."""
+    assert set(get_args(Plain)) <= set(get_args(Objective))
+    assert {type(case) for case in CASES.values()} == set(get_args(Objective))
+
+
+@pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
+def test_shapes_are_those_that_are_announced(objective, rows, vocabulary):
+    """Fails if `slots` or `positions`, by which the ledger counts, are not the example's."""
+    tokens, segments = rows()
+    batch, length = tokens.shape
+    for part in parts_of(objective):
+        example = jax.eval_shape(
+            lambda *rows: part(*rows, vocabulary, jax.random.key(0)),  # noqa: B023 - called at once
+            tokens,
+            segments,
+        )
+        assert example.targets.shape == example.weights.shape == (batch, part.slots(length))
+        assert example.inputs.shape == (batch, part.positions(length))
+        assert example.segments.shape == example.positions.shape == example.inputs.shape
+        if example.predict is not None:
+            assert example.predict.shape == example.targets.shape
+        # Attention computes no fewer pairs than the ledger counts.
+        if isinstance(part.visible, SeesBefore):
+            assert isinstance(example.visible, SeesBefore)
+
+
+@pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
+def test_what_counts_is_content_and_in_its_own_document(objective, rows, ask, vocabulary):
+    """Fails if padding, a begin piece or an unused slot counts, or a weight is not finite."""
+    tokens, segments = rows()
+    for part in parts_of(objective):
+        example = ask(part, (tokens, segments))
+        used = np.asarray(example.weights) > 0
+        assert np.isfinite(np.asarray(example.weights)).all() and used.any()
+        targets = np.asarray(example.targets)[used]
+        assert not np.isin(targets, [vocabulary.pad, vocabulary.mask, vocabulary.begin]).any()
+        predict = example.predict
+        if predict is None:
+            predict = jnp.broadcast_to(
+                jnp.arange(example.inputs.shape[1])[None], example.weights.shape
+            )
+        asked = np.take_along_axis(np.asarray(example.segments), np.asarray(predict), axis=1)
+        assert (asked[used] > 0).all()
+
+
+@pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
+def test_rows_of_padding_ask_for_nothing(objective, ask):
+    """Fails if a count of at least one is forced on an empty row."""
+    zeros = jnp.zeros((8, 64), int)
+    for part in parts_of(objective):
+        example = ask(part, (zeros, zeros))
+        assert float(example.weights.sum()) == 0
+        assert (np.asarray(example.inputs) == 0).all()
+        assert (np.asarray(example.segments) == 0).all()
+
+
+DRAWS = {name: case for name, case in CASES.items() if name not in ("causal",)}
+
+
+@pytest.mark.parametrize("objective", DRAWS.values(), ids=DRAWS)
+def test_the_key_decides_what_is_drawn(objective, rows, ask):
+    """Fails if the key is ignored, or if anything else than the key is drawn from."""
+    tokens, segments = rows()
+    part = parts_of(objective)[-1]
+    one, same, other = (
+        jax.tree.leaves(ask(part, (tokens, segments), seed=seed)) for seed in (0, 0, 1)
+    )
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert any((a != b).any() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
+def test_settings_survive_json_and_are_valid(objective):
+    """Fails if a union within an objective loses its tag, or `check` finds fault with these."""
+    data = Data(tokenizer=Bytes(sentinels=16), length=64)
+    run = Run(data=data, objective=objective, model=Transformer(depth=1, width=8, heads=1))
+    assert parse(Run, dump(validate(run)), "here").objective == objective
