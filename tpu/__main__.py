@@ -64,8 +64,8 @@ def parser() -> Parser:
         return command
 
     where = ("--bucket", "--project", "--zone")
-    launch = add("launch", _launch, "ask for slices, run the study on them", "--slice", *where)
-    _add_slices(launch)
+    launch = add("launch", _launch, "ask for a slice, run the study on it", "--slice", *where)
+    _add_tier(launch)
     launch.add_argument("--runtime", help="machine image (default: the slice's own)")
     launch.add_argument("--dry-run", action="store_true", help="print it all, send nothing")
     launch.add_argument("--detach", action="store_true", help="do not watch")
@@ -73,19 +73,18 @@ def parser() -> Parser:
     add("status", _status, "what the queue and the hosts say", *where)
     logs = add("logs", _logs, "print the newest log of a host", *where)
     logs.add_argument("--host", default="0-0", help="SLICE-HOST (default: 0-0)")
-    add("stop", _stop, "give the slices back; the study can go on later", *where)
+    add("stop", _stop, "give the slice back; the study can go on later", *where)
     manifest = add("manifest", _manifest, "print a JobSet for GKE, or a Slurm script")
     manifest.add_argument("--kind", required=True, choices=("jobset", "slurm"))
-    manifest.add_argument("--slice", help="jobset: such as v5e-16")
+    manifest.add_argument("--slice", help="jobset: such as v5e-8")
     manifest.add_argument("--bucket", help="jobset: gs://NAME[/FOLDER]")
-    _add_slices(manifest)
-    manifest.add_argument("--nodes", type=_count, default=1, help="slurm: machines")
-    manifest.add_argument("--gpus", type=_count, default=8, help="slurm: GPUs of each machine")
+    _add_tier(manifest)
+    manifest.add_argument("--gpus", type=_count, default=8, help="slurm: GPUs of the machine")
     return top
 
 
 OPTIONS: dict[str, Any] = {
-    "--slice": {"help": "such as v5e-16"},
+    "--slice": {"help": "such as v5e-8"},
     "--bucket": {"help": "gs://NAME[/FOLDER]: where runs, logs and states go"},
     "--project": {"type": lambda text: _matching(PROJECT, text, "a project's id")},
     "--zone": {"type": lambda text: _matching(ZONE, text, "a zone, such as us-west4-a")},
@@ -95,8 +94,7 @@ PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 ZONE = r"[a-z]+-[a-z]+\d+-[a-z0-9]+"
 
 
-def _add_slices(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--slices", type=_count, default=1, help="how many (default: 1)")
+def _add_tier(command: argparse.ArgumentParser) -> None:
     command.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
 
 
@@ -119,6 +117,7 @@ def _study(given: argparse.Namespace) -> study.Study:
 def _launch(given: argparse.Namespace) -> None:
     chosen = _study(given)
     slice_ = slices.find(given.slice)
+    slices.check_one_host(slice_)
     runtime = slices.check_runtime(slice_, given.runtime)
     where = place(given.bucket, chosen)
     commit = study.commit()
@@ -129,7 +128,6 @@ def _launch(given: argparse.Namespace) -> None:
     job = Job(
         name=chosen.name,
         slice=slice_,
-        slices=given.slices,
         runtime=runtime,
         tier="spot" if given.spot else "on demand",
         script=script(chosen, commit, where, told="all"),
@@ -144,7 +142,7 @@ def _launch(given: argparse.Namespace) -> None:
         if given.detach:
             _report(
                 "not watched: the same command without --detach asks again after a"
-                " preemption, and gives the slices back when the study is done"
+                " preemption, and gives the slice back when the study is done"
             )
             return
         launch.watch(job, queue, bucket, id, _report)
@@ -178,20 +176,19 @@ def _stop(given: argparse.Namespace) -> None:
 def _manifest(given: argparse.Namespace) -> None:
     chosen = _study(given)
     if given.kind == "slurm":
-        print(slurm(chosen, given.nodes, given.gpus), end="")
+        print(slurm(chosen, given.gpus), end="")
         return
     if not given.slice or not given.bucket:
         raise UserError("--kind jobset needs --slice and --bucket")
     slice_, where = slices.find(given.slice), place(given.bucket, chosen)
+    slices.check_one_host(slice_)
     tier = "spot" if given.spot else "on demand"
-    print(jobset(chosen, slice_, given.slices, tier, where, study.commit()), end="")
+    print(jobset(chosen, slice_, tier, where, study.commit()), end="")
 
 
 def _dry_run(job: Any, requests: Any, where: Place, commit: str) -> str:
     """What `launch` would send, in order, as JSON; then the script, as a host would run it."""
-    sent = [requests.get(), requests.create(job)]
-    sent += [requests.get_node(node) for node in job.nodes]
-    sent += [requests.delete()]
+    sent = [requests.get(), requests.create(job), requests.get_node(), requests.delete()]
     described = {
         "upload": where.url(f"{where.folder}/source-{commit}.bundle"),
         "requests": [{_method(request): _plain(request)} for request in sent],

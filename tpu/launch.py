@@ -32,7 +32,7 @@ def start(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -
 
 
 def watch(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -> None:
-    """Returns when the study is done and the slices are given back.
+    """Returns when the study is done and the slice is given back.
 
     Raises UserError if the study fails, or the request for a reason that stays.
     """
@@ -90,7 +90,7 @@ def describe(found: tpu_v2.QueuedResource, hosts: list[Host]) -> str:
 
 
 def _lost(job: Job, queue: Queue, found: tpu_v2.QueuedResource) -> str:
-    """Why the slices are gone, if they are and asking again can help; raises if it cannot."""
+    """Why the slice is gone, if it is and asking again can help; raises if it cannot."""
     by_user = found.state.state_initiator == tpu_v2.QueuedResourceState.StateInitiator.USER
     match found.state.state:
         case State.SUSPENDED if by_user:
@@ -110,8 +110,8 @@ def _lost(job: Job, queue: Queue, found: tpu_v2.QueuedResource) -> str:
                 queue.delete()
                 raise
         case State.ACTIVE:
-            if lost := queue.lost_nodes(job.nodes):
-                return f"{', '.join(lost)} preempted"
+            if queue.lost():
+                return "preempted"
     return ""
 
 
@@ -127,7 +127,7 @@ def _create(job: Job, queue: Queue, bucket: Bucket, report: Report) -> None:
     while True:
         try:
             queue.create(job)
-            report(f"{job.name}: asked for {job.slices} x {job.slice.name}, {job.tier}")
+            report(f"{job.name}: asked for {job.slice.name}, {job.tier}")
             return
         except Shortage as shortage:
             if str(shortage) != before:
@@ -142,10 +142,6 @@ def _check_same(job: Job, found: tpu_v2.QueuedResource) -> None:
     (there,) = found.tpu.node_spec or [asked]
     pairs = {
         "another slice": (there.node.accelerator_type, asked.node.accelerator_type),
-        "another number of slices": (
-            there.multislice_params.node_count,
-            asked.multislice_params.node_count,
-        ),
         "another tier": ("spot" in found, job.tier == "spot"),
         "another commit or command": (
             there.node.metadata.get("startup-script", job.script).strip(),
@@ -161,7 +157,7 @@ def _check_same(job: Job, found: tpu_v2.QueuedResource) -> None:
 
 def _all_done(job: Job, hosts: list[Host], launch: str) -> bool:
     done = [host for host in hosts if host.state == "done" and host.launch == launch]
-    return len(done) == job.slices * job.slice.hosts
+    return len(done) == job.slice.hosts
 
 
 def _why(failed: Host, bucket: Bucket) -> str:
@@ -171,5 +167,5 @@ def _why(failed: Host, bucket: Bucket) -> str:
     last = f": {own[-1].strip()[:300]}" if own else ""
     return (
         f"host {failed.host} failed with exit code {failed.code}{last}"
-        f" (python -m tpu logs --host {failed.host}); the slices are given back"
+        f" (python -m tpu logs --host {failed.host}); the slice is given back"
     )

@@ -28,7 +28,7 @@ spec:
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
-      replicas: {slices}
+      replicas: 1
       template:
         spec:
           parallelism: {hosts}
@@ -74,10 +74,10 @@ SPOT = """\
 
 SLURM = """\
 #!/bin/bash
-# Submit it in the checkout, on a disk that all machines see, with .[cuda] installed in .venv.
+# Submit it in the checkout, on a disk that the machines share, with .[cuda] installed in .venv.
 #SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node={gpus}
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-node={gpus}
 #SBATCH --exclusive
 #SBATCH --output={name}.log
@@ -86,8 +86,8 @@ SLURM = """\
 # Two minutes before its time is over the study is asked to stop, and saves.
 #SBATCH --signal=TERM@120
 
-# One process a GPU, as JAX expects of Slurm; each ends by itself, as it has something to save.
-srun --kill-on-bad-exit=0 .venv/bin/python {arguments}
+# One process on all GPUs.
+srun .venv/bin/python {arguments}
 code=$?
 # 75: asked to stop, and saved; the same command goes on from there.
 [ "$code" = 75 ] && exec scontrol requeue "$SLURM_JOB_ID"
@@ -95,14 +95,11 @@ exit "$code"
 """
 
 
-def jobset(
-    study: Study, slice_: Slice, slices: int, tier: str, where: Place, commit: str
-) -> str:
-    """A JobSet: a job each slice, a pod each host, the script that TPU machines run too."""
+def jobset(study: Study, slice_: Slice, tier: str, where: Place, commit: str) -> str:
+    """A JobSet: a pod each host of the slice, with the script that TPU machines run too."""
     return JOBSET.format(
         source=where.url(f"{where.folder}/source-{commit}.bundle"),
         name=study.name,
-        slices=slices,
         hosts=slice_.hosts,
         accelerator=slice_.gke,
         topology=slice_.topology,
@@ -112,8 +109,8 @@ def jobset(
     )
 
 
-def slurm(study: Study, nodes: int, gpus: int) -> str:
+def slurm(study: Study, gpus: int) -> str:
     """A batch script that puts itself in the queue again until the study is done."""
     return SLURM.format(
-        name=study.name, nodes=nodes, gpus=gpus, arguments=shlex.join(study.arguments("runs"))
+        name=study.name, gpus=gpus, arguments=shlex.join(study.arguments("runs"))
     )

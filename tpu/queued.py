@@ -1,4 +1,4 @@
-"""Queued resources: how Cloud TPU is asked for slices, and what it answers, in one line."""
+"""Queued resources: how Cloud TPU is asked for a slice, and what it answers, in one line."""
 
 import sys
 import time
@@ -30,21 +30,13 @@ class Shortage(UserError):
 
 
 class Job(NamedTuple):
-    """Slices that run a script, asked for as one queued resource."""
+    """A slice that runs a script, asked for as a queued resource of the same name."""
 
     name: str
     slice: Slice
-    slices: int
     runtime: str
     tier: Tier
     script: str
-
-    @property
-    def nodes(self) -> list[str]:
-        """What Cloud TPU calls the slices."""
-        if self.slices == 1:
-            return [self.name]
-        return [f"{self.name}-{number}" for number in range(self.slices)]
 
     def resource(self, zone_path: str) -> tpu_v2.QueuedResource:
         node = tpu_v2.Node(
@@ -54,13 +46,9 @@ class Job(NamedTuple):
             network_config=tpu_v2.NetworkConfig(enable_external_ips=True),
             metadata={"startup-script": self.script},
         )
-        spec = tpu_v2.QueuedResource.Tpu.NodeSpec(parent=zone_path, node=node)
-        if self.slices == 1:
-            spec.node_id = self.name
-        else:
-            spec.multislice_params = tpu_v2.QueuedResource.Tpu.NodeSpec.MultisliceParams(
-                node_count=self.slices, node_id_prefix=self.name
-            )
+        spec = tpu_v2.QueuedResource.Tpu.NodeSpec(
+            parent=zone_path, node_id=self.name, node=node
+        )
         resource = tpu_v2.QueuedResource(tpu=tpu_v2.QueuedResource.Tpu(node_spec=[spec]))
         if self.tier == "spot":
             resource.spot = tpu_v2.QueuedResource.Spot()
@@ -85,8 +73,8 @@ class Requests:
             queued_resource=job.resource(self.parent),
         )
 
-    def get_node(self, node: str) -> tpu_v2.GetNodeRequest:
-        return tpu_v2.GetNodeRequest(name=f"{self.parent}/nodes/{node}")
+    def get_node(self) -> tpu_v2.GetNodeRequest:
+        return tpu_v2.GetNodeRequest(name=f"{self.parent}/nodes/{self.name}")
 
     def delete(self) -> tpu_v2.DeleteQueuedResourceRequest:
         # By force, because only what has no machines may be deleted without.
@@ -159,19 +147,15 @@ class Queue:
             self.pause()
         return True
 
-    def lost_nodes(self, nodes: list[str]) -> list[str]:
-        """Those slices that were preempted or ended, even if the queue does not know it yet."""
+    def lost(self) -> bool:
+        """Whether the slice was preempted or ended, even if the queue does not know it yet."""
         ended = (tpu_v2.Node.State.PREEMPTED, tpu_v2.Node.State.TERMINATED)
-        lost = []
         with self._one_line_errors():
-            for node in nodes:
-                try:
-                    request = self.requests.get_node(node)
-                    if self._client.get_node(request, retry=self._again).state in ended:
-                        lost.append(node)
-                except exceptions.NotFound:
-                    lost.append(node)
-        return lost
+            try:
+                node = self._client.get_node(self.requests.get_node(), retry=self._again)
+            except exceptions.NotFound:
+                return True
+        return node.state in ended
 
     def raise_failure(self, found: tpu_v2.QueuedResource) -> None:
         """Raises why it failed: `Shortage` if asking again can help, else `UserError`."""

@@ -1,4 +1,8 @@
-"""What every host runs: install a commit, run the study, start it again until it is done."""
+"""What every host runs: install a commit, run the study until it is done, keep its runs.
+
+The runs are on the host's disk and, a few minutes behind, in the bucket, from where the next
+host goes on if this one is taken away.
+"""
 
 import hashlib
 import re
@@ -17,10 +21,13 @@ class Place(NamedTuple):
     """Where in Cloud Storage a study's runs, states, logs and source are."""
 
     bucket: str
-    runs: str
-    """The folder that is `--runs` of every study."""
     folder: str
-    """What is about this study, other than its runs: source, hosts, logs."""
+    """The study's own, as a host removes from the bucket what it removed from its disk."""
+
+    @property
+    def runs(self) -> str:
+        """The folder that is a copy of `--runs`."""
+        return f"{self.folder}/runs"
 
     def url(self, path: str) -> str:
         return f"gs://{self.bucket}/{path}"
@@ -42,18 +49,17 @@ def place(bucket: str, study: Study) -> Place:
             " 3 to 63 small letters, digits, - _ and ."
         )
     above = (found[2].lstrip("/") or "yardstick") + "/"
-    return Place(found[1], f"{above}runs", f"{above}launches/{study.name}")
+    return Place(found[1], f"{above}launches/{study.name}")
 
 
 def script(study: Study, commit: str, where: Place, told: Told) -> str:
     """The script for a commit of a study; hosts run it as it is, whichever they are."""
-    arguments = study.arguments(where.url(where.runs))
+    arguments = study.arguments("../runs")
     settings = {
         "launch": launch_id(study, commit),
         "commit": commit,
         "bucket": where.bucket,
         "folder": where.folder,
-        "runs": f"{where.runs}/{study.study}",
         "told": told,
     }
     lines = ["#!/bin/bash", f"# {study.name} at commit {commit[:12]}."]

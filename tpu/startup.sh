@@ -1,6 +1,7 @@
 # Every host of a slice runs this: a TPU machine as root at each boot, a pod as its only process.
-# tpu/startup.py writes what is to run before it: launch, commit, bucket, folder, runs, arguments,
-# told. What a host says of itself and its log are in the bucket, under the folder.
+# tpu/startup.py writes what is to run before it: launch, commit, bucket, folder, arguments, told.
+# What a host says of itself, its log and its runs are in the bucket, under the folder. The study
+# keeps its runs on the disk; they are copied while it runs, and brought back to an empty disk.
 
 set -uo pipefail
 export HOME="${HOME:-/root}"
@@ -20,18 +21,43 @@ storage() { # PATH [OPTION...]: asks Cloud Storage, as the machine's service acc
     "${@:2}" "${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}$1"
 }
 
+encode() { # TEXT: as part of an address
+  local LC_ALL=C at letter
+  for ((at = 0; at < ${#1}; at++)); do
+    letter="${1:at:1}"
+    [[ "$letter" = [A-Za-z0-9._~-] ]] || printf -v letter '%%%02X' "'$letter"
+    printf %s "$letter"
+  done
+}
+
 download() { # OBJECT FILE
-  storage "/storage/v1/b/$bucket/o/${1//\//%2F}?alt=media" --output "$2"
+  storage "/storage/v1/b/$bucket/o/$(encode "$1")?alt=media" --output "$2"
 }
 
 upload() { # FILE OBJECT
-  storage "/upload/storage/v1/b/$bucket/o?uploadType=media&name=${2//\//%2F}" \
-    --output /dev/null --header 'Content-Type: text/plain' --data-binary "@$1"
+  # The file is not read into memory; it may be larger.
+  storage "/upload/storage/v1/b/$bucket/o?uploadType=media&name=$(encode "$2")" \
+    --output /dev/null --header 'Content-Type: text/plain' --header 'Expect:' \
+    --request POST --upload-file "$1"
 }
 
-exists() { # FOLDER: whether anything is in it
-  storage "/storage/v1/b/$bucket/o?maxResults=1&prefix=${1//\//%2F}%2F" |
-    grep '"items"' >/dev/null
+remove() { # OBJECT
+  storage "/storage/v1/b/$bucket/o/$(encode "$1")" --output /dev/null --request DELETE
+}
+
+objects() { # FOLDER: the names of all that is in it
+  local page='' answer
+  while true; do
+    answer="/storage/v1/b/$bucket/o?prefix=$(encode "$1/")&pageToken=$(encode "$page")"
+    answer="$(storage "$answer&fields=items(name),nextPageToken")" || return
+    grep -o '"name": *"[^"]*"' <<<"$answer" | sed 's/^.*: *"\(.*\)"$/\1/' |
+      while read -r name; do
+        # JSON may write a letter as \u003d, which printf reads.
+        printf '%b\n' "$name"
+      done
+    page="$(sed -n 's/.*"nextPageToken": *"\([^"]*\)".*/\1/p' <<<"$answer")"
+    [ -n "$page" ] || return 0
+  done
 }
 
 say() { # STATE [CODE]: what the launcher reads
@@ -42,7 +68,7 @@ say() { # STATE [CODE]: what the launcher reads
 }
 
 finish() { # STATE CODE
-  kill "$uploader" 2>/dev/null
+  kill "$uploader" $copier 2>/dev/null
   say "$1" "${2#0}"
   # The log is whole when `tee` has read the last of it. After signals bash's own `wait` can hang.
   exec >/dev/null 2>&1
@@ -65,6 +91,57 @@ install() {
     touch "installed-$commit"
 }
 
+files() { # FOLDER: time, size and name of the files in it, the oldest first
+  # Without what is still being written: it is renamed when it is whole.
+  (cd "$1" && find . -type f ! -name '*.tmp' ! -path '*.orbax-checkpoint-tmp*' \
+    -printf '%T@ %s %P\n') | sort -n
+}
+
+restore() { # brings the runs of the bucket to a disk that has none
+  local object file
+  [ -e runs ] && return
+  rm -rf restored && mkdir restored && objects "$folder/runs" >listed || return
+  while IFS= read -r object; do
+    file="restored/${object#"$folder/runs/"}"
+    mkdir -p "${file%/*}" && download "$object" "$file" || return
+  done <listed
+  files restored >copied && mv restored runs
+}
+
+copy() { # brings what changed in the runs to the bucket; one at a time
+  [ "$host" = 0-0 ] || return 0
+  (
+    flock 9
+    # Of links, as the study removes its older checkpoints meanwhile.
+    rm -rf links && cp -al runs links && files links >found || exit
+    # Whenever this ends, what is in the bucket can be gone on from: a checkpoint has the records
+    # of all steps before it, a result has its checkpoint, and the checkpoints before stay until
+    # the new ones are whole.
+    grep -Fxv -f copied found >new
+    { grep -v -e /checkpoints/ -e '/result\.json$' new
+      grep /checkpoints/ new
+      grep '/result\.json$' new
+    } >ordered
+    while read -r time size name; do
+      upload "links/$name" "$folder/runs/$name" || exit
+      echo "$time $size $name" >>copied
+    done <ordered
+    cut -d ' ' -f 3- found >kept
+    cut -d ' ' -f 3- copied | sort -u | grep -Fxv -f kept | while IFS= read -r name; do
+      remove "$folder/runs/$name"
+    done
+    mv found copied
+  ) 9>copying
+}
+
+thrice() { # COMMAND: tries again, but not on a machine that shuts down
+  "$@" && return
+  for _ in 2 3; do
+    [ -z "$stopping" ] && sleep 60 && "$@" && return
+  done
+  return 1
+}
+
 study() { # runs it to its end, and passes a request to stop on
   (cd source && exec .venv/bin/python "${arguments[@]}") &
   child=$!
@@ -82,6 +159,7 @@ study() { # runs it to its end, and passes a request to stop on
 # of a pod, only the first process is told.
 child=''
 stopping=''
+copier=''
 trap 'stopping=yes; [ "$told" = first ] && [ -n "$child" ] && kill -TERM "$child"' TERM
 
 slice="${MEGASCALE_SLICE_ID:-$(metadata attributes/tpu-env | sed -n "s/^MEGASCALE_SLICE_ID: *'\(.*\)'/\1/p")}"
@@ -94,22 +172,24 @@ logger=$!
 uploader=$!
 
 say installing
-tries=0
-until install; do
+if ! { thrice install && thrice restore; }; then
   [ -n "$stopping" ] && finish stopped 75
-  tries=$((tries + 1))
-  [ "$tries" = 3 ] && finish failed 1
-  sleep 60
-done
+  finish failed 1
+fi
+# Who sleeps must not keep the log open.
+(while sleep 120 >/dev/null 2>&1; do copy; done) &
+copier=$!
 
 while [ -z "$stopping" ]; do
   say running
   study
   code=$?
   if [ "$code" = 0 ]; then
-    exists "$runs" && finish 'done' 0
-    echo "yardstick: nothing is under gs://$bucket/$runs: this commit keeps runs on local disks"
-    finish failed 1
+    thrice copy && finish 'done' 0
+    echo "the study is done, but its runs could not be copied to gs://$bucket/$folder/runs"
+    code=1
+  else
+    copy
   fi
   # 75: asked to stop, and saved; the same command goes on from there.
   if [ "$code" != 75 ]; then

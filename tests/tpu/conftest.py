@@ -163,6 +163,12 @@ class Machine:
 
     def __init__(self, buckets: Path) -> None:
         self.buckets = buckets
+        self.uploads: list[str] = []
+        """The objects that were written, in order."""
+        self.refused = ""
+        """Objects with this in their name cannot be written, if it is not empty."""
+        self.unreadable = ""
+        """Objects with this in their name cannot be read, if it is not empty."""
         self.metadata: dict[str, str] = {
             "service-accounts/default/token": '{"access_token": "secret", "expires_in": 9}',
             "attributes/agent-worker-number": "0",
@@ -179,6 +185,9 @@ class Machine:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 self.reply(machine.post(self.path, self.headers, body))
+
+            def do_DELETE(self):
+                self.reply(machine.delete(urlsplit(self.path).path, self.headers))
 
             def reply(self, body: bytes | None) -> None:
                 self.send_response(404 if body is None else 200)
@@ -202,14 +211,29 @@ class Machine:
         if headers["Authorization"] != "Bearer secret":
             return None
         if query.get("alt") == ["media"]:
+            if self.unreadable and self.unreadable in name:
+                return None
             file = self.buckets / bucket / name.lstrip("/")
             return file.read_bytes() if file.is_file() else None
         files = (p for p in (self.buckets / bucket).rglob("*") if p.is_file())
-        names = [str(p.relative_to(self.buckets / bucket)) for p in files]
-        items = [{"name": name} for name in names if name.startswith(query["prefix"][0])]
-        return json.dumps(
-            {"kind": "storage#objects"} | ({"items": items} if items else {})
-        ).encode()
+        names = sorted(str(p.relative_to(self.buckets / bucket)) for p in files)
+        names = [name for name in names if name.startswith(query["prefix"][0])]
+        # Pages of two; Google's have a thousand, and may write letters as their numbers.
+        start = int(query.get("pageToken", ["0"])[0])
+        answer: dict[str, Any] = {"kind": "storage#objects"}
+        if here := names[start : start + 2]:
+            answer["items"] = [{"name": name} for name in here]
+        if names[start + 2 :]:
+            answer["nextPageToken"] = str(start + 2)
+        return json.dumps(answer, indent=2).replace("=", "\\u003d").encode()
+
+    def delete(self, path: str, headers: Any) -> bytes | None:
+        bucket, _, name = path.removeprefix("/storage/v1/b/").partition("/o/")
+        file = self.buckets / bucket / unquote(name)
+        if headers["Authorization"] != "Bearer secret" or "/" in name or not file.is_file():
+            return None
+        file.unlink()
+        return b""
 
     def post(self, url: str, headers: Any, body: bytes) -> bytes | None:
         parts = urlsplit(url)
@@ -217,7 +241,11 @@ class Machine:
         query = parse_qs(parts.query)
         if headers["Authorization"] != "Bearer secret" or query["uploadType"] != ["media"]:
             return None
-        file = self.buckets / bucket / query["name"][0]
+        (name,) = query["name"]
+        if self.refused and self.refused in name:
+            return None
+        self.uploads.append(name)
+        file = self.buckets / bucket / name
         file.parent.mkdir(parents=True, exist_ok=True)
         # Renamed, because the launcher may read meanwhile; objects are never half there.
         temporary = file.with_name(f"{file.name}.{threading.get_ident()}")
@@ -277,11 +305,26 @@ exit 0
 
 STUDY = """\
 #!/bin/bash
-# The environment's Python. The next line of `plan` is its exit code; after `wait` it is only
-# given when somebody says to stop, and not at once.
+# The environment's Python. It goes a step on from the newest checkpoint of its run and keeps
+# two, as lm does. The next line of `plan` is its exit code; after `wait` it is only given when
+# somebody says to stop, and not at once.
 printf '%s\\n' "$@" > "$YARDSTICK_HOME/arguments"
 echo ran >> "$YARDSTICK_HOME/ran"
 next="$(head -1 "$YARDSTICK_HOME/plan")"
+run="../runs/toy_study/smoke/a=b +c"
+mkdir -p "$run/checkpoints" && cd "$run" || exit 1
+newest="$(ls checkpoints | grep -v tmp | sort -n | tail -1)"
+step=$((${newest:-0} + 1))
+# The times are such that the order of time is the wrong one to copy in.
+echo "$step" >> metrics.jsonl && touch -d 2100-01-01 metrics.jsonl
+mkdir "checkpoints/$step.orbax-checkpoint-tmp"
+echo "$step" > "checkpoints/$step.orbax-checkpoint-tmp/state"
+mv "checkpoints/$step.orbax-checkpoint-tmp" "checkpoints/$step"
+for old in $(ls checkpoints | grep -v tmp | sort -n | head -n -2); do
+  rm -rf "checkpoints/$old"
+done
+mkdir -p checkpoints/9.orbax-checkpoint-tmp
+touch empty half.tmp checkpoints/9.orbax-checkpoint-tmp/state
 sed -i 1d "$YARDSTICK_HOME/plan"
 code="${next#wait }"
 if [ "$next" != "$code" ]; then
@@ -290,18 +333,17 @@ if [ "$next" != "$code" ]; then
   touch "$YARDSTICK_HOME/waiting"
   wait "$asleep"
   for tenth in 1 2 3; do /bin/sleep 0.1; done
+  [ -e "$YARDSTICK_HOME/late" ] && echo saved > late
 fi
 echo "the study ends with $code"
-if [ "$code" = 0 ] && [ -e "$YARDSTICK_HOME/to-bucket" ]; then
-  mkdir -p "$RUNS" && touch "$RUNS/result"
-fi
+[ "$code" = 0 ] && echo "$step" > result.json && touch -d 2000-01-01 result.json
 exit "$code"
 """
 
 STUBS = {
     "python3": PYTHON3,
     "study": STUDY,
-    "sleep": "#!/bin/sh\nexec /bin/sleep 0.02\n",
+    "sleep": "#!/bin/sh\n[ $1 = 120 ] && exec /bin/sleep 0.2\nexec /bin/sleep 0.02\n",
     # If asked it is late with the last line, so that a log that is not waited for lacks it.
     "tee": """\
 #!/bin/bash
@@ -328,7 +370,6 @@ class Computer:
             "YARDSTICK_HOME": str(self.home),
             "GCE_METADATA_HOST": machine.address,
             "STORAGE_EMULATOR_HOST": f"http://{machine.address}",
-            "RUNS": str(folder / "buckets" / "ours" / "lm" / "runs" / "toy_study"),
         }
         self.renew()
 
@@ -337,7 +378,6 @@ class Computer:
         if self.home.exists():
             shutil.rmtree(self.home)
         self.home.mkdir()
-        (self.home / "to-bucket").touch()
 
     def start(self, script: str, plan: Iterable[object]) -> subprocess.Popen:
         """Begins a script; the study's exit codes are those of the plan, one a run."""

@@ -35,7 +35,6 @@ class Launcher:
         self.job = Job(
             name=TOY.name,
             slice=find("v5e-8"),
-            slices=1,
             runtime="v2-alpha-tpuv5-lite",
             tier="spot",
             script="echo",
@@ -84,21 +83,18 @@ def test_a_launch_asks_watches_and_gives_back(launcher, service):
     assert spec.node.network_config.enable_external_ips
     assert service.there == {}
     assert launcher.reports == [
-        f"{TOY.name}: asked for 1 x v5e-8, spot",
+        f"{TOY.name}: asked for v5e-8, spot",
         *(f"{TOY.name}: {news}" for news in ("ACCEPTED", "PROVISIONING", "ACTIVE")),
         f"{TOY.name}: ACTIVE, 1 running",
     ]
 
 
-def test_several_slices_on_demand_are_one_request(launcher, service):
-    """Fails if slices are asked for one by one, or on-demand ones as spot."""
-    launcher.job = launcher.job._replace(slices=2, tier="on demand")
-    service.lives = [[*UP, launcher.then("done"), launcher.then("done", host="1-0")]]
+def test_a_slice_on_demand_is_not_asked_for_as_spot(launcher, service):
+    """Fails if the tier is lost on the way to the request."""
+    launcher.job = launcher.job._replace(tier="on demand")
+    service.lives = [[*UP, launcher.then("done")]]
     assert launcher.launch()
     (request,) = service.created
-    (spec,) = request.queued_resource.tpu.node_spec
-    assert (spec.multislice_params.node_count, spec.node_id) == (2, "")
-    assert spec.multislice_params.node_id_prefix == TOY.name
     assert "spot" not in request.queued_resource
     assert "guaranteed" not in request.queued_resource
 
@@ -136,7 +132,7 @@ def test_a_preempted_node_counts_before_the_queue_notices(launcher, service):
 
     service.lives = [[*UP, preempt, State.ACTIVE], [*UP, launcher.then("done")]]
     assert launcher.launch()
-    assert f"{TOY.name}: {TOY.name} preempted; asking again" in launcher.reports
+    assert f"{TOY.name}: preempted; asking again" in launcher.reports
 
 
 @pytest.mark.parametrize(
@@ -261,7 +257,6 @@ def test_a_creation_whose_answer_was_lost_is_a_creation(launcher, service):
     [
         ({"script": "other"}, "another commit or command"),
         ({"slice": find("v5e-16")}, "another slice"),
-        ({"slices": 2}, "another number of slices"),
         ({"tier": "on demand"}, "another tier"),
     ],
 )
@@ -366,7 +361,7 @@ def test_a_bucket_that_cannot_be_read_is_one_line(launcher, monkeypatch):
 def test_from_request_to_result_across_a_preemption(
     launcher, service, machine, computer, checkout
 ):
-    """Fails if the launcher and the script do not understand each other.
+    """Fails if the launcher and the script do not understand each other, or a life starts over.
 
     The machine of each life runs the script that its request carried, with an empty disk.
     """
@@ -397,4 +392,7 @@ def test_from_request_to_result_across_a_preemption(
     watch(launcher.job, launcher.queue, launcher.bucket, id, launcher.reports.append)
     assert booted == [75, 0]
     assert [one.state for one in launcher.bucket.hosts()] == ["done"]
+    # Two steps in each life.
+    run = f"ours/{where.runs}/toy_study/smoke/a=b +c"
+    assert launcher.files.cat_file(f"{run}/result.json") == b"4\n"
     assert service.there == {}

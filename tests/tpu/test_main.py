@@ -59,7 +59,7 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
 
     monkeypatch.setattr(queued, "Queue", refuse)
     monkeypatch.setattr(bucket, "Bucket", refuse)
-    command.main([*LAUNCH, "--spot", "--slices", "2", "--dry-run", "tokens=1000"])
+    command.main([*LAUNCH, "--spot", "--dry-run", "tokens=1000"])
     out = capsys.readouterr().out
     described, end = json.JSONDecoder().raw_decode(out)
     script = out[end:].lstrip("\n")
@@ -68,7 +68,6 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
     assert methods == [
         "GetQueuedResource",
         "CreateQueuedResource",
-        "GetNode",
         "GetNode",
         "DeleteQueuedResource",
     ]
@@ -91,7 +90,15 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
         (["launch", *STUDY, "--slice", "v5e-12", *BUCKET, *WHERE], "nearest: v5e-8, v5e-16"),
         ([*LAUNCH, "--runtime", "v2-alpha-tpuv6e"], "v5e-8 needs v2-alpha-tpuv5-lite"),
         ([*LAUNCH, "--bucket", "ours"], "--bucket ours: not a bucket"),
-        ([*LAUNCH, "--slices", "0"], "'0' is not a whole number above 0"),
+        ([*LAUNCH, "--slice", "v5e-16"], "has 4 hosts, and a study runs on one as yet"),
+        (
+            ["manifest", *STUDY, "--kind", "jobset", "--slice", "v6e-16", *BUCKET],
+            "the largest of one host: v3-8, v4-8, v5e-8, v5p-8, v6e-8, tpu7x-8",
+        ),
+        (
+            ["manifest", *STUDY, "--kind", "slurm", "--gpus", "0"],
+            "'0' is not a whole number above 0",
+        ),
         ([*LAUNCH, "--project", "Our Project"], "'Our Project' is not a project's id"),
         ([*LAUNCH, "--zone", "us-west4"], "'us-west4' is not a zone"),
         ([*LAUNCH, "--spott"], "unrecognized arguments: --spott"),
@@ -123,7 +130,7 @@ def test_a_launch_status_logs_and_stop(cloud, files, capsys):
     states = tpu_v2.QueuedResourceState.State
     cloud.lives = [[states.ACTIVE]]
     command.main([*LAUNCH, "--detach"])
-    assert "asked for 1 x v5e-8, on demand" in capsys.readouterr().out
+    assert "asked for v5e-8, on demand" in capsys.readouterr().out
     folder = f"ours/yardstick/launches/{NAME}"
     assert files.cat_file(f"{folder}/source-{'c' * 40}.bundle") == b"source"
     say(files, "failed", "anything", code=3)
@@ -131,7 +138,7 @@ def test_a_launch_status_logs_and_stop(cloud, files, capsys):
     out = capsys.readouterr().out
     assert f"{NAME}: ACTIVE, 1 failed\n" in out
     assert "0-0     failed with exit code 3 since 2026-01-01T00:00:00Z" in out
-    assert "gs://ours/yardstick/runs/bert_vs_gpt" in out
+    assert f"gs://ours/yardstick/launches/{NAME}/runs/bert_vs_gpt" in out
     files.pipe_file(f"{folder}/logs/0-0-20260101T000000.txt", b"the log\n")
     command.main(["logs", *STUDY, *BUCKET, *WHERE])
     assert capsys.readouterr().out == "the log\n"
@@ -155,7 +162,7 @@ def test_a_finished_launch_says_where_the_runs_are(cloud, files, capsys):
     cloud.lives = [[done]]
     command.main(LAUNCH)
     assert capsys.readouterr().out.endswith(
-        f"{NAME}: done; gs://ours/yardstick/runs/bert_vs_gpt\n"
+        f"{NAME}: done; gs://ours/yardstick/launches/{NAME}/runs/bert_vs_gpt\n"
     )
     assert cloud.there == {}
 
@@ -189,8 +196,8 @@ def test_missing_credentials_are_one_line(monkeypatch, capsys):
 
 def test_manifests_are_printed(capsys):
     """Fails if a manifest's arguments do not reach it."""
-    command.main(["manifest", *STUDY, "--kind", "slurm", "--nodes", "3", "--gpus", "4"])
-    assert "#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=4\n" in capsys.readouterr().out
+    command.main(["manifest", *STUDY, "--kind", "slurm", "--gpus", "4"])
+    assert "#SBATCH --gpus-per-node=4\n" in capsys.readouterr().out
     jobset = ["--kind", "jobset", "--slice", "v5e-8", "--spot", *BUCKET]
     command.main(["manifest", *STUDY, *jobset, "tokens=5"])
     out = capsys.readouterr().out

@@ -16,6 +16,9 @@ from tpu.study import Study
 TOY = Study("toy_study", "smoke", ('data.corpus.paths=["it\'s/*.txt"]',))
 
 
+RUN = "toy_study/smoke/a=b +c"
+
+
 @pytest.fixture
 def host(computer, files, checkout):
     return Host(computer, files, checkout)
@@ -48,6 +51,12 @@ class Host:
         path = self.home / "ran"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
+    def kept(self) -> dict[str, str]:
+        """The files of the run in the bucket."""
+        run = self.computer.machine.buckets / "ours" / self.where.runs / RUN
+        found = {str(p.relative_to(run)): p for p in run.rglob("*") if p.is_file()}
+        return {name: path.read_text() for name, path in sorted(found.items())}
+
     @property
     def said(self):
         (said,) = self.bucket.hosts()
@@ -64,7 +73,7 @@ def test_exit_code_75_starts_the_study_again_until_it_is_done(host):
     arguments = (host.home / "arguments").read_text().splitlines()
     assert arguments == [
         *("-m", "experiments.toy_study", "--scale", "smoke"),
-        *("--runs", "gs://ours/lm/runs", *TOY.overrides),
+        *("--runs", "../runs", *TOY.overrides),
     ]
 
 
@@ -87,14 +96,6 @@ def test_another_exit_code_is_a_failure_with_its_log(host):
     log = host.bucket.log("0-0")
     assert "the study ends with 75\n" in log
     assert log.endswith("the study ends with 3\nyardstick: failed with exit code 3\n")
-
-
-def test_a_study_that_leaves_nothing_in_the_bucket_is_not_done(host):
-    """Fails if runs on a disk that goes with the machine count as kept."""
-    (host.home / "to-bucket").unlink()
-    assert host.boot(0) == 1
-    assert host.said.state == "failed"
-    assert "nothing is under gs://ours/lm/runs/toy_study" in host.bucket.log("0-0")
 
 
 def test_a_crash_of_a_preempted_machine_is_no_failure(host, machine):
@@ -154,6 +155,98 @@ def test_each_host_of_each_slice_speaks_for_itself(host, machine):
     host.computer.environment |= {"TPU_WORKER_ID": "2", "MEGASCALE_SLICE_ID": "0"}
     assert host.boot(0) == 0
     assert [one.host for one in host.bucket.hosts()] == ["0-2", "1-3"]
+
+
+def test_a_study_goes_on_from_the_bucket_when_the_disk_is_lost(host):
+    """Fails if runs are copied only at the end, or not brought to an empty disk.
+
+    The machine of the first life is gone without notice, in the middle of the study.
+    """
+    running = host.start(75, 75, "wait 75")
+    host.wait_for("waiting")
+    end = time.monotonic() + 30
+    while "checkpoints/3/state" not in host.kept():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    host.computer.renew()
+    assert host.boot(75, 0) == 0
+    assert host.said.state == "done"
+    assert host.kept() == {
+        "checkpoints/4/state": "4\n",
+        "checkpoints/5/state": "5\n",
+        "empty": "",
+        "metrics.jsonl": "1\n2\n3\n4\n5\n",
+        "result.json": "5\n",
+    }
+
+
+def test_a_machine_that_shuts_down_copies_what_the_study_saved(host):
+    """Fails if what is saved on the request to stop stays on the disk that is lost."""
+    running = host.start("wait 75")
+    host.wait_for("waiting")
+    (host.home / "late").touch()
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.wait(timeout=30) == 75
+    assert host.kept()["late"] == "saved\n"
+
+
+def test_a_copy_that_breaks_off_can_be_gone_on_from(host, machine):
+    """Fails if a checkpoint is there before its records, or a result before its checkpoint;
+    or if the checkpoints before are removed though the newest could not be written.
+    """
+    assert host.boot(75, 75, 3) == 3
+    machine.refused = "checkpoints/5/"
+    machine.uploads.clear()
+    assert host.boot(75, 75, 0) == 1
+    assert "runs could not be copied to gs://ours/lm/launches/" in host.bucket.log("0-0")
+    assert (host.said.state, host.said.code) == ("failed", 1)
+    kept = host.kept()
+    assert "result.json" not in kept
+    assert [name for name in kept if "checkpoints" in name] == [
+        "checkpoints/3/state",
+        "checkpoints/4/state",
+    ]
+    machine.refused = ""
+    machine.uploads.clear()
+    assert host.boot(0) == 0
+    copied = [name.partition(f"{RUN}/")[2] for name in machine.uploads if RUN in name]
+    last = {name: place for place, name in enumerate(copied)}
+    assert last["metrics.jsonl"] < last["checkpoints/7/state"] < last["result.json"]
+    assert [name for name in host.kept() if "checkpoints" in name] == [
+        "checkpoints/6/state",
+        "checkpoints/7/state",
+    ]
+
+
+def test_what_did_not_change_is_not_copied_again(host, machine):
+    """Fails if each copy is of everything, or a restored disk's first one is."""
+    assert host.boot(75, 75, 3) == 3
+    assert len([name for name in machine.uploads if "checkpoints/3/" in name]) == 1
+    host.computer.renew()
+    machine.uploads.clear()
+    assert host.boot(3) == 3
+    assert not [name for name in machine.uploads if "checkpoints/3/" in name]
+    assert [name for name in machine.uploads if "checkpoints/4/" in name]
+
+
+def test_a_study_does_not_start_over_when_the_bucket_cannot_be_read(host, machine):
+    """Fails if an error while runs are brought back is taken for an empty bucket."""
+    assert host.boot(75, 3) == 3
+    host.computer.renew()
+    machine.unreadable = "metrics.jsonl"
+    assert host.boot(0) == 1
+    assert host.runs == 0
+    assert host.said.state == "failed"
+    assert not (host.home / "runs").exists()
+
+
+def test_only_the_first_host_copies(host, machine):
+    """Fails if several hosts write the same objects."""
+    machine.metadata["attributes/agent-worker-number"] = "1"
+    assert host.boot(75, 0) == 0
+    assert host.kept() == {}
 
 
 @pytest.mark.parametrize(
