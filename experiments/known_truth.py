@@ -12,9 +12,9 @@ so a gap between two losses may be the models' or the scorers'. Here the scorers
 
     python -m experiments.known_truth --scale laptop
 
-    smoke   a minute            toys, to see that everything works
-    laptop  12 minutes, 2 cores  23k to 0.39M parameters, 0.1M to 0.9M tokens
-    v5e-8   a day, 8 chips      25M and 85M parameters, up to 2B tokens of a larger source
+    smoke   a minute             toys, to see that everything works
+    laptop  12 minutes, 2 cores  25k to 0.4M parameters, 0.1M to 0.9M tokens
+    v5e-8   a day, 8 chips       25M and 85M parameters, up to 2B tokens of a larger source
 
 Expect all arms above the truth and none below it by more than its error, the GPT nearest. A
 bound of a model that has learnt the source is no looser than the truth itself, as all orders
