@@ -94,10 +94,16 @@ def test_hours_are_flops_over_what_the_slice_does():
 
 
 def test_small_budgets_have_fewer_rungs():
-    """Fails if a rung far above its N* is kept, or two rungs have one shape."""
-    rungs = budget.ladder(budget.PLANNED, budget.DEFAULT, 1e16, rungs=40)
+    """Fails if a rung far above its N* is kept, or of two with one shape the smaller one is."""
+    rungs = budget.ladder(budget.PLANNED, budget.DEFAULT, 2e16, rungs=40)
     depths = [rung.run.model.depth for rung in rungs]
     assert 1 < len(depths) == len(set(depths)) < 6
+    largest = {}
+    for spent in (2e16 / 4**k for k in range(8, -1, -1)):
+        params = budget.optimum(budget.DEFAULT, spent)["params"]
+        depth = budget.nearest_depth(budget.PLANNED.model, PIECES, params, "total")
+        largest[depth] = spent
+    assert [rung.budget for rung in rungs] == [largest[depth] for depth in depths]
     with pytest.raises(UserError, match="smallest shape"):
         budget.ladder(budget.PLANNED, budget.DEFAULT, 1e9, rungs=3)
 
