@@ -390,11 +390,12 @@ def _notes(
     machine: Slice | None,
 ) -> list[str]:
     ratios = [rung.cost.flops / rung.flops_6nd for rung in rungs]
+    by_6nd = ", by which the law counts" if "alpha" in fit.parameters else ""
     objective = type(base.objective).__struct_config__.tag
     notes = [
         f"{objective}, rows of {base.data.length}, {vocabulary_size(base.data.tokenizer):,}"
         f" pieces; tokens spend the budget by the exact count, {min(ratios):.2f} to"
-        f" {max(ratios):.2f} of 6ND, by which the law counts; D* is the law's best for N",
+        f" {max(ratios):.2f} of 6ND{by_6nd}; D* is the law's best for N",
         "N is the law's count of parameters, taken to be "
         f"{given.params} (--params); shapes are 64 times as wide as deep, with heads of 64",
         "batch and rate are starting points from other data (Porian et al. 2024,"
