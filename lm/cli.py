@@ -40,6 +40,8 @@ FITTING = {
     "compare": "how many times the compute one arm needs for another's loss",
 }
 """Commands of lm/fitting.py."""
+PLANNING = {"budget": "plan runs for a budget of FLOPs: sizes, tokens, steps, hours"}
+"""The command of lm/budget.py."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,6 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
         from lm import fitting  # scipy and matplotlib, for which no other command should wait
 
         return fitting.main(arguments)
+    if arguments and arguments[0] in PLANNING:
+        from lm import budget
+
+        return budget.main(arguments[1:])
     parser = Parser(prog="lm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -120,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens.add_argument("--run", metavar="RUN_DIR", type=Path, help="with this run's tokenizer")
     tokens.add_argument("overrides", nargs="*", metavar="field.path=value", help="of the data")
 
-    for name, purpose in FITTING.items():
+    for name, purpose in (FITTING | PLANNING).items():
         commands.add_parser(name, help=purpose)
 
     given, rest = parser.parse_known_args(arguments)

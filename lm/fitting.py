@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def fit(given: argparse.Namespace) -> None:
         notes += _flops_notes(runs, given.law)
     report = _report(fits, predictions, notes, joint)
     figure = _fit_drawing(fits, parts, names["loss"], given.plot)
-    _write(given.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    _write(given.json, _json(report))
     _write(given.plot, figure)
     _print_fit(fits, predictions, notes, joint, given.bootstrap)
 
@@ -125,7 +126,7 @@ def compare(given: argparse.Namespace) -> None:
         "warnings": [*notes, *found.warnings],
     }
     figure = _comparison_drawing(found, labels, loss, given.plot)
-    _write(given.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    _write(given.json, _json(report))
     _write(given.plot, figure)
     _print_comparison(found, labels, equal, differ, notes)
 
@@ -473,6 +474,14 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
         "predictions": predictions,
         "warnings": list(fit.warnings),
         "rows_used": fit.rows_used,
+        # What intervals of another prediction need, as `lm budget` makes.
+        "degrees": fit.degrees,
+        "fixed": list(fit.fixed),
+        "against": fit.against,
+        "draws": {
+            name: [float(f"{draw:.9g}") for draw in draws_B]
+            for name, draws_B in fit.draws.items()
+        },
     }
     if fit.certificate:
         found["certificate"] = asdict(fit.certificate)
@@ -501,6 +510,13 @@ def _comparison_drawing(
 
     with styled():
         return drawing(comparison_figure(found, labels, loss), path.suffix)
+
+
+def _json(report: Mapping[str, Any]) -> bytes:
+    """The report, a list of numbers on one line."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    lists = re.sub(r"\[[-+0-9.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
+    return (lists + "\n").encode()
 
 
 def _write(path: Path | None, content: bytes | None) -> None:

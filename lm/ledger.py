@@ -15,6 +15,9 @@ class Parameters(Config):
 
     total: int
     non_embedding: int
+    """Without the tables (Kaplan et al. 2020)."""
+    matmul: int
+    """Those in matrix products: the head's table counts, and a lookup does not."""
     groups: dict[str, int]
 
 
@@ -30,8 +33,14 @@ class Cost(Config):
     its largest value needs."""
     flops: int
     """Forward and backward matrix products, without rematerialization."""
+    flops_rematerialized: int
+    """What `run.remat` makes the backward pass compute again; in no other number."""
     flops_forward: dict[str, int]
     """One forward pass of one batch, by component; the mean where steps differ."""
+    flops_backward: dict[str, int]
+    """One backward pass, likewise: two products of the size of each in the forward pass."""
+    flops_again: dict[str, int]
+    """What is computed again for one batch, likewise."""
     flops_6nd: int
     """The usual shorthand: 6 x non-embedding parameters x tokens (Kaplan et al. 2020)."""
 
@@ -40,7 +49,12 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     """Parameters of the run's model."""
     groups = run.model.parameters(vocabulary_size)
     total = sum(groups.values())
-    return Parameters(total=total, non_embedding=total - groups["embedding"], groups=groups)
+    return Parameters(
+        total=total,
+        non_embedding=total - groups["embedding"],
+        matmul=sum(run.model.matrices(vocabulary_size).values()),
+        groups=groups,
+    )
 
 
 def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
@@ -52,7 +66,7 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
     count = steps(run)
     for objective, times in run.objective.parts(count, run.seed).items():
         forward = objective_flops(run, objective, vocabulary_size)
-        total += Counter({name: times * flops for name, flops in forward.items()})
+        total.update({name: times * flops for name, flops in forward.items()})
     return {name: flops // count for name, flops in total.items()}
 
 
@@ -72,10 +86,13 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
     parts = run.objective.parts(count, run.seed)
-    forward = {
-        objective: sum(objective_flops(run, objective, vocabulary_size).values())
-        for objective in parts
+    products = {part: objective_flops(run, part, vocabulary_size) for part in parts}
+    forward = {part: sum(flops.values()) for part, flops in products.items()}
+    again = {
+        part: sum(run.model.products_again(flops, run.remat).values())
+        for part, flops in products.items()
     }
+    mean = step_flops(run, vocabulary_size)
     return Cost(
         steps=count,
         tokens=tokens,
@@ -85,7 +102,10 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
         ),
         # The gradient of a product is two products of the same size.
         flops=3 * sum(times * forward[objective] for objective, times in parts.items()),
-        flops_forward=step_flops(run, vocabulary_size),
+        flops_rematerialized=sum(times * again[part] for part, times in parts.items()),
+        flops_forward=mean,
+        flops_backward={name: 2 * flops for name, flops in mean.items()},
+        flops_again=run.model.products_again(mean, run.remat),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
 

@@ -16,7 +16,7 @@ from lm.data import Bytes, Data
 from lm.example import Vocabulary
 from lm.mesh import Mesh
 from lm.model import Transformer, build
-from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Spans
+from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Prefix, Spans
 from lm.run import Run
 from lm.train.step import prepare
 
@@ -49,7 +49,10 @@ def alone() -> jax.sharding.Mesh:
     ],
 )
 def test_parameters_are_those_of_the_tree(mlp, kv_heads, embedding, norm):
-    """Fails if a group's formula leaves out the gate, shared heads, a table, or a bias."""
+    """Fails if a group's formula leaves out the gate, shared heads, a table, or a bias.
+
+    Or if a tied table is in no product, or an untied one in two.
+    """
     model = Transformer(
         depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, embedding=embedding, norm=norm
     )
@@ -64,6 +67,8 @@ def test_parameters_are_those_of_the_tree(mlp, kv_heads, embedding, norm):
     assert found.groups == counted
     assert found.total == counted.total()
     assert found.non_embedding == counted.total() - counted["embedding"]
+    # The vectors are in no product, and one table is, by whichever name.
+    assert found.matmul == counted["attention"] + counted["mlp"] + 37 * 24
 
 
 def products(jaxpr: ClosedJaxpr, times: int = 1) -> Counter[frozenset[int]]:
@@ -107,44 +112,51 @@ def test_forward_flops_by_component_are_the_products_that_are_traced(objective, 
         # Only scores have no axis as wide as the stream or the MLP.
         kinds = {"head": size in sizes, "mlp": hidden in sizes, "attention": 24 in sizes}
         counted[next((kind for kind, true in kinds.items() if true), "scores")] += flops
-    assert counted == ledger.step_flops(run, size)
+    assert counted | {"embedding": 0} == ledger.step_flops(run, size)
+
+
+BLOCK = {"remat": "block"}
 
 
 @pytest.mark.parametrize(
-    ("objective", "mlp", "kv_heads", "embedding", "precision"),
+    ("objective", "model", "settings"),
     [
-        (Causal(), "gelu", None, "tied", "bfloat16"),
-        (Masked(), "swiglu", 2, "untied", "bfloat16"),
-        (AnyOrder(), "geglu", 1, "tied", "bfloat16"),
-        (Masked(rate=0.5), "relu2", 4, "untied", "float32"),
+        (Causal(), {}, {}),
+        (Masked(), {"mlp": "swiglu", "kv_heads": 2, "embedding": "untied"}, BLOCK),
+        (AnyOrder(), {"mlp": "geglu", "kv_heads": 1}, {"remat": "products"}),
+        (Masked(rate=0.5), {"mlp": "relu2", "embedding": "untied"}, {"precision": "float32"}),
+        *(
+            pytest.param(objective, model, settings, marks=pytest.mark.slow)
+            for objective in (Causal(), Masked(), Prefix())
+            for model in ({}, {"mlp": "swiglu", "kv_heads": 1, "norm": "layer"})
+            for settings in ({}, {"remat": "products"}, BLOCK)
+        ),
     ],
 )
-def test_a_runs_flops_are_the_compilers_count(
-    monkeypatch, objective, mlp, kv_heads, embedding, precision
-):
+def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, settings):
     """Fails if the backward pass is not taken for twice the forward, or a product is forgotten.
+
+    Or if the last product of a block is taken to be computed again, or the scores are not.
 
     The compiler counts the body of a loop once, so there must be none: layers are unrolled
     (the default on CPU), there is one microbatch, and the loss takes all logits at once. It
     counts sums, softmax and the optimizer as well, which is the half percent on top.
     """
     monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 1 << 62)
-    model = Transformer(
-        depth=2, width=512, heads=4, kv_heads=kv_heads, mlp=mlp, embedding=embedding
-    )
     run = Run(
-        model=model,
+        model=Transformer(**{"depth": 2, "width": 512, "heads": 4} | model),
         objective=objective,
         data=Data(length=128, batch=16, tokenizer=Bytes()),
         tokens=3 * 16 * 128,
-        precision=precision,
+        **settings,
     )
     program = prepare(run, vocabulary(2048), alone())
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
     counted = program.update.lower(
         program.abstract, rows, rows, np.uint32(0), objective
     ).cost_analysis()["flops"]
-    assert 3 * counted == pytest.approx(ledger.cost(run, 2048).flops, rel=0.02)
+    cost = ledger.cost(run, 2048)
+    assert 3 * counted == pytest.approx(cost.flops + cost.flops_rematerialized, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,23 @@ def test_a_budget_is_what_is_trained_on():
     assert (cost.steps, cost.tokens) == (2, 64)
     assert cost.flops_6nd == 6 * 64 * ledger.parameters(run, 260).non_embedding
     assert cost.flops == 3 * 2 * sum(cost.flops_forward.values())
+
+
+def test_backward_and_rematerialized_products_are_counted_apart():
+    """Fails if remat changes the FLOPs, or takes the last objective for those of all steps."""
+    data, objective = Data(length=32, batch=4, tokenizer=Bytes(sentinels=8)), Curriculum()
+    again = {"none": lambda _: 0, "products": lambda forward: forward["scores"]}
+    again["block"] = lambda f: f["attention"] + f["scores"] + f["mlp"] // 2
+    for remat, of_step in again.items():
+        run = Run(data=data, objective=objective, tokens=10 * 128, remat=remat)
+        cost = ledger.cost(run, 268)
+        assert cost.flops == ledger.cost(msgspec.structs.replace(run, remat="none"), 268).flops
+        assert cost.flops_backward == {n: 2 * flops for n, flops in cost.flops_forward.items()}
+        parts = [objective.at(step, 10, run.seed) for step in range(10)]
+        steps = [ledger.objective_flops(run, part, 268) for part in parts]
+        assert len(set(map(str, steps))) == 2
+        assert cost.flops_rematerialized == sum(map(of_step, steps))
+        assert 10 * sum(cost.flops_again.values()) == pytest.approx(sum(map(of_step, steps)))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The transformer: one body, encoder or decoder as the `Example` says."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -103,6 +104,15 @@ class Transformer(Config, tag="transformer"):
             "norm": (2 * self.depth + 1) * scales,
         }
 
+    def matrices(self, vocabulary_size: int) -> dict[str, int]:
+        """Parameters that take part in matrix products, by component.
+
+        The head's table does, whether it is tied or not; a lookup is no product.
+        """
+        groups = self.parameters(vocabulary_size)
+        head = vocabulary_size * self.width
+        return {"attention": groups["attention"], "mlp": groups["mlp"], "head": head}
+
     def products(
         self, vocabulary_size: int, *, rows: int, length: int, slots: int, visible: Visible
     ) -> dict[str, int]:
@@ -112,13 +122,31 @@ class Transformer(Config, tag="transformer"):
         """
         positions = rows * length
         pairs = sum((stop - start) * keys for start, stop, keys in reaches(visible, length))
-        weights = self.parameters(vocabulary_size)
+        weights = self.matrices(vocabulary_size)
         return {
+            "embedding": 0,
             "attention": 2 * positions * weights["attention"],
             "scores": 4 * self.depth * rows * pairs * self.width,
             "mlp": 2 * positions * weights["mlp"],
-            "head": 2 * rows * slots * vocabulary_size * self.width,
+            "head": 2 * rows * slots * weights["head"],
         }
+
+    def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
+        """Those of the forward FLOPs that the backward pass computes again, by component.
+
+        products: the scores, which alone have an axis of the batch on both sides. block: all
+        products of a block but its last, which nothing in the block is derived from.
+
+        >>> Transformer().products_again({"attention": 5, "scores": 3, "mlp": 8}, "block")
+        {'attention': 5, 'scores': 3, 'mlp': 4}
+        """
+        if remat == "none":
+            return {}
+        if remat == "products":
+            return {"scores": forward["scores"]}
+        matrices = 3 if self.gated else 2
+        again = {name: forward[name] for name in ("attention", "scores")}
+        return again | {"mlp": forward["mlp"] * (matrices - 1) // matrices}
 
 
 class Output(NamedTuple):
