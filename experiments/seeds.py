@@ -252,13 +252,7 @@ def winner(groups: Sequence[Group], measure: Measure, who: Callable[[Group], str
     at_most = "at most " if measure is BITS and best.kind != "exact" else ""
     text = f"{who(best)} ({at_most}{value_text(best, measure)}), "
     if not close:
-        bounds = (
-            measure is BITS
-            and best.kind == "exact"
-            and {"bound"} & {group.kind for group in groups}
-        )
-        loose = " (some of them bounds, which may be loose)" if bounds else ""
-        return f"{text}beyond the error ahead of all others{loose}"
+        return f"{text}beyond the error ahead of all others"
     if len(close) == len(groups) - 1:
         return text + "though no difference to the others is beyond the error"
     return text + f"not told from {together([who(group) for group in close])} within the error"
