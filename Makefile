@@ -2,6 +2,8 @@ PYTHON ?= python3
 STAMP := .venv/.installed
 # A file's tests stay together, as they share what its fixtures train.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# Most of the tests' time is compilation; test-all compiles as users do.
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
@@ -11,7 +13,7 @@ demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare the
 	.venv/bin/python -m experiments.bert_vs_gpt --scale laptop
 
 test: $(STAMP)-test  ## the tests, without the slow ones
-	.venv/bin/python -m pytest -q $(WORKERS) -m "not slow" $(ARGS)
+	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow" $(ARGS)
 
 test-all: $(STAMP)-test  ## all tests
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)

@@ -2,9 +2,11 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
+from lm import mesh
 from lm.config import override
 from lm.data import Bytes, Data, Hmm, open_tokens
 from lm.data.hmm import symbols_of
@@ -36,16 +38,18 @@ def run_of(objective) -> Run:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What is found of each arm: trained for a few seconds."""
-    folder = tmp_path_factory.mktemp("truth")
-    return {
-        name: fit(
-            run_of(objective),
-            folder / name,
-            evaluate=lambda trained: evaluate(trained, EFFORT),
-        )
-        for name, objective in OBJECTIVES.items()
-    }
+    """What is found of each arm, trained for a few seconds on one device."""
+    folder, make = tmp_path_factory.mktemp("truth"), mesh.make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "make", lambda config: make(config, jax.devices()[:1]))
+        return {
+            name: fit(
+                run_of(objective),
+                folder / name,
+                evaluate=lambda trained: evaluate(trained, EFFORT),
+            )
+            for name, objective in OBJECTIVES.items()
+        }
 
 
 def gap(result) -> tuple[float, float]:

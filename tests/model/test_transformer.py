@@ -57,7 +57,13 @@ def hidden(given, config=SMALL, **settings):
     return body(config, **settings).apply({"params": params(config)}, given).hidden_BPD
 
 
-@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=() if name == "default" else pytest.mark.slow)
+        for name, config in VARIANTS.items()
+    ],
+)
 @pytest.mark.parametrize("kind", ["causal", "full", "until"])
 def test_a_state_depends_on_what_it_may_see_and_on_nothing_else(config, kind):
     """Fails if the mask is transposed, off by one, or does not stop at a segment's end."""
