@@ -51,6 +51,7 @@ from experiments.common import (
     spent_table,
     violations,
 )
+from experiments.plans import Size
 from lm import study
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds
 from lm.evaluate import Effort
@@ -81,15 +82,6 @@ ARMS = {
     "any_order": Arm("BERT, all rates", "the BERT trained at all rates", AnyOrder(), GREEN),
 }
 GPT, BERTS = "causal", ("masked15", "any_order")
-
-
-class Size(NamedTuple):
-    """A model, and the learning rate that is used for all of its arms."""
-
-    depth: int
-    width: int
-    heads: int
-    learning_rate: float
 
 
 class Plan(NamedTuple):
