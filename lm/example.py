@@ -33,13 +33,15 @@ class Vocabulary:
     """Ids that stand for a removed span (T5), in the order in which they are used."""
 
 
-@jax.tree_util.register_dataclass
+# What has no fields must not be a registered dataclass: jax (0.10.1) then finds the structures
+# of Causal and Full equal, and jit, where hashes happen to meet, takes one for the other.
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Causal:
     """A query sees the keys of its segment up to itself."""
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Full:
     """A query sees every key of its segment."""

@@ -1,5 +1,8 @@
 """Positions and visibility, held to their definitions token by token."""
 
+import itertools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,6 +65,18 @@ def test_causal_and_full_are_until_here_and_until_the_end(rows):
         np.testing.assert_array_equal(
             visible_mask(visible, segments_BL), visible_mask(Until(until_BL), segments_BL)
         )
+
+
+def test_jit_cannot_take_one_kind_for_another():
+    """Fails if structures are equal: a compiled program of one kind then serves the other.
+
+    Hashes differ even then, so that what it does goes wrong in one process of a hundred.
+    """
+    kinds = [Causal(), Full(), Until(jnp.zeros((1, 3), int))]
+    structures = [jax.tree.structure(kind) for kind in kinds]
+    for one, other in itertools.combinations(structures, 2):
+        assert one != other
+    assert [jax.tree.structure(kind) for kind in kinds] == structures
 
 
 @pytest.mark.parametrize("visible", [Causal(), Full(), Until(jnp.full((1, 3), 2))])

@@ -299,4 +299,7 @@ def test_no_thread_is_left(saved, tmp_path):
     with Checkpoints(str(tmp_path), keep=1) as checkpoints:
         save(checkpoints, 1)
     restore(str(saved), abstract_of())
+    # An event loop that is closed tells its threads to end, and does not wait for them.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
     assert set(threading.enumerate()) <= before
