@@ -147,5 +147,7 @@ SMOKE_SOURCE = source_data(
 LAPTOP_SOURCE = source_data(Hmm(documents=40_000), batch=16)
 """What models learn that a laptop trains in seconds, from hidden pieces too: of text, after the
 0.2M tokens of `objectives`, those know little more than how frequent pieces are."""
+FEW_ROWS = msgspec.structs.replace(LAPTOP_SOURCE, batch=4)
+"""A hundred steps in 26k tokens: with fewer, the loss is a matter of steps and not of data."""
 V5E_16 = V5E_8.data
 """Wikipedia, a row of which is the same for studies at either scale."""
