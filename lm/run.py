@@ -97,6 +97,11 @@ def validate(run: Run) -> Run:
             "objective: its examples have a source for an encoder, and model.type="
             f"{run.model.__struct_config__.tag} reads none; spans have objective.stack=single"
         )
+    if run.data.unique is not None and run.data.unique < run.data.length:
+        raise UserError(
+            f"data.unique={run.data.unique} is less than a row; at least data.length,"
+            f" {run.data.length}"
+        )
     if run.data.batch % run.microbatches:
         legal = [n for n in range(1, run.data.batch + 1) if run.data.batch % n == 0]
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])

@@ -20,7 +20,7 @@ import numpy as np
 from lm import ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump
-from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows
+from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows, unique_rows
 from lm.run import (
     Run,
     evaluation_steps,
@@ -77,6 +77,7 @@ def fit(
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     tokens = _open_tokens(run, directory)
+    seen = _seen(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
     program = prepare(run, vocabulary, mesh)
     _describe(run, directory, tokens, mesh)
@@ -111,7 +112,10 @@ def fit(
         "flops_6nd": cost.flops_6nd,
         "flops_rematerialized": cost.flops_rematerialized,
         "flops_forward": cost.flops_forward,
-        "unique_bytes": _unique_bytes(run, tokens),
+        "unique_tokens": seen * run.data.length,
+        "unique_bytes": round(
+            seen / n_rows(tokens.train, run.data.length) * int(tokens.train.bytes.sum())
+        ),
         "device_seconds": extra["seconds"] * jax.device_count(),
         "validation_loss": extra["validation"],
         "seed": run.seed,
@@ -161,7 +165,12 @@ def _loop(
     evaluations = set(evaluation_steps(run))
     data = run.data
     batches = Batches(
-        tokens.train, tokens.tokenizer.vocabulary, data.length, data.batch, run.seed
+        tokens.train,
+        tokens.tokenizer.vocabulary,
+        data.length,
+        data.batch,
+        run.seed,
+        data.unique,
     )
     positions = data.batch * data.length
     flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
@@ -292,10 +301,10 @@ def _open_tokens(run: Run, directory: Path) -> Tokens:
     return tokens
 
 
-def _unique_bytes(run: Run, tokens: Tokens) -> int:
-    """Bytes of training text that were seen at least once, in proportion to the rows."""
-    seen = steps(run) * run.data.batch / n_rows(tokens.train, run.data.length)
-    return round(min(1.0, seen) * int(tokens.train.bytes.sum()))
+def _seen(run: Run, tokens: Tokens) -> int:
+    """How many different rows the run reads; raises UserError if there are too few."""
+    there = unique_rows(tokens.train, run.data.length, run.data.unique)
+    return min(steps(run) * run.data.batch, there)
 
 
 def _claim(run: Run, directory: Path) -> None:

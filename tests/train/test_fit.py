@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lm import mesh
 from lm.config import UserError, dump, override, parse
-from lm.data import Batches, Bytes, Data, Text, open_tokens
+from lm.data import Batches, Bytes, Data, Text, n_rows, open_tokens
 from lm.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import (
@@ -341,6 +341,24 @@ def test_a_run_directory_describes_itself(run, finished):
     assert list((directory / "tensorboard").iterdir())
     assert result["tokens"] == 20 * 8 * 32
     assert result["predicted_targets"] > 0.9 * result["tokens"]
+    rows = n_rows(tokens.train, 32)
+    seen = min(20 * 8, rows)
+    assert result["unique_tokens"] == 32 * seen
+    assert result["unique_bytes"] == round(seen / rows * tokens.train.bytes.sum())
+
+
+def test_a_run_of_repeated_text_reads_and_counts_it_alone(run, tmp_path):
+    """Fails if the setting does not reach the batches, or more is counted than is read."""
+    part = fit(change(run, "data.unique=512", "evaluations=1"), tmp_path / "part")
+    whole = fit(change(run, "tokens=512", "evaluations=1"), tmp_path / "whole")
+    assert part["unique_tokens"] == whole["unique_tokens"] == 512
+    assert part["unique_bytes"] == whole["unique_bytes"] < 600
+    assert part["tokens"] == 20 * 8 * 32
+    losses = losses_of(tmp_path / "part")
+    assert losses[-1][1] < losses[0][1]
+    with pytest.raises(UserError, match=r"data.unique=.* at most that"):
+        fit(change(run, "data.unique=1e9"), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, tmp_path):
