@@ -21,7 +21,15 @@ from lm import ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump
 from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows
-from lm.run import Run, evaluation_steps, read_run, same_result, steps, validate
+from lm.run import (
+    Run,
+    evaluation_steps,
+    read_run,
+    refuse_attention,
+    same_result,
+    steps,
+    validate,
+)
 from lm.train.checkpoint import Checkpoints, restore
 from lm.train.progress import Bar, Metrics
 from lm.train.step import Program, State, prepare
@@ -66,6 +74,8 @@ def fit(
     if finished.exists():
         return json.loads(finished.read_text())
     mesh = _mesh.make(run.mesh)
+    if why := refuse_attention(run, mesh.devices.flat[0].platform):
+        raise UserError(why)
     _check_rows(run, mesh)
     tokens = _open_tokens(run, directory)
     vocabulary = tokens.tokenizer.vocabulary
@@ -120,7 +130,7 @@ def load(directory: Path) -> Trained:
     """The model of a run directory, from its newest intact checkpoint."""
     run = validate(read_run(directory))
     # Trained on whatever mesh, it is used on this machine's devices.
-    run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1)
+    run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1, attention="auto")
     tokens = _open_tokens(run, directory)
     program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(run.mesh))
     wanted = {"params": program.abstract.params}
