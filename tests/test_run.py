@@ -180,6 +180,7 @@ OTHER: dict[str, Any] = {
     "microbatches": 2,
     "remat": "block",
     "unroll": 1,
+    "attention": "xla",
     "mesh": Mesh(tensor=2),
     "checkpoints": Checkpoints(keep=9),
 }
@@ -188,7 +189,7 @@ OTHER: dict[str, Any] = {
 @pytest.mark.parametrize("name", Run.__struct_fields__)
 def test_only_execution_may_differ_between_runs_of_one_result(name):
     """Fails if a field that decides the result is taken for execution, or the other way."""
-    execution = {"microbatches", "remat", "unroll", "mesh", "checkpoints"}
+    execution = {"microbatches", "remat", "unroll", "attention", "mesh", "checkpoints"}
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})
     assert same_result(Run(), changed) == ([] if name in execution else [name])

@@ -87,6 +87,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         precision=run.precision,
         remat=run.remat,
         unroll=run.unroll,
+        attention=run.attention,
     )
     shards = _mesh.ways(mesh, "batch")
 
