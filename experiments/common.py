@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 from lm.model import Model
 from lm.objectives import Masked, Objective
@@ -391,9 +392,7 @@ def loss_figure(grid: Grid) -> Figure | None:
     for axes, name in ((left, "training tokens"), (right, "training FLOPs")):
         axes.set_xscale("log")
         axes.set_xlabel(name)
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-    left.xaxis.set_minor_locator(NullLocator())
+    ticks(left.xaxis, LogLocator(subs=(1, 3)), count)
     right.xaxis.set_minor_locator(NullLocator())
     if lowest > highest:
         return None
@@ -527,11 +526,16 @@ def _points(
 def _size_axis(axes: Axes, grid: Grid) -> None:
     sizes = list(grid.finished)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sizes))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size_text(value)))
+    ticks(axes.xaxis, FixedLocator(sizes), size_text)
     axes.set_xlim(sizes[0] / 1.35, sizes[-1] * 1.35)
     axes.set_xlabel("parameters without the embedding")
+
+
+def ticks(axis: Axis, locator: Locator, show: Callable[[float], str]) -> None:
+    """Ticks at these places alone, shown so."""
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
 
 
 def _look(grid: Grid, size: int, arm: str) -> dict[str, Any]:

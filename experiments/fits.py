@@ -21,6 +21,7 @@ from lm.report import (
     power,
     styled,
 )
+from lm.scaling.bootstrap import interval
 from lm.scaling.compare import Comparison, held_equal
 from lm.scaling.fit import Fit, Interval
 from lm.scaling.plots import comparison_figure, figure_of
@@ -336,3 +337,100 @@ def section(heading: str, *blocks: Block | None) -> Section | None:
 
 
 NO_ANSWER = "There is no answer yet: too few cells are finished for a law."
+
+
+# Laws of one size
+
+
+ONE_SIZE = {"A": 1e-12, "alpha": 1.0}
+"""What a parametric law holds fixed where there is one size of model: E then has its part."""
+
+
+def truth_of(results: Sequence[Result]) -> float | None:
+    """What the source of the text needs, in bits per byte; None where it is not known."""
+    known = [result["truth"]["bits_per_byte"] for result in results if result.get("truth")]
+    return known[0] if known else None
+
+
+def arms_rows(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
+    """Cells that differ in the arm alone, by what else their names say."""
+    rows: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        arm, _, rest = cell.name.partition("-")
+        rows.setdefault(rest, {})[arm] = cell
+    return rows
+
+
+def interval_of(value: float, draws_B: np.ndarray, degrees: int) -> Interval | None:
+    """The 95% interval of a number made from draws; None where they are all alike."""
+    return interval(value, draws_B, degrees) if np.ptp(draws_B) > 0 else None
+
+
+def difference_of(first: Fit, second: Fit, name: str) -> tuple[float, Interval | None]:
+    """How far the second fit's parameter lies above the first's.
+
+    Draws are paired: tables of as many rows in the same order are resampled alike.
+    """
+    value = second.parameters[name] - first.parameters[name]
+    if not (first.draws and second.draws):
+        return value, None
+    draws_B = second.draws[name] - first.draws[name]
+    return value, interval_of(value, draws_B, min(first.degrees, second.degrees))
+
+
+def ratio_of(first: Fit, second: Fit, name: str) -> tuple[float, Interval | None]:
+    """How many times the first fit's parameter the second's is, likewise."""
+    value = second.parameters[name] / first.parameters[name]
+    if not (first.draws and second.draws):
+        return value, None
+    draws_B = second.draws[name] / first.draws[name]
+    return value, interval_of(value, draws_B, min(first.degrees, second.degrees))
+
+
+def signed_text(value: float, ends: Interval | None, digits: int = 2) -> str:
+    """A difference with its sign, and its 95% interval.
+
+    >>> signed_text(-0.05, (-0.2, 0.1))
+    '−0.05 (95%: −0.20 to +0.10)'
+    """
+
+    def one(number: float) -> str:
+        return f"{number:+.{digits}f}".replace("-", "−")
+
+    interval = f"95%: {one(ends[0])} to {one(ends[1])}" if ends else "no interval"
+    return f"{one(value)} ({interval})"
+
+
+def parameters_table(
+    fits: Mapping[str, Fit | DataError], names: Sequence[str], caption: str, what: str = "law"
+) -> Table:
+    """A row a fit: these parameters with their 95% intervals."""
+    rows = []
+    for title, fit in fits.items():
+        row: dict[str, Any] = {"what": title}
+        if isinstance(fit, Fit):
+            row |= {
+                name: short_text(fit.parameters[name], fit.ci95.get(name)) for name in names
+            }
+            row |= {"rows": fit.rows_used, "doubts": len(fit.warnings) or "none"}
+        else:
+            row["doubts"] = f"not fit: {fit}"
+        rows.append(row)
+    columns = (
+        Column("what", what),
+        *(Column(name, name) for name in names),
+        Column("rows", "runs"),
+        Column("doubts", "doubts"),
+    )
+    return Table(columns, rows, caption)
+
+
+def short_text(value: float, ends: Interval | None) -> str:
+    """A number of any size in three digits, and its 95% interval.
+
+    >>> short_text(1234.5, (98.76, 1e6)), short_text(0.5, None)
+    ('1.23e+03 (98.8 to 1e+06)', '0.5')
+    """
+    if ends is None:
+        return f"{value:.3g}"
+    return f"{value:.3g} ({ends[0]:.3g} to {ends[1]:.3g})"

@@ -23,17 +23,16 @@ agree there: what a BERT lacks here it lacks as a model.
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator
 
-from experiments.common import Arm, size_text
+from experiments.common import Arm, size_text, ticks
 from experiments.plans import Plan, Size
 from experiments.sections import NO_ANSWER, equal_section, report_of
 from experiments.seeds import Group, Measure, Sums, groups_of
@@ -289,8 +288,8 @@ def gap_figure(groups: Sequence[Group]) -> Figure:
         (right, {float(g.size) for g in groups}, size_text),
     ):
         axes.set(xscale="log", yscale="log")
-        _ticks(axes.xaxis, FixedLocator(sorted(places)), show)
-        _ticks(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:g}")
+        ticks(axes.xaxis, FixedLocator(sorted(places)), show)
+        ticks(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:g}")
     left.set(
         title=f"As data grow, {size_text(size)}",
         xlabel="training tokens",
@@ -303,12 +302,6 @@ def gap_figure(groups: Sequence[Group]) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
-
-
-def _ticks(axis: Axis, locator: Locator, show: Callable[[float], str]) -> None:
-    axis.set_major_locator(locator)
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
 
 
 def _place(group: Group) -> tuple[int, int]:
@@ -430,7 +423,7 @@ def states_figure(groups: Sequence[Group]) -> Figure:
             ceilings[sight] = 100 * (group.mean("truth_probe_accuracy") or 0.0)
     axes.set(xscale="log", xlabel="training tokens", ylabel="% of states found")
     places = {g.mean("tokens") or 0.0 for g in groups if g.size == size}
-    _ticks(axes.xaxis, FixedLocator(sorted(places)), count)
+    ticks(axes.xaxis, FixedLocator(sorted(places)), count)
     axes.set_ylim(axes.get_ylim()[0], 101)
     reference_lines(axes, ceilings)
     figure.legend(loc="outside upper left", ncols=3)

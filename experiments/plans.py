@@ -11,7 +11,7 @@ from experiments.common import (
     size_text,
 )
 from lm import ledger
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
+from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Tfds, vocabulary_size
 from lm.evaluate import Effort
 from lm.model import Transformer
 from lm.optimizer import Muon, WarmupStableDecay
@@ -74,16 +74,20 @@ class Plan(NamedTuple):
         return found
 
     def _run(self, arm: Arm, size: Size, seed: int) -> Run:
+        usual = {"schedule": WarmupStableDecay(warmup=0.05)}
         return Run(
             data=self.data,
             objective=arm.objective,
             model=Transformer(depth=size.depth, width=size.width, heads=size.heads),
             optimizer=Muon(learning_rate=size.learning_rate),
-            schedule=WarmupStableDecay(warmup=0.05),
             tokens=self.tokens,
             seed=seed,
-            **self.settings,
+            **usual | self.settings,
         )
+
+    def once(self) -> "Plan":
+        """The same on text that is new throughout: refused, where there is not as much."""
+        return self._replace(data=msgspec.structs.replace(self.data, unique=self.tokens))
 
 
 SMOKE = Plan(
@@ -130,3 +134,20 @@ EFFORT = {
     "v5e-8": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
 }
 """The scales that these studies have in common, and how much each spends on scoring."""
+
+
+def source_data(source: Hmm, batch: int) -> Data:
+    """Rows of a document each, of a source whose truth is known."""
+    return Data(corpus=source, tokenizer=Bytes(), length=source.row_length, batch=batch)
+
+
+SMOKE_SOURCE = source_data(
+    Hmm(states=3, symbols=5, length=29, documents=900, concentration=0.4), batch=16
+)
+LAPTOP_SOURCE = source_data(Hmm(documents=40_000), batch=16)
+"""What models learn that a laptop trains in seconds, from hidden pieces too: of text, after the
+0.2M tokens of `objectives`, those know little more than how frequent pieces are."""
+FEW_ROWS = msgspec.structs.replace(LAPTOP_SOURCE, batch=4)
+"""A hundred steps in 26k tokens: with fewer, the loss is a matter of steps and not of data."""
+V5E_16 = V5E_8.data
+"""Wikipedia, a row of which is the same for studies at either scale."""

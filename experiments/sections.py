@@ -19,7 +19,7 @@ from experiments.common import (
     violations,
 )
 from experiments.seeds import BITS, PROBE, Gap, Group, Measure, gaps, signed, together
-from lm.data import Stdlib, Tfds
+from lm.data import Hmm, Stdlib, Tfds
 from lm.report import (
     MARKERS,
     MUTED,
@@ -199,6 +199,8 @@ def _corpus(run: Run) -> str:
             return "Python's standard library"
         case Tfds(name=name):
             return name
+        case Hmm():
+            return "a hidden Markov source"
         case _:
             return "the given text"
 

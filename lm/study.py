@@ -17,9 +17,12 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lm import report
+from lm import ledger, report
+from lm.chips import parse_slice
 from lm.config import UserError, dump, override
+from lm.data import vocabulary_size
 from lm.evaluate import Effort, evaluate
+from lm.report import count
 from lm.run import DECISIVE, Run, read_run, same_result, validate
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Diverged, fit
@@ -48,6 +51,9 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
     parser.add_argument("--cell", action="append", metavar="NAME", help="only this cell")
     parser.add_argument("--report", action="store_true", help="only draw the report again")
     parser.add_argument(
+        "--cost", metavar="SLICE", help="only say what the runs would take, as on v5e-16"
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="field.path=value", help="changes every run alike"
     )
     given = parser.parse_args(arguments)
@@ -58,6 +64,9 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             raise UserError(
                 "objective: the study's cells are named by it; use lm train instead"
             )
+        if given.cost:
+            print(cost({cell: runs[cell] for cell in chosen(runs, given.cell)}, given.cost))
+            return
         directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
         failed = []
         if not given.report:
@@ -85,6 +94,23 @@ def train(
             print(f"lm: {error}", file=sys.stderr)
             failed.append(name)
     return failed
+
+
+def cost(runs: dict[str, Run], name: str, utilization: float = 0.4) -> str:
+    """What training these runs takes, and for how long a slice is at it, in a line.
+
+    >>> for part in cost({"a": Run(), "b": Run()}, "v5e-16").split("; "):
+    ...     print(part)
+    2 runs: 4.9e+13 FLOPs, 2M tokens
+    1.1e-05 hours on v5e-16 at 40% of peak, by FLOPs alone
+    """
+    costs = [ledger.cost(run, vocabulary_size(run.data.tokenizer)) for run in runs.values()]
+    flops, tokens = sum(each.flops for each in costs), sum(each.tokens for each in costs)
+    hours = flops / (parse_slice(name).flops * utilization) / 3600
+    return (
+        f"{len(runs)} runs: {flops:.2g} FLOPs, {count(tokens)} tokens; {hours:.2g} hours on"
+        f" {name} at {utilization:.0%} of peak, by FLOPs alone"
+    )
 
 
 def effort_of(study: ModuleType, scale: str) -> Effort:

@@ -64,6 +64,7 @@ def test_evaluations_are_evenly_spaced_and_the_last_is_at_the_end(total, times):
         ),
         (["schedule.warmup=0.5", "schedule.decay=0.6"], "schedule.decay: 0.6 .* at most 0.5"),
         (["data.batch=32", "microbatches=3"], "microbatches=3 .* nearest: [1, 2, 4]"),
+        (["data.length=64", "data.unique=63"], "data.unique=63 .* at least data.length, 64"),
     ],
 )
 def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, line):
@@ -93,6 +94,7 @@ def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, 
         (Run(model=Transformer(hidden=0)), "model.hidden=0"),
         (Run(data=Data(length=1)), "data.length=1"),
         (Run(data=Data(validation=0.0)), "data.validation=0"),
+        (Run(data=Data(unique=0)), "data.unique=0"),
         (Run(objective=Masked(rate=0.0)), "objective.rate=0"),
         (Run(schedule=Cosine(final=2.0)), "schedule.final=2"),
         (Run(checkpoints=Checkpoints(seconds=0.0)), "checkpoints.seconds=0"),
@@ -134,6 +136,7 @@ RUNS = st.builds(
         tokenizer=st.just(Bytes())
         | st.builds(SentencePiece, kind=st.sampled_from(["bpe", "unigram"])),
         validation=st.floats(1e-300, 0.999),
+        unique=st.none() | st.integers(256, 2**62),
     ),
     objective=st.just(Causal())
     | st.just(AnyOrder())

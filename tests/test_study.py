@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import pytest
 
 import experiments
-from lm import mesh, study
+from lm import ledger, mesh, study
 from lm.data import vocabulary_size
 from lm.evaluate import Effort
 from lm.example import Vocabulary
@@ -211,6 +211,7 @@ def test_a_report_is_drawn_again_from_files_alone(stopped, toy, monkeypatch, cap
         (["model.dept=3"], "did you mean model.depth?"),
         (["model.heads=5"], "model.heads=5 does not divide"),
         (["--cell", "\udcff"], "not UTF-8"),
+        (["--cost", "v5e"], "v5e: no such slice; nearest: v5e-16"),
     ],
 )
 def test_what_a_study_cannot_do_is_refused_in_one_line(arguments, part, tmp_path, capsys):
@@ -223,6 +224,22 @@ def test_what_a_study_cannot_do_is_refused_in_one_line(arguments, part, tmp_path
     assert line.startswith("lm: ")
     assert part in line
     assert not runs.exists()
+
+
+def test_what_a_study_would_cost_is_said_before_it_is_run(tmp_path, capsys):
+    """Fails if it trains, leaves cells out, or hours do not follow the FLOPs."""
+    module = STUDIES["bert_vs_gpt"]
+    runs = module.runs("v5e-8")
+    study.main(
+        module, ["--scale", "v5e-8", "--cost", "v5e-8", "--runs", str(tmp_path / "runs")]
+    )
+    (line,) = capsys.readouterr().out.splitlines()
+    flops = sum(
+        ledger.cost(run, vocabulary_size(run.data.tokenizer)).flops for run in runs.values()
+    )
+    assert line.startswith(f"{len(runs)} runs: {flops:.2g} FLOPs, ")
+    assert f"{flops / (0.4 * 8 * 197e12) / 3600:.2g} hours on v5e-8" in line
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_studies_are_listed_with_their_questions():

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from lm.config import Config, UserError
 from lm.data import corpus as corpora
-from lm.data.batches import Batches, Rows, documents_at, n_rows, rows
+from lm.data.batches import Batches, Rows, documents_at, n_rows, rows, unique_rows
 from lm.data.corpus import Corpus, Document, Stdlib, Text, Tfds
 from lm.data.hmm import Hmm
 from lm.data.store import Key, Split, open_store
@@ -42,6 +42,7 @@ __all__ = [
     "open_tokenizer",
     "open_tokens",
     "rows",
+    "unique_rows",
     "vocabulary_size",
 ]
 
@@ -56,6 +57,13 @@ class Data(Config, frozen=True):
     validation: Annotated[
         float, Meta(gt=0, lt=1, description="share of the documents that is held out")
     ] = 0.08
+    unique: (
+        Annotated[
+            int,
+            Meta(ge=1, description="tokens of the training text that are read; null: all"),
+        ]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from lm.config import UserError
 from lm.data.store import Split
 from lm.example import Vocabulary
 
@@ -36,18 +37,27 @@ class Batches:
     length: int
     batch: int
     seed: int
+    unique: int | None = None
+    """Tokens that are read, and then read again; None: all of the split's."""
 
     def __call__(self, step: int, part: slice = slice(None)) -> Rows:
         """The rows of global batch `step`, or the `part` of them that this host reads.
 
         The split's n rows are shuffled anew in each epoch, and the stream of rows does not stop
-        at an epoch's end: batch row b of `step` is row g = step x batch + b of it.
+        at an epoch's end: batch row b of `step` is row g = step x batch + b of it. With
+        `unique`, an epoch is the first so many rows of that order, so that runs of one seed
+        differ in nothing until the one with less has to repeat.
         """
         n = n_rows(self.split, self.length)
-        indices = [
-            shuffled(g % n, n, seed=self.seed, epoch=g // n)
-            for g in range(step * self.batch, (step + 1) * self.batch)[part]
-        ]
+        few = unique_rows(self.split, self.length, self.unique)
+        indices = []
+        for g in range(step * self.batch, (step + 1) * self.batch)[part]:
+            epoch, index = divmod(g, few)
+            if few < n:
+                if epoch:
+                    index = shuffled(index, few, seed=self.seed, epoch=epoch)
+                epoch = 0
+            indices.append(shuffled(index, n, seed=self.seed, epoch=epoch))
         return rows(self.split, indices, self.length, self.vocabulary)
 
     def iterate(self, start: int, stop: int, part: slice = slice(None)) -> Iterator[Rows]:
@@ -60,6 +70,22 @@ class Batches:
 def n_rows(split: Split, length: int) -> int:
     """How many rows the stream gives: every piece but the first is a target once."""
     return -(-(split.size - 1) // (length - 1))
+
+
+def unique_rows(split: Split, length: int, unique: int | None) -> int:
+    """How many rows hold that many tokens, the last one whole; all rows, where it is None.
+
+    Raises UserError where the split has fewer.
+    """
+    n = n_rows(split, length)
+    if unique is None:
+        return n
+    if unique > n * length:
+        raise UserError(
+            f"data.unique={unique}: the training text has {n * length:,} tokens in"
+            f" {n:,} rows; at most that, or none for all"
+        )
+    return -(-unique // length)
 
 
 def rows(

@@ -11,6 +11,7 @@ from lm.scaling.parametric import (
     NAMES,
     Origin,
     bounds,
+    check_fixed,
     check_rows,
     few_rows_warnings,
     fit_parametric,
@@ -44,11 +45,14 @@ def fit_joint(
     shared: Sequence[str],
     *,
     delta: float = 1e-3,
+    fixed: Mapping[str, float] | None = None,
     bootstrap: int = 1000,
     test_draws: int = 200,
     seed: int = 0,
 ) -> Joint:
     """Fits all groups at once with these terms in common, and tests that they are.
+
+    What is fixed is so in all groups, and is none of the terms that are tested.
 
     The test is a likelihood ratio whose distribution is simulated: measurements are drawn from
     the joint law with the residuals of the separate laws, within groups, and both are fit again
@@ -67,6 +71,8 @@ def fit_joint(
     assert runs.params_R is not None and runs.tokens_R is not None
     if unknown := [name for name in shared if name not in NAMES]:
         raise DataError(f"--share {unknown[0]}: no such parameter; one of {', '.join(NAMES)}")
+    fixed = dict(fixed or {})
+    check_fixed(fixed, NAMES)
     if len(groups) < 2:
         raise DataError("--share needs two groups or more; give --by COLUMN")
     rows_R = np.concatenate(list(groups.values()))
@@ -74,12 +80,14 @@ def fit_joint(
     assert runs.params_R is not None and runs.tokens_R is not None
     group_R = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups.values()])
     separate = {
-        name: fit_parametric(runs.take(group_R == number), delta=delta, bootstrap=0)
+        name: fit_parametric(
+            runs.take(group_R == number), delta=delta, fixed=fixed, bootstrap=0
+        )
         for number, name in enumerate(groups)
     }
-    with_shared = _Layout(runs, group_R, tuple(shared), delta)
-    without = _Layout(runs, group_R, (), delta)
-    check_rows(len(runs), with_shared.names)
+    with_shared = _Layout(runs, group_R, tuple(shared), fixed, delta)
+    without = _Layout(runs, group_R, (), fixed, delta)
+    check_rows(len(runs), with_shared.free)
     ends_SP, objective_S = minimize(
         with_shared.problem, with_shared.starts(list(separate.values()), seed)
     )
@@ -102,7 +110,7 @@ def fit_joint(
         draws_BP, _ = minimize(with_shared.problem, warm_BP, weights_SR=weights_BR)
     certificate = certify(with_shared.problem, best_P, objective_S)
     doubts = solution_warnings(with_shared.problem, with_shared.kinds, best_P, certificate)
-    fits = {}
+    fits, free = {}, [name for name in NAMES if name not in fixed]
     for number, name in enumerate(groups):
         inside_R = group_R == number
         log_N_R, log_D_R = np.log(runs.params_R[inside_R]), np.log(runs.tokens_R[inside_R])
@@ -113,12 +121,13 @@ def fit_joint(
             },
             objective=objective,
             rows_used=int(inside_R.sum()),
-            degrees=runs.independent - len(best_P),
+            degrees=runs.independent - len(with_shared.free),
             draws=with_shared.natural(draws_BP, number) if bootstrap else {},
+            fixed=tuple(fixed),
             warnings=(
-                *(line_warnings(log_N_R, log_D_R, NAMES) if "alpha" not in shared else ()),
+                *(line_warnings(log_N_R, log_D_R, free) if "alpha" not in shared else ()),
                 *dict.fromkeys(doubts),
-                *few_rows_warnings(runs.independent, len(best_P)),
+                *few_rows_warnings(runs.independent, len(with_shared.free)),
             ),
             certificate=certificate,
         )
@@ -129,10 +138,15 @@ class _Layout:
     """Where each group's parameters stand in the solver's: shared ones once, others a group."""
 
     def __init__(
-        self, runs: Runs, group_R: np.ndarray, shared: tuple[str, ...], delta: float
+        self,
+        runs: Runs,
+        group_R: np.ndarray,
+        shared: tuple[str, ...],
+        fixed: Mapping[str, float],
+        delta: float,
     ) -> None:
         assert runs.params_R is not None and runs.tokens_R is not None
-        groups = int(group_R.max()) + 1
+        groups, shared = int(group_R.max()) + 1, (*shared, *fixed)
         self.columns_GP = np.empty((groups, len(NAMES)), int)
         self.names: list[str] = []
         self.kinds: list[str] = []
@@ -150,7 +164,7 @@ class _Layout:
         alone = {
             c for c, e in (("A", "alpha"), ("B", "beta")) if c in shared and e not in shared
         }
-        self.origin = Origin.of(log_N_R, log_D_R, dict.fromkeys(alone, 1.0))
+        self.origin = Origin.of(log_N_R, log_D_R, dict.fromkeys(alone, 1.0) | dict(fixed))
         one_KRP = parametric_terms(
             log_N_R - self.origin.log_params, log_D_R - self.origin.log_tokens
         )(np.zeros((1, len(NAMES))))[1][0]
@@ -159,11 +173,17 @@ class _Layout:
             inside_R = group_R == group
             for i, place in enumerate(self.columns_GP[group]):
                 design_KRP[:, inside_R, place] = one_KRP[:, inside_R, i]
-        lower_P, upper_P = bounds(runs.loss_R, NAMES, {})
+        lower_P, upper_P = bounds(runs.loss_R, NAMES, fixed)
         order = [NAMES.index(kind) for kind in self.kinds]
         self.problem = Problem(
             linear_terms(design_KRP), np.log(runs.loss_R), delta, lower_P[order], upper_P[order]
         )
+
+    @property
+    def free(self) -> list[str]:
+        """The names of what is not fixed."""
+        held_P = self.problem.lower_P == self.problem.upper_P
+        return [name for name, held in zip(self.names, held_P, strict=True) if not held]
 
     def starts(self, separate: Sequence[Fit], seed: int) -> np.ndarray:
         """Starts SP: every group's law for what is shared, their mean, and that shaken."""
@@ -214,7 +234,7 @@ def _null(
         separate.problem.log_loss_R - predict(separate.problem.terms, separate_P[None])[0]
     )
     # Residuals of a fit are smaller than the noise was.
-    residual_R = residual_R * np.sqrt(rows / max(rows - len(separate_P), 1))
+    residual_R = residual_R * np.sqrt(rows / max(rows - len(separate.free), 1))
     random = np.random.default_rng(seed)
     measured_SR = np.repeat(predict(shared.problem.terms, shared_P[None]), draws, axis=0)
     for group in range(int(group_R.max()) + 1):

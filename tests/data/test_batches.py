@@ -8,7 +8,19 @@ import tensorstore as ts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.data import Batches, Bytes, Data, Split, Text, n_rows, open_tokenizer, open_tokens, rows
+from lm.config import UserError
+from lm.data import (
+    Batches,
+    Bytes,
+    Data,
+    Split,
+    Text,
+    n_rows,
+    open_tokenizer,
+    open_tokens,
+    rows,
+    unique_rows,
+)
 from lm.data.batches import shuffled
 
 TOKENIZER = open_tokenizer(Bytes())
@@ -80,6 +92,44 @@ def test_the_next_epoch_has_another_order(batches: Batches) -> None:
     first, second = epoch(0).tokens_BL, epoch(1).tokens_BL
     assert not np.array_equal(first, second)
     assert sorted(first.tolist()) == sorted(second.tolist())
+
+
+@given(
+    split=streams,
+    length=st.integers(2, 8),
+    batch=st.integers(1, 5),
+    seed=st.integers(0),
+    share=st.floats(0.01, 1),
+)
+def test_a_part_of_the_text_is_read_again_and_again(split, length, batch, seed, share) -> None:
+    """Fails if other rows come in, a row is left out of an epoch, or the first is another."""
+    n = n_rows(split, length)
+    few = max(1, round(share * n))
+    every = Batches(split, VOCABULARY, length, batch, seed)
+    part = Batches(split, VOCABULARY, length, batch, seed, unique=few * length)
+    steps = range(-(-3 * few // batch))
+    found = np.concatenate([part(step).tokens_BL for step in steps])
+    first = np.concatenate([every(step).tokens_BL for step in steps])[:few]
+    np.testing.assert_array_equal(found[:few], first)
+    for epoch in (1, 2):
+        again = found[epoch * few : (epoch + 1) * few]
+        assert sorted(again.tolist()) == sorted(first.tolist())
+
+
+def test_repeated_text_has_another_order_each_time(batches: Batches) -> None:
+    """Fails if the epochs of a part of the text are all in the first one's order."""
+    part = Batches(batches.split, VOCABULARY, 32, 12, 7, unique=12 * 32)
+    orders = {part(epoch).tokens_BL.tobytes() for epoch in range(4)}
+    assert len(orders) == 4
+
+
+def test_unique_tokens_are_whole_rows_of_those_that_there_are(batches: Batches) -> None:
+    """Fails if the last row is cut, or more is promised than the text has."""
+    n = n_rows(batches.split, 32)
+    for unique, found in ((None, n), (32, 1), (33, 2), (32 * n, n)):
+        assert unique_rows(batches.split, 32, unique) == found
+    with pytest.raises(UserError, match=rf"^data.unique=.*has {32 * n:,} tokens[^\n]*$"):
+        unique_rows(batches.split, 32, 32 * n + 1)
 
 
 def test_the_order_of_rows_is_pinned() -> None:

@@ -55,6 +55,30 @@ def test_the_test_tells_shared_from_separate(make_runs):
     assert differs.statistic > agrees.statistic >= 0
 
 
+def test_what_is_fixed_is_so_in_every_group_and_no_term_of_the_test(make_runs):
+    """Fails when a fixed term is fit, or differs between groups, or one size stops the fit."""
+    data = np.geomspace(1e9, 1e11, 8)
+    laws_ = [{"E": 1.8, "B": 2e3, "beta": 0.36}, {"E": 2.0, "B": 9e2, "beta": 0.3}]
+    runs = Runs(
+        np.concatenate([law["E"] + law["B"] * data ** -law["beta"] for law in laws_]),
+        params_R=np.full(16, 1e8),
+        tokens_R=np.tile(data, 2),
+    )
+    groups = {"causal": np.arange(8), "masked": np.arange(8, 16)}
+    held = {"A": 1e-12, "alpha": 1.0}
+    apart = fit_joint(runs, groups, (), fixed=held, bootstrap=20, test_draws=0)
+    for law, fit in zip(laws_, apart.fits.values(), strict=True):
+        assert fit.parameters == pytest.approx(law | held, rel=1e-4)
+        assert fit.degrees == 16 - 6
+        assert not {"A", "alpha"} & set(fit.ci95)
+    one = fit_joint(runs, groups, ("beta",), fixed=held, bootstrap=0, test_draws=0)
+    betas = {fit.parameters["beta"] for fit in one.fits.values()}
+    assert len(betas) == 1 and 0.3 < betas.pop() < 0.36
+    assert one.statistic > apart.statistic
+    with pytest.raises(DataError, match="no such parameter"):
+        fit_joint(runs, groups, (), fixed={"x": 1.0})
+
+
 @pytest.mark.slow
 def test_the_test_is_fair(make_runs):
     """Fails when p is not about uniform where terms are shared."""

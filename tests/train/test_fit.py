@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lm import mesh
 from lm.config import UserError, dump, override, parse
-from lm.data import Batches, Bytes, Data, Text, open_tokens
+from lm.data import Batches, Bytes, Data, Text, n_rows, open_tokens
 from lm.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import (
@@ -329,6 +329,7 @@ def test_a_run_directory_describes_itself(run, finished):
     assert parse(Run, (directory / "config.json").read_text(), "config") == run
     assert json.loads((directory / "result.json").read_text()) == result
     environment = json.loads((directory / "environment.json").read_text())
+    assert environment["mesh"] == {"replica": 1, "fsdp": 8, "tensor": 1, "context": 1}
     assert environment["jax"] == jax.__version__
     data = json.loads((directory / "data.json").read_text())
     tokens = open_tokens(run.data)
@@ -340,6 +341,24 @@ def test_a_run_directory_describes_itself(run, finished):
     assert list((directory / "tensorboard").iterdir())
     assert result["tokens"] == 20 * 8 * 32
     assert result["predicted_targets"] > 0.9 * result["tokens"]
+    rows = n_rows(tokens.train, 32)
+    seen = min(20 * 8, rows)
+    assert result["unique_tokens"] == 32 * seen
+    assert result["unique_bytes"] == round(seen / rows * tokens.train.bytes.sum())
+
+
+def test_a_run_of_repeated_text_reads_and_counts_it_alone(run, tmp_path):
+    """Fails if the setting does not reach the batches, or more is counted than is read."""
+    part = fit(change(run, "data.unique=512", "evaluations=1"), tmp_path / "part")
+    whole = fit(change(run, "tokens=512", "evaluations=1"), tmp_path / "whole")
+    assert part["unique_tokens"] == whole["unique_tokens"] == 512
+    assert part["unique_bytes"] == whole["unique_bytes"] < 600
+    assert part["tokens"] == 20 * 8 * 32
+    losses = losses_of(tmp_path / "part")
+    assert losses[-1][1] < losses[0][1]
+    with pytest.raises(UserError, match=r"data.unique=.* at most that"):
+        fit(change(run, "data.unique=1e9"), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, tmp_path):
@@ -481,7 +500,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(run, finished):
 def test_a_batch_that_does_not_divide_is_named_before_anything_is_written(run, tmp_path):
     """Fails if the check is left to the compiler."""
     with pytest.raises(UserError, match=r"data.batch=12 .* 8 .*nearest: 8 or 16"):
-        fit(change(run, "data.batch=12"), tmp_path / "run")
+        fit(change(run, "data.batch=12", "mesh.fsdp=8"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
