@@ -9,14 +9,14 @@ FLOPs on the same text, and scored in the same unit.
     python -m experiments.isoflop --scale laptop
 
     smoke   a minute             toys on bytes, to see that everything works
-    laptop  15 minutes, 2 cores  four budgets of 2e10 to 4e11 FLOPs, five sizes each, 3.6k to
+    laptop  15 minutes, 2 cores  four budgets of 2e10 to 4e11 FLOPs, five sizes or six, 2.4k to
                                  0.11M parameters with the head, on bytes of Python's library
     v5e-16  33 hours, 16 chips   five budgets of 1e17 to 1e19 FLOPs, five sizes each, 12M to
                                  1.1B parameters with the head, on C4 (c4/en, which TFDS
                                  prepares)
 
 The last line is a plan by FLOPs, at 40% of the chips' peak and without scoring, as printed by
-`python -m experiments.costs isoflop --scale v5e-16 --slice v5e-16`.
+`python -m experiments.isoflop --scale v5e-16 --cost v5e-16`.
 
 What is fitted is bits per byte of held-out text, which for the BERT is the bound over all
 orders of writing: the objectives' own losses do not compare. The BERT's masking rate is drawn
@@ -169,13 +169,13 @@ PLANS = {
     "laptop": Plan(
         Data(corpus=Stdlib(), tokenizer=Bytes(), length=128, batch=4, validation=0.05),
         {
-            2e10: _wide(8, 12, 16, 24, 32),
+            2e10: _wide(6, 8, 12, 16, 24, 32),
             5e10: _wide(8, 12, 16, 24, 32),
             1.4e11: _wide(12, 16, 24, 32, 48),
             4e11: _wide(16, 24, 32, 48, 64),
         },
         trial=(5e10, _wide(16)[0]),
-        rates=(1e-2, 2e-2, 4e-2),
+        rates=(1e-2, 2e-2, 4e-2, 8e-2),
         used={"causal": 2e-2, "masked": 2e-2},
         settings={"evaluations": 1, "evaluation_rows": 32},
     ),

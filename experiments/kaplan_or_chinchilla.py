@@ -21,7 +21,7 @@ this study, with models that a laptop trains:
                                  FLOPs, on C4 (c4/en, which TFDS prepares)
 
 The last line is a plan by FLOPs, at 40% of the chips' peak and without scoring, as printed by
-`python -m experiments.costs kaplan_or_chinchilla --scale v5e-16 --slice v5e-16`.
+`python -m experiments.kaplan_or_chinchilla --scale v5e-16 --cost v5e-16`.
 
 One run of a size gives its loss at every budget, from its validations along the way, as long as
 the rate does not decay: steps 1, 2, 3 and 5 are read off such curves, and steps 1 and 2 are two
