@@ -206,7 +206,7 @@ PLANS = {
         tokens=1_200_000,
         warmup=150_000,
         base=Setting(5e-3, 16, 0.95),
-        tuned=(Setting(1e-2, 8, 0.95),) * 7,
+        tuned=(Setting(1e-2, 8, 0.99),) * 7,
         trials={1: _star(1e-2, 8, 0.95, 0.99), 4: _star(1e-2, 8, 0.95, 0.99)},
         matched={
             1.5e10: (0, 1, 2, 3),
