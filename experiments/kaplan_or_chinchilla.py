@@ -1,9 +1,9 @@
 """Which steps lead from Kaplan's best model sizes to Chinchilla's, on runs of one's own?
 
 Answers to: Porian et al. 2024 (arXiv:2406.19146), figure 1 and table 2. Kaplan et al. 2020
-(arXiv:2001.08361) have N* ~ C^0.73 (0.88 where the data are not limited), Hoffmann et al. 2022
-(arXiv:2203.15556) N* ~ C^0.5. The paper goes from one to the other in five steps, and so does
-this study, with models that a laptop trains:
+(arXiv:2001.08361) have N* ~ C^0.73, Hoffmann et al. 2022 (arXiv:2203.15556) N* ~ C^0.5. The
+paper goes from one to the other in five steps, and so does this study, with models that a
+laptop trains:
 
     1  Kaplan's setting: N and C = 6 N D without the head, a warm-up of as many tokens for every
        size, a learning rate that has not decayed where the loss is read
@@ -21,7 +21,7 @@ this study, with models that a laptop trains:
                                  FLOPs, on C4 (c4/en, which TFDS prepares)
 
 The last line is a plan by FLOPs, at 40% of the chips' peak and without scoring, as printed by
-`python -m experiments.costs kaplan_or_chinchilla --scale v5e-16 --slice v5e-16`.
+`python -m experiments.kaplan_or_chinchilla --scale v5e-16 --cost v5e-16`.
 
 One run of a size gives its loss at every budget, from its validations along the way, as long as
 the rate does not decay: steps 1, 2, 3 and 5 are read off such curves, and steps 1 and 2 are two
@@ -34,24 +34,61 @@ The others matter where warm-up is long against a run and where one batch is too
 models; at the laptop's scale each may be within its error.
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
-from experiments.fits import NO_ANSWER, cells_table, report_of
+from experiments.fits import (
+    NO_ANSWER,
+    attempt,
+    cells_table,
+    doubts_table,
+    exponent_text,
+    report_of,
+    section,
+)
+from experiments.seeds import together
 from lm import study
 from lm.budget import batch_and_rate
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
 from lm.evaluate import Effort
 from lm.model import Transformer
 from lm.optimizer import Adamw, Cosine, WarmupStableDecay
-from lm.report import Report, count
+from lm.report import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    RULE,
+    VERMILLION,
+    Column,
+    Plot,
+    Report,
+    Section,
+    Table,
+    count,
+    decimals,
+    panels,
+    styled,
+)
 from lm.run import Run
+from lm.scaling.fit import Fit
+from lm.scaling.isoflop import METHODS, Budget, Method, budgets, fit_isoflop
 from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN as SIX
+from lm.scaling.table import DataError, Runs
 from lm.study import Cell
+from lm.train.progress import read_metrics
 
 
 class Setting(NamedTuple):
@@ -206,7 +243,7 @@ PLANS = {
         tokens=1_200_000,
         warmup=150_000,
         base=Setting(5e-3, 16, 0.95),
-        tuned=(Setting(1e-2, 8, 0.95),) * 7,
+        tuned=(Setting(1e-2, 8, 0.99),) * 7,
         trials={1: _star(1e-2, 8, 0.95, 0.99), 4: _star(1e-2, 8, 0.95, 0.99)},
         matched={
             1.5e10: (0, 1, 2, 3),
@@ -261,14 +298,497 @@ def runs(scale: str) -> dict[str, Run]:
 
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
+    rows = {step: attempt(partial(_rows, cells, step)) for step in STEPS}
+    fits = {step: attempt(partial(_fit, rows[step], SHOWN)) for step in STEPS}
+    known = {step: fit for step, fit in fits.items() if isinstance(fit, Fit)}
+    trials = _trials(cells)
+    named = {f"{step.number} {step.title}": fit for step, fit in fits.items()}
     return report_of(
         sys.modules[__name__],
         cells,
         title="From Kaplan's exponent to Chinchilla's, in five steps",
-        answer=NO_ANSWER,
-        table=cells_table(cells, "All finished cells."),
-        sections=(),
+        answer=_answer(known) or NO_ANSWER,
+        details=(
+            "a is the exponent of the best size, N* ~ C^a. After it stands the 95% interval of"
+            " 1,000 resamples of how minima scatter about their line, widened by Student's t"
+            " where they are few. Minima of a step are read off the same few runs, so that what"
+            " one run has by chance is in several of them, and in no interval.",
+        ),
+        table=_steps_table(rows, fits),
+        sections=(
+            section(
+                "The exponent after each step",
+                Plot(
+                    "steps",
+                    _steps_figure(known),
+                    "Left: the exponent after each step, with its 95% interval, and what the"
+                    " paper's runs on RefinedWeb give. Right: the best size by compute, each as"
+                    " its step counts it, with the power law; the dashed line is C^0.5.",
+                ),
+                _exact_text(cells),
+            )
+            if known
+            else None,
+            section(
+                "Loss by size at equal compute",
+                Plot(
+                    "isoflops",
+                    _isoflops_figure(known, rows),
+                    "Loss by size, a colour a budget, with the smooth curve whose minimum (+)"
+                    " is the best size. Budgets whose best size is the smallest or largest"
+                    " have none and are faint. The first two panels are the same runs, counted"
+                    " without the head and with it.",
+                ),
+            )
+            if known
+            else None,
+            _trials_section(trials),
+            section(
+                "What this does and does not show",
+                *_limits(cells),
+                doubts_table(named, "What the fits themselves warn of."),
+            ),
+            section("The cells", cells_table(cells, "All finished cells.")),
+        ),
+        warnings=tuple(each.verdict for each in trials if each.best and each.best != each.used),
     )
+
+
+# The five steps
+
+
+class Step(NamedTuple):
+    """What a step changes, which runs it reads, how it counts, and what the paper found."""
+
+    number: int
+    title: str
+    what: str
+    runs: Literal["long", "short", "matched", "tuned"]
+    params: Literal["params_non_embedding", "params_matmul"]
+    paper: float
+    """a of the paper's runs on RefinedWeb, as `lm fit` has it from their published losses."""
+    colour: str
+
+
+STEPS = (
+    Step(
+        1,
+        "Kaplan",
+        "counts without the head, long warm-up, no decay",
+        "long",
+        "params_non_embedding",
+        0.834,
+        PURPLE,
+    ),
+    Step(2, "head", "the same runs, the head counted", "long", "params_matmul", 0.701, BLUE),
+    Step(
+        3,
+        "warm-up",
+        "as many tokens of warm-up as parameters",
+        "short",
+        "params_matmul",
+        0.604,
+        ORANGE,
+    ),
+    Step(
+        4,
+        "decay",
+        "a cosine to the end of each budget",
+        "matched",
+        "params_matmul",
+        0.571,
+        GREEN,
+    ),
+    Step(
+        5,
+        "tuned",
+        "rate, batch and beta2 tuned, no decay",
+        "tuned",
+        "params_matmul",
+        0.497,
+        VERMILLION,
+    ),
+)
+SHOWN: Method = "akima"
+"""How minima are found: as the paper does."""
+
+
+def _rows(cells: list[Cell], step: Step, *, exact: bool = False) -> Runs:
+    """The losses of a step by size and budget, counted as it counts.
+
+    With `exact`, compute is the ledger's count, of attention scores too.
+    """
+    found = [cell for cell in cells if _kind(cell) == step.runs and cell.result]
+    tracks = [_track(cell, step.params, exact=exact) for cell in found]
+    if step.runs == "matched":
+        last = [
+            (t.loss_T[-1], t.params, t.tokens_T[-1], t.each * t.tokens_T[-1]) for t in tracks
+        ]
+        return _table(last)
+    points = []
+    for flops in 2.0 ** np.arange(20, 80):
+        at = [(track, flops / track.each) for track in tracks]
+        there = [(t, d) for t, d in at if t.tokens_T[0] <= d <= t.tokens_T[-1]]
+        # Fewer sizes draw no curve that one could look for a minimum on.
+        if len(there) >= 4:
+            points += [
+                (track.loss(tokens), track.params, tokens, flops) for track, tokens in there
+            ]
+    return _table(points)
+
+
+def _table(points: list[tuple[float, float, float, float]]) -> Runs:
+    if not points:
+        raise DataError("no finished cells, or too few sizes")
+    loss_R, params_R, tokens_R, flops_R = np.array(points, float).T
+    return Runs(loss_R, params_R=params_R, tokens_R=tokens_R, flops_R=flops_R)
+
+
+class Track(NamedTuple):
+    """How the loss of a run fell."""
+
+    params: float
+    each: float
+    """FLOPs of a token."""
+    tokens_T: np.ndarray
+    loss_T: np.ndarray
+
+    def loss(self, tokens: float) -> float:
+        """Between validations, by a line in logarithms."""
+        places = np.log(tokens), np.log(self.tokens_T), np.log(self.loss_T)
+        return float(np.exp(np.interp(*places)))
+
+
+def _track(cell: Cell, params: str, *, exact: bool = False) -> Track:
+    assert cell.result is not None
+    records = [r for r in read_metrics(cell.directory) if "validation_loss" in r]
+    number = float(cell.result[params])
+    return Track(
+        number,
+        cell.result["flops"] / cell.result["tokens"] if exact else SIX * number,
+        np.array([r["step"] * cell.run.data.batch * cell.run.data.length for r in records]),
+        np.array([r["validation_loss"] for r in records]),
+    )
+
+
+def _fit(rows: Runs | DataError, method: Method) -> Fit:
+    if isinstance(rows, DataError):
+        raise rows
+    return fit_isoflop(rows, method=method)
+
+
+def _kind(cell: Cell) -> str:
+    """What a cell is for: long, short, matched, tuned or trial."""
+    return cell.name.split("-")[2]
+
+
+# Sentences
+
+
+def _answer(known: Mapping[Step, Fit]) -> str:
+    if not known:
+        return ""
+    parts = [
+        f"{exponent_text(fit, 'a')} "
+        + (
+            "in Kaplan's setting"
+            if step.number == 1
+            else f"after step {step.number} ({step.title})"
+        )
+        for step, fit in known.items()
+    ]
+    text = f"The exponent of the best size is {together(parts)}."
+    for one, other in itertools.pairwise(STEPS):
+        if one in known and other in known and (moved := _moved(known[one], known[other])):
+            text += f" Step {other.number} {moved}."
+    return text
+
+
+def _moved(before: Fit, after: Fit) -> str:
+    """Whether a step moved the exponent by more than both intervals; "" where there is none."""
+    ends = before.ci95.get("a"), after.ci95.get("a")
+    if ends[0] is None or ends[1] is None:
+        return ""
+    by = f"{after.exponents['a'] - before.exponents['a']:+.2f}".replace("-", "−")
+    apart = ends[1][1] < ends[0][0] or ends[0][1] < ends[1][0]
+    return f"moves it by {by}, {'beyond' if apart else 'within'} the intervals"
+
+
+def _exact_text(cells: list[Cell]) -> str | None:
+    """The last step's exponent by the ledger's count of FLOPs."""
+    step = STEPS[-1]
+    fit = attempt(lambda: fit_isoflop(_rows(cells, step, exact=True), method=SHOWN))
+    if isinstance(fit, DataError):
+        return None
+    return (
+        "All steps count C as 6 N D, as the paper does. By the ledger's exact count, which has"
+        f" the attention scores too, step 5 gives {exponent_text(fit, 'a')}."
+    )
+
+
+def _limits(cells: list[Cell]) -> list[str]:
+    done = [cell.result for cell in cells if cell.result]
+    if not done:
+        return []
+    sizes = sorted({result["params_matmul"] for result in done})
+    return [
+        f"It shows what each step does to the best size of models of {count(sizes[0])} to"
+        f" {count(sizes[-1])} parameters, with one seed, on one text. The paper's models have"
+        " 5M to 901M and its budgets span four decades; here they span one or two, so that"
+        " exponents are less certain than their intervals, and where two steps differ by less"
+        " than the methods of finding minima do, no order of them is shown.",
+        "The head matters at this scale as it does at the paper's, as both ranges begin where"
+        " it is most of the model. The warm-up's length and the settings before tuning are"
+        " choices of this study, made so that they stand to its runs as Kaplan's stood to"
+        " theirs: with other choices steps 3 and 5 would be larger or smaller. What is read is"
+        " the loss of held-out text at every step, where the paper has the training loss at"
+        " the first.",
+    ]
+
+
+# Tables and figures
+
+
+def _steps_table(
+    rows: Mapping[Step, Runs | DataError], fits: Mapping[Step, Fit | DataError]
+) -> Table:
+    shown = []
+    for step, fit in fits.items():
+        row: dict[str, Any] = {
+            "step": f"{step.number} {step.title}", "what": step.what, "paper": step.paper,
+        }  # fmt: skip
+        if isinstance(fit, Fit):
+            row |= {"a": exponent_text(fit, "a"), "minima": len(fit.details["budgets"])}
+            for method in METHODS:
+                other = attempt(partial(_fit, rows[step], method))
+                row[method] = None if isinstance(other, DataError) else other.exponents["a"]
+        shown.append(row)
+    columns = (
+        Column("step", "step"),
+        Column("what", "what it is"),
+        Column("a", "a"),
+        *(Column(method, f"a, {method}", _two) for method in METHODS if method != SHOWN),
+        Column("minima", "minima"),
+        Column("paper", "the paper's a", _two),
+    )
+    return Table(
+        columns,
+        shown,
+        "The exponent of the best size after each step: minima by a smooth curve through all"
+        " sizes (Akima), as the paper finds them, with the 95% interval; by a parabola through"
+        " the five sizes about the best (local), and through all. The paper's are those of its"
+        " runs on RefinedWeb, fit again by the same method.",
+    )
+
+
+def _two(number: float) -> str:
+    return f"{number:.2f}"
+
+
+@styled()
+def _steps_figure(known: Mapping[Step, Fit]) -> Figure:
+    """The exponent after each step beside the paper's; best sizes by compute."""
+    figure, (left, right) = panels(2, height=3.4)
+    for value, name in ((0.73, "Kaplan et al."), (0.5, "Chinchilla")):
+        left.axhline(value, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=1)
+        left.annotate(name, (5.45, value), (0, 3), textcoords="offset points", ha="right",
+                      color=MUTED, fontsize=6.5)  # fmt: skip
+    for step, fit in known.items():
+        value, ends = fit.exponents["a"], fit.ci95.get("a")
+        bars = [[value - ends[0]], [ends[1] - value]] if ends else None
+        left.errorbar(
+            [step.number], [value], bars, marker="o", color=step.colour, elinewidth=1.2
+        )
+    left.plot(
+        [step.number + 0.18 for step in STEPS],
+        [step.paper for step in STEPS],
+        linestyle="none",
+        marker="D",
+        color=MUTED,
+        markerfacecolor=PAPER,
+        label="the paper's runs",
+    )
+    left.plot([], [], linestyle="none", marker="o", color=INK, label="these runs")
+    left.set_xticks([s.number for s in STEPS], [f"{s.number}\n{s.title}" for s in STEPS])
+    left.set(title="Exponent of the best size", ylabel="a in N* ~ C^a", xlim=(0.5, 5.5))
+    left.set_ylim(*_within(left.get_ylim(), -0.2, 1.6))
+    left.legend(loc="upper right")
+    for step, fit in known.items():
+        budgets: list[Budget] = fit.details["budgets"]
+        flops = np.array([budget.flops for budget in budgets])
+        right.plot(flops, [b.params for b in budgets], "o", color=step.colour, markersize=3.5)
+        right.plot(
+            flops,
+            fit.parameters["k_N"] * flops ** fit.parameters["a"],
+            color=step.colour,
+            label=f"{step.number} {step.title}",
+        )
+    if known:
+        first = min(b.flops for fit in known.values() for b in fit.details["budgets"])
+        last = max(b.flops for fit in known.values() for b in fit.details["budgets"])
+        middle = np.exp(
+            np.mean([np.log(b.params) for f in known.values() for b in f.details["budgets"]])
+        )
+        slope = middle * (np.array([first, last]) / math.sqrt(first * last)) ** 0.5
+        right.plot([first, last], slope, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)))
+    right.set(
+        xscale="log", yscale="log", xlabel="training compute (FLOPs)", ylabel="parameters"
+    )
+    right.set_title("Best size")
+    right.legend(loc="upper left")
+    return figure
+
+
+def _within(limits: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    return max(limits[0], low), min(limits[1], high)
+
+
+@styled()
+def _isoflops_figure(
+    known: Mapping[Step, Fit], rows: Mapping[Step, Runs | DataError]
+) -> Figure:
+    """Loss by size at each budget, a panel a step."""
+    figure, axes = panels(len(known), height=3.0, sharey=True)
+    for at, (step, fit) in zip(axes, known.items(), strict=True):
+        runs = rows[step]
+        assert isinstance(runs, Runs) and runs.params_R is not None and runs.flops_R is not None
+        minima: list[Budget] = fit.details["budgets"]
+        colours = colormaps["viridis_r"](np.linspace(0.1, 1, len(minima)))
+        for rows_R in budgets(runs, 0.1):
+            part = runs.take(rows_R)
+            assert part.params_R is not None
+            order_R = np.argsort(part.params_R)
+            at.plot(part.params_R[order_R], part.loss_R[order_R], color=RULE, linewidth=0.8)
+        for budget, colour in zip(minima, colours, strict=True):
+            at.plot(budget.curve_params, budget.curve_loss, color=colour, linewidth=1)
+            at.plot(budget.params_R, budget.loss_R, "o", color=colour, markersize=2)
+            at.plot([budget.params], [budget.loss], "P", color=VERMILLION, markersize=5,
+                    markeredgecolor=PAPER, markeredgewidth=0.5)  # fmt: skip
+        at.set(xscale="log", title=f"{step.number} {step.title}", xlabel="parameters")
+    lowest = min(
+        budget.loss_R.min() for fit in known.values() for budget in fit.details["budgets"]
+    )
+    highest = max(
+        budget.loss_R.max() for fit in known.values() for budget in fit.details["budgets"]
+    )
+    axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
+    axes[0].set_ylabel("nats per piece")
+    return figure
+
+
+# The trials of step 5
+
+
+class Trial(NamedTuple):
+    """The settings tried at one size."""
+
+    params: int
+    found: dict[Setting, float]
+    """Loss at the end by setting, of those that are finished."""
+    planned: int
+    base: tuple[Setting, float] | None
+    """What steps 1 to 4 have, read off step 3's curve at as many tokens."""
+    used: Setting
+    """What step 5 has."""
+
+    @property
+    def best(self) -> Setting | None:
+        """The setting with the lowest loss; None before all trials are finished."""
+        done = len(self.found) == self.planned
+        return min(self.found, key=self.found.__getitem__) if done else None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the trials bear out what step 5 has, in a sentence."""
+        if self.best is None:
+            return f"The trials at {count(self.params)} parameters are not finished."
+        text = f"At {count(self.params)} parameters the best of {self.planned} is "
+        text += _setting_text(self.best)
+        if self.best == self.used:
+            text += ", which step 5 has"
+        else:
+            text += f", where step 5 has {_setting_text(self.used)}"
+            if self.used in self.found:
+                above = self.found[self.used] - self.found[self.best]
+                text += f", {above:.3f} nats worse"
+        if self.base:
+            text += (
+                f"; it is {self.base[1] - self.found[self.best]:.3f} nats below steps 1 to 4's"
+            )
+        return text + "."
+
+
+def _trials(cells: list[Cell]) -> list[Trial]:
+    by_model: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        if _kind(cell) == "trial":
+            by_model.setdefault(cell.run.model, []).append(cell)
+    found = []
+    for model, tried in by_model.items():
+        tuned = [c for c in cells if c.run.model == model and _kind(c) == "tuned"]
+        short = [c for c in cells if c.run.model == model and _kind(c) == "short" and c.result]
+        losses = {_setting(c): float(c.result["validation_loss"]) for c in tried if c.result}
+        results = [c.result for c in tried if c.result]
+        if not results:
+            continue
+        base = None
+        if short:
+            track = _track(short[0], "params_matmul")
+            base = _setting(short[0]), track.loss(results[0]["tokens"])
+        found.append(
+            Trial(results[0]["params_matmul"], losses, len(tried), base, _setting(tuned[0]))
+        )
+    return found
+
+
+def _note(setting: Setting, trial: Trial) -> str:
+    notes = {"step 5": trial.used, "best": trial.best}
+    return ", ".join(note for note, which in notes.items() if which == setting)
+
+
+def _setting(cell: Cell) -> Setting:
+    optimizer = cell.run.optimizer
+    assert isinstance(optimizer, Adamw)
+    return Setting(optimizer.learning_rate, cell.run.data.batch, optimizer.b2)
+
+
+def _setting_text(setting: Setting) -> str:
+    return f"rate {setting.learning_rate:g}, {setting.rows} rows, beta2 {setting.b2:g}"
+
+
+def _trials_section(trials: list[Trial]) -> Section | None:
+    if not trials:
+        return None
+    rows = [
+        {
+            "params": each.params,
+            "rate": f"{setting.learning_rate:g}",
+            "rows": setting.rows,
+            "b2": f"{setting.b2:g}",
+            "loss": loss,
+            "note": note,
+        }
+        for each in trials
+        for setting, loss, note in [
+            *([(*each.base, "steps 1 to 4")] if each.base else []),
+            *((s, loss, _note(s, each)) for s, loss in each.found.items()),
+        ]
+    ]
+    columns = (
+        Column("params", "N", count),
+        Column("rate", "rate"),
+        Column("rows", "rows"),
+        Column("b2", "beta2"),
+        Column("loss", "nats per piece", decimals),
+        Column("note", ""),
+    )
+    table = Table(
+        columns,
+        rows,
+        "Settings of adamw that were tried, at 20 tokens a parameter and a constant rate: a"
+        " star about one setting in the rate, the batch and beta2.",
+    )
+    return section("What was tuned", " ".join(each.verdict for each in trials), table)
 
 
 if __name__ == "__main__":
