@@ -88,6 +88,19 @@ def exponent_text(fit: Fit, name: str) -> str:
     return number_text(fit.exponents[name], fit.ci95.get(name))
 
 
+def times_text(ends: Interval | None) -> str:
+    """The 95% interval of a factor; one that spans four decades says nothing, and is called so.
+
+    >>> times_text((8.04, 21.3)), times_text((1e-3, 1e5)), times_text(None)
+    ('95%: 8 to 21', 'its interval spans decades', 'no interval')
+    """
+    if ends is None:
+        return "no interval"
+    if ends[1] > 1e4 * ends[0]:
+        return "its interval spans decades"
+    return f"95%: {ends[0]:.2g} to {ends[1]:.2g}"
+
+
 def holds(ends: Interval | None, value: float) -> bool | None:
     """Whether an interval holds a value; None where there is no interval."""
     return None if ends is None else ends[0] <= value <= ends[1]
@@ -151,7 +164,8 @@ def law_plot(
     loss: str = BITS,
 ) -> Plot:
     """The figure that `lm fit --plot` draws, of one law or of one in several groups."""
-    with styled():
+    # Draws of a law that rows pin down badly leave the range of floats far from them.
+    with styled(), np.errstate(all="ignore"):
         return Plot(name, figure_of(fits, runs, loss), caption)
 
 

@@ -142,10 +142,18 @@ def _add_commands(commands: Any) -> None:
     fit.add_argument("file", metavar="FILE", type=Path)
     fit.add_argument("--law", choices=LAWS, default="parametric")
     _add_columns(fit, ("params", "tokens", "loss", "flops", "unique"))
-    fit.add_argument("--by", nargs="+", default=[], metavar="COL", help="a law for each group")
+    fit.add_argument(
+        "--by",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COL",
+        help="a law for each group",
+    )
     fit.add_argument(
         "--share",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="one parametric law with these in common to all groups, and a test of that",
     )

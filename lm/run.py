@@ -7,8 +7,8 @@ from msgspec import Meta
 
 from lm import config as _config
 from lm.config import Config, UserError
-from lm.data import Data
-from lm.mesh import Mesh
+from lm.data import Data, vocabulary_size
+from lm.mesh import Mesh, Split, choose
 from lm.model import Model, Remat, Transformer
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
@@ -110,6 +110,37 @@ def validate(run: Run) -> Run:
             f" nearest: {near}"
         )
     return run
+
+
+def splits(run: Run) -> list[Split]:
+    """All sizes of a run that its mesh must divide, as the user calls them."""
+    data = run.data
+    found = [Split("batch", data.batch, "data.batch", each=run.microbatches)]
+    for objective in run.objective.parts(steps(run), run.seed):
+        positions = objective.positions(data.length)
+        if positions == data.length:
+            found.append(Split("length", positions, "data.length"))
+        else:
+            said = f"data.length={data.length}, which gives rows of {positions},"
+            found.append(Split("length", positions, said, is_field=False))
+    for axis, (name, size) in run.model.splits().items():
+        found.append(Split(axis, size, f"model.{name}"))
+    pieces = vocabulary_size(data.tokenizer)
+    said = f"data.tokenizer, of {pieces} pieces,"
+    return [*found, Split("vocab", pieces, said, is_field=False)]
+
+
+def mesh_for(run: Run, *, devices: int, slices: int = 1) -> Mesh:
+    """The mesh of a run on so many devices: what it says, and a legal choice of the rest.
+
+    Raises UserError in one line where there is none, before anything is allocated.
+
+    >>> small = Run(data=Data(batch=8), model=Transformer(width=256, heads=4))
+    >>> mesh = mesh_for(small, devices=16)
+    >>> mesh.fsdp, mesh.tensor, mesh.context
+    (8, 2, 1)
+    """
+    return Mesh(**choose(run.mesh, splits(run), devices=devices, slices=slices))
 
 
 def same_result(a: Run, b: Run) -> list[str]:

@@ -137,13 +137,16 @@ def test_groups_and_what_they_share(capsys, tmp_path, table):
     apart = [group["parameters"]["E"] for group in found["groups"].values()]
     assert apart[0] != apart[1] and found["parameters"] == {}
     assert plot.read_bytes().startswith(b"\x89PNG")
-    options = ["--share", "alpha", "beta", "--bootstrap", 20]
+    options = ["--share", "alpha", "--share", "beta", "--bootstrap", 20]
     run("fit", table, "--by", "objective", *options, "--json", out)
     found = json.loads(out.read_text())
     alphas = {group["parameters"]["alpha"] for group in found["groups"].values()}
     assert alphas == {found["parameters"]["alpha"]}
     assert 0 < found["test"]["p"] <= 1 and found["test"]["shared"] == ["alpha", "beta"]
     assert "p = " in capsys.readouterr().out
+    options = ["--by", "objective", "--by", "size", "--bootstrap", 0]
+    run("fit", table, "--law", "envelope", *options, "--json", out)
+    assert len(json.loads(out.read_text())["groups"]) == 2 * 5
 
 
 def test_flops_that_are_not_known_are_said(capsys, tmp_path):

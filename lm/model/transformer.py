@@ -92,6 +92,15 @@ class Transformer(Config, tag="transformer"):
             )
         return None
 
+    def splits(self) -> dict[str, tuple[str, int]]:
+        """What a mesh may split, by logical axis: the field, and its size."""
+        return {
+            "embed": ("width", self.width),
+            "heads": ("heads", self.heads),
+            "kv": ("kv_heads", self.groups),
+            "mlp": ("hidden", self.mlp_width),
+        }
+
     def parameters(self, vocabulary_size: int) -> dict[str, int]:
         """Number of parameters by group; the ledger sums them."""
         width, kv = self.width, self.groups * self.head_size

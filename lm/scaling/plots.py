@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -302,6 +303,7 @@ def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
         axes.set_visible(False)
         return
     axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel=" and ".join(shown))
+    _few_ticks(axes.xaxis)
     axes.set_title("Best size and data" if len(shown) == 2 else f"Best {shown[0]}")
     axes.legend(loc="upper left")
 
@@ -336,9 +338,17 @@ def _grid(fit: Fit, places_R: np.ndarray) -> dict[str, np.ndarray]:
 
 def _axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    axes.xaxis.set_major_locator(LogLocator(numticks=7))
+    _few_ticks(axes.xaxis)
     _plain_log(axes, "y")
     axes.set_title(title)
+
+
+def _few_ticks(axis: Axis) -> None:
+    """Powers of ten on a logarithmic axis, and 2 and 5 times them on one of few decades."""
+    low, high = sorted(axis.get_view_interval())
+    few = high / low < 200
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=7))
+    axis.set_minor_locator(NullLocator())
 
 
 def _plain_log(axes: Axes, which: str) -> None:

@@ -21,7 +21,16 @@ from lm import ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump
 from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows, unique_rows
-from lm.run import Run, evaluation_steps, read_run, same_result, steps, validate
+from lm.run import (
+    Run,
+    evaluation_steps,
+    mesh_for,
+    read_run,
+    same_result,
+    splits,
+    steps,
+    validate,
+)
 from lm.train.checkpoint import Checkpoints, restore
 from lm.train.progress import Bar, Metrics
 from lm.train.step import Program, State, prepare
@@ -65,13 +74,13 @@ def fit(
     _claim(run, directory)
     if finished.exists():
         return json.loads(finished.read_text())
-    mesh = _mesh.make(run.mesh)
-    _check_rows(run, mesh)
+    slices = _mesh.count_slices(jax.devices())
+    mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     tokens = _open_tokens(run, directory)
     seen = _seen(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
     program = prepare(run, vocabulary, mesh)
-    _describe(run, directory, tokens)
+    _describe(run, directory, tokens, mesh)
 
     with Checkpoints(str(directory / "checkpoints"), keep=run.checkpoints.keep) as checkpoints:
         restored = checkpoints.restore_newest(program.abstract)
@@ -123,10 +132,15 @@ def fit(
 def load(directory: Path) -> Trained:
     """The model of a run directory, from its newest intact checkpoint."""
     run = validate(read_run(directory))
-    # Trained on whatever mesh, it is used on this machine's devices.
+    # Trained on whatever mesh, it is used on this machine's devices, on any number of rows.
     run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1)
+    rows = "batch", "length"
+    sizes = [split for split in splits(run) if split.axis not in rows]
+    devices = jax.devices()
+    slices = _mesh.count_slices(devices)
+    chosen = _mesh.choose(run.mesh, sizes, devices=len(devices), slices=slices)
     tokens = _open_tokens(run, directory)
-    program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(run.mesh))
+    program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
     wanted = {"params": program.abstract.params}
     found = restore(str(directory / "checkpoints"), wanted)
     return Trained(run, tokens, program, found.state["params"])
@@ -267,25 +281,6 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(caught, handler)
 
 
-def _check_rows(run: Run, mesh: jax.sharding.Mesh) -> None:
-    ways = _mesh.ways(mesh, "batch") * run.microbatches
-    if run.data.batch % ways:
-        below = run.data.batch // ways * ways
-        near = [n for n in (below, below + ways) if n > 0]
-        raise UserError(
-            f"data.batch={run.data.batch} is not a multiple of {ways} (replica x fsdp x"
-            f" microbatches); nearest: {' or '.join(map(str, near))}"
-        )
-    for objective in run.objective.parts(steps(run), run.seed):
-        positions, context = objective.positions(run.data.length), mesh.shape["context"]
-        if positions % context:
-            which = "" if positions == run.data.length else f" gives rows of {positions}, which"
-            raise UserError(
-                f"data.length={run.data.length}{which} is not a multiple of mesh.context"
-                f" {context}"
-            )
-
-
 def _open_tokens(run: Run, directory: Path) -> Tokens:
     """The run's tokens; raises UserError if they are not those that the directory began with.
 
@@ -324,7 +319,7 @@ def _claim(run: Run, directory: Path) -> None:
         )
 
 
-def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
+def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "config.json", dump(run))
     devices = jax.devices()
@@ -332,6 +327,7 @@ def _describe(run: Run, directory: Path, tokens: Tokens) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "mesh": dict(mesh.shape),
         "commit": commit(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }

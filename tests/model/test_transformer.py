@@ -255,3 +255,17 @@ def test_only_causal_rows_go_on_from_their_past():
     """Fails if states that a later position would have changed are taken for final."""
     with pytest.raises(ValueError, match="causal"):
         body().apply({"params": params()}, example(Full()), body().nothing(2, LENGTH))
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_what_a_mesh_must_divide_is_what_the_parameters_have(config):
+    """Fails if preflight knows another size of an axis than the parameters do, or lacks one."""
+    boxed = jax.eval_shape(body(config).init, jax.random.key(0), example(Full()))["params"]
+    sizes: dict[str, set[int]] = {}
+    for box in jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)):
+        for name, size in zip(box.names, box.value.shape, strict=True):
+            if mesh.LAYOUT[name]:
+                sizes.setdefault(name, set()).add(size)
+    assert sizes.pop("vocab") == {VOCABULARY}
+    assert sizes == {axis: {size} for axis, (_, size) in config.splits().items()}
+    assert all(hasattr(config, field) for field, _ in config.splits().values())

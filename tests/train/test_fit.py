@@ -329,6 +329,7 @@ def test_a_run_directory_describes_itself(run, finished):
     assert parse(Run, (directory / "config.json").read_text(), "config") == run
     assert json.loads((directory / "result.json").read_text()) == result
     environment = json.loads((directory / "environment.json").read_text())
+    assert environment["mesh"] == {"replica": 1, "fsdp": 8, "tensor": 1, "context": 1}
     assert environment["jax"] == jax.__version__
     data = json.loads((directory / "data.json").read_text())
     tokens = open_tokens(run.data)
@@ -499,7 +500,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(run, finished):
 def test_a_batch_that_does_not_divide_is_named_before_anything_is_written(run, tmp_path):
     """Fails if the check is left to the compiler."""
     with pytest.raises(UserError, match=r"data.batch=12 .* 8 .*nearest: 8 or 16"):
-        fit(change(run, "data.batch=12"), tmp_path / "run")
+        fit(change(run, "data.batch=12", "mesh.fsdp=8"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
