@@ -369,10 +369,10 @@ def _limits(groups: Sequence[Group]) -> tuple[str, ...]:
     epochs = sorted({_epochs(group) for group in groups})
     return (
         f"R_D comes from {together([str(number) for number in epochs])} epochs. Where the loss"
-        " still falls at the most of them as it does on new text, R_D is known from below alone,"
-        " and its upper end is the fit’s bound. It is a constant of a size, a text and a recipe: larger"
-        " models overfit sooner, and dropout or stronger decay of weights, which nobody tuned"
-        " here, bears more epochs.",
+        " still falls at the most of them as it does on new text, R_D is known from below alone"
+        " and its upper end is the fit’s bound. R_D is a constant of a size, a text and a"
+        " recipe: larger models overfit sooner, and dropout or a stronger decay of weights,"
+        " which nobody tuned here, may bear more epochs.",
         "The BERT’s number is a bound, which says of a model at least what it knows; that the"
         " bound falls while the GPT’s exact number rises is no artefact of that, but how far"
         " apart they are is.",
