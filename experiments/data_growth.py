@@ -143,7 +143,7 @@ def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
     laws = {loss: _laws(groups, loss) for loss in LOSSES}
-    joints = {loss: attempt(lambda loss=loss: _joint(groups, loss)) for loss in LOSSES}
+    joints = {loss: attempt(_joint, groups, loss) for loss in LOSSES}
     sections = [_growth(groups, laws, joints, loss) for loss in LOSSES if groups]
     if groups:
         most = max(group.cells[0].run.tokens for group in groups)
@@ -186,14 +186,11 @@ LOSSES = {
 
 def _laws(groups: Sequence[Group], loss: Measure) -> dict[str, Fit | DataError]:
     """The law of each arm in tokens."""
-    return {
-        arm: attempt(
-            lambda arm=arm: fit_parametric(
-                runs_of(_results(groups, arm), loss=loss.key), fixed=ONE_SIZE
-            )
-        )
-        for arm in LOSSES[loss][2]
-    }
+    return {arm: attempt(_law, _results(groups, arm), loss) for arm in LOSSES[loss][2]}
+
+
+def _law(results: Sequence[Result], loss: Measure) -> Fit:
+    return fit_parametric(runs_of(results, loss=loss.key), fixed=ONE_SIZE)
 
 
 def _joint(groups: Sequence[Group], loss: Measure) -> Joint:
