@@ -15,8 +15,8 @@ laptop trains:
     python -m experiments.kaplan_or_chinchilla --scale laptop
 
     smoke   a minute             toys on bytes, to see that everything works
-    laptop  15 minutes, 2 cores  seven sizes of 7k to 0.1M parameters with the head, budgets up
-                                 to 2e11 FLOPs, Python's library in 1,024 pieces
+    laptop  20 minutes, 2 cores  eight sizes of 4.5k to 0.1M parameters with the head, budgets
+                                 up to 2e11 FLOPs, Python's library in 1,024 pieces
     v5e-16  21 hours, 16 chips   eight sizes of 8M to 0.2B parameters, budgets up to 3e18
                                  FLOPs, on C4 (c4/en, which TFDS prepares)
 
@@ -238,18 +238,18 @@ PLANS = {
             batch=16,
             validation=0.05,
         ),
-        _wide(6, 8, 12, 16, 24, 32, 48),
+        _wide(4, 6, 8, 12, 16, 24, 32, 48),
         most=2e11,
-        tokens=1_200_000,
+        tokens=2_400_000,
         warmup=150_000,
         base=Setting(5e-3, 16, 0.95),
-        tuned=(Setting(1e-2, 8, 0.99),) * 7,
-        trials={1: _star(1e-2, 8, 0.95, 0.99), 4: _star(1e-2, 8, 0.95, 0.99)},
+        tuned=(Setting(1e-2, 8, 0.99),) * 8,
+        trials={2: _star(1e-2, 8, 0.95, 0.99), 5: _star(1e-2, 8, 0.95, 0.99)},
         matched={
-            1.5e10: (0, 1, 2, 3),
-            4e10: (1, 2, 3, 4),
-            9e10: (2, 3, 4, 5),
-            2e11: (3, 4, 5, 6),
+            1.5e10: (0, 1, 2, 3, 4),
+            4e10: (1, 2, 3, 4, 5),
+            9e10: (2, 3, 4, 5, 6),
+            2e11: (3, 4, 5, 6, 7),
         },
         evaluations=40,
         settings={"evaluation_rows": 128},
