@@ -6,9 +6,10 @@ faster the larger the model, of causal models alone.
     python -m experiments.bigger_learns_faster --scale laptop
 
     smoke   a minute            toys, to see that everything works
-    laptop  6 minutes, 2 cores  6k to 0.4M parameters, 0.6M tokens of a known source
+    laptop  9 minutes, 2 cores  6k to 0.4M parameters, 0.6M tokens of a known source
     v5e-16  16 hours, 16 chips  25M to 1.2B parameters, 1.7B tokens of Wikipedia, 7.4e19 FLOPs
 
+The laptop's time is that of cores which other programs used as well.
 The accelerator's line is what this prints, a plan by FLOPs that has not been run:
 
     python -m experiments.bigger_learns_faster --scale v5e-16 --cost v5e-16

@@ -9,8 +9,10 @@ far more repeats (the former fit an R_D of about 500) and pass causal ones where
     python -m experiments.repeated_data --scale laptop
 
     smoke   a minute             toys, to see that everything works
-    laptop  10 minutes, 2 cores  0.1M parameters, up to 32 epochs of a known source
-    v5e-16  5 hours, 16 chips    85M parameters, up to 64 epochs of Wikipedia, 2.1e19 FLOPs
+    laptop  16 minutes, 2 cores  0.1M parameters, up to 32 epochs of a known source
+    v5e-16  5 hours, 16 chips    85M parameters, up to 64 epochs of Wikipedia, 2.4e19 FLOPs
+
+The laptop's time is that of cores which other programs used as well.
 
 Each arm trains on so many tokens of text that is read once, and on as many of a part of it that
 is read again and again; the first epoch is the same rows in the same order. A run that ends
@@ -306,16 +308,16 @@ def _answer(groups: Sequence[Group], laws: Mapping[str, Fit | DataError]) -> str
         degrees = min(ours.degrees, theirs.degrees)
         ends = interval_of(times, theirs_B / ours_B, degrees)
     if ends is None or ends[0] <= 1 <= ends[1]:
-        said = "which does not show that either bears more"
+        said = "which does not show that either bears more repeats"
     else:
         said = f"so the BERT bears {'more' if times > 1 else 'fewer'} repeats"
     names = [ARMS[arm].name for arm in ARMS]
     return (
         f"At {size_text(groups[0].size)} parameters, {epochs} epochs are worth"
         f" {_worth_text(ours, epochs)} readings of new text to {names[0]} and"
-        f" {_worth_text(theirs, epochs)} to {names[1]} (with 95% intervals): R_D is"
-        f" {_repeats_text(ours)} and {_repeats_text(theirs)}. The second worth is"
-        f" {short_text(times, ends)} times the first, {said}. {_least_text(groups)}"
+        f" {_worth_text(theirs, epochs)} to {names[1]}, {short_text(times, ends)} times as many"
+        f" (with 95% intervals), {said}. R_D is {_repeats_text(ours)} and"
+        f" {_repeats_text(theirs)}. {_least_text(groups)}"
     ).rstrip()
 
 

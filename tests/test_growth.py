@@ -94,7 +94,8 @@ def test_data_growth_says_whose_gain_flattens_earlier(causal, masked, says, tmp_
     assert says in drawn.answer
     assert drawn.warnings == ()
     assert ("fits worse than" in drawn.details[0]) == (causal != masked)
-    assert "holds that" in drawn.details[1]
+    assert "held at the source" in drawn.details[1]
+    assert says in drawn.details[1]
     assert drawn.sections[-1].heading == "What this does and does not show"
 
 
