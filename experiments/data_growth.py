@@ -8,9 +8,10 @@ of each objective on the same text, and whether they differ.
     python -m experiments.data_growth --scale laptop
 
     smoke   a minute             toys, to see that everything works
-    laptop  10 minutes, 2 cores  0.1M parameters, 26k to 0.8M tokens of a known source
+    laptop  16 minutes, 2 cores  0.1M parameters, 26k to 0.8M tokens of a known source
     v5e-16  3 hours, 16 chips    85M parameters, 52M to 1.7B tokens of Wikipedia, 1.3e19 FLOPs
 
+The laptop's time is that of cores which other programs used as well.
 The accelerator's line is what this prints, a plan by FLOPs that has not been run:
 
     python -m experiments.data_growth --scale v5e-16 --cost v5e-16
@@ -42,17 +43,17 @@ from experiments.fits import (
     cells_table,
     difference_of,
     doubts_table,
-    holds,
     number_text,
     parameters_table,
     report_of,
     runs_of,
     section,
     signed_text,
+    truth_of,
 )
 from experiments.plans import FEW_ROWS, SMOKE_SOURCE, V5E_16, Plan, Size
 from experiments.sections import limits
-from experiments.seeds import BITS, Gap, Group, Measure, gaps, groups_of
+from experiments.seeds import BITS, Gap, Group, Measure, gaps, groups_of, together
 from lm import study
 from lm.data import Data
 from lm.evaluate import Effort
@@ -143,8 +144,13 @@ def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
     laws = {loss: _laws(groups, loss) for loss in LOSSES}
-    joints = {loss: attempt(lambda loss=loss: _joint(groups, loss)) for loss in LOSSES}
-    sections = [_growth(groups, laws, joints, loss) for loss in LOSSES if groups]
+    held = _laws_at_truth(groups)
+    joints = {loss: attempt(_joint, groups, loss) for loss in LOSSES}
+    sections = [
+        _growth(groups, laws[loss], held if loss == BITS else {}, joints[loss], loss)
+        for loss in LOSSES
+        if groups
+    ]
     if groups:
         most = max(group.cells[0].run.tokens for group in groups)
         rows = arms_rows([cell for cell in cells if cell.run.tokens == most])
@@ -163,7 +169,7 @@ def report(cells: list[Cell]) -> Report:
         cells,
         title="What more data gains",
         answer=_answer(groups, laws[BITS], joints[BITS]),
-        details=_details(groups, laws, joints),
+        details=_details(groups, laws[BITS], held, joints[BITS]),
         table=cells_table(
             cells,
             "All finished cells. D is read once; own loss is the objective’s, in nats per"
@@ -186,14 +192,23 @@ LOSSES = {
 
 def _laws(groups: Sequence[Group], loss: Measure) -> dict[str, Fit | DataError]:
     """The law of each arm in tokens."""
-    return {
-        arm: attempt(
-            lambda arm=arm: fit_parametric(
-                runs_of(_results(groups, arm), loss=loss.key), fixed=ONE_SIZE
-            )
-        )
-        for arm in LOSSES[loss][2]
-    }
+    return {arm: attempt(_law, _results(groups, arm), loss) for arm in LOSSES[loss][2]}
+
+
+def _laws_at_truth(groups: Sequence[Group]) -> dict[str, Fit | DataError]:
+    """The same in bits per byte with E held at what the source needs, where that is known."""
+    found = {}
+    for arm in LOSSES[BITS][2]:
+        results = _results(groups, arm)
+        if truth := truth_of(results):
+            found[arm] = attempt(_law, results, BITS, {"E": truth})
+    return found
+
+
+def _law(
+    results: Sequence[Result], loss: Measure, fixed: Mapping[str, float] | None = None
+) -> Fit:
+    return fit_parametric(runs_of(results, loss=loss.key), fixed=ONE_SIZE | dict(fixed or {}))
 
 
 def _joint(groups: Sequence[Group], loss: Measure) -> Joint:
@@ -222,21 +237,11 @@ def _results(groups: Sequence[Group], arm: str) -> list[Result]:
 def _answer(
     groups: Sequence[Group], laws: Mapping[str, Fit | DataError], joint: Joint | DataError
 ) -> str:
-    ours, theirs = laws["causal"], laws["any_order"]
-    if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
+    if not (betas := _betas_text(laws)):
         return NO_ANSWER
-    apart, ends = difference_of(ours, theirs, "beta")
-    said = (
-        "which does not tell them apart"
-        if ends is None or ends[0] <= 0 <= ends[1]
-        else f"so the BERT’s gain flattens {'earlier' if apart > 0 else 'later'}"
-    )
     text = (
-        f"At {size_text(groups[0].size)} parameters the loss falls toward its floor as D^−β,"
-        f" with β {number_text(ours.parameters['beta'], ours.ci95.get('beta'))} for"
-        f" {ARMS['causal'].name} and"
-        f" {number_text(theirs.parameters['beta'], theirs.ci95.get('beta'))} for"
-        f" {ARMS['any_order'].name}. The difference is {signed_text(apart, ends)}, {said}."
+        f"At {size_text(groups[0].size)} parameters the loss falls toward a floor as D^−β, with"
+        f" {betas}."
     )
     last = [_gains(groups, arm, BITS)[-1:] for arm in ("causal", "any_order")]
     if all(last):
@@ -249,13 +254,32 @@ def _answer(
     return text
 
 
+def _betas_text(laws: Mapping[str, Fit | DataError]) -> str:
+    """Both betas, their difference, and what it says; "" where one is not known."""
+    ours, theirs = laws.get("causal"), laws.get("any_order")
+    if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
+        return ""
+    apart, ends = difference_of(ours, theirs, "beta")
+    said = (
+        "which does not tell them apart"
+        if ends is None or ends[0] <= 0 <= ends[1]
+        else f"so the BERT’s gain flattens {'earlier' if apart > 0 else 'later'}"
+    )
+    one, other = (number_text(f.parameters["beta"], f.ci95.get("beta")) for f in (ours, theirs))
+    return (
+        f"β {one} for {ARMS['causal'].name} and {other} for {ARMS['any_order'].name}, a"
+        f" difference of {signed_text(apart, ends)}, {said}"
+    )
+
+
 def _details(
     groups: Sequence[Group],
-    laws: Mapping[Measure, Mapping[str, Fit | DataError]],
-    joints: Mapping[Measure, Joint | DataError],
+    laws: Mapping[str, Fit | DataError],
+    held: Mapping[str, Fit | DataError],
+    joint: Joint | DataError,
 ) -> tuple[str, ...]:
     found = []
-    if isinstance(joint := joints[BITS], Joint) and joint.p is not None:
+    if isinstance(joint, Joint) and joint.p is not None:
         beta = joint.fits["causal"].parameters["beta"]
         found.append(
             f"One β for both arms, {beta:.2f}, "
@@ -263,18 +287,17 @@ def _details(
             + " one for each: groups that share it differ as much with a probability of"
             f" {joint.p:.2g} (likelihood ratio, its distribution simulated)."
         )
-    truths = [
-        result["truth"]["bits_per_byte"]
-        for result in _results(groups, "causal")[:1]
-        if result.get("truth")
-    ]
-    if truths and isinstance(fit := laws[BITS]["causal"], Fit):
-        inside = holds(fit.ci95.get("E"), truths[0])
+    truth = truth_of(_results(groups, "causal"))
+    if truth and (betas := _betas_text(held)):
+        floors = [
+            f"{number_text(fit.parameters['E'], fit.ci95.get('E'))} of {ARMS[arm].name}"
+            for arm, fit in laws.items()
+            if isinstance(fit, Fit)
+        ]
         found.append(
-            f"The source itself needs {decimals(truths[0])} bits per byte for the same"
-            f" documents. The floor E that the GPT’s law finds is"
-            f" {number_text(fit.parameters['E'], fit.ci95.get('E'), 3)}, whose interval"
-            f" {'holds' if inside else 'does not hold'} that."
+            f"The source itself needs {decimals(truth)} bits per byte for the same documents,"
+            f" and no model can need less; the laws find floors of {together(floors)}. With the floor held at the source’s, which says that this size could learn all"
+            f" of it, {betas}."
         )
     return tuple(found)
 
@@ -318,13 +341,14 @@ def _gains(groups: Sequence[Group], arm: str, loss: Measure) -> list[Gain]:
 
 def _growth(
     groups: Sequence[Group],
-    laws: Mapping[Measure, Mapping[str, Fit | DataError]],
-    joints: Mapping[Measure, Joint | DataError],
+    laws: Mapping[str, Fit | DataError],
+    held: Mapping[str, Fit | DataError],
+    joint: Joint | DataError,
     loss: Measure,
 ) -> Section | None:
     heading, unit, _ = LOSSES[loss]
-    fits = {ARMS[arm].label: fit for arm, fit in laws[loss].items()}
-    joint = joints[loss]
+    fits = {ARMS[arm].label: fit for arm, fit in laws.items()}
+    fits |= {f"{ARMS[arm].label}, E held": fit for arm, fit in held.items()}
     said = (
         f"For {ARMS['causal'].name} and {ARMS['any_order'].name} one β has p = {joint.p:.2g}."
         if isinstance(joint, Joint)
@@ -334,7 +358,7 @@ def _growth(
         heading,
         Plot(
             f"growth_{loss.key}",
-            growth_figure(groups, laws[loss], loss),
+            growth_figure(groups, laws, loss),
             f"Left: {unit} by tokens, a mark a run, and the law of each arm with its 95%"
             " band; a dashed line is what the source itself needs. Right: what each doubling"
             " gained, means over seeds with one standard error, and what the law says it gains,"
@@ -421,10 +445,10 @@ def growth_figure(
     unit = LOSSES[loss][1]
     left.set(title="Loss by tokens", xlabel="tokens, each read once", ylabel=unit)
     right.set(title="Gain of a doubling", xlabel="tokens, before it", ylabel=unit)
-    truths = [r["truth"]["bits_per_byte"] for r in _results(groups, "causal") if r.get("truth")]
-    if truths and loss == BITS:
-        left.set_ylim(min(truths[0] - 0.03, left.get_ylim()[0]))
-        reference_lines(left, {"source": truths[0]})
+    truth = truth_of(_results(groups, "causal"))
+    if truth and loss == BITS:
+        left.set_ylim(min(truth - 0.03, left.get_ylim()[0]))
+        reference_lines(left, {"source": truth})
     figure.legend(loc="outside upper left", ncols=3)
     return figure
 

@@ -61,10 +61,10 @@ def runs_of(
     )
 
 
-def attempt(fit: Callable[[], Any]) -> Any:
+def attempt(fit: Callable[..., Any], *given: Any) -> Any:
     """What a fit finds, or the DataError that says why there is none yet."""
     try:
-        return fit()
+        return fit(*given)
     except DataError as error:
         return error
 

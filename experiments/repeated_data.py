@@ -9,8 +9,10 @@ far more repeats (the former fit an R_D of about 500) and pass causal ones where
     python -m experiments.repeated_data --scale laptop
 
     smoke   a minute             toys, to see that everything works
-    laptop  10 minutes, 2 cores  0.1M parameters, up to 32 epochs of a known source
-    v5e-16  5 hours, 16 chips    85M parameters, up to 64 epochs of Wikipedia, 2.1e19 FLOPs
+    laptop  16 minutes, 2 cores  0.1M parameters, up to 32 epochs of a known source
+    v5e-16  5 hours, 16 chips    85M parameters, up to 64 epochs of Wikipedia, 2.4e19 FLOPs
+
+The laptop's time is that of cores which other programs used as well.
 
 Each arm trains on so many tokens of text that is read once, and on as many of a part of it that
 is read again and again; the first epoch is the same rows in the same order. A run that ends
@@ -64,6 +66,7 @@ from lm.objectives import AnyOrder, Causal
 from lm.report import (
     BLUE,
     GREEN,
+    INK,
     MARKERS,
     MUTED,
     ORANGE,
@@ -164,7 +167,7 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
-    laws = {arm: attempt(lambda arm=arm: _law(groups, arm)) for arm in ARMS}
+    laws = {arm: attempt(_law, groups, arm) for arm in ARMS}
     sections: list[Section | None] = []
     if groups:
         most = max((_tokens(group), -_unique(group)) for group in groups)
@@ -257,8 +260,8 @@ def _law(groups: Sequence[Group], arm: str) -> Fit:
         unique_R=np.array([float(result["unique_tokens"]) for result in results]),
     )
     truth = truth_of(results)
-    # There is one size, so nothing says how many parameters are worth while.
-    fixed = ONE_SIZE | {"R_N": 1.0} | ({"E": truth} if truth else {})
+    # There is one size, so nothing says that some parameters are not worth while.
+    fixed = ONE_SIZE | {"R_N": 1e12} | ({"E": truth} if truth else {})
     # Squares, as no run is an outlier, and what repeats cost is in few of them.
     return fit_data_constrained(runs, delta=0.1, fixed=fixed)
 
@@ -305,16 +308,16 @@ def _answer(groups: Sequence[Group], laws: Mapping[str, Fit | DataError]) -> str
         degrees = min(ours.degrees, theirs.degrees)
         ends = interval_of(times, theirs_B / ours_B, degrees)
     if ends is None or ends[0] <= 1 <= ends[1]:
-        said = "which does not show that either bears more"
+        said = "which does not show that either bears more repeats"
     else:
         said = f"so the BERT bears {'more' if times > 1 else 'fewer'} repeats"
     names = [ARMS[arm].name for arm in ARMS]
     return (
         f"At {size_text(groups[0].size)} parameters, {epochs} epochs are worth"
         f" {_worth_text(ours, epochs)} readings of new text to {names[0]} and"
-        f" {_worth_text(theirs, epochs)} to {names[1]} (with 95% intervals): R_D is"
-        f" {_repeats_text(ours)} and {_repeats_text(theirs)}. The second worth is"
-        f" {short_text(times, ends)} times the first, {said}. {_least_text(groups)}"
+        f" {_worth_text(theirs, epochs)} to {names[1]}, {short_text(times, ends)} times as many"
+        f" (with 95% intervals), {said}. R_D is {_repeats_text(ours)} and"
+        f" {_repeats_text(theirs)}. {_least_text(groups)}"
     ).rstrip()
 
 
@@ -368,10 +371,10 @@ def _limits(groups: Sequence[Group]) -> tuple[str, ...]:
     epochs = sorted({_epochs(group) for group in groups})
     return (
         f"R_D comes from {together([str(number) for number in epochs])} epochs. Where the loss"
-        " still falls at the most of them, R_D is known from below alone, and its upper end is"
-        " the prior of the resamples. It is a constant of a size, a text and a recipe: larger"
-        " models overfit sooner, and dropout or stronger decay of weights, which nobody tuned"
-        " here, bears more epochs.",
+        " still falls at the most of them as it does on new text, R_D is known from below alone"
+        " and its upper end is the fit’s bound. R_D is a constant of a size, a text and a"
+        " recipe: larger models overfit sooner, and dropout or a stronger decay of weights,"
+        " which nobody tuned here, may bear more epochs.",
         "The BERT’s number is a bound, which says of a model at least what it knows; that the"
         " bound falls while the GPT’s exact number rises is no artefact of that, but how far"
         " apart they are is.",
@@ -567,7 +570,7 @@ def repeats_figure(groups: Sequence[Group], laws: Mapping[str, Fit | DataError])
             ]
             low, high = np.minimum(np.array(ends).T, grid)
             right.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
-    right.plot(grid, grid, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)))
+    right.plot(grid, grid, color=INK, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=3)
     left.axhline(0, color=MUTED, linewidth=0.8)
     for axes in (left, right):
         axes.set(xscale="log", xlabel="epochs")
@@ -575,7 +578,9 @@ def repeats_figure(groups: Sequence[Group], laws: Mapping[str, Fit | DataError])
     right.set_yscale("log")
     right.set_ylim(0.9, 1.3 * grid[-1])
     ticks(right.yaxis, FixedLocator(epochs), lambda value: f"{value:g}")
-    left.set_yscale("symlog", linthresh=0.1, linscale=1.5)
+    left.set_yscale("symlog", linthresh=0.1)
+    low, high = left.get_ylim()
+    left.set_ylim(min(-0.1, 1.2 * low), max(0.2, 1.5 * high))
     ticks(left.yaxis, FixedLocator((-0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2)), _signed)
     left.set(title="What repeats cost", ylabel="bits per byte above new text")
     right.set(title="What they are worth", ylabel="times the text, if it were new")

@@ -372,6 +372,8 @@ def _check(given: argparse.Namespace) -> None:
         name = assignment.partition("=")[0]
         if name in (*_SET, "optimizer.learning_rate"):
             raise UserError(f"{assignment}: the ladder sets {name}")
+        if name == "optimizer.base_width":
+            raise UserError(f"{assignment}: the ladder sets a rate for every width")
 
 
 def _base(given: argparse.Namespace) -> Run:

@@ -166,7 +166,7 @@ def _prove(name: str, overrides: list[str]) -> None:
         overrides, name = [name, *overrides], "-"
     run = validate(override(_find_run(name)[0], overrides))
     prepare_machine()
-    prove_all(run.objective, run.model, Console(highlight=False))
+    prove_all(run.objective, run.model, Console(highlight=False), attention=run.attention)
 
 
 def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:

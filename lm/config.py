@@ -187,7 +187,8 @@ def _assign(data: Any, type_: Any, parts: list[str], raw: str, path: str, root: 
         paths = {row.path.split(".type=")[0] for row in _rows(root, "")}
         # What stands in a list is set with the list, as JSON.
         elsewhere = [p for p in sorted(paths) if p.rpartition(".")[2] == head and "[]" not in p]
-        raise _unknown(full, raw, head, list(fields), path, elsewhere)
+        legal = [*(["type"] if tag is not None else []), *fields]
+        raise _unknown(full, raw, head, legal, path, elsewhere)
     below, field_type = _join(path, head), fields[head].type
     if rest:
         here = data[head] if head in data else _plain_default(fields[head])
@@ -269,7 +270,8 @@ def _convert_struct(data: Any, variants: dict[Any, Any], path: str) -> Any:
         if name in fields:
             values[name] = _convert(item, fields[name].type, _join(path, name))
         elif not (tags and name == "type"):
-            raise _unknown(_join(path, name), item, name, list(fields), path)
+            legal = [*(["type"] if tags else []), *fields]
+            raise _unknown(_join(path, name), item, name, legal, path)
     missing = [name for name, f in fields.items() if f.required and name not in values]
     if missing:
         raise _error(_join(path, missing[0]), None, "missing, and it has no default")

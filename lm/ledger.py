@@ -6,6 +6,8 @@ from collections import Counter
 import msgspec
 
 from lm.config import Config
+from lm.example import Full
+from lm.model import choose
 from lm.objectives import Base
 from lm.run import Run, steps
 
@@ -108,6 +110,26 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
         flops_again=run.model.products_again(mean, run.remat),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
+
+
+def kernel_flops(run: Run, platform: str) -> int:
+    """FLOPs of one training step that kernels of attention do on a platform; or their mean.
+
+    They are no budget: `cost` counts what the reference computes, so that budgets are the same
+    on every platform. A compiler's own count leaves them out.
+    """
+    count = steps(run)
+    total = 0
+    for objective, times in run.objective.parts(count, run.seed).items():
+        length = objective.positions(run.data.length)
+        total += times * run.model.kernel_products(
+            choose(run.attention, platform=platform, precision=run.precision, length=length),
+            rows=run.data.batch,
+            length=length,
+            visible=objective.visible if run.mesh.context == 1 else Full(),
+            remat=run.remat,
+        )
+    return total // count
 
 
 def tokens_for(run: Run, vocabulary_size: int, flops: float) -> int:

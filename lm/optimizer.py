@@ -3,6 +3,24 @@
 `build` needs to know what each parameter is. It is told so by the axes that the parameter was
 declared with - `("layers", "embed", "mlp")` - and never guesses from the number of dimensions,
 because layers are stacked: a stack of norm scales has two dimensions and is not a matrix.
+
+The best learning rate falls as models get wider. With `base_width`, the width at which the rate
+was tuned, it need not be tuned again: what training changes in activations and logits is the
+same at every width (maximal update parametrization, Yang et al. 2022, arXiv:2203.03466, table 8
+with tied embeddings; for muon the spectral condition, Yang, Simon & Bernstein 2023,
+arXiv:2310.17813). For a model r times as wide as the base,
+
+    matrices of layers      steps / r (adamw, lion: every entry of a step has one size, and r
+                            times as many inputs add up), / sqrt(r) (muon)
+    the last norm           value, gradient and steps / r: the same as if the logits were
+                            multiplied by 1 / r, as they are sums over r times as many states
+    embeddings, other norms as they are
+    eps of adam             / r, as all gradients are
+
+Initial values of matrices of layers fall as 1 / sqrt(inputs) at any rate (lm/model). Decay is
+not scaled: a weight loses the same share per step at every width (Wang & Aitchison 2024,
+arXiv:2405.13698). All this holds between models of one depth and head size, whose heads and MLP
+grow with the width, and which train on equal batches for as long.
 """
 
 import math
@@ -20,6 +38,13 @@ Decay = Annotated[float, Meta(ge=0, description="share of a weight lost, per uni
 Clip = Annotated[float, Meta(gt=0, description="largest global norm of a gradient")] | None
 Epsilon = Annotated[float, Meta(gt=0, description="added to the root of the mean square")]
 Final = Annotated[float, Meta(ge=0, le=1, description="share of the peak at the end")]
+BaseWidth = (
+    Annotated[
+        int,
+        Meta(ge=2, description="model width that the rate was tuned at; null: rate as it is"),
+    ]
+    | None
+)
 
 
 class Adamw(Config, tag="adamw"):
@@ -31,6 +56,7 @@ class Adamw(Config, tag="adamw"):
     eps: Epsilon = 1e-8
     decay: Decay = 0.1
     clip: Clip = 1.0
+    base_width: BaseWidth = None
 
 
 class Lion(Config, tag="lion"):
@@ -44,13 +70,15 @@ class Lion(Config, tag="lion"):
     b2: Annotated[float, Meta(ge=0, lt=1, description="decay of the momentum")] = 0.99
     decay: Decay = 1.0
     clip: Clip = 1.0
+    base_width: BaseWidth = None
 
 
 class Adafactor(Config, tag="adafactor"):
     """Factored second moments (Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5).
 
     No momentum; steps are relative to the RMS of the parameter, and the decay of the second
-    moment is 1 - t^-exponent.
+    moment is 1 - t^-exponent. It has no `base_width`: how far that RMS depends on the width
+    changes as training goes on.
     """
 
     learning_rate: Peak = 1e-2
@@ -78,6 +106,7 @@ class Muon(Config, tag="muon"):
     eps: Epsilon = 1e-8
     decay: Decay = 0.1
     clip: Clip = 1.0
+    base_width: BaseWidth = None
 
 
 Optimizer = Adamw | Lion | Adafactor | Muon
@@ -158,22 +187,39 @@ def learning_rate(optimizer: Optimizer, schedule: Schedule, steps: int) -> optax
 
 
 def build(
-    optimizer: Optimizer, schedule: Schedule, steps: int, axes: Any
+    optimizer: Optimizer, schedule: Schedule, steps: int, axes: Any, *, width: int
 ) -> optax.GradientTransformation:
     """The whole update: clip, the optimizer's direction, decay of weights, the learning rate.
 
-    `axes` is the parameters' tree with tuples of axis names for leaves. Decay is decoupled
-    (multiplied by the rate, not by the gradient) and reaches every matrix, embeddings too, and
-    no scale or bias, as in BERT (arXiv:1810.04805, the reference code's
+    `axes` is the parameters' tree with tuples of axis names for leaves, `width` the model's.
+    Decay is decoupled (multiplied by the rate, not by the gradient) and reaches every matrix,
+    embeddings too, and no scale or bias, as in BERT (arXiv:1810.04805, the reference code's
     `exclude_from_weight_decay`) and GPT (Radford et al. 2018, section 4.1).
     """
     clip = math.inf if optimizer.clip is None else optimizer.clip
-    return optax.chain(
-        optax.clip_by_global_norm(clip),
-        _direction(optimizer, axes),
-        optax.add_decayed_weights(optimizer.decay, mask=_map_axes(is_weight, axes)),
-        optax.scale_by_learning_rate(learning_rate(optimizer, schedule, steps)),
+    ratio = _ratio(optimizer, width)
+    gradient = optax.chain(
+        _multiply(lambda names: _last_norm(names, ratio), axes), optax.clip_by_global_norm(clip)
     )
+    step = optax.chain(
+        _multiply(lambda names: _rate(optimizer, names, ratio), axes),
+        optax.add_decayed_weights(optimizer.decay, mask=_map_axes(is_weight, axes)),
+    )
+    rate = optax.scale_by_learning_rate(learning_rate(optimizer, schedule, steps))
+    return optax.chain(gradient, _direction(optimizer, axes, ratio), step, rate)
+
+
+def initial(optimizer: Optimizer, params: Any, axes: Any, *, width: int) -> Any:
+    """The values to begin from: the body's own, the last norm's smaller beyond the base width.
+
+    >>> axes = {"norm": ("embed",), "up": ("layers", "embed", "mlp")}
+    >>> ones = {"norm": jnp.ones(8), "up": jnp.ones((2, 8, 8))}
+    >>> found = initial(Adamw(base_width=2), ones, axes, width=8)
+    >>> float(found["norm"][0]), float(found["up"][0, 0, 0])
+    (0.25, 1.0)
+    """
+    ratio = _ratio(optimizer, width)
+    return _map_axes(lambda names, x: _last_norm(names, ratio) * x, axes, params)
 
 
 def state_axes(transformation: optax.GradientTransformation, params: Any, axes: Any) -> Any:
@@ -202,10 +248,36 @@ def is_weight(axes: tuple[str, ...]) -> bool:
     return len(_sides(axes)) == 2
 
 
-def _direction(optimizer: Optimizer, axes: Any) -> optax.GradientTransformation:
+def _ratio(optimizer: Optimizer, width: int) -> float:
+    """How many times as wide as the base."""
+    base = None if isinstance(optimizer, Adafactor) else optimizer.base_width
+    return width / (base or width)
+
+
+def _last_norm(axes: tuple[str, ...], ratio: float) -> float:
+    """What stands for a multiplier of the logits: 1 / r for vectors beside the layers."""
+    return 1 / ratio if axes == ("embed",) else 1.0
+
+
+def _rate(optimizer: Optimizer, axes: tuple[str, ...], ratio: float) -> float:
+    """What a parameter's steps are multiplied by, so that the rate suits its width."""
+    if not _is_hidden(axes):
+        return _last_norm(axes, ratio)
+    return ratio**-0.5 if isinstance(optimizer, Muon) else 1 / ratio
+
+
+def _multiply(factor: Any, axes: Any) -> optax.GradientTransformation:
+    def scale(updates: Any, params: Any) -> Any:
+        del params
+        return _map_axes(lambda names, update: factor(names) * update, axes, updates)
+
+    return optax.stateless(scale)
+
+
+def _direction(optimizer: Optimizer, axes: Any, ratio: float) -> optax.GradientTransformation:
     match optimizer:
         case Adamw():
-            return optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps)
+            return _adam(optimizer, ratio)
         case Lion():
             return optax.scale_by_lion(b1=optimizer.b1, b2=optimizer.b2)
         case Adafactor():
@@ -221,12 +293,14 @@ def _direction(optimizer: Optimizer, axes: Any) -> optax.GradientTransformation:
             return optax.partition(
                 {
                     "hidden": _orthogonalized(optimizer, axes),
-                    "rest": optax.scale_by_adam(
-                        b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps
-                    ),
+                    "rest": _adam(optimizer, ratio),
                 },
                 _map_axes(lambda names: "hidden" if _is_hidden(names) else "rest", axes),
             )
+
+
+def _adam(optimizer: Adamw | Muon, ratio: float) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps / ratio)
 
 
 def _orthogonalized(optimizer: Muon, axes: Any) -> optax.GradientTransformation:

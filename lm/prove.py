@@ -23,7 +23,7 @@ from rich.text import Text
 from lm import mesh as _mesh
 from lm.config import Config, UserError
 from lm.example import Causal, Example, Full, Source, Until, Vocabulary, content_of
-from lm.model import Model, build
+from lm.model import Attention, Model, build
 from lm.objectives import Base, Curriculum, Masked, Mixture
 
 LENGTH = 14
@@ -138,17 +138,19 @@ def prove(
     )
 
 
-def prove_all(objective: Base, model: Model, console: Console) -> None:
+def prove_all(
+    objective: Base, model: Model, console: Console, *, attention: Attention = "auto"
+) -> None:
     """Proves every part of an objective with a tiny model of this kind, and shows how.
 
     Raises UserError at the first part that is not as it must be.
     """
-    small = bodies(model)
+    small = bodies(model, attention=attention)
     layers = " and ".join(str(body.config.depth) for body in small)
     console.print(
         f"{model.__struct_config__.tag} of {layers} layers and width {tiny(model).width} in"
         f" float32 (shrunk from {model.depth} and {model.width}), random parameters, rows of"
-        f" {LENGTH}"
+        f" {LENGTH}, attention={attention}"
     )
     for part in parts(objective):
         proof = prove(part, small)
@@ -202,6 +204,7 @@ def bodies(
     depths: Sequence[int] = (1, 2),
     mesh: jax.sharding.Mesh | None = None,
     unroll: int | None = None,
+    attention: Attention = "auto",
 ) -> tuple[Any, ...]:
     """Tiny bodies of one and of two layers, in float32, on one device or a mesh.
 
@@ -216,6 +219,7 @@ def bodies(
             mesh=mesh,
             precision="float32",
             unroll=unroll,
+            attention=attention,
         )
         for depth in depths
     )

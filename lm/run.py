@@ -9,7 +9,7 @@ from lm import config as _config
 from lm.config import Config, UserError
 from lm.data import Data, vocabulary_size
 from lm.mesh import Mesh, Split, choose
-from lm.model import Model, Remat, Transformer
+from lm.model import Attention, Model, Remat, Transformer, refusal
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
 from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
@@ -54,11 +54,15 @@ class Run(Config):
         ]
         | None
     ) = None
+    attention: Annotated[
+        Attention,
+        Meta(description="what computes it; auto: splash on TPUs for rows of 512 on, else XLA"),
+    ] = "auto"
     mesh: Mesh = Mesh()
     checkpoints: Checkpoints = Checkpoints()
 
 
-EXECUTION = ("microbatches", "remat", "unroll", "mesh", "checkpoints")
+EXECUTION = ("microbatches", "remat", "unroll", "attention", "mesh", "checkpoints")
 """Fields that may differ when a run goes on: they change how it runs, not what it finds."""
 DECISIVE = tuple(name for name in Run.__struct_fields__ if name not in EXECUTION)
 """The other fields, which decide the result."""
@@ -88,6 +92,8 @@ def validate(run: Run) -> Run:
     run = _config.validate_fields(run)
     if why := run.model.check():
         raise UserError(f"model.{why}")
+    if why := refuse_attention(run):
+        raise UserError(why)
     check_schedule(run.schedule)
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
@@ -141,6 +147,16 @@ def mesh_for(run: Run, *, devices: int, slices: int = 1) -> Mesh:
     (8, 2, 1)
     """
     return Mesh(**choose(run.mesh, splits(run), devices=devices, slices=slices))
+
+
+def refuse_attention(run: Run, platform: str | None = None) -> str | None:
+    """Why `run.attention` cannot be had, on a platform if that is known, or None."""
+    return refusal(
+        run.attention,
+        precision=run.precision,
+        head_size=run.model.head_size,
+        platform=platform,
+    )
 
 
 def same_result(a: Run, b: Run) -> list[str]:

@@ -183,6 +183,7 @@ GROUP = {"parameters": {"k_N": 0.1, "a": 0.5}, "objective": 0.0, "rows_used": 9}
         (["--json", "nowhere/out.json"], None, "no directory"),
         (["--law", "nowhere.json"], None, "nowhere.json"),
         (["model.width=512"], None, "the ladder sets model.width"),
+        (["optimizer.base_width=64"], None, "a rate for every width"),
         (["model.kv_heads=7"], None, "model.kv_heads"),
         (["objective.type=spans"], None, "objective"),
         ([], "E = 1.8", "no file of lm fit"),

@@ -210,6 +210,10 @@ def test_the_last_of_equal_paths_counts():
             "model.dept=6: no such field; did you mean model.depth? "
             "(fields of model: depth, width, remat)",
         ),
+        (
+            "optimizer.typ=lion",
+            "did you mean optimizer.type? (fields of optimizer: type, rate,",
+        ),
         ("optimizer.type=adamw", "one of adam, lion; did you mean adam?"),
         (
             "optimizer.sharp=true",
@@ -266,6 +270,7 @@ def test_any_text_is_an_override_or_an_error_of_one_line(text, prefix):
         ('{"tokens": 0}', "run.json: tokens=0: must be >= 1"),
         ('{"tokens": "1"}', "run.json: tokens=1: expected int >= 1"),
         ('{"model": {"dept": 1}}', "run.json: model.dept=1: no such field; did you mean"),
+        ('{"optimizer": {"type": "lion", "typ": 1}}', "did you mean optimizer.type?"),
         ('{"optimizer": {"type": 3}}', "run.json: optimizer.type=3: no such variant"),
     ],
 )

@@ -20,6 +20,7 @@ from lm.optimizer import (
     build,
     check,
     decay_steps,
+    initial,
     learning_rate,
     state_axes,
     warmup_steps,
@@ -36,6 +37,7 @@ AXES = {
     "up": ("layers", "embed", "mlp"),
 }
 SIZES = {"layers": 3, "vocab": 24, "embed": 16, "heads": 2, "head": 4, "mlp": 40}
+WIDTH = SIZES["embed"]
 WEIGHTS = {"embedding", "query", "out", "up"}
 
 
@@ -49,7 +51,7 @@ def tree(seed):
 
 def run(optimizer, axes, params, gradients, schedule=FLAT):
     """Parameters after a step for each of the gradients, and the state."""
-    transformation = build(optimizer, schedule, len(gradients), axes)
+    transformation = build(optimizer, schedule, len(gradients), axes, width=WIDTH)
     state = transformation.init(params)
     for gradient in gradients:
         updates, state = jax.jit(transformation.update)(gradient, state, params)
@@ -142,9 +144,12 @@ def test_muon_orthogonalizes_hidden_matrices_and_nothing_else():
 
 
 def test_decay_reaches_matrices_and_embeddings_only():
-    """Catches: a mask by ndim (stacked scales and head biases would decay), no embeddings."""
+    """Catches: a mask by ndim (stacked scales and head biases would decay), no embeddings.
+
+    With a base width: a decay that shrinks with the steps, so that it vanishes in wide models.
+    """
     params, zero = tree(0), jax.tree.map(jnp.zeros_like, tree(0))
-    for optimizer in (Adamw(), Lion(), Adafactor(), Muon()):
+    for optimizer in (Adamw(), Lion(), Adafactor(), Muon(), Muon(base_width=4)):
         optimizer = msgspec.structs.replace(optimizer, learning_rate=0.1, decay=0.5)
         moved, _ = run(optimizer, AXES, params, [zero])
         for name in AXES:
@@ -167,11 +172,63 @@ def test_clip_bounds_the_global_norm():
     np.testing.assert_allclose(moved["a"] * -1e6, np.full(4, 30.0), rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "hidden"),
+    [
+        (Adamw(eps=1.0, decay=0, clip=None), 1 / 4),
+        (Lion(decay=0, clip=None), 1 / 4),
+        (Muon(eps=1.0, decay=0, clip=None), 1 / 2),
+    ],
+)
+def test_steps_beyond_the_base_width(optimizer, hidden):
+    """Catches: another power of the width, scaled embeddings or scales, an eps as it was.
+
+    A model four times as wide has a fourth of the gradients, but for the last norm's, whose
+    value is a fourth.
+    """
+    params, gradients = tree(0), [tree(1), tree(2)]
+    moved, _ = run(optimizer, AXES, params, gradients)
+    wide = msgspec.structs.replace(optimizer, base_width=WIDTH // 4)
+    smaller = [{n: x if n == "final" else x / 4 for n, x in g.items()} for g in gradients]
+    moved_wide, _ = run(wide, AXES, params, smaller)
+    expected = dict.fromkeys(AXES, 1.0) | dict.fromkeys(("query", "out", "up"), hidden)
+    expected["final"] = 1 / 4
+    for name in AXES:
+        step, step_wide = moved[name] - params[name], moved_wide[name] - params[name]
+        np.testing.assert_allclose(step_wide, expected[name] * step, rtol=5e-3, atol=1e-6)
+    at_first = initial(wide, params, AXES, width=WIDTH)
+    for name in AXES:
+        np.testing.assert_array_equal(
+            at_first[name], params[name] / 4 if name == "final" else params[name]
+        )
+
+
+def test_clip_sees_the_last_norm_as_if_logits_were_multiplied():
+    """Catches: a gradient of the last norm that grows with the width and clips all others."""
+    axes = {"final": ("embed",)}
+    params, gradient = {"final": jnp.zeros(16)}, {"final": jnp.ones(16)}  # of norm 4
+    config = Adamw(learning_rate=1.0, eps=1e6, decay=0, clip=1.0, base_width=4)
+    moved, _ = run(config, axes, params, [gradient])
+    np.testing.assert_allclose(moved["final"] * -1e6, np.full(16, 1 / 4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [Adamw(), Lion(), Muon()])
+def test_the_base_width_changes_nothing_at_itself(optimizer):
+    """Catches: a factor that is 1 only nearly."""
+    based = msgspec.structs.replace(optimizer, base_width=WIDTH)
+    params, gradients = tree(0), [tree(1), tree(2)]
+    plain, _ = run(optimizer, AXES, params, gradients)
+    jax.tree.map(np.testing.assert_array_equal, plain, run(based, AXES, params, gradients)[0])
+    jax.tree.map(
+        np.testing.assert_array_equal, params, initial(based, params, AXES, width=WIDTH)
+    )
+
+
 @pytest.mark.parametrize("optimizer", [Adamw(), Lion(), Adafactor(factor_from=4), Muon()])
 def test_state_is_float32_and_has_its_parameters_axes(optimizer):
     """Catches: a bfloat16 moment, moments left replicated, a moment with other axes."""
     params = tree(0)
-    transformation = build(optimizer, FLAT, 10, AXES)
+    transformation = build(optimizer, FLAT, 10, AXES, width=WIDTH)
     state = transformation.init(params)
     assert {str(x.dtype) for x in jax.tree.leaves(state)} <= {"float32", "int32"}
     axes = state_axes(transformation, jax.eval_shape(lambda: params), AXES)
@@ -199,9 +256,9 @@ def tag(config):
 def test_axes_that_say_nothing_are_refused():
     """Catches: guessing which side is which for a kind of weight that nobody declared."""
     with pytest.raises(ValueError, match="inputs"):
-        build(Adamw(), FLAT, 1, {"w": ("layers", "embed", "mlp", "embed")})
+        build(Adamw(), FLAT, 1, {"w": ("layers", "embed", "mlp", "embed")}, width=WIDTH)
     with pytest.raises(ValueError, match="inputs"):
-        build(Adamw(), FLAT, 1, {"w": ("window", "embed")})
+        build(Adamw(), FLAT, 1, {"w": ("window", "embed")}, width=WIDTH)
 
 
 @pytest.mark.parametrize(

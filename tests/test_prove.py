@@ -21,7 +21,7 @@ import lm
 from lm import mesh
 from lm.config import UserError
 from lm.example import Full, Until, visible_mask
-from lm.model import Output, Transformer, attention, transformer
+from lm.model import Output, Transformer, attention, backends, transformer
 from lm.objectives import (
     AnyOrder,
     Causal,
@@ -82,6 +82,8 @@ REST = [
 CASES = list(dict.fromkeys(part for each in [*EVERY_KIND, *MORE] for part in parts(each)))
 ALL_CASES = list(dict.fromkeys([*CASES, *REST]))
 FORMS = ("blocks", "rolled", "whole row")
+KERNELS = ("splash", "cudnn")
+"""As they run off their platform: in Pallas' interpreter, and in JAX's own form."""
 ENCODED = Spans(stack="encoder_decoder")
 
 
@@ -110,7 +112,9 @@ def form(name: str, depths: tuple[int, ...] = (1, 2)):
     if name == "whole row":
         whole = mesh.make(mesh.Mesh(context=2), jax.devices()[:2])
         return bodies(config, depths=depths, mesh=whole)
-    return bodies(config, depths=depths, unroll=1 if name == "rolled" else None)
+    attention = name if name in KERNELS else "auto"
+    unroll = 1 if name == "rolled" else None
+    return bodies(config, depths=depths, unroll=unroll, attention=attention)
 
 
 @pytest.mark.parametrize("objective", CASES, ids=title_of)
@@ -123,8 +127,17 @@ def test_no_objective_shows_a_slot_its_target(objective):
     assert (proof.kept > 0) == (never_kept(objective) != objective)
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("objective", [Causal(), AnyOrder(), Prefix()], ids=title_of)
+ONE_OF_EACH = [Causal(), AnyOrder(), Prefix()]
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        *((objective, name) for objective in ONE_OF_EACH for name in FORMS),
+        *((Prefix(), name) for name in KERNELS),  # the others are in the next test
+    ],
+    ids=lambda each: each if isinstance(each, str) else title_of(each),
+)
 def test_logits_depend_on_what_they_may_and_on_nothing_else(objective, name):
     """Fails if a form of attention sees more, or less, than each kind of `visible` says."""
     small = form(name) if name == "blocks" else form(name, (2,))
@@ -134,7 +147,7 @@ def test_logits_depend_on_what_they_may_and_on_nothing_else(objective, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [*FORMS, *KERNELS])
 @pytest.mark.parametrize("objective", [*ALL_CASES, ENCODED], ids=title_of)
 def test_every_objective_in_every_form(objective, name):
     """Fails if an objective's own shapes or gathers break what a form promises."""
@@ -361,6 +374,19 @@ def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
     mutated.setattr(transformer, "reaches", short)
     found = prove(Causal(), bodies(Transformer(), depths=(1,)), keys=1)
     assert any("which `visible` allows" in line for line in found.violations)
+
+
+def test_a_kernel_that_sees_one_more_key_is_caught(mutated):
+    """Fails if a proof of a kernel is one of the reference."""
+    whole = backends._splash
+
+    def one_more(*arguments, at_home):
+        *arrays, visible = arguments
+        return whole(*arrays, jax.tree.map(lambda until: until + 1, visible), at_home=at_home)
+
+    mutated.setitem(backends._LOCAL, "splash", one_more)
+    found = prove(Prefix(), bodies(Transformer(), depths=(1,), attention="splash"), keys=1)
+    assert any("which `visible` forbids" in line for line in found.violations)
 
 
 class Peeking(nn.Module):

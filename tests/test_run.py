@@ -88,6 +88,7 @@ def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, 
         (Run(optimizer=Adamw(learning_rate=math.nan)), "optimizer.learning_rate"),
         (Run(optimizer=Muon(clip=math.inf)), "optimizer.clip"),
         (Run(optimizer=Lion(clip=0.0)), "optimizer.clip=0"),
+        (Run(optimizer=Adamw(base_width=0)), "optimizer.base_width=0: must be >= 2"),
         (Run(model=Transformer(dropout=1.0)), "model.dropout=1"),
         (Run(model=Transformer(kv_heads=0)), "model.kv_heads=0"),
         (Run(model=Transformer(kv_heads=-2)), "model.kv_heads=-2"),
@@ -180,6 +181,7 @@ OTHER: dict[str, Any] = {
     "microbatches": 2,
     "remat": "block",
     "unroll": 1,
+    "attention": "xla",
     "mesh": Mesh(tensor=2),
     "checkpoints": Checkpoints(keep=9),
 }
@@ -188,7 +190,7 @@ OTHER: dict[str, Any] = {
 @pytest.mark.parametrize("name", Run.__struct_fields__)
 def test_only_execution_may_differ_between_runs_of_one_result(name):
     """Fails if a field that decides the result is taken for execution, or the other way."""
-    execution = {"microbatches", "remat", "unroll", "mesh", "checkpoints"}
+    execution = {"microbatches", "remat", "unroll", "attention", "mesh", "checkpoints"}
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})
     assert same_result(Run(), changed) == ([] if name in execution else [name])

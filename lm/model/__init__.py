@@ -2,12 +2,23 @@
 
 import jax
 
+from lm.model.backends import Attention, choose, refusal
 from lm.model.transformer import Body, Output, Remat, Transformer
 from lm.numerics import Precision
 
 Model = Transformer
 
-__all__ = ["Body", "Model", "Output", "Remat", "Transformer", "build"]
+__all__ = [
+    "Attention",
+    "Body",
+    "Model",
+    "Output",
+    "Remat",
+    "Transformer",
+    "build",
+    "choose",
+    "refusal",
+]
 
 
 def build(
@@ -18,6 +29,7 @@ def build(
     precision: Precision = "bfloat16",
     remat: Remat = "none",
     unroll: int | None = None,
+    attention: Attention = "auto",
 ) -> Body:
     """The body of a configuration, ready for `init` and `apply`.
 
@@ -32,4 +44,5 @@ def build(
         precision=precision,
         remat=remat,
         unroll=unroll,
+        attention=attention,
     )

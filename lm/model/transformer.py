@@ -14,6 +14,14 @@ from lm.config import Config
 from lm.example import Causal, Example, Full, Visible, visible_mask
 from lm.mesh import constrain
 from lm.model.attention import Reach, Turn, attend, reaches, rotate, turn
+from lm.model.backends import (
+    BACKWARD,
+    Attention,
+    Backend,
+    attend_in_blocks,
+    choose,
+    pairs,
+)
 from lm.numerics import Einsum, Precision
 
 Remat = Literal["none", "products", "block"]
@@ -140,6 +148,16 @@ class Transformer(Config, tag="transformer"):
             "head": 2 * rows * slots * weights["head"],
         }
 
+    def kernel_products(
+        self, backend: Backend, *, rows: int, length: int, visible: Visible, remat: Remat
+    ) -> int:
+        """FLOPs of a training step that attention's kernels do: 0 for XLA, which has none."""
+        if backend == "xla":
+            return 0
+        forward = 2 if remat == "none" else 4  # neither policy keeps what a kernel gives
+        each = 2 * self.depth * rows * pairs(backend, visible, length) * self.width
+        return (forward + BACKWARD[backend]) * each
+
     def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
         """Those of the forward FLOPs that the backward pass computes again, by component.
 
@@ -179,10 +197,15 @@ class Past(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """What the layers share: the rows' angles and masks, and what they have read before."""
+    """What the layers share: the rows' angles, what they see, and what they have read before.
+
+    A kernel makes its own masks, so then there is none.
+    """
 
     angles: Turn
-    mask_BLM: jax.Array
+    visible: Visible
+    segments_BL: jax.Array
+    mask_BLM: jax.Array | None
     read: jax.Array | None
 
 
@@ -199,6 +222,7 @@ class Body(nn.Module):
     precision: Precision
     remat: Remat
     unroll: int
+    attention: Attention
 
     @property
     def einsum(self) -> Einsum:
@@ -232,12 +256,19 @@ class Body(nn.Module):
         )
         x_BLD = self._dropout(x_BLD)
         length = example.inputs.shape[1]
+        backend: Backend = "xla"  # which goes on from a past, too
         if past is None:
             segments_BM, read = example.segments, None
+            platform = self.mesh.devices.flat[0].platform
+            backend = choose(
+                self.attention, platform=platform, precision=self.precision, length=length
+            )
             # Where positions are spread over devices, each has some of every block.
             whole_row = self.mesh.shape["context"] > 1
             blocks = reaches(Full() if whole_row else example.visible, length)
-            mask_BLM = visible_mask(example.visible, segments_BM)
+            mask_BLM = None
+            if backend == "xla":
+                mask_BLM = visible_mask(example.visible, segments_BM)
         else:
             segments_BM, read = _put(past.segments_BM, example.segments, past.read), past.read
             blocks = (Reach(0, length, segments_BM.shape[1]),)
@@ -257,10 +288,9 @@ class Body(nn.Module):
             length=config.depth,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.mesh, self.einsum, blocks, name="layers")
-        x_BLD, kept = layers(
-            x_BLD, Sight(angles, mask_BLM, read), None if past is None else past.kept
-        )
+        )(config, self.mesh, self.einsum, backend, blocks, name="layers")
+        sight = Sight(angles, example.visible, example.segments, mask_BLM, read)
+        x_BLD, kept = layers(x_BLD, sight, None if past is None else past.kept)
         if example.predict is not None:
             x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
         hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
@@ -280,6 +310,7 @@ class Block(nn.Module):
     config: Transformer
     mesh: jax.sharding.Mesh
     einsum: Einsum
+    backend: Backend
     blocks: tuple[Reach, ...]
 
     @nn.compact
@@ -309,9 +340,18 @@ class Block(nn.Module):
             kept = _put(kept[0], new[0], sight.read), _put(kept[1], new[1], sight.read)
             key_BMGA, value_BMGA = kept
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
-        mixed_BLHA = attend(
-            query_BLHA, key_BMGA, value_BMGA, sight.mask_BLM, self.blocks, einsum=self.einsum
-        )
+        qkv = query_BLHA, key_BMGA, value_BMGA
+        if sight.mask_BLM is not None:
+            mixed_BLHA = attend(*qkv, sight.mask_BLM, self.blocks, einsum=self.einsum)
+        else:
+            mixed_BLHA = attend_in_blocks(
+                self.backend,
+                *qkv,
+                sight.segments_BL,
+                sight.visible,
+                mesh=self.mesh,
+                einsum=self.einsum,
+            )
         return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD), kept
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:

@@ -26,6 +26,7 @@ from lm.run import (
     evaluation_steps,
     mesh_for,
     read_run,
+    refuse_attention,
     same_result,
     splits,
     steps,
@@ -76,6 +77,8 @@ def fit(
         return json.loads(finished.read_text())
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
+    if why := refuse_attention(run, mesh.devices.flat[0].platform):
+        raise UserError(why)
     tokens = _open_tokens(run, directory)
     seen = _seen(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
@@ -133,7 +136,7 @@ def load(directory: Path) -> Trained:
     """The model of a run directory, from its newest intact checkpoint."""
     run = validate(read_run(directory))
     # Trained on whatever mesh, it is used on this machine's devices, on any number of rows.
-    run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1)
+    run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1, attention="auto")
     rows = "batch", "length"
     sizes = [split for split in splits(run) if split.axis not in rows]
     devices = jax.devices()

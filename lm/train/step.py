@@ -18,6 +18,7 @@ from lm.loss import Sum, cross_entropy
 from lm.model import Body, build
 from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
+from lm.optimizer import initial as initial_values
 from lm.optimizer import learning_rate, state_axes
 from lm.run import Run, steps
 from lm.train.checkpoint import array_digest
@@ -87,6 +88,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         precision=run.precision,
         remat=run.remat,
         unroll=run.unroll,
+        attention=run.attention,
     )
     shards = _mesh.ways(mesh, "batch")
 
@@ -140,6 +142,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
 
     def init(seed: jax.Array) -> State:
         params = nn.unbox(body.init(jax.random.key(seed), _blank(run, shards)))["params"]
+        params = initial_values(run.optimizer, params, axes, width=run.model.width)
         zeros = jnp.zeros(2, jnp.uint32)
         return State(params, transformation.init(params), jnp.int32(0), zeros)
 
@@ -150,7 +153,9 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
 
     boxed = jax.eval_shape(body.init, jax.random.key(0), _blank(run, shards))["params"]
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
-    transformation = build_optimizer(run.optimizer, run.schedule, steps(run), axes)
+    transformation = build_optimizer(
+        run.optimizer, run.schedule, steps(run), axes, width=run.model.width
+    )
     rate = learning_rate(run.optimizer, run.schedule, steps(run))
     shapes = jax.eval_shape(init, _seed(run))
     nowhere: Any = ()

@@ -1,5 +1,6 @@
 """The behaviours of the transformer that every study rests on."""
 
+import re
 from functools import cache
 
 import flax.linen as nn
@@ -121,6 +122,59 @@ def test_order_matters():
         **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": swapped}
     )
     assert jnp.abs(hidden(given)[:, 8] - hidden(other)[:, 8]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["causal", "full", "until"])
+@pytest.mark.parametrize(
+    ("attention", "context"),
+    [
+        ("xla", 4),
+        pytest.param("xla", 2, marks=pytest.mark.slow),
+        pytest.param("splash", 4, marks=pytest.mark.slow),
+        pytest.param("cudnn", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_positions_may_be_spread_over_devices(kind, attention, context):
+    """Fails if a device takes its first query for the row's first one, or misses its keys."""
+    segments = jnp.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
+    until = jnp.minimum(jnp.arange(LENGTH)[None, :] // 5 * 5 + 4, LENGTH - 1)
+    until = Until(jnp.broadcast_to(until, segments.shape))
+    given = example({"causal": Causal(), "full": Full(), "until": until}[kind], segments)
+    many = mesh.make(mesh.Mesh(fsdp=2, context=context), jax.devices()[: 2 * context])
+
+    def both(made):
+        def loss(params):
+            states_BLD = made.apply({"params": params}, given).hidden_BPD
+            states_BLD = jnp.where(segments[:, :, None] > 0, states_BLD, 0)
+            return jnp.sum(jnp.sin(states_BLD)), states_BLD
+
+        return jax.jit(jax.grad(loss, has_aux=True))(jax.tree.map(np.asarray, params()))
+
+    expected = both(body())
+    found = both(build(SMALL, VOCABULARY, mesh=many, precision="float32", attention=attention))
+    for was, should in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(was, should, atol=1e-5 * float(jnp.abs(should).max()))
+
+
+@pytest.mark.parametrize("attention", ["xla", "splash"])
+def test_of_spread_positions_keys_and_values_alone_are_gathered(attention):
+    """Fails if queries or scores are gathered too, or keys before they are projected."""
+    many = mesh.make(mesh.Mesh(fsdp=2, context=4))
+    made = build(SMALL, VOCABULARY, mesh=many, precision="float32", attention=attention)
+    given = example(Causal())
+
+    def loss(params):
+        return made.apply({"params": params}, given).hidden_BPD.sum()
+
+    anywhere = jax.tree.map(np.asarray, params())
+    program = jax.jit(jax.grad(loss)).lower(anywhere).compile().as_text()
+    lines = [line for line in program.splitlines() if "layers._attention" in line]
+    layers = "\n".join(lines)
+    gathered = re.findall(r"= \S*?\[([\d,]+)\]\S* all-gather\(", layers)
+    of_positions = {shape for shape in gathered if f",{LENGTH}," in shape}
+    assert of_positions == {f"1,{LENGTH},{SMALL.groups},{SMALL.head_size}"}
+    assert len(of_positions) < len(gathered)
+    assert not re.search(r" (all-to-all|collective-permute|reduce-scatter)\(", layers)
 
 
 @pytest.mark.parametrize("settings", [{"unroll": 1}, {"remat": "block"}, {"remat": "products"}])

@@ -504,6 +504,25 @@ def test_a_batch_that_does_not_divide_is_named_before_anything_is_written(run, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_backend_of_another_platform_is_refused_before_anything_is_written(run, tmp_path):
+    """Fails if a run is left to the kernel's interpreter, which is for tests."""
+    with pytest.raises(
+        UserError, match=r"^attention=splash is for the platform tpu, and .* cpu"
+    ):
+        fit(change(run, "precision=bfloat16", "attention=splash"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["splash", "cudnn"])
+@pytest.mark.parametrize("name", ["causal", "any_order"])
+def test_the_backend_changes_no_loss(run, alone, name, attention):
+    """Fails if a kernel's gradient is lost on its way through layers, or a mesh's axis is."""
+    changed = change(run, f"objective.type={name}", f"attention={attention}")
+    losses, _ = train(changed, 3, devices=8, fsdp=2, tensor=2, context=2)
+    assert losses == pytest.approx(alone(name, "float32")[0][:3], rel=1e-4)
+
+
 def test_a_changed_corpus_is_refused_by_training_and_by_scoring(run, tmp_path):
     """Fails if digests are written down and never compared: ids would mean other pieces."""
     folder = tmp_path / "corpus"
@@ -535,7 +554,11 @@ def test_parameters_that_do_not_divide_over_the_mesh_are_named(run):
 
 
 def test_a_run_trained_on_a_mesh_is_used_on_any(run, tmp_path):
-    """Fails if a model is bound to the mesh that it was trained on."""
-    fit(change(run, "mesh.fsdp=2", "mesh.tensor=4", "tokens=512"), tmp_path / "run")
-    up = load(tmp_path / "run").params["layers"]["up"]
+    """Fails if a model is bound to the mesh, or the platform, that it was trained on."""
+    run = change(run, "mesh.fsdp=2", "mesh.tensor=4", "tokens=512", "precision=bfloat16")
+    fit(run, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(dump(change(run, "attention=splash")))
+    trained = load(tmp_path / "run")
+    assert trained.program.body.attention == "auto"
+    up = trained.params["layers"]["up"]
     assert up.addressable_shards[0].data.shape == (2, 32 // 8, 128)
