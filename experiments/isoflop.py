@@ -31,12 +31,14 @@ has hardly begun to use what it sees, so that its minima say how many steps that
 than how size and data trade.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from experiments.common import Arm, Result, arm_of
 from experiments.fits import (
@@ -74,7 +76,7 @@ from lm.scaling.compare import Comparison, compare
 from lm.scaling.fit import Fit
 from lm.scaling.isoflop import METHODS, Budget, fit_isoflop
 from lm.scaling.parametric import fit_parametric
-from lm.scaling.table import DataError
+from lm.scaling.table import DataError, Runs
 from lm.study import Cell
 
 ARMS = {
@@ -231,7 +233,7 @@ def report(cells: list[Cell]) -> Report:
         for law in (*METHODS, "parametric")
     }
     shown = {arm: fits[arm, SHOWN] for arm in ARMS if isinstance(fits[arm, SHOWN], Fit)}
-    compared = attempt(lambda: compare(*(runs_of(found) for found in results.values())))
+    compared = attempt(partial(_compare, shown))
     trials = [each for arm in ARMS if (each := _trials(cells, arm))]
     named = {f"{ARMS[arm].label}, {law}": fit for (arm, law), fit in fits.items()}
     return report_of(
@@ -255,7 +257,7 @@ def report(cells: list[Cell]) -> Report:
             _curves_section(shown, results),
             _exponents_section(named, fits),
             _surface_section(fits, results),
-            _gap_section(shown, compared, results),
+            _gap_section(shown, compared, _equal_text(cells)),
             _trials_section(trials),
             _limits_section(cells, named),
         ),
@@ -266,6 +268,42 @@ def report(cells: list[Cell]) -> Report:
 def _fit(found: list[Result], law: str) -> Fit:
     runs = runs_of(found)
     return fit_parametric(runs) if law == "parametric" else fit_isoflop(runs, method=law)  # type: ignore[arg-type]
+
+
+def _compare(shown: Mapping[str, Fit]) -> Comparison:
+    """The arms' laws through the minima of their budgets."""
+    if len(shown) < len(ARMS):
+        raise DataError("an arm has too few minima")
+    first, second = (
+        Runs(
+            np.array([budget.loss for budget in _minima(shown[arm])]),
+            params_R=np.array([budget.params for budget in _minima(shown[arm])]),
+            flops_R=np.array([budget.flops for budget in _minima(shown[arm])]),
+        )
+        for arm in ARMS
+    )
+    return compare(first, second)
+
+
+def _equal_text(cells: list[Cell]) -> str:
+    """What the arms had in common at each budget and size."""
+    by_arm = [
+        {cell.name.partition("-")[2]: cell.result for cell in cells
+         if arm_of(cell) == arm and cell.result and not _is_trial(cell)}
+        for arm in ARMS
+    ]  # fmt: skip
+    both = [(by_arm[0][name], by_arm[1][name]) for name in by_arm[0] if name in by_arm[1]]
+    if not both:
+        return ""
+    apart = max(abs(math.log(ours["flops"] / theirs["flops"])) for ours, theirs in both)
+    first, second = (
+        [{name: value for name, value in pair[i].items() if name != "flops"} for pair in both]
+        for i in (0, 1)
+    )
+    return (
+        f"At each budget and size the FLOPs of the arms differ by {apart:.1%} at most, as runs"
+        f" have whole steps. {equal_text(first, second)}"
+    )
 
 
 def _is_trial(cell: Cell) -> bool:
@@ -366,7 +404,8 @@ def _curves_section(
                 {ARMS[arm].label: fit},
                 {ARMS[arm].label: runs_of(results[arm])},
                 f"{ARMS[arm].label}. Left: bits per byte of each budget by size, with a"
-                " parabola in logarithms through all sizes of a budget, and its minimum."
+                " parabola in logarithms through the five sizes about the best, and its"
+                " minimum."
                 " Right: the minima's sizes and data by compute, with power laws and their 95%"
                 " bands.",
             )
@@ -419,9 +458,8 @@ def _surface_section(
 def _gap_section(
     shown: Mapping[str, Fit],
     compared: Comparison | DataError,
-    results: Mapping[str, list[Result]],
+    equal: str,
 ) -> Section | None:
-    first, second = results.values()
     labels = [arm.label for arm in ARMS.values()]
     if isinstance(compared, DataError):
         return section(
@@ -440,7 +478,7 @@ def _gap_section(
             " on.",
         ),
         _multiplier_text(compared),
-        equal_text(first, second),
+        equal,
     )
 
 
@@ -470,7 +508,7 @@ def _best(shown: Mapping[str, Fit]) -> Table | None:
         ]
     columns.append(Column("gap", "above", decimals))
     caption = (
-        f"The minima of the {SHOWN}s: best size and data, and bits per byte there, which are"
+        "The minima of the parabolas: best size and data, and bits per byte there, which are"
         " exact for the GPT and an upper bound for the BERT. A dash stands where the minimum is"
         " at an edge of the sizes. Above: how far the BERT's lies above the GPT's."
     )

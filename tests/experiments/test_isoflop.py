@@ -1,0 +1,140 @@
+"""isoflop: what its report says of results whose law is known."""
+
+import re
+
+import msgspec
+import pytest
+
+from experiments import isoflop
+from lm import ledger
+from lm.data import vocabulary_size
+from lm.scaling.laws import parametric_loss
+from lm.study import Cell
+from tests.experiments.results import cell
+
+LAW = {"E": 0.0, "A": 22.0, "B": 72.0, "alpha": 0.3, "beta": 0.3}
+"""N* ~ C^0.5, with minima inside the laptop's sizes."""
+HANDICAP = 3.0
+"""How many times the compute the BERT is given for the same loss."""
+
+
+def _cells(directory) -> list[Cell]:
+    found = []
+    for name, run in isoflop.runs("laptop").items():
+        masked = name.startswith("masked")
+        flops = ledger.cost(run, vocabulary_size(run.data.tokenizer)).flops
+
+        def law(params: float, tokens: float, flops=flops, masked=masked) -> float:
+            # By exact FLOPs, so that the minima are where the law has them.
+            return parametric_loss(
+                LAW, params, flops / (HANDICAP if masked else 1) / 6 / params
+            )
+
+        found.append(cell(name, run, law, directory, "bound" if masked else "exact"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> list[Cell]:
+    return _cells(tmp_path_factory.mktemp("cells"))
+
+
+@pytest.fixture(scope="module")
+def report(cells):
+    return isoflop.report(cells)
+
+
+def test_the_answer_has_the_exponents_and_the_multiplier_of_the_law(report):
+    """Fails if arms, N and D, or the sides of the comparison are mixed up.
+
+    D grows faster than C^(1 - a), as attention's share of a token's FLOPs falls with width.
+    """
+    grows, needs = report.answer.split("For the GPT's loss")
+    exponents = [float(text) for text in re.findall(r"C\^(\d\.\d\d)", grows)]
+    assert exponents[::2] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert exponents[1::2] == pytest.approx([0.57, 0.57], abs=0.02)
+    times = [float(text) for text in re.findall(r"([\d.]+) times", needs)]
+    assert times == pytest.approx([HANDICAP, HANDICAP], rel=0.1)
+    assert "no difference of the exponents is shown" in grows
+
+
+def test_the_report_shows_every_law_and_figure(report):
+    """Fails if a method is left out of the table, or a figure of the report."""
+    (table,) = (
+        block
+        for section in report.sections
+        if section.heading == "How the best size and data grow"
+        for block in section.blocks
+        if not isinstance(block, str)
+    )
+    assert [row["what"] for row in table.rows] == [
+        f"{arm}, {law}"
+        for arm in ("GPT", "BERT, all rates")
+        for law in ("akima", "local", "parabola", "parametric")
+    ]
+    assert [plot.name for plot in report.plots] == [
+        "isoflop_causal", "isoflop_masked", "surface_causal", "surface_masked",
+        "compute_multiplier",
+    ]  # fmt: skip
+
+
+def test_a_rate_that_trials_do_not_bear_out_is_a_warning(cells):
+    """Fails if the report keeps still where another rate than the file's was best."""
+    trial = next(c for c in cells if c.name.startswith("causal") and "-lr" in c.name)
+    better = trial._replace(result=trial.result | {"bits_per_byte": 0.5})
+    place = trial.run.model, trial.run.tokens
+    found = isoflop.report(
+        [
+            better
+            if c is trial
+            else c._replace(result=c.result if (c.run.model, c.run.tokens) == place else None)
+            for c in cells
+        ]
+    )
+    rate = trial.run.optimizer.learning_rate
+    assert any(f"For the GPT {rate:g} is best" in warning for warning in found.warnings)
+
+
+def test_a_report_of_few_cells_says_that_there_is_no_answer(cells):
+    """Fails if a study that was stopped early has no report, or one that claims an exponent."""
+    few = [c if i < 3 else c._replace(result=None) for i, c in enumerate(cells)]
+    found = isoflop.report(few)
+    assert found.answer.startswith("There is no answer yet")
+    assert any("Not finished" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("scale", isoflop.SCALES)
+def test_the_arms_have_the_same_budgets_sizes_and_number_of_trials(scale):
+    """Fails if one arm is tuned more often, or given other FLOPs at a budget than the other."""
+    runs = isoflop.runs(scale)
+    arms = {
+        arm: {name.partition("-")[2]: run for name, run in runs.items() if name.startswith(arm)}
+        for arm in isoflop.ARMS
+    }
+    grids = {
+        arm: {n: r for n, r in found.items() if "-lr" not in n} for arm, found in arms.items()
+    }
+    assert grids["causal"].keys() == grids["masked"].keys()
+    assert len(arms["causal"]) == len(arms["masked"])
+    for name, ours in grids["causal"].items():
+        theirs = grids["masked"][name]
+        assert ours.data == theirs.data
+        flops = [
+            ledger.cost(run, vocabulary_size(run.data.tokenizer)).flops
+            for run in (ours, theirs)
+        ]
+        assert flops[0] == pytest.approx(flops[1], rel=0.1 if scale == "smoke" else 0.01)
+    for arm, found in arms.items():
+        tried = [run for name, run in found.items() if "-lr" in name]
+        (own,) = {
+            run
+            for run in grids[arm].values()
+            if (run.model, run.tokens) == (tried[0].model, tried[0].tokens)
+        }
+        rates = {run.optimizer.learning_rate for run in [*tried, own]}
+        assert len(rates) == len(tried) + 1
+        for run in tried:
+            optimizer = msgspec.structs.replace(
+                run.optimizer, learning_rate=own.optimizer.learning_rate
+            )
+            assert msgspec.structs.replace(run, optimizer=optimizer) == own
