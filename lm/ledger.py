@@ -64,12 +64,7 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
 
     Where steps differ, as in a curriculum, it is their mean.
     """
-    total: Counter[str] = Counter()
-    count = steps(run)
-    for objective, times in run.objective.parts(count, run.seed).items():
-        forward = objective_flops(run, objective, vocabulary_size)
-        total.update({name: times * flops for name, flops in forward.items()})
-    return {name: flops // count for name, flops in total.items()}
+    return cost(run, vocabulary_size).flops_forward
 
 
 def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str, int]:
@@ -88,13 +83,13 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
     parts = run.objective.parts(count, run.seed)
-    products = {part: objective_flops(run, part, vocabulary_size) for part in parts}
-    forward = {part: sum(flops.values()) for part, flops in products.items()}
-    again = {
-        part: sum(run.model.products_again(flops, run.remat).values())
-        for part, flops in products.items()
-    }
-    mean = step_flops(run, vocabulary_size)
+    forward: Counter[str] = Counter()
+    again = 0
+    for part, times in parts.items():
+        products = objective_flops(run, part, vocabulary_size)
+        forward.update({name: times * flops for name, flops in products.items()})
+        again += times * sum(run.model.products_again(products, run.remat).values())
+    mean = {name: flops // count for name, flops in forward.items()}
     return Cost(
         steps=count,
         tokens=tokens,
@@ -103,8 +98,8 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
             for objective, times in parts.items()
         ),
         # The gradient of a product is two products of the same size.
-        flops=3 * sum(times * forward[objective] for objective, times in parts.items()),
-        flops_rematerialized=sum(times * again[part] for part, times in parts.items()),
+        flops=3 * forward.total(),
+        flops_rematerialized=again,
         flops_forward=mean,
         flops_backward={name: 2 * flops for name, flops in mean.items()},
         flops_again=run.model.products_again(mean, run.remat),

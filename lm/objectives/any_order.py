@@ -5,9 +5,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
+from lm.example import Example, Full, Visible, Vocabulary, content_of
 from lm.objectives.base import Answer, Base
-from lm.objectives.masked import choose, replace
+from lm.objectives.masked import choose, hide
 
 
 class AnyOrder(Base, tag="any_order"):
@@ -55,14 +55,4 @@ class AnyOrder(Base, tag="any_order"):
             chosen, content_BL, hidden_B, self.slots(tokens_BL.shape[1])
         )
         weight_B1 = (content_B / jnp.maximum(hidden_B, 1))[:, None]
-        return Example(
-            inputs=replace(
-                tokens_BL, predict_BP, jnp.full_like(predict_BP, vocabulary.mask), used_BP
-            ),
-            predict=predict_BP,
-            targets=jnp.take_along_axis(tokens_BL, predict_BP, axis=1),
-            weights=used_BP * weight_B1,
-            segments=segments_BL,
-            positions=positions_of(segments_BL),
-            visible=self.visible,
-        )
+        return hide(tokens_BL, segments_BL, predict_BP, vocabulary.mask, used_BP * weight_B1)

@@ -59,16 +59,19 @@ class Curriculum(Base, tag="curriculum"):
         >>> [type(Curriculum().at(step, 5, 0)).__name__ for step in range(5)]
         ['Causal', 'Causal', 'Masked', 'Masked', 'Masked']
         """
-        return self._phase(step, steps).at(step, steps, seed)
+        phase = self.first if step < self._first_steps(steps) else self.then
+        return phase.at(step, steps, seed)
 
     def parts(self, steps: int, seed: int) -> dict[Base, int]:  # type: ignore[override]
-        return Counter(self.at(step, steps, seed) for step in range(steps))
+        first = self._first_steps(steps)
+        before, whole = (self.then.parts(count, seed) for count in (first, steps))
+        then = Counter(whole) - Counter(before)
+        return Counter(self.first.parts(first, seed)) + then
 
     @property
     def last(self) -> Base:  # type: ignore[override]
         return (self.first if self.switch == 1 else self.then).last
 
-    def _phase(self, step: int, steps: int) -> Plain | Mixture:
+    def _first_steps(self, steps: int) -> int:
         # What follows has a step at least, however few there are: the model is named by it.
-        most = steps if self.switch == 1 else steps - 1
-        return self.first if step < min(round(self.switch * steps), most) else self.then
+        return min(round(self.switch * steps), steps if self.switch == 1 else steps - 1)

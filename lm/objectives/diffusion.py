@@ -5,9 +5,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
+from lm.example import Example, Full, Visible, Vocabulary, content_of
 from lm.objectives.base import Answer, Base
-from lm.objectives.masked import choose, replace
+from lm.objectives.masked import choose, hide
 
 
 class Diffusion(Base, tag="diffusion"):
@@ -53,15 +53,7 @@ class Diffusion(Base, tag="diffusion"):
         rate_B = (part_B - jax.random.uniform(rates, (batch,))) / batch
         draws_BL = jax.random.uniform(number, content_BL.shape)
         # Given how many are hidden, which ones is a uniform draw, as in the other objectives.
-        hidden_B = (content_BL & (draws_BL < rate_B[:, None])).sum(1)
+        hidden_B = jnp.sum(content_BL & (draws_BL < rate_B[:, None]), axis=1)
         predict_BP, used_BP = choose(chosen, content_BL, hidden_B, self.slots(length))
-        masks_BP = jnp.full_like(predict_BP, vocabulary.mask)
-        return Example(
-            inputs=replace(tokens_BL, predict_BP, masks_BP, used_BP),
-            predict=predict_BP,
-            targets=jnp.take_along_axis(tokens_BL, predict_BP, axis=1),
-            weights=used_BP / rate_B[:, None],
-            segments=segments_BL,
-            positions=positions_of(segments_BL),
-            visible=self.visible,
-        )
+        weights_BP = used_BP / rate_B[:, None]
+        return hide(tokens_BL, segments_BL, predict_BP, vocabulary.mask, weights_BP)

@@ -143,15 +143,8 @@ class Masked(Base, tag="masked"):
             vocabulary.mask,
             jnp.where(draw_BP < self.mask + self.random, random_BP, targets_BP),
         )
-        return Example(
-            inputs=replace(tokens_BL, predict_BP, shown_BP, used_BP),
-            predict=predict_BP,
-            targets=targets_BP,
-            weights=used_BP.astype(jnp.float32),
-            segments=segments_BL,
-            positions=positions_of(segments_BL),
-            visible=self.visible,
-        )
+        weights_BP = used_BP.astype(jnp.float32)
+        return hide(tokens_BL, segments_BL, predict_BP, shown_BP, weights_BP)
 
     def _rate(self, rows: int, key: jax.Array, progress: jax.Array | float) -> jax.Array:
         match self.rate:
@@ -247,15 +240,29 @@ def choose_units(
     return order_BL[:, :slots], used_BL[:, :slots]
 
 
-def replace(
-    tokens_BL: jax.Array, predict_BP: jax.Array, shown_BP: jax.Array, used_BP: jax.Array
-) -> jax.Array:
-    """Puts `shown` in place of the tokens at the used slots.
+def hide(
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    predict_BP: jax.Array,
+    shown_BP: jax.Array | int,
+    weights_BP: jax.Array,
+) -> Example:
+    """Shows something else at the slots that weigh, and asks there for what it was.
 
-    >>> replace(*map(jnp.array, ([[5, 6, 7]], [[2, 0]], [[1, 1]], [[True, False]]))).tolist()
-    [[5, 6, 1]]
+    >>> rows = jnp.array([[5, 6, 7]]), jnp.ones((1, 3), int)
+    >>> example = hide(*rows, jnp.array([[2, 0]]), 1, jnp.array([[1.0, 0.0]]))
+    >>> example.inputs.tolist(), example.targets.tolist()
+    ([[5, 6, 1]], [[7, 5]])
     """
     # An unused slot points past the row, where `drop` ignores it.
-    at_BP = jnp.where(used_BP, predict_BP, tokens_BL.shape[1])
+    at_BP = jnp.where(weights_BP > 0, predict_BP, tokens_BL.shape[1])
     rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
-    return tokens_BL.at[rows_B1, at_BP].set(shown_BP, mode="drop")
+    return Example(
+        inputs=tokens_BL.at[rows_B1, at_BP].set(shown_BP, mode="drop"),
+        predict=predict_BP,
+        targets=jnp.take_along_axis(tokens_BL, predict_BP, axis=1),
+        weights=weights_BP,
+        segments=segments_BL,
+        positions=positions_of(segments_BL),
+        visible=Full(),
+    )

@@ -1,6 +1,8 @@
 """Draw which of several objectives a row, or a step, is trained by (UL2, GPT-BERT)."""
 
+import bisect
 import hashlib
+import itertools
 from collections import Counter
 from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
@@ -70,17 +72,23 @@ class Mixture(Base, tag="mixture"):
         """The part that a step draws; if rows draw, all of them."""
         if self.draw == "row":
             return self
-        total, drawn = 0.0, _uniform(seed, step) * sum(part.share for part in self.mixed)
-        for part in self.mixed:
-            total += part.share
-            if drawn < total:
-                break
-        return part.objective
+        return self.mixed[self._drawn(range(step, step + 1), seed)[0]].objective
 
     def parts(self, steps: int, seed: int) -> dict[Base, int]:  # type: ignore[override]
         if self.draw == "row":
             return {self: steps}
-        return Counter(self.at(step, steps, seed) for step in range(steps))
+        counts: Counter[Base] = Counter()
+        # Objectives are slow to hash, and two parts may have the same.
+        for number, times in Counter(self._drawn(range(steps), seed)).items():
+            counts[self.mixed[number].objective] += times
+        return counts
+
+    def _drawn(self, steps: range, seed: int) -> list[int]:
+        """Which part each of these steps draws."""
+        shares = [part.share for part in self.mixed]
+        ends, total = list(itertools.accumulate(shares)), sum(shares)
+        drawn = (bisect.bisect(ends, _uniform(seed, step) * total) for step in steps)
+        return [min(number, len(ends) - 1) for number in drawn]
 
     @property
     def last(self) -> Base:  # type: ignore[override]

@@ -1,5 +1,7 @@
 """What is drawn by row or by step, and what changes in the course of training."""
 
+from collections import Counter
+
 import jax
 import numpy as np
 import pytest
@@ -84,6 +86,16 @@ def test_a_curriculum_switches_once_and_counts_both():
     assert Curriculum(switch=0.96).at(9, 10, 0) == Masked()
     assert Curriculum(switch=1.0).answers == Causal().answers
     assert Curriculum(switch=0.5).answers == Masked().answers
+
+
+@pytest.mark.parametrize("switch", [0.0, 0.3, 1.0])
+def test_a_curriculum_of_mixtures_counts_the_draws_of_its_own_steps(switch):
+    """Fails if a part is counted from step 0 on, or draws of the other phase are."""
+    drawing = Mixture(mixed=(*PARTS, PARTS[0]), draw="step")
+    for first, then in ((Causal(), drawing), (drawing, drawing), (drawing, Masked())):
+        curriculum = Curriculum(first=first, then=then, switch=switch)
+        walked = Counter(curriculum.at(step, 50, 3) for step in range(50))
+        assert curriculum.parts(50, 3) == walked
 
 
 def test_a_curriculums_cost_is_that_of_its_steps():
