@@ -296,7 +296,8 @@ def _details(
         ]
         found.append(
             f"The source itself needs {decimals(truth)} bits per byte for the same documents,"
-            f" and no model can need less; the laws find floors of {together(floors)}. With the floor held at the source’s, which says that this size could learn all"
+            f" and no model can need less; the laws find floors of {together(floors)}. With"
+            f" the floor held at the source’s, which says that this size could learn all"
             f" of it, {betas}."
         )
     return tuple(found)
@@ -439,6 +440,9 @@ def growth_figure(
     for axes in (left, right):
         axes.set_xscale("log")
     right.set_yscale("log")
+    gained = [g.gap.value for arm in laws for g in _gains(groups, arm, loss)]
+    if above := [value for value in gained if value > 0]:
+        right.set_ylim(0.4 * min(above), 2 * max(above))
     ticks(left.xaxis, FixedLocator(places), count)
     ticks(right.xaxis, FixedLocator(places[:-1]), count)
     ticks(right.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:g}")
