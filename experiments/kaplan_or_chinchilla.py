@@ -80,6 +80,7 @@ from lm.report import (
     count,
     decimals,
     panels,
+    reference_lines,
     styled,
 )
 from lm.run import Run
@@ -247,8 +248,10 @@ PLANS = {
         trials={2: _star(1e-2, 8, 0.95, 0.99), 5: _star(1e-2, 8, 0.95, 0.99)},
         matched={
             1.5e10: (0, 1, 2, 3, 4),
-            4e10: (1, 2, 3, 4, 5),
+            4e10: (0, 1, 2, 3, 4, 5),
+            6e10: (1, 2, 3, 4, 5),
             9e10: (2, 3, 4, 5, 6),
+            1.35e11: (2, 3, 4, 5, 6),
             2e11: (3, 4, 5, 6, 7),
         },
         evaluations=40,
@@ -589,10 +592,6 @@ def _two(number: float) -> str:
 def _steps_figure(known: Mapping[Step, Fit]) -> Figure:
     """The exponent after each step beside the paper's; best sizes by compute."""
     figure, (left, right) = panels(2, height=3.4)
-    for value, name in ((0.73, "Kaplan et al."), (0.5, "Chinchilla")):
-        left.axhline(value, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=1)
-        left.annotate(name, (5.45, value), (0, 3), textcoords="offset points", ha="right",
-                      color=MUTED, fontsize=6.5)  # fmt: skip
     for step, fit in known.items():
         value, ends = fit.exponents["a"], fit.ci95.get("a")
         bars = [[value - ends[0]], [ends[1] - value]] if ends else None
@@ -613,6 +612,7 @@ def _steps_figure(known: Mapping[Step, Fit]) -> Figure:
     left.set(title="Exponent of the best size", ylabel="a in N* ~ C^a", xlim=(0.5, 5.5))
     left.set_ylim(*_within(left.get_ylim(), -0.2, 1.6))
     left.legend(loc="upper right")
+    reference_lines(left, {"Kaplan": 0.73, "Chinchilla": 0.5})
     for step, fit in known.items():
         budgets: list[Budget] = fit.details["budgets"]
         flops = np.array([budget.flops for budget in budgets])
