@@ -111,6 +111,10 @@ class Section:
     blocks: tuple[Block, ...]
 
 
+LONG = 20
+"""Rows beyond which a main table stands at the end of the page, as figures answer sooner."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a study found."""
@@ -423,6 +427,10 @@ def page_of(report: Report, drawings: Mapping[str, str]) -> str:
             case _:
                 return f"<p>{_prose(content)}</p>"
 
+    long = len(report.table.rows) > LONG
+    sections = list(report.sections)
+    if long:
+        sections.append(Section("All numbers", (report.table,)))
     parts = [
         f"<header><h1>{escape(report.title)}</h1>",
         f'<p class="question">{escape(report.question)}</p></header>',
@@ -430,9 +438,9 @@ def page_of(report: Report, drawings: Mapping[str, str]) -> str:
         *(f"<p>{_prose(detail)}</p>" for detail in report.details),
         "</section>",
         *(f'<p class="warning" role="note">{_prose(text)}</p>' for text in report.warnings),
-        block(report.table),
+        *([] if long else [block(report.table)]),
     ]
-    for section in report.sections:
+    for section in sections:
         parts.append(f"<section><h2>{escape(section.heading)}</h2>")
         parts += [block(content) for content in section.blocks]
         parts.append("</section>")

@@ -1,9 +1,11 @@
 import csv
+import html
 import io
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from experiments import bert_vs_gpt, common
 from lm import report
-from lm.report import Guesses, Place, Report, Table
+from lm.report import LONG, Guesses, Place, Report, Table, page_of
 from lm.run import same_result, steps, validate
 from lm.study import Cell
 
@@ -451,6 +453,18 @@ def test_the_arms_of_a_size_differ_in_the_objective_alone(scale):
         arms = [validate(run) for run in list(runs.values())[first : first + 3]]
         assert len({run.objective for run in arms}) == 3
         assert all(same_result(arms[0], run) in ([], ["objective"]) for run in arms)
+
+
+def test_a_long_table_stands_behind_the_figures(written):
+    # mutations: always first; always last; twice; left out
+    made = written[1]
+    drawings = {plot.name: '<svg viewBox="0 0 1 1"></svg>' for plot in made.plots}
+    for rows, behind in ((LONG, False), (LONG + 1, True)):
+        table = replace(made.table, rows=[made.table.rows[0]] * rows)
+        page = page_of(replace(made, table=table), drawings)
+        caption = page.index(html.escape(table.caption[:40]))
+        assert (caption > page.index("Figure 1.")) == behind
+        assert page.count(html.escape(table.caption[:40])) == 1
 
 
 def test_the_terminal_shows_the_table(written):
