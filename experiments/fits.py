@@ -91,14 +91,23 @@ def exponent_text(fit: Fit, name: str) -> str:
 def times_text(ends: Interval | None) -> str:
     """The 95% interval of a factor; one that spans four decades says nothing, and is called so.
 
-    >>> times_text((8.04, 21.3)), times_text((1e-3, 1e5)), times_text(None)
-    ('95%: 8 to 21', 'its interval spans decades', 'no interval')
+    >>> times_text((8.04, 1251)), times_text((1e-3, 1e5)), times_text(None)
+    ('95%: 8 to 1,300', 'its interval spans decades', 'no interval')
     """
     if ends is None:
         return "no interval"
     if ends[1] > 1e4 * ends[0]:
         return "its interval spans decades"
-    return f"95%: {ends[0]:.2g} to {ends[1]:.2g}"
+    return f"95%: {times_number(ends[0])} to {times_number(ends[1])}"
+
+
+def times_number(factor: float) -> str:
+    """A factor in two digits.
+
+    >>> times_number(0.123), times_number(338.2)
+    ('0.12', '340')
+    """
+    return f"{float(f'{factor:.2g}'):,.{0 if factor >= 10 else 2}f}".removesuffix(".00")
 
 
 def holds(ends: Interval | None, value: float) -> bool | None:

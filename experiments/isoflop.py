@@ -59,6 +59,7 @@ from experiments.fits import (
     results_of,
     runs_of,
     section,
+    times_number,
     times_text,
     trials_of,
     trials_table,
@@ -364,7 +365,9 @@ def _multiplier_text(compared: Comparison) -> str:
     said = []
     for point in (first, last):
         between = f" ({times_text(point.ci95)})"
-        said.append(f"{point.multiplier:.2g} times{between} at {power(point.flops)} FLOPs")
+        said.append(
+            f"{times_number(point.multiplier)} times{between} at {power(point.flops)} FLOPs"
+        )
     beyond = sum(point.extrapolated for point in compared.points)
     text = f"For {names[0]}'s loss {names[1]} needs {' and '.join(said)}"
     if beyond:
@@ -472,7 +475,7 @@ def _gap_section(
             "compute_multiplier",
             compared,
             labels,
-            "Left: the runs that no other beats at its compute, in each arm, with power laws"
+            "Left: the minima of each arm's budgets, with power laws through them"
             f" and their 95% bands. Right: how many times the compute {labels[1]} needs for"
             f" the loss of {labels[0]}, with its 95% interval; hollow where the law is drawn"
             " on.",

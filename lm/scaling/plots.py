@@ -13,7 +13,14 @@ from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
 
 from lm.scaling import laws
 from lm.scaling.compare import Comparison
@@ -74,6 +81,7 @@ def comparison_figure(comparison: Comparison, names: Sequence[str], loss: str) -
         )
     right.axhline(1, color=_muted(), linewidth=0.8, linestyle=(0, (4, 2.5)))
     right.set_xscale("log")
+    _few_ticks(right.xaxis)
     right.set_ylim(0, None)
     right.set_title(f"Compute that {names[1]} needs")
     right.set_xlabel(f"compute of {names[0]} (FLOPs)")
@@ -346,9 +354,13 @@ def _axes(axes: Axes, title: str, x: str, y: str) -> None:
 def _few_ticks(axis: Axis) -> None:
     """Powers of ten on a logarithmic axis, and 2 and 5 times them on one of few decades."""
     low, high = sorted(axis.get_view_interval())
-    few = high / low < 200
+    few = high / low < 100
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=7))
     axis.set_minor_locator(NullLocator())
+    # The usual formatter leaves out what is no power of ten where decades are more than one.
+    axis.set_major_formatter(
+        LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf))
+    )
 
 
 def _plain_log(axes: Axes, which: str) -> None:
