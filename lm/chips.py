@@ -1,8 +1,9 @@
-"""Accelerators by their makers' numbers: peak of matrix products, memory, and slice names."""
+"""Accelerators by their makers' numbers: products, memory, networks, and slice names."""
 
 import difflib
+import math
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lm.config import UserError
 
@@ -22,39 +23,107 @@ class Chip(NamedTuple):
     """jax devices a chip: two where each of its cores is one."""
     counted: int = 1
     """What one chip counts in the name of a slice: two where names count cores."""
+    platform: Literal["tpu", "gpu"] = "tpu"
+    ici: float = 0.0
+    """Bytes/s that a chip can receive from its neighbours, over all wires of a slice."""
+    sides: int = 2
+    """Dimensions of the torus (TPU) that shares `ici`; 1: all reach all (GPU)."""
+    wraps: int = 4
+    """A dimension that is a multiple of this is a ring, and a shorter one a line."""
+    dcn: float | None = None
+    """Bytes/s that a chip can receive over the data center's network; None: not known."""
 
 
 _GIB = 2**30
 
 CHIPS = {
-    # cloud.google.com/tpu/docs/v3: 123 TFLOP/s, 32 GiB, 900 GB/s; v3-8 is four chips.
-    "v3": Chip(123e12, 32 * _GIB, 900e9, ("TPU v3",), devices=2, counted=2),
-    # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s; v4-8 is four chips.
-    "v4": Chip(275e12, 32 * _GIB, 1200e9, ("TPU v4",), counted=2),
-    # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 819 GB/s; v5e-16 is 16 chips.
-    "v5e": Chip(197e12, 16e9, 819e9, ("TPU v5 lite", "TPU v5e")),
+    # cloud.google.com/tpu/docs/v3: 123 TFLOP/s, 32 GiB, 900 GB/s; v3-8 is four chips. Four
+    # links of 656 Gb/s: Jouppi et al. 2020, "A domain-specific supercomputer".
+    "v3": Chip(
+        123e12, 32 * _GIB, 900e9, ("TPU v3",), devices=2, counted=2, ici=328e9, wraps=32
+    ),
+    # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s; v4-8 is four chips. Six
+    # links of 50 GB/s: Jouppi et al. 2023 (arXiv:2304.01433).
+    "v4": Chip(275e12, 32 * _GIB, 1200e9, ("TPU v4",), counted=2, ici=300e9, sides=3),
+    # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB (GiB: its compiler gives programs 15.75
+    # of them), 819 GB/s; v5e-16 is 16 chips; 400 GB/s between chips both ways, 6.4 Tb/s of
+    # network for 256 chips.
+    "v5e": Chip(
+        197e12, 16 * _GIB, 819e9, ("TPU v5 lite", "TPU v5e"), ici=200e9, wraps=16, dcn=3.125e9
+    ),
     # cloud.google.com/tpu/docs/tpu7x, which has v5p and v6e beside it: 459 TFLOP/s, 95 GiB,
-    # 2765 GB/s; v5p-8 is four chips.
-    "v5p": Chip(459e12, 95 * _GIB, 2765e9, ("TPU v5", "TPU v5p"), counted=2),
+    # 2765 GB/s; v5p-8 is four chips; 1200 GB/s between chips both ways, 50 Gb/s of network.
+    "v5p": Chip(
+        459e12,
+        95 * _GIB,
+        2765e9,
+        ("TPU v5", "TPU v5p"),
+        counted=2,
+        ici=600e9,
+        sides=3,
+        dcn=6.25e9,
+    ),
     # Both that page and cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GiB, 1638 GB/s; v6e-16
-    # is 16 chips.
-    "v6e": Chip(918e12, 32 * _GIB, 1638e9, ("TPU v6 lite", "TPU v6e")),
+    # is 16 chips; 800 GB/s between chips both ways, 25.6 Tb/s of network for 256 chips.
+    "v6e": Chip(
+        918e12, 32 * _GIB, 1638e9, ("TPU v6 lite", "TPU v6e"), ici=400e9, wraps=16, dcn=12.5e9
+    ),
     # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOP/s, 192 GiB, 7380 GB/s, two devices a chip;
-    # tpu7x-8 is four chips (topology 2x2x1 in github.com/AI-Hypercomputer/xpk).
-    "tpu7x": Chip(2307e12, 192 * _GIB, 7380e9, ("TPU7x",), devices=2, counted=2),
+    # tpu7x-8 is four chips (topology 2x2x1 in github.com/AI-Hypercomputer/xpk); 1200 GB/s
+    # between chips both ways, 100 Gb/s of network.
+    "tpu7x": Chip(
+        2307e12,
+        192 * _GIB,
+        7380e9,
+        ("TPU7x",),
+        devices=2,
+        counted=2,
+        ici=600e9,
+        sides=3,
+        dcn=12.5e9,
+    ),
     # GPUs are the SXM boards. NVIDIA's data sheets print products with sparsity, twice these;
-    # the dense numbers are in github.com/stas00/ml-engineering, compute/accelerator.
+    # the dense numbers are in github.com/stas00/ml-engineering, compute/accelerator. NVLink is
+    # what the sheets print both ways; the network is a port a GPU of a DGX: 200 or 400 Gb/s.
     # nvidia.com/en-us/data-center/a100: 312 TFLOP/s, 80 GB, 2039 GB/s.
-    "a100": Chip(312e12, 80e9, 2039e9, ("NVIDIA A100-SXM4-80GB",)),
+    "a100": Chip(
+        312e12,
+        80e9,
+        2039e9,
+        ("NVIDIA A100-SXM4-80GB",),
+        platform="gpu",
+        ici=300e9,
+        sides=1,
+        dcn=25e9,
+    ),
     # nvidia.com/en-us/data-center/h100: 1979 TFLOP/s with sparsity, 80 GB, 3.35 TB/s.
-    "h100": Chip(989e12, 80e9, 3350e9, ("NVIDIA H100 80GB HBM3",)),
+    "h100": Chip(
+        989e12,
+        80e9,
+        3350e9,
+        ("NVIDIA H100 80GB HBM3",),
+        platform="gpu",
+        ici=450e9,
+        sides=1,
+        dcn=50e9,
+    ),
     # nvidia.com/en-us/data-center/h200: 1979 TFLOP/s with sparsity, 141 GB, 4.8 TB/s.
-    "h200": Chip(989e12, 141e9, 4800e9, ("NVIDIA H200",)),
+    "h200": Chip(
+        989e12, 141e9, 4800e9, ("NVIDIA H200",), platform="gpu", ici=450e9, sides=1, dcn=50e9
+    ),
     # nvidia.com/en-us/data-center/dgx-b200, eight of them: 180 GB and 8 TB/s each; 4500
     # TFLOP/s with sparsity.
-    "b200": Chip(2250e12, 180e9, 8000e9, ("NVIDIA B200",)),
+    "b200": Chip(
+        2250e12, 180e9, 8000e9, ("NVIDIA B200",), platform="gpu", ici=900e9, sides=1, dcn=50e9
+    ),
 }
-"""Chips by the name that slices begin with."""
+"""Chips by the name that slices begin with.
+
+`ici` is half of what makers print as bidirectional bandwidth.
+"""
+
+GPUS_TOGETHER = 8
+"""So many GPUs are wired together; further ones are reached over the data center's network."""
 
 
 class Slice(NamedTuple):
@@ -67,6 +136,24 @@ class Slice(NamedTuple):
     def flops(self) -> float:
         """Peak FLOP/s of all chips."""
         return self.chips * self.chip.flops
+
+    @property
+    def topology(self) -> tuple[int, ...]:
+        """Chips along each side of a TPU slice, as Google offers it; () if it offers none.
+
+        >>> parse_slice("v5e-8").topology, parse_slice("v5p-128").topology
+        ((2, 4), (4, 4, 4))
+        >>> parse_slice("v4-8").topology, parse_slice("v5e-6").topology
+        ((2, 2, 1), ())
+        """
+        sides = self.chip.sides
+        if self.chips == 4 and sides == 3:
+            return 2, 2, 1
+        power = round(math.log2(self.chips))
+        smallest = 0 if sides == 2 else 3
+        if 2**power != self.chips or power < smallest or power == 1:
+            return ()
+        return tuple(2 ** ((power + side) // sides) for side in range(sides))
 
 
 def parse_slice(name: str) -> Slice:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text as RichText
 
+from lm import plan
 from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
 from lm.evaluate import (
@@ -76,6 +77,17 @@ def main(arguments: list[str] | None = None) -> None:
     )
     prove.add_argument("run", help="as for train; of it, the objective and the kind of model")
     prove.add_argument("overrides", nargs="*", metavar="field.path=value")
+
+    plan.add_arguments(
+        commands.add_parser(
+            "plan",
+            help="what runs need and how long they take on a slice that you do not have",
+            description="Compiles the steps of runs for a slice that need not be there: memory,"
+            " products, traffic, collectives and the time of a step, a device each, and whether"
+            " it fits.",
+            epilog="lm train --help lists the fields that may follow, as model.depth=32.",
+        )
+    )
 
     score = commands.add_parser(
         "score",
@@ -140,6 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
                 _train(given.run, given.dir, given.overrides)
             case "prove":
                 _prove(given.run, given.overrides)
+            case "plan":
+                _plan(given)
             case "score":
                 _score(given)
             case "say":
@@ -185,24 +199,55 @@ def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
 
     study_name, _, cell = name.partition(":")
     study_name, _, scale = study_name.partition("/")
+    study = _find_study(study_name)
+    scale = _scale_of(study, study_name, scale or study.SCALES[0])
+    runs = study.runs(scale)
+    evaluator = partial(evaluate, effort=effort_of(study, scale))
+    return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}", evaluator
+
+
+def _find_study(name: str) -> Any:
     sys.path.insert(0, str(Path.cwd()))
     try:
-        study: Any = importlib.import_module(f"experiments.{study_name}")
+        study: Any = importlib.import_module(f"experiments.{name}")
     except ModuleNotFoundError as error:
-        if error.name not in ("experiments", f"experiments.{study_name}"):
+        if error.name not in ("experiments", f"experiments.{name}"):
             raise
         study = None
     if not hasattr(study, "runs"):
         raise UserError(
-            f"study {study_name}: there is no study experiments/{study_name}.py here;"
+            f"study {name}: there is no study experiments/{name}.py here;"
             " `python -m experiments` lists the studies"
         )
-    scale = scale or study.SCALES[0]
+    return study
+
+
+def _scale_of(study: Any, name: str, scale: str) -> str:
     if scale not in study.SCALES:
-        raise UserError(f"scale {scale}: {study_name} has {', '.join(study.SCALES)}")
-    runs = study.runs(scale)
-    evaluator = partial(evaluate, effort=effort_of(study, scale))
-    return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}", evaluator
+        raise UserError(f"scale {scale}: {name} has {', '.join(study.SCALES)}")
+    return scale
+
+
+def _plan(given: argparse.Namespace) -> None:
+    name, overrides, scale = given.run, given.overrides, given.scale
+    if "=" in name:
+        overrides, name = [name, *overrides], "-"
+    if name == "-" or Path(name).is_file():
+        if scale:
+            raise UserError(f"--scale {scale}: of which study?")
+        run, title, _ = _find_run(name)
+        runs = {title: run}
+    else:
+        from lm.study import chosen
+
+        study_name, _, cell = name.partition(":")
+        study_name, _, named = study_name.partition("/")
+        study = _find_study(study_name)
+        scale = _scale_of(study, study_name, scale or named or study.SCALES[-1])
+        runs = study.runs(scale)
+        runs = {cell: runs[cell] for cell in chosen(runs, [cell] if cell else None)}
+    planned = {cell: validate(override(run, overrides)) for cell, run in runs.items()}
+    plan.main(given, planned, scale)
 
 
 def _score(given: argparse.Namespace) -> None:

@@ -176,17 +176,18 @@ def make(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.shard
 
 def count_slices(devices: Sequence[jax.Device]) -> int:
     """Parts of the devices that only the data center's network connects."""
-    return len({_slice_of(device) for device in devices})
+    return len({slice_of(device) for device in devices})
 
 
-def _slice_of(device: jax.Device) -> int:
+def slice_of(device: jax.Device) -> int:
+    """The slice of a device; all are in one where a platform knows none."""
     return getattr(device, "slice_index", 0)
 
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
     replica, *rest = shape
     if replica % slices:  # an axis that crosses slices in its middle has no better order
-        return np.array(sorted(devices, key=_slice_of)).reshape(shape)
+        return np.array(sorted(devices, key=slice_of)).reshape(shape)
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return mesh_utils.create_hybrid_device_mesh(

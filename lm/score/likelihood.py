@@ -125,7 +125,7 @@ def score(
         keys = [jax.random.fold_in(jax.random.key(seed), number) for number in drawn]
         answers = [
             [
-                _nats(scorer, body, vocabulary, params, *arrays, number_B, key, sample)
+                nats_of(scorer, body, vocabulary, params, *arrays, number_B, key, sample)
                 for sample in range(scorer.samples)
             ]
             for key in keys
@@ -532,7 +532,7 @@ class FixedOrder:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _nats(
+def nats_of(
     scorer: Scorer,
     body: Body,
     vocabulary: Vocabulary,
@@ -543,7 +543,7 @@ def _nats(
     key: jax.Array,
     sample: jax.Array,
 ) -> jax.Array:
-    """What one sample attributes to each token, float32[B, L]."""
+    """What one sample attributes to each token, float32[B, L]: the compiled part of `score`."""
     key_B = jax.vmap(partial(jax.random.fold_in, key))(number_B)
     return scorer.nats(
         body,
