@@ -108,7 +108,7 @@ def fit(
         "seed": run.seed,
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
-        "batches_digest": "".join(f"{word:08x}" for word in np.asarray(state.batches)),
+        "batches_digest": chain_text(state.batches),
     }
     if evaluate is not None:
         result |= evaluate(Trained(run, tokens, program, state.params))
@@ -167,7 +167,9 @@ def _loop(
             if pending is None:
                 return
             step, arrays = pending
-            values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+            found = jax.device_get(arrays)
+            batches = chain_text(found.pop("batches"))
+            values = {name: float(value) for name, value in found.items()}
             pending = None
             if not all(map(math.isfinite, values.values())):
                 wrong = ", ".join(
@@ -187,7 +189,7 @@ def _loop(
                 bar.update(step, values["loss"], positions, now - tick)
             tick = now
             extra["predicted"] += values["predicted"]
-            metrics.write(step, values)
+            metrics.write(step, values | {"batches": batches})
 
         for step, part in enumerate(batches.iterate(start, total), start + 1):
             objective = run.objective.at(step - 1, total, run.seed)
@@ -212,6 +214,15 @@ def _loop(
                 saved, tick = time.monotonic(), None
         settle()
         return state, extra, bool(stop)
+
+
+def chain_text(batches: Any) -> str:
+    """The digest of all batches so far, uint32[2], in hexadecimal.
+
+    >>> chain_text(np.array([1, 255], np.uint32))
+    '00000001000000ff'
+    """
+    return "".join(f"{word:08x}" for word in np.asarray(batches))
 
 
 def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) -> float:

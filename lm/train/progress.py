@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ class Metrics:
             str(directory / "tensorboard"), purge_step=step + 1, flush_secs=30
         )
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Records the values after `step` steps."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Records the values after `step` steps; TensorBoard gets the numbers."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
 
     def __enter__(self) -> "Metrics":
         return self

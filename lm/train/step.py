@@ -125,16 +125,17 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
+        batches = array_digest(
+            jnp.concatenate([state.batches, array_digest(tokens_BL), array_digest(segments_BL)])
+        )
         metrics = {
             "loss": both.mean,
             "predicted": jnp.sum(example.weights > 0).astype(jnp.float32),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "learning_rate": rate(state.step),
+            "batches": batches,
         }
-        batches = array_digest(
-            jnp.concatenate([state.batches, array_digest(tokens_BL), array_digest(segments_BL)])
-        )
         params = optax.apply_updates(state.params, updates)
         return State(params, optimizer, state.step + 1, batches), metrics
 
