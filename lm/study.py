@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lm import report
+from lm import hosts, report
 from lm.config import UserError, dump, override
 from lm.evaluate import Effort, evaluate
 from lm.run import DECISIVE, Run, read_run, same_result, validate
@@ -63,7 +63,8 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         if not given.report:
             names = chosen(runs, given.cell)
             failed = train(runs, names, directory, effort_of(study, given.scale))
-        draw(study, runs, directory)
+        if hosts.first():
+            draw(study, runs, directory)
         if failed:
             raise UserError(f"{len(failed)} of {len(runs)} cells failed: {', '.join(failed)}")
 
