@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text as RichText
 
+from lm import audit as auditing
 from lm import plan
 from lm.config import UserError, describe, override, parse
 from lm.data import Data, open_tokens
@@ -129,6 +130,15 @@ def main(arguments: list[str] | None = None) -> None:
     say.add_argument("--top-k", type=int, help="draw from this many likeliest pieces only")
     say.add_argument("--seed", type=int, default=0)
 
+    audit = commands.add_parser(
+        "audit",
+        help="prove that two runs saw the same rows in the same order",
+        description="Compares the digests of all batches that two runs trained on, whatever"
+        " their objectives, meshes and restarts. Exit code 0: the same in every step; 1: not,"
+        " and the first step is named in which they part or one ends.",
+    )
+    audit.add_argument("directories", metavar="RUN_DIR", type=Path, nargs=2)
+
     show = commands.add_parser("show", help="show how things look inside")
     things = show.add_subparsers(dest="thing", required=True, metavar="thing")
     tokens = things.add_parser(
@@ -158,6 +168,11 @@ def main(arguments: list[str] | None = None) -> None:
                 _score(given)
             case "say":
                 _say(given)
+            case "audit":
+                a, b = given.directories
+                found = auditing.audit(a, b)
+                print(auditing.report(a, b, found))
+                sys.exit(0 if found.same else 1)
             case "show":
                 _show_tokens(given.text, given.run, given.overrides)
 

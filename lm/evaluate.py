@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from lm import hosts
 from lm import mesh as _mesh
 from lm.config import UserError
 from lm.data import Bytes, Hmm, Split, n_rows, rows
@@ -271,7 +272,7 @@ def place_of(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
         # A text of few windows may have fewer rows than there are devices.
         missing = -len(array) % _mesh.ways(mesh, "batch")
         filled = np.pad(array, [(0, missing), (0, 0)][: array.ndim])
-        return jax.device_put(filled, _mesh.sharding(mesh, *axes))
+        return hosts.put(filled, _mesh.sharding(mesh, *axes))
 
     return place
 

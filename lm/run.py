@@ -1,7 +1,7 @@
 """A run: everything that decides what is trained, on what, and how long."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -29,6 +29,43 @@ class Checkpoints(Config):
         | None
     ) = None
     keep: Annotated[int, Meta(ge=1, description="how many of the newest are kept")] = 2
+    directory: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="where they are, gs:// too; null: in the run directory, which all"
+                " hosts must then share",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Faults(Config):
+    """What is done when a loss or an update is not finite any more, or the loss jumps."""
+
+    policy: Annotated[
+        Literal["stop", "skip", "roll_back"],
+        Meta(
+            description="end the run, leave this update out, or go on from the last checkpoint"
+            " without the batches since then"
+        ),
+    ] = "stop"
+    spike: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                description="a loss so many nats above the mean of the last 32 is a fault too;"
+                " null: only what is not finite",
+            ),
+        ]
+        | None
+    ) = None
+    most: Annotated[
+        int, Meta(ge=1, description="so many in a row end the run, whatever the policy")
+    ] = 8
 
 
 class Run(Config):
@@ -60,10 +97,13 @@ class Run(Config):
     ] = "auto"
     mesh: Mesh = Mesh()
     checkpoints: Checkpoints = Checkpoints()
+    faults: Faults = Faults()
 
 
-EXECUTION = ("microbatches", "remat", "unroll", "attention", "mesh", "checkpoints")
-"""Fields that may differ when a run goes on: they change how it runs, not what it finds."""
+EXECUTION = ("microbatches", "remat", "unroll", "attention", "mesh", "checkpoints", "faults")
+"""Fields that may differ when a run goes on: they change how it runs, not what it finds.
+
+What `faults` left out is in the metrics and the result; without a fault it changes nothing."""
 DECISIVE = tuple(name for name in Run.__struct_fields__ if name not in EXECUTION)
 """The other fields, which decide the result."""
 

@@ -13,17 +13,15 @@ from typing import Any, NoReturn
 
 import jax
 
+from lm import hosts
 from lm.config import UserError
+from lm.hosts import STOPPED
 from lm.train.fit import Stopped
-
-STOPPED = 75
-"""Exit code of a run that was asked to stop and is saved: run the same command again.
-
-It is EX_TEMPFAIL of sysexits.h."""
 
 
 def prepare_machine() -> None:
-    """Keeps memory between steps and compiled programs between runs."""
+    """Joins the other hosts, keeps memory between steps and compiled programs between runs."""
+    hosts.join()
     keep_memory()
     cache = os.environ.get("LM_CACHE") or "~/.cache/yardstick"
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -49,6 +47,10 @@ def keep_memory() -> None:
     mallopt(arena_max, 1)
 
 
+_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a file system may refuse that its user can mend: rights, space, quotas."""
+
+
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with a command line."""
 
@@ -69,6 +71,12 @@ class Parser(argparse.ArgumentParser):
 def one_line_errors() -> Iterator[None]:
     """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`."""
     logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
+    with hosts.leaving(), _exit_codes():
+        yield
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -84,7 +92,7 @@ def one_line_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
+        if error.errno not in _USERS:
             raise
         print(f"lm: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lm import ledger, report
+from lm import hosts, ledger, report
 from lm.chips import parse_slice
 from lm.config import UserError, dump, override
 from lm.data import vocabulary_size
@@ -72,7 +72,8 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         if not given.report:
             names = chosen(runs, given.cell)
             failed = train(runs, names, directory, effort_of(study, given.scale))
-        draw(study, runs, directory)
+        if hosts.first():
+            draw(study, runs, directory)
         if failed:
             raise UserError(f"{len(failed)} of {len(runs)} cells failed: {', '.join(failed)}")
 

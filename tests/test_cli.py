@@ -140,6 +140,8 @@ def refused(capsys, *arguments: str) -> str:
         (["say", "nowhere", "text", "--temperature", "-0.1"], "--temperature -0.1: must be"),
         (["say", "nowhere", "text", "--temperature", "nan"], "--temperature nan: must be"),
         (["say", "nowhere", "text", "--temperature", "inf"], "--temperature inf: must be"),
+        (["audit", "nowhere", "nowhere"], "nowhere: not a run directory"),
+        (["audit", "nowhere"], "arguments are required: RUN_DIR"),
         (["show", "tokens", "text", "--run", "nowhere"], "nowhere: not a run directory"),
         (["show", "tokens", "text", "tokenizer.type=byte"], "did you mean bytes?"),
         (["show", "tokens", "\ud83d"], "not UTF-8"),
@@ -314,6 +316,24 @@ def test_several_runs_are_a_table_with_a_row_a_run_and_scorer(capsys, causal, ma
     ]
     assert [len(row) for row in rows] == [6] * 3
     assert rows[0][4] == "0.0000" < rows[1][4]
+
+
+def test_two_objectives_are_proven_to_have_seen_the_same_rows(capsys, causal, masked):
+    """Fails if what is hidden is in the chain, or a step's digest is not recorded."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["audit", str(causal), str(masked)])
+    assert exit_.value.code == 0
+    digest = json.loads((causal / "result.json").read_text())["batches_digest"]
+    assert f"the same batches in all 8 steps: {digest}" in capsys.readouterr().out
+
+
+def test_another_seed_is_proven_to_part_at_the_first_step(capsys, run, causal, tmp_path):
+    """Fails if the exit code does not tell, or the seed does not reach the batches."""
+    fit(override(run, ["seed=1"]), tmp_path / "other")
+    with pytest.raises(SystemExit) as exit_:
+        main(["audit", str(causal), "other"])
+    assert exit_.value.code == 1
+    assert "part at step 1: seed is 0 and 1" in capsys.readouterr().out
 
 
 def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):

@@ -21,7 +21,16 @@ from lm.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import AnyOrder, Causal, Masked
 from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Muon, WarmupStableDecay
-from lm.run import EXECUTION, Checkpoints, Run, evaluation_steps, same_result, steps, validate
+from lm.run import (
+    EXECUTION,
+    Checkpoints,
+    Faults,
+    Run,
+    evaluation_steps,
+    same_result,
+    steps,
+    validate,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "studies.json"
 SMALL = Data(batch=4, length=8)
@@ -100,6 +109,10 @@ def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, 
         (Run(schedule=Cosine(final=2.0)), "schedule.final=2"),
         (Run(checkpoints=Checkpoints(seconds=0.0)), "checkpoints.seconds=0"),
         (Run(checkpoints=Checkpoints(steps=0)), "checkpoints.steps=0"),
+        (Run(checkpoints=Checkpoints(directory="")), "checkpoints.directory="),
+        (Run(faults=Faults(policy="ignore")), "faults.policy=ignore"),  # type: ignore[arg-type]
+        (Run(faults=Faults(spike=0.0)), "faults.spike=0"),
+        (Run(faults=Faults(most=0)), "faults.most=0"),
         (Run(mesh=Mesh(fsdp=0)), "mesh.fsdp=0"),
         (Run(mesh=Mesh(tensor=0)), "mesh.tensor=0"),
         (Run(unroll=0), "unroll=0"),
@@ -184,13 +197,22 @@ OTHER: dict[str, Any] = {
     "attention": "xla",
     "mesh": Mesh(tensor=2),
     "checkpoints": Checkpoints(keep=9),
+    "faults": Faults(policy="skip"),
 }
 
 
 @pytest.mark.parametrize("name", Run.__struct_fields__)
 def test_only_execution_may_differ_between_runs_of_one_result(name):
     """Fails if a field that decides the result is taken for execution, or the other way."""
-    execution = {"microbatches", "remat", "unroll", "attention", "mesh", "checkpoints"}
+    execution = {
+        "microbatches",
+        "remat",
+        "unroll",
+        "attention",
+        "mesh",
+        "checkpoints",
+        "faults",
+    }
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})
     assert same_result(Run(), changed) == ([] if name in execution else [name])

@@ -79,7 +79,8 @@ def parser() -> Parser:
     manifest.add_argument("--slice", help="jobset: such as v5e-8")
     manifest.add_argument("--bucket", help="jobset: gs://NAME[/FOLDER]")
     _add_tier(manifest)
-    manifest.add_argument("--gpus", type=_count, default=8, help="slurm: GPUs of the machine")
+    manifest.add_argument("--gpus", type=_count, default=8, help="slurm: GPUs of a machine")
+    manifest.add_argument("--nodes", type=_count, default=1, help="slurm: machines")
     return top
 
 
@@ -117,7 +118,6 @@ def _study(given: argparse.Namespace) -> study.Study:
 def _launch(given: argparse.Namespace) -> None:
     chosen = _study(given)
     slice_ = slices.find(given.slice)
-    slices.check_one_host(slice_)
     runtime = slices.check_runtime(slice_, given.runtime)
     where = place(given.bucket, chosen)
     commit = study.commit()
@@ -130,7 +130,7 @@ def _launch(given: argparse.Namespace) -> None:
         slice=slice_,
         runtime=runtime,
         tier="spot" if given.spot else "on demand",
-        script=script(chosen, commit, where, told="all"),
+        script=script(chosen, commit, where, hosts=slice_.hosts, told="all"),
     )
     if given.dry_run:
         requests = Requests(given.project, given.zone, chosen.name)
@@ -176,12 +176,11 @@ def _stop(given: argparse.Namespace) -> None:
 def _manifest(given: argparse.Namespace) -> None:
     chosen = _study(given)
     if given.kind == "slurm":
-        print(slurm(chosen, given.gpus), end="")
+        print(slurm(chosen, given.gpus, given.nodes), end="")
         return
     if not given.slice or not given.bucket:
         raise UserError("--kind jobset needs --slice and --bucket")
     slice_, where = slices.find(given.slice), place(given.bucket, chosen)
-    slices.check_one_host(slice_)
     tier = "spot" if given.spot else "on demand"
     print(jobset(chosen, slice_, tier, where, study.commit()), end="")
 

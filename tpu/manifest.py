@@ -76,8 +76,8 @@ SLURM = """\
 #!/bin/bash
 # Submit it in the checkout, on a disk that the machines share, with .[cuda] installed in .venv.
 #SBATCH --job-name={name}
-#SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={tasks}
 #SBATCH --gpus-per-node={gpus}
 #SBATCH --exclusive
 #SBATCH --output={name}.log
@@ -86,7 +86,7 @@ SLURM = """\
 # Two minutes before its time is over the study is asked to stop, and saves.
 #SBATCH --signal=TERM@120
 
-# One process on all GPUs.
+{processes}
 srun .venv/bin/python {arguments}
 code=$?
 # 75: asked to stop, and saved; the same command goes on from there.
@@ -105,12 +105,20 @@ def jobset(study: Study, slice_: Slice, tier: str, where: Place, commit: str) ->
         topology=slice_.topology,
         spot=SPOT if tier == "spot" else "",
         chips=slice_.chips_per_host,
-        script=textwrap.indent(script(study, commit, where, told="first"), " " * 22),
+        script=textwrap.indent(
+            script(study, commit, where, hosts=slice_.hosts, told="first"), " " * 22
+        ),
     )
 
 
-def slurm(study: Study, gpus: int) -> str:
+def slurm(study: Study, gpus: int, nodes: int) -> str:
     """A batch script that puts itself in the queue again until the study is done."""
+    several = "# A process a GPU, as jax wants it; each finds the others by what Slurm says."
     return SLURM.format(
-        name=study.name, gpus=gpus, arguments=shlex.join(study.arguments("runs"))
+        name=study.name,
+        gpus=gpus,
+        nodes=nodes,
+        tasks=1 if nodes == 1 else gpus,
+        processes="# One process on all GPUs." if nodes == 1 else several,
+        arguments=shlex.join(study.arguments("runs")),
     )

@@ -147,23 +147,6 @@ def find(name: str) -> Slice:
     raise UserError(f"--slice {name}: no such slice; nearest: {', '.join(near)}")
 
 
-def check_one_host(slice_: Slice) -> None:
-    """Refuses a slice of several hosts, as studies run as one process.
-
-    >>> check_one_host(find("v5e-16"))
-    Traceback (most recent call last):
-    tpu.errors.UserError: --slice v5e-16: has 4 hosts, and a study runs on one as yet; the \
-largest of one host: v3-8, v4-8, v5e-8, v5p-8, v6e-8, tpu7x-8
-    """
-    if slice_.hosts > 1:
-        # The slices of a generation are by size.
-        largest = {s.name.rpartition("-")[0]: s.name for s in SLICES.values() if s.hosts == 1}
-        raise UserError(
-            f"--slice {slice_.name}: has {slice_.hosts} hosts, and a study runs on one as yet;"
-            f" the largest of one host: {', '.join(largest.values())}"
-        )
-
-
 def check_runtime(slice_: Slice, runtime: str | None) -> str:
     """The runtime to ask for, the slice's own if none is named."""
     if slice_.runtime is None:

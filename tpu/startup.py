@@ -1,7 +1,7 @@
 """What every host runs: install a commit, run the study until it is done, keep its runs.
 
-The runs are on the host's disk and, a few minutes behind, in the bucket, from where the next
-host goes on if this one is taken away.
+The runs are on the first host's disk and, a few minutes behind, in the bucket, from where the
+next one goes on if this one is taken away.
 """
 
 import hashlib
@@ -52,9 +52,14 @@ def place(bucket: str, study: Study) -> Place:
     return Place(found[1], f"{above}launches/{study.name}")
 
 
-def script(study: Study, commit: str, where: Place, told: Told) -> str:
-    """The script for a commit of a study; hosts run it as it is, whichever they are."""
+def script(study: Study, commit: str, where: Place, *, hosts: int, told: Told) -> str:
+    """The script for a commit of a study; hosts run it as it is, whichever they are.
+
+    Several hosts share no disk: each writes its part of a checkpoint to the bucket.
+    """
     arguments = study.arguments("../runs")
+    if hosts > 1:
+        arguments.append(f"checkpoints.directory={where.url(where.folder)}/checkpoints")
     settings = {
         "launch": launch_id(study, commit),
         "commit": commit,

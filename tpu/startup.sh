@@ -97,9 +97,10 @@ files() { # FOLDER: time, size and name of the files in it, the oldest first
     -printf '%T@ %s %P\n') | sort -n
 }
 
-restore() { # brings the runs of the bucket to a disk that has none
+restore() { # brings the runs of the bucket to a disk that has none; the first host writes them
   local object file
   [ -e runs ] && return
+  [ "$host" = 0-0 ] || { mkdir runs; return; }
   rm -rf restored && mkdir restored && objects "$folder/runs" >listed || return
   while IFS= read -r object; do
     file="restored/${object#"$folder/runs/"}"

@@ -40,7 +40,7 @@ class Batches:
     unique: int | None = None
     """Tokens that are read, and then read again; None: all of the split's."""
 
-    def __call__(self, step: int, part: slice = slice(None)) -> Rows:
+    def __call__(self, step: int, part: slice | np.ndarray = slice(None)) -> Rows:
         """The rows of global batch `step`, or the `part` of them that this host reads.
 
         The split's n rows are shuffled anew in each epoch, and the stream of rows does not stop
@@ -51,7 +51,7 @@ class Batches:
         n = n_rows(self.split, self.length)
         few = unique_rows(self.split, self.length, self.unique)
         indices = []
-        for g in range(step * self.batch, (step + 1) * self.batch)[part]:
+        for g in (step * self.batch + np.arange(self.batch)[part]).tolist():
             epoch, index = divmod(g, few)
             if few < n:
                 if epoch:
@@ -60,7 +60,9 @@ class Batches:
             indices.append(shuffled(index, n, seed=self.seed, epoch=epoch))
         return rows(self.split, indices, self.length, self.vocabulary)
 
-    def iterate(self, start: int, stop: int, part: slice = slice(None)) -> Iterator[Rows]:
+    def iterate(
+        self, start: int, stop: int, part: slice | np.ndarray = slice(None)
+    ) -> Iterator[Rows]:
         """The same for steps `start .. stop - 1`, read ahead in background threads."""
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
         steps = grain.MapDataset.range(start, stop).map(lambda step: self(int(step), part))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.example import Causal, Example, Full, Vocabulary, content_of, positions_of
+from lm.hosts import fetch
 from lm.loss import token_and_least_nats, token_nats
 from lm.objectives import Answer
 from lm.objectives.spans import lay_out
@@ -130,7 +131,8 @@ def score(
             ]
             for key in keys
         ]
-        nats.append(np.array(jax.device_get(answers))[:, :, :rows])
+        fetched = [[fetch(nats_BL) for nats_BL in of] for of in answers]
+        nats.append(np.array(fetched)[:, :, :rows])
         start += rows
     return np.concatenate(nats, axis=2)
 

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.optimize
 
 from lm.example import Example, Visible, positions_of
+from lm.hosts import fetch
 from lm.score.bits import ratio_se
 from lm.score.likelihood import Body
 
@@ -104,7 +105,7 @@ def sample(
         rows, batch = len(tokens_BL), batch or len(tokens_BL)
         fill = ((0, batch - rows), (0, 0))
         arrays = [place(np.pad(array, fill)) for array in (tokens_BL, segments_BL)]
-        states_BLD = np.asarray(features(body, params, *arrays, visible=visible))[:rows]
+        states_BLD = fetch(features(body, params, *arrays, visible=visible))[:rows]
         here = slice(start, start + rows)
         chosen_BL = labels_RL[here] >= 0
         chosen = (states_BLD, labels_RL[here], tokens_BL, documents_RL[here])

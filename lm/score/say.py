@@ -10,6 +10,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.example import Causal, Example, Full, Visible, Vocabulary, positions_of
+from lm.hosts import fetch
 from lm.loss import logits
 from lm.score.likelihood import Blank, Body
 
@@ -49,7 +50,7 @@ def generate(
         for row, tokens in enumerate(seen):
             tokens_BL[row, width - len(tokens) :] = tokens
             segments_BL[row, width - len(tokens) :] = 1
-        said_BL = np.asarray(
+        said_BL = fetch(
             _continue(
                 body,
                 params,
@@ -216,9 +217,8 @@ def _scores(
     tokens_L, segments_L = np.zeros((2, length), np.int32)
     tokens_L[: len(seen)], segments_L[: len(seen)] = seen, 1
     predict_BP = np.array([positions], np.int32)
-    return np.asarray(
-        _logits(body, params, tokens_L[None], segments_L[None], predict_BP, visible)[0]
-    )
+    arrays = tokens_L[None], segments_L[None], predict_BP
+    return fetch(_logits(body, params, *arrays, visible))[0]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lm import hosts
 from lm.config import UserError
 
 
@@ -71,14 +73,15 @@ class Checkpoints:
             return
         leaves = _by_path(state)
         meta = {"step": step, "extra": extra, "leaves": _described(leaves)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(leaves),
-                meta=ocp.args.JsonSave({**meta, "sha256": _sha256(meta)}),
-            ),
-            force=True,
-        )
+        with self._one_line_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(leaves),
+                    meta=ocp.args.JsonSave({**meta, "sha256": _sha256(meta)}),
+                ),
+                force=True,
+            )
 
     def restore_newest(self, abstract: Any) -> Restored | None:
         """The newest intact checkpoint as `abstract` (`ShapeDtypeStruct`s with shardings).
@@ -101,12 +104,28 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Return when the last save is on disk; raise what went wrong with it."""
-        self._manager.wait_until_finished()
+        """Return when the last save is on disk; raises `UserError` if it cannot be written."""
+        with self._one_line_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish the last save and end the threads."""
-        self._manager.close()
+        with self._one_line_errors():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """A full disk is the user's to mend, and orbax raises any type for it."""
+        try:
+            yield
+        except Exception as error:
+            if hosts.lost():  # its part is missing, which is no fault of the disk
+                raise
+            raise UserError(
+                f"{self._manager.directory}: a checkpoint could not be written:"
+                f" {_refusal(error)}; what was saved before is whole, and the same command goes"
+                " on from it"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -290,9 +309,21 @@ def _one_line(part: str, error: BaseException) -> str:
     return f"{part}: {type(error).__name__}: {lines[0][:120]}"
 
 
+def _refusal(error: BaseException) -> str:
+    """Why a write failed, in the system's words, if they are there.
+
+    >>> _refusal(ValueError("Failed to write 9 bytes: No space left [os_error_code='28']"))
+    'No space left on device'
+    """
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return os.strerror(int(code[1])) if code else _one_line("save", error)
+
+
 def _manager(directory: str, **options: Any) -> ocp.CheckpointManager:
-    # Orbax logs its progress, and warns about what is meant, through absl.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs its progress, warns about what is meant, and logs errors that it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Orbax refuses a relative path, but only when it saves.
     return ocp.CheckpointManager(
         directory if "://" in directory else os.path.abspath(directory),

@@ -1,10 +1,12 @@
 """The training loop: from a `Run` to a directory that describes itself."""
 
+import hashlib
 import json
 import math
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +19,12 @@ import jax
 import msgspec
 import numpy as np
 
-from lm import ledger
+from lm import hosts, ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump
 from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows, unique_rows
 from lm.run import (
+    DECISIVE,
     Run,
     evaluation_steps,
     mesh_for,
@@ -33,6 +36,7 @@ from lm.run import (
     validate,
 )
 from lm.train.checkpoint import Checkpoints, restore
+from lm.train.faults import Losses, RollBack, wrong
 from lm.train.progress import Bar, Metrics
 from lm.train.step import Program, State, prepare
 
@@ -66,15 +70,20 @@ def fit(
     """Trains a run in `directory`, from its newest checkpoint if it has one.
 
     Returns (and writes to result.json) what the run cost and its last losses, together with
-    what `evaluate` finds. A finished run is not trained again. Raises UserError where the
-    settings are wrong, where the directory holds another run, and where the loss is not finite;
-    Stopped after SIGINT or SIGTERM, with everything saved.
+    what `evaluate` finds. A finished run is not trained again; of several hosts the first alone
+    then has its result. Raises UserError where the settings are wrong, where the directory
+    holds another run, and where the loss is not finite, if `run.faults` says to stop; Stopped
+    after SIGINT or SIGTERM, with everything saved.
     """
     run = validate(run)
-    finished = directory / "result.json"
-    _claim(run, directory)
-    if finished.exists():
-        return json.loads(finished.read_text())
+    there: list[Result | None] = []
+
+    def is_finished() -> bool:
+        there.append(_finished(run, directory))
+        return there[0] is not None
+
+    if hosts.told(is_finished):
+        return (there and there[0]) or {}
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
@@ -83,19 +92,35 @@ def fit(
     seen = _seen(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
     program = prepare(run, vocabulary, mesh)
-    _describe(run, directory, tokens, mesh)
+    hosts.told(lambda: _describe(run, directory, tokens, mesh))
 
-    with Checkpoints(str(directory / "checkpoints"), keep=run.checkpoints.keep) as checkpoints:
-        restored = checkpoints.restore_newest(program.abstract)
-        extra: Result = {"seconds": 0.0, "predicted": 0.0, "validation": None}
-        if restored is None:
-            state = program.init()
-        else:
-            state, extra = restored.state, restored.extra
+    where = checkpoints_of(run, directory)
+    with Checkpoints(where, keep=run.checkpoints.keep) as checkpoints:
         label = label or directory.name
-        state, extra, stopped = _loop(
-            run, directory, tokens, program, state, extra, checkpoints, label
-        )
+        state, extra = _newest(program, checkpoints)
+        again = 0
+        while True:
+            start = int(state.step)
+            try:
+                state, extra, stopped = _loop(
+                    run, directory, tokens, program, state, extra, checkpoints, label
+                )
+                break
+            except RollBack as fault:
+                state, extra = _newest(program, checkpoints)
+                back = int(state.step)
+                again = again + 1 if back == start else 1
+                if again > run.faults.most:
+                    raise _diverged(run, label, fault.step, fault.why) from None
+                extra["seconds"] = fault.extra["seconds"]
+                extra["rolled_back"] = fault.extra["rolled_back"] + 1
+                extra["left_out"] = fault.extra["left_out"] + fault.step - back
+                if hosts.first():
+                    print(
+                        f"lm: {label}: {fault.why} at step {fault.step}: rolled back to step"
+                        f" {back}, its batches since then are left out",
+                        file=sys.stderr,
+                    )
         checkpoints.save(int(state.step), state, extra)
         if stopped:
             checkpoints.wait()
@@ -124,11 +149,13 @@ def fit(
         "seed": run.seed,
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
-        "batches_digest": "".join(f"{word:08x}" for word in np.asarray(state.batches)),
+        "batches_digest": chain_text(state.batches),
+        **{name: extra[name] for name in ("skipped", "rolled_back", "left_out")},
     }
     if evaluate is not None:
         result |= evaluate(Trained(run, tokens, program, state.params))
-    _write(finished, json.dumps(result, indent=2) + "\n")
+    if hosts.first():
+        _write(directory / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -145,8 +172,46 @@ def load(directory: Path) -> Trained:
     tokens = _open_tokens(run, directory)
     program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
     wanted = {"params": program.abstract.params}
-    found = restore(str(directory / "checkpoints"), wanted)
+    found = restore(checkpoints_of(run, directory), wanted)
     return Trained(run, tokens, program, found.state["params"])
+
+
+def checkpoints_of(run: Run, directory: Path) -> str:
+    """Where the checkpoints of a run are.
+
+    In a folder for several runs each has its own, named like its directory and by what decides
+    its result, as runs of two studies may be named alike.
+    """
+    if run.checkpoints.directory is None:
+        return str(directory / "checkpoints")
+    decisive = "".join(dump(getattr(run, name)) for name in DECISIVE)
+    name = f"{directory.name}-{hashlib.sha256(decisive.encode()).hexdigest()[:8]}"
+    return f"{run.checkpoints.directory.rstrip('/')}/{name}"
+
+
+def _newest(program: Program, checkpoints: Checkpoints) -> tuple[State, Result]:
+    """Where to go on: the newest intact checkpoint, or the beginning."""
+    extra: Result = {"seconds": 0.0, "predicted": 0.0, "validation": None, "losses": []}
+    # Steps whose update was left out, returns to a checkpoint, and batches left out by them.
+    extra |= {"skipped": 0, "rolled_back": 0, "left_out": 0}
+    restored = checkpoints.restore_newest(program.abstract)
+    if restored is None:
+        return program.init(), extra
+    return restored.state, extra | restored.extra
+
+
+def _diverged(run: Run, label: str, step: int, why: str) -> Diverged:
+    more = {
+        "stop": "nothing of which is saved; go on from the last checkpoint with"
+        " faults.policy=skip or roll_back, or start",
+        "skip": f"like {run.faults.most} in a row before it; start",
+        "roll_back": f"after {run.faults.most} returns to one checkpoint; start",
+    }
+    return Diverged(
+        f"{label}: {why} at step {step}, {more[run.faults.policy]} again in another directory"
+        f" with a lower optimizer.learning_rate ({run.optimizer.learning_rate:g}) or a longer"
+        " schedule.warmup"
+    )
 
 
 def _loop(
@@ -162,7 +227,8 @@ def _loop(
     """Trains to the end of the budget, or to a request to stop.
 
     Metrics are read a step late, so that nothing waits for them; before anything is saved they
-    are up to date, so that no state is saved whose update was not finite.
+    are up to date, so that no state is saved whose update was not finite. So is what the hosts
+    ask for: to stop, or to save because it is time.
     """
     start, total = int(state.step), steps(run)
     evaluations = set(evaluation_steps(run))
@@ -179,33 +245,40 @@ def _loop(
     flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
     saved = time.monotonic()
     tick: float | None = None  # None: what was done since is not a step alone
-    pending: tuple[int, dict[str, jax.Array]] | None = None
+    pending: tuple[int, dict[str, jax.Array], tuple[bool, bool]] | None = None
+    stop = due = False
+    losses, skipped = Losses(run.faults, extra["losses"]), 0
+    # A step's batch is the next that was not left out when the run was rolled back.
+    ahead = extra["left_out"]
 
     with (
         Metrics(directory, start) as metrics,
         Bar(label, steps=total, start=start, step_flops=flops / positions) as bar,
-        _stop_requests() as stop,
+        _stop_requests() as requests,
     ):
 
         def settle() -> None:
             """Reads the last step's metrics, which waits for it, and records them."""
-            nonlocal pending, tick
+            nonlocal pending, tick, stop, due, skipped
             if pending is None:
                 return
-            step, arrays = pending
-            values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+            step, arrays, asked = pending
+            found = jax.device_get(arrays)
+            batches = chain_text(found.pop("batches"))
+            stop, due = map(bool, found.pop("asks", asked))
+            values = {name: float(value) for name, value in found.items()}
             pending = None
-            if not all(map(math.isfinite, values.values())):
-                wrong = ", ".join(
-                    f"{name} {value}"
-                    for name, value in values.items()
-                    if not math.isfinite(value)
-                )
-                raise Diverged(
-                    f"{label}: {wrong} at step {step}, nothing of which is saved; start again"
-                    " in another directory with a lower optimizer.learning_rate"
-                    f" ({run.optimizer.learning_rate:g}) or a longer schedule.warmup"
-                )
+            if why := wrong(values, losses.limit(step)):
+                skipped += 1
+                if run.faults.policy == "roll_back":
+                    raise RollBack(step, why, extra)
+                if run.faults.policy == "stop" or skipped > run.faults.most:
+                    raise _diverged(run, label, step, why)
+                extra["skipped"] += 1
+            else:
+                skipped = 0
+                losses.add(step, values["loss"])
+                extra["losses"] = losses.kept
             now = time.monotonic()
             if tick is not None:
                 values["tokens_per_second"] = positions / (now - tick)
@@ -213,13 +286,23 @@ def _loop(
                 bar.update(step, values["loss"], positions, now - tick)
             tick = now
             extra["predicted"] += values["predicted"]
-            metrics.write(step, values)
+            # What is not finite is not JSON.
+            kept = {name: value for name, value in values.items() if math.isfinite(value)}
+            more = {"left_out": ahead} if ahead else {}
+            metrics.write(step, {**kept, **more, "batches": batches})
 
-        for step, part in enumerate(batches.iterate(start, total), start + 1):
+        # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
+        hosts.together(lambda: None)
+        parts = batches.iterate(start + ahead, total + ahead, program.rows)
+        for step, part in enumerate(parts, start + 1):
             objective = run.objective.at(step - 1, total, run.seed)
-            state, newest = program.step(state, *program.place(part), objective)
+            late = time.monotonic() - saved > run.checkpoints.seconds
+            asked = bool(requests), hosts.first() and late
+            state, newest = program.step(
+                state, *program.place(part), objective, limit=losses.limit(step), asks=asked
+            )
             settle()
-            pending = step, newest
+            pending = step, newest, asked
             if step in evaluations:
                 settle()
                 extra["validation"] = _validation_loss(run, tokens, program, state.params)
@@ -227,17 +310,23 @@ def _loop(
                 tick = None
             if stop:
                 break
-            due = (
-                step % run.checkpoints.steps == 0
-                if run.checkpoints.steps is not None
-                else time.monotonic() - saved > run.checkpoints.seconds
-            )
+            if run.checkpoints.steps is not None:
+                due = step % run.checkpoints.steps == 0
             if due and step < total:
                 settle()
                 checkpoints.save(step, state, dict(extra))
-                saved, tick = time.monotonic(), None
+                saved, tick, due = time.monotonic(), None, False
         settle()
-        return state, extra, bool(stop)
+        return state, extra, stop
+
+
+def chain_text(batches: Any) -> str:
+    """The digest of all batches so far, uint32[2], in hexadecimal.
+
+    >>> chain_text(np.array([1, 255], np.uint32))
+    '00000001000000ff'
+    """
+    return "".join(f"{word:08x}" for word in np.asarray(batches))
 
 
 def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) -> float:
@@ -247,17 +336,17 @@ def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) ->
     chosen = np.linspace(0, available - 1, min(run.evaluation_rows, available)).astype(int)
     total = count = 0.0
     for number, at in enumerate(range(0, len(chosen), data.batch)):
-        part = rows(
-            split, chosen[at : at + data.batch], data.length, tokens.tokenizer.vocabulary
-        )
+        indices = chosen[at : at + data.batch]
+        here = indices[program.rows[program.rows < len(indices)]]
+        part = rows(split, here, data.length, tokens.tokenizer.vocabulary)
         key = jax.random.fold_in(jax.random.key(0), number)
-        both = program.validate(params, *program.place(_fill(part, data.batch)), key)
+        both = program.validate(params, *program.place(_fill(part, len(program.rows))), key)
         total, count = total + float(both.total), count + float(both.count)
     return total / max(count, 1e-9)
 
 
 def _fill(part: Rows, batch: int) -> Rows:
-    """Adds rows of padding up to a whole batch."""
+    """Adds rows of padding up to so many."""
     padding = ((0, batch - len(part.tokens_BL)), (0, 0))
     return Rows(np.pad(part.tokens_BL, padding), np.pad(part.segments_BL, padding))
 
@@ -288,8 +377,29 @@ def _open_tokens(run: Run, directory: Path) -> Tokens:
     """The run's tokens; raises UserError if they are not those that the directory began with.
 
     A file added to the corpus, or another Python's standard library, is another experiment; so
-    is a tokenizer learnt anew, whose ids mean other pieces.
+    is a tokenizer learnt anew, whose ids mean other pieces. The first host goes first: it
+    builds what is not there yet, and the others find that, or build the same on their disks.
     """
+    opened: list[Tokens] = []
+
+    def first_opens() -> list[str]:
+        opened.append(_checked_tokens(run, directory))
+        return [opened[0].corpus_digest, opened[0].tokenizer_digest]
+
+    def others_open() -> Tokens:
+        tokens = opened[0] if opened else _checked_tokens(run, directory)
+        if [tokens.corpus_digest, tokens.tokenizer_digest] != digests:
+            raise UserError(
+                "data: the corpus here, or the tokenizer learnt from it, is not the first"
+                " host's; all hosts need the same files and versions"
+            )
+        return tokens
+
+    digests = hosts.told(first_opens)
+    return hosts.together(others_open)
+
+
+def _checked_tokens(run: Run, directory: Path) -> Tokens:
     tokens = open_tokens(run.data)
     path = directory / "data.json"
     if path.exists():
@@ -310,8 +420,8 @@ def _seen(run: Run, tokens: Tokens) -> int:
     return min(steps(run) * run.data.batch, there)
 
 
-def _claim(run: Run, directory: Path) -> None:
-    """Refuses a directory that holds another run, and a file."""
+def _finished(run: Run, directory: Path) -> Result | None:
+    """The result that is there already; refuses a directory of another run, and a file."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: there is a file of this name; choose another directory")
     there = (directory / "config.json").exists()
@@ -320,6 +430,8 @@ def _claim(run: Run, directory: Path) -> None:
             f"{directory} holds another run: {', '.join(differ)} differ; choose another"
             " directory or remove this one"
         )
+    result = directory / "result.json"
+    return json.loads(result.read_text()) if result.exists() else None
 
 
 def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh) -> None:
@@ -331,6 +443,7 @@ def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "mesh": dict(mesh.shape),
+        "hosts": jax.process_count(),
         "commit": commit(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }

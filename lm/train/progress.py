@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
+from lm import hosts
 from lm.chips import peak_of
 
 
@@ -20,10 +22,13 @@ class Metrics:
     """The run's records, one JSON object a line, and the same numbers for TensorBoard.
 
     Opening it after a restart at `step` forgets the records of later steps: they will be
-    written again.
+    written again. Of several hosts the first writes.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
+        self._writes = hosts.first()
+        if not self._writes:
+            return
         self._path = directory / "metrics.jsonl"
         kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
         temporary = self._path.with_suffix(".tmp")
@@ -34,19 +39,23 @@ class Metrics:
             str(directory / "tensorboard"), purge_step=step + 1, flush_secs=30
         )
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Records the values after `step` steps."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Records the values after `step` steps; TensorBoard gets the numbers."""
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -63,20 +72,22 @@ def _whole_lines(path: Path) -> list[str]:
 class Bar:
     """The line that moves: loss, tokens/s, share of the devices' matmul peak, time left.
 
-    Where the output is not a terminal it prints a plain line every half minute instead.
+    Where the output is not a terminal it prints a plain line every half minute instead. Of
+    several hosts the first speaks.
     """
 
     def __init__(self, label: str, *, steps: int, start: int, step_flops: float) -> None:
         self._console = Console(file=sys.stderr)
         self._label, self._steps, self._start, self._flops = label, steps, start, step_flops
-        self._peak = device_peak() * jax.device_count() if step_flops else 0.0
+        speaks = hosts.first() and step_flops
+        self._peak = device_peak() * jax.device_count() if speaks else 0.0
         self._begin = self._printed = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[facts]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or not hosts.first(),
         )
         self._task = self._progress.add_task(label, total=steps, completed=start, facts="")
 
@@ -92,7 +103,8 @@ class Bar:
             f"  {share:.0%} of peak  {_duration(left)} left"
         )
         self._progress.update(self._task, completed=step, facts=facts)
-        if not self._console.is_terminal and time.monotonic() - self._printed > 30:
+        quiet = self._console.is_terminal or not hosts.first()
+        if not quiet and time.monotonic() - self._printed > 30:
             self._printed = time.monotonic()
             print(f"{self._label}  {facts}", file=sys.stderr, flush=True)
 

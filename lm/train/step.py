@@ -1,7 +1,10 @@
 """The training step: rows in, a new state out, on any mesh."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lm import hosts
 from lm import mesh as _mesh
 from lm.config import UserError
 from lm.data import Rows
@@ -47,7 +51,9 @@ class Program:
     initial: Callable[[jax.Array], State]
     """The seed to the state before training."""
     update: Any
-    """`(state, tokens_BL, segments_BL, seed, objective)`, jitted; see `step`."""
+    """`(state, tokens_BL, segments_BL, seed, objective)`, jitted; see `step`.
+
+    Where there is something `beside`, it is the last argument."""
     validate: Callable[[Any, jax.Array, jax.Array, jax.Array], Sum]
     """`(params, tokens_BL, segments_BL, key)` to the objective's loss on these rows."""
 
@@ -61,22 +67,53 @@ class Program:
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
         objective: Base | None = None,
+        *,
+        limit: float = math.inf,
+        asks: Sequence[bool] = (False, False),
     ) -> tuple[State, dict[str, jax.Array]]:
         """The next state, and metrics; donates the old one.
 
         `objective` is that of the step (`run.objective.at`); each is compiled once. It may be
-        left out where all steps have the same.
+        left out where all steps have the same. Where faults are skipped, a loss above `limit`
+        is one, and the metrics say `skipped`; they say what any of several hosts `asks`.
         """
         objective = self.run.objective if objective is None else objective
+        beside: Any = {"limit": np.float32(limit)} if _skips(self.run) else {}
+        if hosts.several():
+            beside["asks"] = hosts.asks(asks, self.mesh)
+        more = (beside,) if beside else ()
         found: tuple[State, dict[str, jax.Array]] = self.update(
-            state, tokens_BL, segments_BL, _seed(self.run), objective
+            state, tokens_BL, segments_BL, _seed(self.run), objective, *more
         )
         return found
 
-    def place(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        """The batch, its rows split over the devices."""
-        where = _mesh.sharding(self.mesh, "batch", "length")
-        return jax.device_put(rows.tokens_BL, where), jax.device_put(rows.segments_BL, where)
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Which rows of a batch this host's devices hold, and so it must read; ascending."""
+        all_B = np.arange(self.run.data.batch)
+        held: Any = self._where.addressable_devices_indices_map(self._shape).values()
+        return np.unique([all_B[index[0]] for index in held])
+
+    def place(self, part: Rows) -> tuple[jax.Array, jax.Array]:
+        """The batch, its rows split over all devices, from this host's `rows` of it."""
+        at_B = np.full(self.run.data.batch, -1)
+        at_B[self.rows] = np.arange(len(self.rows))
+
+        def put(array: np.ndarray) -> jax.Array:
+            def shard(index: Any) -> np.ndarray:
+                return array[at_B[index[0]], index[1]]
+
+            return jax.make_array_from_callback(self._shape, self._where, shard)
+
+        return put(part.tokens_BL), put(part.segments_BL)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.run.data.batch, self.run.data.length
+
+    @property
+    def _where(self) -> jax.sharding.NamedSharding:
+        return _mesh.sharding(self.mesh, "batch", "length")
 
 
 def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Program:
@@ -117,6 +154,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         segments_BL: jax.Array,
         seed: jax.Array,
         objective: Base,
+        beside: Mapping[str, jax.Array] = MappingProxyType({}),
     ) -> tuple[State, dict[str, jax.Array]]:
         hide, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step / steps(run)
@@ -127,17 +165,26 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
+        batches = array_digest(
+            jnp.concatenate([state.batches, array_digest(tokens_BL), array_digest(segments_BL)])
+        )
         metrics = {
             "loss": both.mean,
             "predicted": jnp.sum(example.weights > 0).astype(jnp.float32),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "learning_rate": rate(state.step),
+            "batches": batches,
         }
-        batches = array_digest(
-            jnp.concatenate([state.batches, array_digest(tokens_BL), array_digest(segments_BL)])
-        )
         params = optax.apply_updates(state.params, updates)
+        if "asks" in beside:
+            metrics["asks"] = beside["asks"].any(axis=0)
+        if "limit" in beside:
+            found = (both.mean, metrics["gradient_norm"], metrics["update_norm"])
+            sound = jnp.isfinite(jnp.stack(found)).all() & (both.mean <= beside["limit"])
+            params = _chosen(sound, params, state.params)
+            optimizer = _chosen(sound, optimizer, state.optimizer)
+            metrics["skipped"] = ~sound
         return State(params, optimizer, state.step + 1, batches), metrics
 
     def init(seed: jax.Array) -> State:
@@ -168,6 +215,9 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         shardings,
     )
     everywhere, rows = _mesh.sharding(mesh), _mesh.sharding(mesh, "batch", "length")
+    beside = {"limit": everywhere} if _skips(run) else {}
+    if hosts.several():
+        beside["asks"] = hosts.asked_where(mesh)
     return Program(
         run=run,
         body=body,
@@ -177,7 +227,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         initial=jax.jit(init, out_shardings=shardings),
         update=jax.jit(
             step,
-            in_shardings=(shardings, rows, rows, everywhere),
+            in_shardings=(shardings, rows, rows, everywhere, *([beside] if beside else [])),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
             static_argnums=4,
@@ -188,6 +238,26 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             out_shardings=everywhere,
         ),
     )
+
+
+def _skips(run: Run) -> bool:
+    """Whether the step itself leaves out an update that is wrong."""
+    return run.faults.policy == "skip"
+
+
+def _chosen(sound: jax.Array, new: Any, old: Any) -> Any:
+    """The new values if they are sound, else the old; counters go on, as schedules follow them.
+
+    >>> _chosen(jnp.bool_(False), {"m": jnp.ones(1), "count": jnp.int32(4)},
+    ...     {"m": jnp.zeros(1), "count": jnp.int32(3)})["count"].item()
+    4
+    """
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counts else jnp.where(sound, new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def _check_divides(params: Any, axes: Any, mesh: jax.sharding.Mesh) -> None:

@@ -369,7 +369,7 @@ def test_from_request_to_result_across_a_preemption(
     where = place("gs://ours/lm", TOY)
     launcher.bucket = Bucket(where, launcher.files)
     launcher.bucket.put_source(commit, study.bundle(checkout))
-    launcher.job = launcher.job._replace(script=script(TOY, commit, where, told="all"))
+    launcher.job = launcher.job._replace(script=script(TOY, commit, where, hosts=1, told="all"))
     booted = []
 
     def boot(*plan):

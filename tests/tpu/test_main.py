@@ -90,11 +90,6 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
         (["launch", *STUDY, "--slice", "v5e-12", *BUCKET, *WHERE], "nearest: v5e-8, v5e-16"),
         ([*LAUNCH, "--runtime", "v2-alpha-tpuv6e"], "v5e-8 needs v2-alpha-tpuv5-lite"),
         ([*LAUNCH, "--bucket", "ours"], "--bucket ours: not a bucket"),
-        ([*LAUNCH, "--slice", "v5e-16"], "has 4 hosts, and a study runs on one as yet"),
-        (
-            ["manifest", *STUDY, "--kind", "jobset", "--slice", "v6e-16", *BUCKET],
-            "the largest of one host: v3-8, v4-8, v5e-8, v5p-8, v6e-8, tpu7x-8",
-        ),
         (
             ["manifest", *STUDY, "--kind", "slurm", "--gpus", "0"],
             "'0' is not a whole number above 0",

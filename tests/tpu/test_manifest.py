@@ -29,6 +29,8 @@ def test_a_jobset_is_a_pod_each_host():
     assert replicated["replicas"] == 1
     assert replicated["template"]["spec"]["parallelism"] == 1
     assert replicated["template"]["spec"]["completions"] == 1
+    spec = job("v5e-16")["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_pods_run_the_launchers_script():
     """Fails if YAML changes a character of it, or a pod does not tell the study to stop."""
     bash, option, text = pod_of(job("v5e-8"))["containers"][0]["command"]
     assert (bash, option) == ("bash", "-c")
-    assert text == script(TOY, COMMIT, WHERE, told="first")
+    assert text == script(TOY, COMMIT, WHERE, hosts=1, told="first")
     subprocess.run(["bash", "-n", "-c", text], check=True)
 
 
@@ -103,7 +105,7 @@ exit {code}
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (1, False)])
 def test_a_slurm_job_queues_itself_again_only_when_stopped(tmp_path, code, requeued):
     """Fails if a finished or broken study is repeated, or a stopped one is not."""
-    text = slurm(TOY, gpus=4)
+    text = slurm(TOY, gpus=4, nodes=1)
     for name, stub in {
         "srun": SRUN.format(code=code),
         "scontrol": "#!/bin/sh\necho $* > queued\n",
@@ -121,14 +123,16 @@ def test_a_slurm_job_queues_itself_again_only_when_stopped(tmp_path, code, reque
     assert "experiments.toy_study" in asked
 
 
-def test_slurm_has_one_process_on_all_gpus_and_time_to_save():
-    """Fails if several processes train the same runs, as lm does not divide them."""
-    lines = slurm(TOY, gpus=4).splitlines()
+@pytest.mark.parametrize(("nodes", "tasks"), [(1, "1"), (2, "4")])
+def test_slurm_has_the_processes_that_jax_expects_and_time_to_save(nodes, tasks):
+    """Fails if several machines get one process each: jax gives it one GPU of them."""
+    lines = slurm(TOY, gpus=4, nodes=nodes).splitlines()
     options = dict(
         line.removeprefix("#SBATCH --").partition("=")[::2]
         for line in lines
         if line.startswith("#SBATCH --")
     )
-    assert (options["nodes"], options["ntasks"], options["gpus-per-node"]) == ("1", "1", "4")
+    assert (options["nodes"], options["ntasks-per-node"]) == (str(nodes), tasks)
+    assert options["gpus-per-node"] == "4"
     assert options["signal"] == "TERM@120"
     assert "requeue" in options

@@ -3,7 +3,7 @@
 import pytest
 
 from tpu.errors import UserError
-from tpu.slices import GENERATIONS, SLICES, check_one_host, check_runtime, find
+from tpu.slices import GENERATIONS, SLICES, check_runtime, find
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,3 @@ def test_what_only_gke_offers_is_not_asked_of_the_tpu_api():
     """Fails if tpu7x gets a made-up runtime."""
     with pytest.raises(UserError, match="manifest --kind jobset"):
         check_runtime(find("tpu7x-8"), None)
-
-
-def test_a_slice_of_several_hosts_is_refused():
-    """Fails if it is launched: each of its hosts would train all runs for itself."""
-    for name in ("v3-8", "v5e-8", "v6e-1", "tpu7x-8"):
-        check_one_host(find(name))
-    with pytest.raises(UserError, match=r"v5p-16: has 2 hosts, .* v5e-8, v5p-8, v6e-8"):
-        check_one_host(find("v5p-16"))

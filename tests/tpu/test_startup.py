@@ -34,8 +34,9 @@ class Host:
         self.bucket = Bucket(self.where, files)
         self.bucket.put_source(self.commit, study.bundle(checkout))
 
-    def start(self, *plan: object, told: str = "all") -> subprocess.Popen:
-        return self.computer.start(script(TOY, self.commit, self.where, told), plan)
+    def start(self, *plan: object, told: str = "all", hosts: int = 1) -> subprocess.Popen:
+        text = script(TOY, self.commit, self.where, hosts=hosts, told=told)
+        return self.computer.start(text, plan)
 
     def boot(self, *plan: object) -> int:
         return self.start(*plan).wait(timeout=30)
@@ -243,10 +244,21 @@ def test_a_study_does_not_start_over_when_the_bucket_cannot_be_read(host, machin
 
 
 def test_only_the_first_host_copies(host, machine):
-    """Fails if several hosts write the same objects."""
+    """Fails if several hosts write the same objects, or bring back what they do not need."""
+    assert host.boot(75, 3) == 3
+    kept = host.kept()
+    host.computer.renew()
     machine.metadata["attributes/agent-worker-number"] = "1"
-    assert host.boot(75, 0) == 0
-    assert host.kept() == {}
+    assert host.boot(75, 3) == 3
+    assert host.kept() == kept
+    assert not (host.home / "restored").exists()
+
+
+def test_several_hosts_keep_checkpoints_where_all_of_them_can_write(host):
+    """Fails if a host writes its part of a checkpoint to a disk that no other sees."""
+    assert host.start(0, hosts=4).wait(timeout=30) == 0
+    last = (host.home / "arguments").read_text().splitlines()[-1]
+    assert last == f"checkpoints.directory=gs://ours/{host.where.folder}/checkpoints"
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,9 @@ from lm.objectives import (
 )
 from lm.optimizer import Adamw
 from lm.run import Run
+from lm.train import checkpoint
 from lm.train.checkpoint import Checkpoints
-from lm.train.fit import fit, load
+from lm.train.fit import chain_text, fit, load
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
 
@@ -454,6 +455,48 @@ def test_sigterm_saves_and_says_run_me_again(run, tmp_path):
     assert "stopped and saved at step" in line
     step = int(line.split("saved at step ")[1].split()[0])
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+
+
+ELASTIC = {
+    "1": (1, {}),
+    "2,4": (8, {"fsdp": 2, "tensor": 4}),
+    "1,8": (8, {"fsdp": 1, "context": 8}),
+}
+
+
+@pytest.mark.parametrize("shape", ELASTIC)
+def test_a_run_goes_on_on_any_mesh(run, finished, tmp_path, shape):
+    """Fails if a value, the place in the data or the chain depends on what it was saved on."""
+    directory, _ = finished
+    devices, axes = ELASTIC[shape]
+    made, batches = program(run, devices, **axes)
+    halfway = train(run, 10, devices=8)[1]
+    with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+        checkpoints.save(10, halfway, {})
+        restored = checkpoints.restore_newest(made.abstract)
+    state = restored.state
+    assert checkpoint.leaf_digests(state) == checkpoint.leaf_digests(halfway)
+    jax.tree.map(lambda x, asked: _same(x.sharding, asked.sharding), state, made.abstract)
+    for step in range(10, 14):
+        state, metrics = made.step(state, *made.place(batches(step)))
+    recorded = {r["step"]: r for r in read_metrics(directory) if "loss" in r}[14]
+    assert chain_text(metrics["batches"]) == recorded["batches"]
+    assert float(metrics["loss"]) == pytest.approx(recorded["loss"], rel=1e-4)
+
+
+def _same(found, expected):
+    assert found == expected
+
+
+def test_checkpoints_may_be_kept_elsewhere(run, tmp_path):
+    """Fails if two runs of one name share a place, or a model is not found there again."""
+    elsewhere = change(run, "tokens=512", f"checkpoints.directory={tmp_path / 'shared'}")
+    fit(elsewhere, tmp_path / "a" / "run")
+    fit(change(elsewhere, "seed=1"), tmp_path / "b" / "run")
+    assert len(list((tmp_path / "shared").iterdir())) == 2
+    assert not (tmp_path / "a" / "run" / "checkpoints").exists()
+    first, second = (load(tmp_path / letter / "run").params for letter in "ab")
+    assert checkpoint.leaf_digests(first) != checkpoint.leaf_digests(second)
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(

@@ -1,0 +1,99 @@
+"""Two runs' recorded chains compared: what a run directory says, without training one.
+
+tests/test_cli.py audits runs that were trained.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lm import audit
+from lm.config import UserError, dump, override
+from lm.data import Bytes, Data, Text
+from lm.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """Few rows, so that no two seeds begin with the same."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"text {number} " * 9)
+    corpus = Text(paths=(f"{folder}/*.txt",))
+    data = Data(corpus=corpus, tokenizer=Bytes(), length=32, batch=4, validation=0.2)
+    return Run(data=data, tokens=6 * 4 * 32)
+
+
+def directory(path: Path, run: Run, chain: dict[int, str], end: str | None = None) -> Path:
+    """A run directory that recorded this chain, and `end` as its last."""
+    path.mkdir()
+    (path / "config.json").write_text(dump(run))
+    lines = [json.dumps({"step": step, "batches": text}) for step, text in chain.items()]
+    lines.insert(1, json.dumps({"step": 1, "validation_loss": 2.0}))
+    (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    if end:
+        result = {"steps": 6, "batches_digest": end}
+        (path / "result.json").write_text(json.dumps(result))
+    return path
+
+
+WHOLE = {step: f"{step:016x}" for step in range(1, 7)}
+
+
+def other_from(step: int) -> dict[int, str]:
+    return {s: text if s < step else f"f{text[1:]}" for s, text in WHOLE.items()}
+
+
+@pytest.mark.parametrize("parted", [1, 4, 6])
+def test_the_first_step_that_differs_is_named_and_why(run, tmp_path, parted):
+    """Fails if a step is counted from 0, the last compared alone, or a reason left out."""
+    a = directory(tmp_path / "a", run, WHOLE, WHOLE[6])
+    other = override(run, ["seed=3", "objective.type=masked"])
+    b = directory(tmp_path / "b", other, other_from(parted))
+    found = audit.audit(a, b)
+    assert (found.steps, found.parted, found.same) == (parted - 1, True, False)
+    assert audit.report(a, b, found) == f"{a} and {b} part at step {parted}: seed is 0 and 3"
+
+
+def test_equal_chains_are_the_same_and_a_shorter_one_is_not(run, tmp_path):
+    """Fails if a run that ends early passes for one that saw all."""
+    a = directory(tmp_path / "a", run, WHOLE, WHOLE[6])
+    b = directory(tmp_path / "b", override(run, ["mesh.fsdp=2"]), WHOLE)
+    assert audit.audit(a, b).same
+    assert WHOLE[6] in audit.report(a, b, audit.audit(a, b))
+    c = directory(tmp_path / "c", run, {s: WHOLE[s] for s in (1, 2, 3)})
+    found = audit.audit(c, a)
+    assert (found.steps, found.parted, found.same) == (3, False, False)
+    assert f"up to step 3, where {c} ends; {a} has 6" in audit.report(c, a, found)
+
+
+def test_steps_that_no_run_recorded_are_read_again(run, tmp_path):
+    """Fails if runs whose end alone is known are not narrowed down by their settings."""
+    a = directory(tmp_path / "a", run, {}, WHOLE[6])
+    longer = override(run, ["data.length=33"])
+    b = directory(tmp_path / "b", longer, {}, other_from(1)[6])
+    found = audit.audit(a, b)
+    assert (found.steps, found.parted) == (0, True)
+    assert found.why == ["data.length is 32 and 33"]
+    c = directory(tmp_path / "c", run, {}, other_from(1)[6])
+    with pytest.raises(UserError, match="between steps 1 and 6, but by their settings"):
+        audit.audit(a, c)
+
+
+def test_what_cannot_be_audited_is_one_line(run, tmp_path):
+    """Fails if records that contradict each other, or none, prove anything."""
+    a = directory(tmp_path / "a", run, WHOLE, WHOLE[6])
+    forged = directory(tmp_path / "forged", run, WHOLE, other_from(6)[6])
+    with pytest.raises(UserError, match=r"disagree on the batches up to step 6"):
+        audit.audit(a, forged)
+    empty = directory(tmp_path / "empty", run, {})
+    with pytest.raises(UserError, match=r"no step is recorded"):
+        audit.audit(a, empty)
+    broken = shutil.copytree(a, tmp_path / "broken")
+    (broken / "metrics.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl: damaged"):
+        audit.audit(broken, a)
+    with pytest.raises(UserError, match=r"nowhere: not a run directory"):
+        audit.audit(tmp_path / "nowhere", a)

@@ -1,0 +1,289 @@
+"""Several hosts, for real: processes on loopback, each with a part of eight devices."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import bert_vs_gpt
+from lm import mesh, study
+from lm.config import UserError, dump, override
+from lm.data import Batches, Bytes, Data, Text, open_tokens
+from lm.evaluate import Effort
+from lm.hosts import VARIABLES, join
+from lm.model import Transformer
+from lm.run import Run
+from lm.train.checkpoint import Checkpoints, restore
+from lm.train.fit import chain_text, fit
+from lm.train.progress import read_metrics
+from lm.train.step import Program, prepare
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> str:
+    random_ = random.Random(0)
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(40):
+        text = " ".join(random_.choices(WORDS, k=random_.randint(30, 60)))
+        (folder / f"{number}.txt").write_text(text)
+    return f"{folder}/*.txt"
+
+
+class Hosts:
+    """The same Python program on several hosts."""
+
+    def __init__(self, number: int, folder: Path, program: str, *arguments: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.errors = [folder / f"host{host}.err" for host in range(number)]
+        self.processes = []
+        for host, errors in enumerate(self.errors):
+            told = dict(zip(VARIABLES, (address, str(number), str(host)), strict=True))
+            with errors.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", program, *arguments],
+                    env={**os.environ, **told, "JAX_NUM_CPU_DEVICES": str(8 // number)},
+                    cwd=Path(__file__).parents[1],
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    text=True,
+                )
+            self.processes.append(process)
+
+    def end(self) -> tuple[list[int], list[str]]:
+        """The exit codes, and what was printed, when all have ended by themselves."""
+        try:
+            printed = [process.communicate(timeout=600)[0] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [process.returncode for process in self.processes], printed
+
+    def said(self, host: int) -> str:
+        return self.errors[host].read_text(errors="replace")
+
+
+STUDY = """
+import sys
+from experiments import bert_vs_gpt
+from lm import study
+from lm.evaluate import Effort
+bert_vs_gpt.EFFORT = {"smoke": Effort(**%r)}
+study.main(bert_vs_gpt, sys.argv[1:])
+"""
+TOY = {"rows": 8, "samples": 2, "replicates": 2, "share_rows": 8, "probe_tokens": 500}
+
+
+def trained_twice(corpus, tmp_path, monkeypatch, number, cell, *overrides):
+    """A cell of a study by so many hosts, and by this process on as many devices."""
+    arguments = [
+        *("--cell", cell, "data.corpus.type=text", f'data.corpus.paths=["{corpus}"]'),
+        *("data.validation=0.3", "tokens=3000", "optimizer.type=adamw", "evaluations=1"),
+        *overrides,
+    ]
+    together = Hosts(number, tmp_path, STUDY % TOY, "--runs", str(tmp_path / "a"), *arguments)
+    codes, printed = together.end()
+    assert codes == [0] * number, together.said(0) + together.said(1)
+    assert "report.html" in printed[0]
+    assert printed[1:] == [""] * (number - 1)
+    monkeypatch.setattr(bert_vs_gpt, "EFFORT", {"smoke": Effort(**TOY)})
+    study.main(bert_vs_gpt, ["--runs", str(tmp_path / "b"), *arguments])
+    found = []
+    for letter in "ab":
+        ((path),) = (tmp_path / letter).glob(f"bert_vs_gpt/*/{cell}")
+        records = read_metrics(path)
+        found.append((path, records, json.loads((path / "result.json").read_text())))
+    return found
+
+
+def assert_same(a, b):
+    """Records and results of two runs agree, the batches in every digit."""
+    (path, several, result), (_, alone, expected) = a, b
+    assert [r["step"] for r in several] == [r["step"] for r in alone]
+    chains = [[r["batches"] for r in records if "batches" in r] for records in (several, alone)]
+    assert chains[0] == chains[1] and len(chains[0]) == result["steps"]
+    losses = [[r["loss"] for r in records if "loss" in r] for records in (several, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name in ("validation_loss", "bits_per_byte"):
+        assert result[name] == pytest.approx(expected[name], rel=1e-3)
+    assert result["batches_digest"] == expected["batches_digest"]
+    assert result["predicted_targets"] == expected["predicted_targets"]
+    for name, score in expected["scores"].items():
+        for kind, value in score.items():
+            found = result["scores"][name][kind]
+            if isinstance(value, float):
+                assert found == pytest.approx(value, rel=1e-3, abs=1e-6), (name, kind)
+            else:
+                assert found == value, (name, kind)
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment["devices"].startswith("8 x")
+
+
+def _cell(kind: str) -> str:
+    return next(name for name in bert_vs_gpt.runs("smoke") if name.startswith(kind))
+
+
+def test_two_hosts_train_and_score_a_study_as_one(corpus, tmp_path, monkeypatch):
+    """Fails if a host reads other rows than it holds, or one decides what another does not."""
+    assert_same(*trained_twice(corpus, tmp_path, monkeypatch, 2, _cell("causal")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("shape", [(), ("mesh.replica=2", "mesh.tensor=4")])
+def test_hosts_of_any_number_and_mesh(corpus, tmp_path, monkeypatch, number, shape):
+    """The same for masked models, four hosts, and matrices that are split between hosts."""
+    assert_same(*trained_twice(corpus, tmp_path, monkeypatch, number, _cell("any"), *shape))
+
+
+@pytest.fixture(scope="module")
+def endless(corpus) -> Run:
+    """A run that does not end by itself while a test lasts."""
+    return Run(
+        data=Data(
+            corpus=Text(paths=(corpus,)), tokenizer=Bytes(), length=16, batch=8, validation=0.2
+        ),
+        model=Transformer(depth=1, width=16, heads=2),
+        tokens=10**8,
+        precision="float32",
+        evaluations=1,
+    )
+
+
+TRAIN = "from lm.cli import main; main()"
+
+
+def started(folder: Path, run: Run, directory: Path, *, steps: int) -> Hosts:
+    """Two hosts that train the run, when they have recorded so many more steps."""
+    settings = folder / "run.json"
+    settings.write_text(dump(run))
+    begun = len(read_metrics(directory))
+    together = Hosts(2, folder, TRAIN, "train", str(settings), "--dir", str(directory))
+    deadline = time.monotonic() + 600
+    while len(read_metrics(directory)) < begun + steps:
+        alive = [process.poll() is None for process in together.processes]
+        assert all(alive) and time.monotonic() < deadline, together.said(0) + together.said(1)
+        time.sleep(0.05)
+    return together
+
+
+def checkpoints(directory: Path) -> list[int]:
+    return sorted(int(path.name) for path in (directory / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_lost_host_ends_the_others_and_a_stop_of_one_stops_all(endless, tmp_path):
+    """Fails if a host waits for one that is gone, or saves another step than the others.
+
+    Then one process goes on from what two have saved.
+    """
+    directory = tmp_path / "run"
+    saving = override(endless, ["checkpoints.steps=2"])
+    together = started(tmp_path, saving, directory, steps=4)
+    together.processes[1].kill()
+    codes, _ = together.end()
+    assert codes == [75, -9], together.said(0)
+    assert "lm: host 1 of 2 is gone" in together.said(0).splitlines()[-1]
+    kept = checkpoints(directory)[-1]
+
+    together = started(tmp_path, endless, directory, steps=3)
+    together.processes[1].terminate()
+    codes, _ = together.end()
+    assert codes == [75, 75], together.said(0) + together.said(1)
+    saved = checkpoints(directory)[-1]
+    assert saved > kept
+    for host in (0, 1):
+        assert f"stopped and saved at step {saved} of" in together.said(host)
+
+    made, batches = program(endless)
+    found = restore(str(directory / "checkpoints"), made.abstract)
+    assert found.step == saved
+    state, chain = made.init(), []
+    for step in range(saved):
+        state, metrics = made.step(state, *made.place(batches(step)))
+        chain.append(chain_text(metrics["batches"]))
+    assert chain == [r["batches"] for r in read_metrics(directory)]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        found.state.params,
+        state.params,
+    )
+
+
+def program(run: Run) -> tuple[Program, Batches]:
+    """What this process needs to train the run."""
+    tokens, data = open_tokens(run.data), run.data
+    vocabulary = tokens.tokenizer.vocabulary
+    batches = Batches(tokens.train, vocabulary, data.length, data.batch, run.seed)
+    return prepare(run, vocabulary, mesh.make(run.mesh)), batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "roll_back"])
+def test_hosts_agree_on_what_is_wrong(endless, tmp_path, policy):
+    """Fails if one host gives up, or returns to another checkpoint, before the others."""
+    wild = ["optimizer.learning_rate=1e30", "optimizer.clip=none", "faults.most=2"]
+    settings = tmp_path / "run.json"
+    settings.write_text(dump(override(endless, [*wild, f"faults.policy={policy}"])))
+    together = Hosts(2, tmp_path, TRAIN, "train", str(settings), "--dir", str(tmp_path / "run"))
+    assert together.end()[0] == [2, 2], together.said(0) + together.said(1)
+    for host in (0, 1):
+        assert "lower optimizer.learning_rate" in together.said(host).splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_what_one_process_saved_goes_on_on_two_hosts(endless, tmp_path):
+    """Fails if a checkpoint needs as many processes as wrote it."""
+    directory = tmp_path / "run"
+    saving = override(endless, ["checkpoints.steps=2"])
+
+    class Enough(Exception):
+        pass
+
+    original = Checkpoints.save
+
+    def save(self, step, *rest):
+        original(self, step, *rest)
+        self.wait()
+        if step == 4:
+            raise Enough
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(Checkpoints, "save", save)
+        fit(saving, directory)
+    together = started(tmp_path, saving, directory, steps=4)
+    together.processes[0].terminate()
+    assert together.end()[0] == [75, 75]
+    made, batches = program(endless)
+    state = made.init()
+    for record in read_metrics(directory):
+        state, metrics = made.step(state, *made.place(batches(record["step"] - 1)))
+        assert chain_text(metrics["batches"]) == record["batches"]
+        assert float(metrics["loss"]) == pytest.approx(record["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        (["127.0.0.1:1", "2", ""], "JAX_PROCESS_ID is not set"),
+        (["", "2", "0"], "JAX_COORDINATOR_ADDRESS is not set"),
+        (["127.0.0.1:1", "2", "2"], "JAX_PROCESS_ID=2: must be below JAX_NUM_PROCESSES=2"),
+        (["127.0.0.1:1", "two", "0"], "must be numbers"),
+    ],
+)
+def test_a_host_that_is_half_told_who_it_is_says_what_is_missing(monkeypatch, given, part):
+    """Fails if it waits for others under a wrong number, or trains alone."""
+    for name, value in zip(VARIABLES, given, strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=part):
+        join()
+    assert not jax.distributed.is_initialized()
