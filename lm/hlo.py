@@ -210,6 +210,8 @@ class _Reader:
                 self.flops += times * of(instruction, here)
             if kind in _COLLECTIVES:
                 self._collect(kind, instruction, here, times)
+            if kind == "recv" and "_xla_megascale_transfer_type" in instruction.rest:
+                self._collect_across(instruction, times)
             if not in_kernel:
                 self.bytes += times * self._traffic(instruction, here)
 
@@ -341,6 +343,24 @@ class _Reader:
         kept = self.collectives.get(key)
         if kept is None or kept.times < times:
             self.collectives[key] = found
+
+    def _collect_across(self, recv: _Instruction, times: int) -> None:
+        """A collective between slices: libtpu has the hosts send each device's part."""
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', recv.rest)
+        slices = re.search(r'_xla_megascale_target="\{([\d,:]+)\}x', recv.rest)
+        channel = re.search(r"channel_id=(\d+)", recv.rest)
+        if kind is None or slices is None or channel is None:
+            raise ValueError(f"a transfer between slices that is not read: {recv.rest[:300]}")
+        ends = [_numbers(part) for part in slices[1].split(",")]
+        count = sum(end[-1] - end[0] + 1 for end in ends)
+        apart = self.devices // count
+        # Hosts count their channels by themselves.
+        self.collectives[f"hosts' {channel[1]}"] = Collective(
+            kind=kind[1].lower().replace("_", "-"),
+            bytes=max(_sizes(recv.type, everywhere=True)),
+            members=tuple(range(0, count * apart, apart)),
+            times=times,
+        )
 
     def _members(self, instruction: _Instruction) -> tuple[int, ...]:
         rest = instruction.rest

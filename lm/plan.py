@@ -594,7 +594,7 @@ def _step_lines(
         ratio = machine.seconds(found) / median
         yield f"             measured {1e3 * median:.3g} ms; planned is {ratio:.2f} of that"
     for moved in found.collectives:
-        if moved.bytes >= 0.01 * sum(m.bytes for m in found.collectives):
+        if moved.dcn_seconds or moved.bytes >= 0.01 * sum(m.bytes for m in found.collectives):
             yield (
                 f"             {moved.kind} along {moved.axes}: {moved.times:,} times,"
                 f" {moved.bytes / 1e9:.3g} GB"

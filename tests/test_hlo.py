@@ -103,6 +103,25 @@ def test_a_tpus_program_is_read_too():
     assert work.bytes == 4 * (4 * 8 * 16 * 4 + 3 * 4)  # and the counter
 
 
+def test_what_hosts_send_between_slices_is_an_all_reduce_along_them():
+    """Fails if a TPU's program is taken to send nothing between slices, or all to all."""
+    recv = """ENTRY %main (t: token[]) -> f32[16,8,128] {
+  %t = token[] parameter(0)
+  %recv.1 = (f32[16,8,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=11,\
+ is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %done.1 = (f32[16,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv.1), channel_id=11
+  %part.1 = f32[16,8,128]{2,1,0:T(8,128)} get-tuple-element(%done.1), index=0
+  ROOT %out.1 = f32[16,8,128]{2,1,0:T(8,128)} all-reduce(%part.1), channel_id=11,\
+ replica_groups={{0,1,2,3}}, to_apply=%sum.1
+}
+"""
+    found, inside = hlo.work(recv, 8).collectives
+    assert inside.members == (0, 1, 2, 3)
+    assert found == ("all-reduce", 16 * 8 * 128 * 4, (0, 4), 1)
+    assert found.received == found.bytes  # half of it, out and back
+
+
 @pytest.mark.parametrize(
     ("window", "labels", "left", "right", "out", "flops"),
     [
