@@ -64,8 +64,8 @@ def parser() -> Parser:
         return command
 
     where = ("--bucket", "--project", "--zone")
-    launch = add("launch", _launch, "ask for a slice, run the study on it", "--slice", *where)
-    _add_tier(launch)
+    launch = add("launch", _launch, "ask for slices, run the study on them", "--slice", *where)
+    _add_slices(launch)
     launch.add_argument("--runtime", help="machine image (default: the slice's own)")
     launch.add_argument("--dry-run", action="store_true", help="print it all, send nothing")
     launch.add_argument("--detach", action="store_true", help="do not watch")
@@ -73,12 +73,12 @@ def parser() -> Parser:
     add("status", _status, "what the queue and the hosts say", *where)
     logs = add("logs", _logs, "print the newest log of a host", *where)
     logs.add_argument("--host", default="0-0", help="SLICE-HOST (default: 0-0)")
-    add("stop", _stop, "give the slice back; the study can go on later", *where)
+    add("stop", _stop, "give the slices back; the study can go on later", *where)
     manifest = add("manifest", _manifest, "print a JobSet for GKE, or a Slurm script")
     manifest.add_argument("--kind", required=True, choices=("jobset", "slurm"))
     manifest.add_argument("--slice", help="jobset: such as v5e-8")
     manifest.add_argument("--bucket", help="jobset: gs://NAME[/FOLDER]")
-    _add_tier(manifest)
+    _add_slices(manifest)
     manifest.add_argument("--gpus", type=_count, default=8, help="slurm: GPUs of a machine")
     manifest.add_argument("--nodes", type=_count, default=1, help="slurm: machines")
     return top
@@ -95,7 +95,8 @@ PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 ZONE = r"[a-z]+-[a-z]+\d+-[a-z0-9]+"
 
 
-def _add_tier(command: argparse.ArgumentParser) -> None:
+def _add_slices(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--slices", type=_count, default=1, help="how many (1)")
     command.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
 
 
@@ -128,9 +129,10 @@ def _launch(given: argparse.Namespace) -> None:
     job = Job(
         name=chosen.name,
         slice=slice_,
+        slices=given.slices,
         runtime=runtime,
         tier="spot" if given.spot else "on demand",
-        script=script(chosen, commit, where, hosts=slice_.hosts, told="all"),
+        script=script(chosen, commit, where, hosts=given.slices * slice_.hosts, told="all"),
     )
     if given.dry_run:
         requests = Requests(given.project, given.zone, chosen.name)
@@ -142,7 +144,7 @@ def _launch(given: argparse.Namespace) -> None:
         if given.detach:
             _report(
                 "not watched: the same command without --detach asks again after a"
-                " preemption, and gives the slice back when the study is done"
+                " preemption, and gives the slices back when the study is done"
             )
             return
         launch.watch(job, queue, bucket, id, _report)
@@ -182,12 +184,13 @@ def _manifest(given: argparse.Namespace) -> None:
         raise UserError("--kind jobset needs --slice and --bucket")
     slice_, where = slices.find(given.slice), place(given.bucket, chosen)
     tier = "spot" if given.spot else "on demand"
-    print(jobset(chosen, slice_, tier, where, study.commit()), end="")
+    print(jobset(chosen, slice_, given.slices, tier, where, study.commit()), end="")
 
 
 def _dry_run(job: Any, requests: Any, where: Place, commit: str) -> str:
     """What `launch` would send, in order, as JSON; then the script, as a host would run it."""
-    sent = [requests.get(), requests.create(job), requests.get_node(), requests.delete()]
+    sent = [requests.get(), requests.create(job), *map(requests.get_node, job.nodes)]
+    sent.append(requests.delete())
     described = {
         "upload": where.url(f"{where.folder}/source-{commit}.bundle"),
         "requests": [{_method(request): _plain(request)} for request in sent],

@@ -1,4 +1,4 @@
-"""Keeps a study on a slice until it is done: asks, watches, asks again after a preemption."""
+"""Keeps a study on its slices until it is done: asks, watches, asks again when preempted."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def start(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -
 
 
 def watch(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -> None:
-    """Returns when the study is done and the slice is given back.
+    """Returns when the study is done and the slices are given back.
 
     Raises UserError if the study fails, or the request for a reason that stays.
     """
@@ -90,7 +90,7 @@ def describe(found: tpu_v2.QueuedResource, hosts: list[Host]) -> str:
 
 
 def _lost(job: Job, queue: Queue, found: tpu_v2.QueuedResource) -> str:
-    """Why the slice is gone, if it is and asking again can help; raises if it cannot."""
+    """Why a slice is gone, if one is and asking again can help; raises if it cannot."""
     by_user = found.state.state_initiator == tpu_v2.QueuedResourceState.StateInitiator.USER
     match found.state.state:
         case State.SUSPENDED if by_user:
@@ -110,7 +110,8 @@ def _lost(job: Job, queue: Queue, found: tpu_v2.QueuedResource) -> str:
                 queue.delete()
                 raise
         case State.ACTIVE:
-            if queue.lost():
+            # Those that are left cannot go on without it.
+            if any(map(queue.lost, job.nodes)):
                 return "preempted"
     return ""
 
@@ -127,7 +128,8 @@ def _create(job: Job, queue: Queue, bucket: Bucket, report: Report) -> None:
     while True:
         try:
             queue.create(job)
-            report(f"{job.name}: asked for {job.slice.name}, {job.tier}")
+            times = f"{job.slices} x " if job.slices > 1 else ""
+            report(f"{job.name}: asked for {times}{job.slice.name}, {job.tier}")
             return
         except Shortage as shortage:
             if str(shortage) != before:
@@ -141,6 +143,10 @@ def _check_same(job: Job, found: tpu_v2.QueuedResource) -> None:
     asked = job.resource("").tpu.node_spec[0]
     (there,) = found.tpu.node_spec or [asked]
     pairs = {
+        "another number of slices": (
+            there.multislice_params.node_count,
+            asked.multislice_params.node_count,
+        ),
         "another slice": (there.node.accelerator_type, asked.node.accelerator_type),
         "another tier": ("spot" in found, job.tier == "spot"),
         "another commit or command": (
@@ -157,7 +163,7 @@ def _check_same(job: Job, found: tpu_v2.QueuedResource) -> None:
 
 def _all_done(job: Job, hosts: list[Host], launch: str) -> bool:
     done = [host for host in hosts if host.state == "done" and host.launch == launch]
-    return len(done) == job.slice.hosts
+    return len(done) == job.slices * job.slice.hosts
 
 
 def _why(failed: Host, bucket: Bucket) -> str:

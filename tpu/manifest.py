@@ -28,7 +28,7 @@ spec:
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
-      replicas: 1
+      replicas: {slices}
       template:
         spec:
           parallelism: {hosts}
@@ -95,18 +95,21 @@ exit "$code"
 """
 
 
-def jobset(study: Study, slice_: Slice, tier: str, where: Place, commit: str) -> str:
-    """A JobSet: a pod each host of the slice, with the script that TPU machines run too."""
+def jobset(
+    study: Study, slice_: Slice, slices: int, tier: str, where: Place, commit: str
+) -> str:
+    """A JobSet: a job each slice, a pod each host, the script that TPU machines run too."""
     return JOBSET.format(
         source=where.url(f"{where.folder}/source-{commit}.bundle"),
         name=study.name,
+        slices=slices,
         hosts=slice_.hosts,
         accelerator=slice_.gke,
         topology=slice_.topology,
         spot=SPOT if tier == "spot" else "",
         chips=slice_.chips_per_host,
         script=textwrap.indent(
-            script(study, commit, where, hosts=slice_.hosts, told="first"), " " * 22
+            script(study, commit, where, hosts=slices * slice_.hosts, told="first"), " " * 22
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Queued resources: how Cloud TPU is asked for a slice, and what it answers, in one line."""
+"""Queued resources: how Cloud TPU is asked for slices, and what it answers, in one line."""
 
 import sys
 import time
@@ -30,13 +30,21 @@ class Shortage(UserError):
 
 
 class Job(NamedTuple):
-    """A slice that runs a script, asked for as a queued resource of the same name."""
+    """Slices that run a script, asked for as one queued resource of the same name."""
 
     name: str
     slice: Slice
+    slices: int
     runtime: str
     tier: Tier
     script: str
+
+    @property
+    def nodes(self) -> list[str]:
+        """What Cloud TPU calls the slices."""
+        if self.slices == 1:
+            return [self.name]
+        return [f"{self.name}-{number}" for number in range(self.slices)]
 
     def resource(self, zone_path: str) -> tpu_v2.QueuedResource:
         node = tpu_v2.Node(
@@ -46,9 +54,13 @@ class Job(NamedTuple):
             network_config=tpu_v2.NetworkConfig(enable_external_ips=True),
             metadata={"startup-script": self.script},
         )
-        spec = tpu_v2.QueuedResource.Tpu.NodeSpec(
-            parent=zone_path, node_id=self.name, node=node
-        )
+        spec = tpu_v2.QueuedResource.Tpu.NodeSpec(parent=zone_path, node=node)
+        if self.slices == 1:
+            spec.node_id = self.name
+        else:
+            spec.multislice_params = tpu_v2.QueuedResource.Tpu.NodeSpec.MultisliceParams(
+                node_count=self.slices, node_id_prefix=self.name
+            )
         resource = tpu_v2.QueuedResource(tpu=tpu_v2.QueuedResource.Tpu(node_spec=[spec]))
         if self.tier == "spot":
             resource.spot = tpu_v2.QueuedResource.Spot()
@@ -73,8 +85,8 @@ class Requests:
             queued_resource=job.resource(self.parent),
         )
 
-    def get_node(self) -> tpu_v2.GetNodeRequest:
-        return tpu_v2.GetNodeRequest(name=f"{self.parent}/nodes/{self.name}")
+    def get_node(self, node: str) -> tpu_v2.GetNodeRequest:
+        return tpu_v2.GetNodeRequest(name=f"{self.parent}/nodes/{node}")
 
     def delete(self) -> tpu_v2.DeleteQueuedResourceRequest:
         # By force, because only what has no machines may be deleted without.
@@ -147,15 +159,15 @@ class Queue:
             self.pause()
         return True
 
-    def lost(self) -> bool:
-        """Whether the slice was preempted or ended, even if the queue does not know it yet."""
+    def lost(self, node: str) -> bool:
+        """Whether a slice was preempted or ended, even if the queue does not know it yet."""
         ended = (tpu_v2.Node.State.PREEMPTED, tpu_v2.Node.State.TERMINATED)
         with self._one_line_errors():
             try:
-                node = self._client.get_node(self.requests.get_node(), retry=self._again)
+                request = self.requests.get_node(node)
+                return self._client.get_node(request, retry=self._again).state in ended
             except exceptions.NotFound:
                 return True
-        return node.state in ended
 
     def raise_failure(self, found: tpu_v2.QueuedResource) -> None:
         """Raises why it failed: `Shortage` if asking again can help, else `UserError`."""

@@ -35,6 +35,7 @@ class Launcher:
         self.job = Job(
             name=TOY.name,
             slice=find("v5e-8"),
+            slices=1,
             runtime="v2-alpha-tpuv5-lite",
             tier="spot",
             script="echo",
@@ -106,6 +107,33 @@ def test_the_study_is_done_when_every_host_is(launcher, service):
     service.lives = [[*UP, *(launcher.then("done", host=host) for host in hosts)]]
     assert launcher.launch()
     assert f"{TOY.name}: ACTIVE, 3 done" in launcher.reports
+
+
+def test_several_slices_are_one_request(launcher, service):
+    """Fails if slices are asked for one by one, or the hosts of one end the others' work."""
+    launcher.job = launcher.job._replace(slices=2)
+    service.lives = [[*UP, launcher.then("done"), launcher.then("done", host="1-0")]]
+    assert launcher.launch()
+    (request,) = service.created
+    (spec,) = request.queued_resource.tpu.node_spec
+    assert (spec.multislice_params.node_count, spec.node_id) == (2, "")
+    assert spec.multislice_params.node_id_prefix == TOY.name
+    assert f"{TOY.name}: asked for 2 x v5e-8, spot" in launcher.reports
+    assert f"{TOY.name}: ACTIVE, 1 done" in launcher.reports
+
+
+def test_one_slice_of_several_that_is_preempted_is_all_of_them(launcher, service):
+    """Fails if the first slice alone is looked at."""
+
+    def preempt():
+        service.preempted.add(f"{TOY.name}-1")
+        return State.ACTIVE
+
+    launcher.job = launcher.job._replace(slices=2)
+    done = [launcher.then("done", host=host) for host in ("0-0", "1-0")]
+    service.lives = [[*UP, preempt, State.ACTIVE], [*UP, *done]]
+    assert launcher.launch()
+    assert len(service.created) == 2
 
 
 @pytest.mark.parametrize("suspending", [[State.SUSPENDED], [State.SUSPENDING, State.SUSPENDED]])
@@ -257,6 +285,7 @@ def test_a_creation_whose_answer_was_lost_is_a_creation(launcher, service):
     [
         ({"script": "other"}, "another commit or command"),
         ({"slice": find("v5e-16")}, "another slice"),
+        ({"slices": 2}, "another number of slices"),
         ({"tier": "on demand"}, "another tier"),
     ],
 )

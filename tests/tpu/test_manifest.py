@@ -16,8 +16,8 @@ COMMIT = "c" * 40
 WHERE = place("gs://ours", TOY)
 
 
-def job(slice_: str, tier: str = "on demand"):
-    return yaml.safe_load(jobset(TOY, find(slice_), tier, WHERE, COMMIT))
+def job(slice_: str, tier: str = "on demand", slices: int = 1):
+    return yaml.safe_load(jobset(TOY, find(slice_), slices, tier, WHERE, COMMIT))
 
 
 def test_a_jobset_is_a_pod_each_host():
@@ -31,6 +31,9 @@ def test_a_jobset_is_a_pod_each_host():
     assert replicated["template"]["spec"]["completions"] == 1
     spec = job("v5e-16")["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (spec["parallelism"], spec["completions"]) == (4, 4)
+    (replicated,) = job("v5e-16", slices=3)["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 3
+    assert replicated["template"]["spec"]["parallelism"] == 4
 
 
 @pytest.mark.parametrize(
