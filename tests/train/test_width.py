@@ -113,7 +113,8 @@ def test_nothing_changes_at_the_base_width():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_coordinate_check(name, objective):
     """Catches: what of the above holds for one optimizer, objective or pair of widths only."""
-    widths = (BASE // 2, BASE, 2 * BASE, 4 * BASE)
+    # Below the base, products with the random embeddings, which fall as 1 / sqrt(width), show.
+    widths = (BASE, 2 * BASE, 4 * BASE)
     flat, growing = (slopes(name, objective, widths, base) for base in (BASE, None))
     assert np.abs(flat).max() < 0.25, flat
-    assert growing[1:].min() > 0.5, growing
+    assert growing[1:].min() > 0.8, growing
