@@ -15,7 +15,10 @@ demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare the
 test: $(STAMP)-test  ## the tests, without the slow ones
 	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow" $(ARGS)
 
-test-all: $(STAMP)-test  ## all tests
+plans: $(STAMP)-test  ## compile each study's largest cell for the slice that its scale names
+	.venv/bin/python -m pytest -q tests/test_plan.py -k largest $(ARGS)
+
+test-all: $(STAMP)-test  ## all tests, every cell's plan among them
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
 
 lint: $(STAMP)-test  ## style, types, and which module may import which
@@ -38,5 +41,5 @@ $(STAMP)-test: setup.cfg constraints.txt | .venv/bin/python
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 
-.PHONY: help demo test test-all lint
+.PHONY: help demo test plans test-all lint
 .DEFAULT_GOAL := help

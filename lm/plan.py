@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, get_args
 
@@ -145,6 +145,8 @@ def compiler(machine: Machine) -> Iterator["Compiler"]:
             yield Compiler(process, said)
         finally:
             process.kill()
+            with suppress(BrokenPipeError):  # what a dead process was still to be told
+                process.stdin.close()  # type: ignore[union-attr] # a pipe, as asked for
 
 
 class Compiler:

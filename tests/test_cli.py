@@ -124,7 +124,7 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "-", "data.corpus.name=\ud800"], "not UTF-8"),
         (["train"], "arguments are required: run"),
         (["train", "-", "--dri", "x"], "unrecognized arguments: --dri x"),
-        (["train", "-", "mesh.fsdp=3"], "mesh: replica 1 x fsdp 3"),
+        (["train", "-", "mesh.fsdp=3"], "mesh: fsdp 3"),
         (["score", "nowhere"], "nowhere: not a run directory"),
         (["say", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
         (["score", "nowhere", "--rows", "0"], "--rows 0: must be > 0"),

@@ -176,6 +176,7 @@ def check_that_they_fit(chosen: dict[str, tuple[str, Run]]) -> None:
             assert not any(f.rematerialized for f in found.train.values()), name
 
 
+@pytest.mark.slow
 def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
     """Fails if a study asks for a slice on which it does not divide, or does not fit.
 
