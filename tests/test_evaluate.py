@@ -226,7 +226,12 @@ def test_a_model_is_asked_what_it_was_taught(objective, names, visible):
             "spans",
             ["spans"],
         ),
-        (["objective.type=mixture"], "chain_rule", ["chain_rule", *FILLS]),
+        pytest.param(
+            ["objective.type=mixture"],
+            "chain_rule",
+            ["chain_rule", *FILLS],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, names):

@@ -72,6 +72,7 @@ def test_gpus_that_are_not_wired_together_are_slices():
     assert near == pytest.approx(200 / chip.ici)
 
 
+@pytest.mark.slow
 def test_what_makes_a_run_fit_was_compiled_and_does():
     """Fails if a suggestion is a guess, a smaller change would do, or the batch is changed."""
     mesh = Mesh(replica=2, fsdp=4)
@@ -94,6 +95,7 @@ def test_what_makes_a_run_fit_was_compiled_and_does():
     assert "take a larger slice" in lines
 
 
+@pytest.mark.slow
 def test_a_curriculum_takes_the_time_of_its_parts():
     """Fails if all steps are taken to cost what those of the first or the last cost."""
     objective = Curriculum(first=Causal(), then=AnyOrder(), switch=0.3)
@@ -131,6 +133,7 @@ def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
     assert floors["ici"] > 0 == floors["dcn"]
 
 
+@pytest.mark.slow
 def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
     """Fails if a refusal ends the plan, or is taken for an empty program."""
     machine, there = tpu

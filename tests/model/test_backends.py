@@ -82,13 +82,13 @@ def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one
 @pytest.mark.parametrize(
     ("backend", "kind", "devices", "precision"),
     [
-        ("splash", "causal", "one", "bfloat16"),
+        pytest.param("splash", "causal", "one", "bfloat16", marks=pytest.mark.slow),
         ("splash", "causal", "eight", "float32"),
         ("splash", "until", "one", "float32"),
-        ("splash", "full", "one", "float32"),
+        pytest.param("splash", "full", "one", "float32", marks=pytest.mark.slow),
         ("cudnn", "causal", "one", "float32"),
         ("cudnn", "until", "eight", "bfloat16"),
-        ("cudnn", "full", "one", "float32"),
+        pytest.param("cudnn", "full", "one", "float32", marks=pytest.mark.slow),
     ],
 )
 def test_values_and_gradients_are_the_references(backend, kind, devices, precision):

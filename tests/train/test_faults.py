@@ -119,7 +119,7 @@ def test_a_skipped_step_changes_counters_alone(run, poisoned):
     assert int(state.step) == 2 and not np.array_equal(state.batches, before.batches)
 
 
-@pytest.mark.parametrize("kind", ["nan", "jump"])
+@pytest.mark.parametrize("kind", ["jump", pytest.param("nan", marks=pytest.mark.slow)])
 def test_a_wrong_batch_is_skipped_and_said(run, poisoned, tmp_path, kind):
     """Fails if it is updated on, hidden, or if a jump is measured from itself."""
     poisoned(kind)

@@ -120,9 +120,9 @@ def alone(run):
     ("name", "shape", "precision"),
     [
         ("causal", "2,2,2", "float32"),
-        ("any_order", "8", "float32"),
+        pytest.param("any_order", "8", "float32", marks=pytest.mark.slow),
         ("any_order", "context", "float32"),
-        ("masked", "4 tensor", "bfloat16"),
+        pytest.param("masked", "4 tensor", "bfloat16", marks=pytest.mark.slow),
         pytest.param("any_order", "2,2,2", "bfloat16", marks=pytest.mark.slow),
         pytest.param("causal", "8", "float32", marks=pytest.mark.slow),
         pytest.param("masked", "2,2,2", "float32", marks=pytest.mark.slow),
@@ -181,6 +181,7 @@ def test_a_curriculum_goes_on_from_the_state_that_the_first_objective_left(run, 
     assert min(predicted[:10]) > 1.8 * max(predicted[10:])
 
 
+@pytest.mark.slow
 def test_a_curriculum_stopped_at_its_switch_equals_an_uninterrupted_one(curriculum, tmp_path):
     """Fails if a restart counts the switch from where it starts."""
     whole = fit(curriculum, tmp_path / "whole")
@@ -432,7 +433,7 @@ def killed_at_random(run, finished, directory, times, seed):
 
 def test_kill_9_at_random_moments_loses_nothing(run, finished, tmp_path):
     """Fails if metrics are not rewound, or a half-written checkpoint is taken."""
-    killed_at_random(run, finished, tmp_path / "killed", times=2, seed=time.time_ns())
+    killed_at_random(run, finished, tmp_path / "killed", times=1, seed=time.time_ns())
 
 
 @pytest.mark.slow

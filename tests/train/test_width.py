@@ -90,7 +90,10 @@ def slopes(name, objective, widths, base):
     return np.polyfit(np.log(widths), np.log(sizes), 1)[0]
 
 
-@pytest.mark.parametrize(("name", "objective"), [("adamw", "causal"), ("muon", "masked")])
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [("adamw", "causal"), pytest.param("muon", "masked", marks=pytest.mark.slow)],
+)
 def test_steps_change_as_much_at_every_width(name, objective):
     """Catches: a factor that is missing or of another power; `slow` does this for all."""
     assert np.abs(slopes(name, objective, (BASE, 4 * BASE), BASE)).max() < 0.25
