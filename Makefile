@@ -12,11 +12,11 @@ help:  ## show this list
 demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare them (minutes, CPU)
 	.venv/bin/python -m experiments.bert_vs_gpt --scale laptop
 
-test: $(STAMP)-test  ## the tests, without the slow ones
-	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow" $(ARGS)
+test: $(STAMP)-test  ## the tests, without those of pods and the slow ones
+	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow and not pod" $(ARGS)
 
-plans: $(STAMP)-test  ## compile each study's largest cell for the slice that its scale names
-	$(QUICK) .venv/bin/python -m pytest -q tests/test_plan.py -k "largest or makes_a_run or refuses or curriculum" $(ARGS)
+pod: $(STAMP)-test  ## several processes, faults, kernels, and each study's largest cell compiled for its slice
+	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "pod and not slow" tests $(ARGS)
 
 test-all: $(STAMP)-test  ## all tests, every cell's plan among them
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
@@ -41,5 +41,5 @@ $(STAMP)-test: setup.cfg constraints.txt | .venv/bin/python
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 
-.PHONY: help demo test plans test-all lint
+.PHONY: help demo test pod test-all lint
 .DEFAULT_GOAL := help

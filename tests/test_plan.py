@@ -26,6 +26,8 @@ from lm.plan import HERE, Machine
 from lm.run import Run
 from tpu.slices import SLICES
 
+pytestmark = pytest.mark.pod
+
 SMALL = Run(
     data=Data(length=64, batch=16, tokenizer=Bytes()),
     model=Transformer(depth=2, width=64, heads=2),
@@ -72,7 +74,6 @@ def test_gpus_that_are_not_wired_together_are_slices():
     assert near == pytest.approx(200 / chip.ici)
 
 
-@pytest.mark.slow
 def test_what_makes_a_run_fit_was_compiled_and_does():
     """Fails if a suggestion is a guess, a smaller change would do, or the batch is changed."""
     mesh = Mesh(replica=2, fsdp=4)
@@ -95,7 +96,6 @@ def test_what_makes_a_run_fit_was_compiled_and_does():
     assert "take a larger slice" in lines
 
 
-@pytest.mark.slow
 def test_a_curriculum_takes_the_time_of_its_parts():
     """Fails if all steps are taken to cost what those of the first or the last cost."""
     objective = Curriculum(first=Causal(), then=AnyOrder(), switch=0.3)
@@ -133,7 +133,6 @@ def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
     assert floors["ici"] > 0 == floors["dcn"]
 
 
-@pytest.mark.slow
 def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
     """Fails if a refusal ends the plan, or is taken for an empty program."""
     machine, there = tpu
@@ -179,7 +178,6 @@ def check_that_they_fit(chosen: dict[str, tuple[str, Run]]) -> None:
             assert not any(f.rematerialized for f in found.train.values()), name
 
 
-@pytest.mark.slow
 def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
     """Fails if a study asks for a slice on which it does not divide, or does not fit.
 

@@ -27,6 +27,8 @@ from lm.numerics import Einsum
 from lm.objectives import Masked
 from lm.run import Run, refuse_attention, validate
 
+pytestmark = pytest.mark.pod
+
 LENGTH = 200
 """Two blocks of the smallest size, the second one in part."""
 MESHES = {"one": {"fsdp": 1}, "eight": {"fsdp": 2, "tensor": 2, "context": 2}}
