@@ -35,14 +35,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from experiments.common import Arm, arm_of, size_text, ticks, violations
+from experiments.common import Arm, arm_of, size_text, study_report, ticks, violations
 from experiments.fits import (
     NO_ANSWER,
     arms_rows,
     attempt,
     cells_table,
     number_text,
-    report_of,
     section,
 )
 from experiments.plans import LAPTOP_SOURCE, SMOKE_SOURCE, V5E_16, Plan, Size
@@ -158,7 +157,7 @@ def report(cells: list[Cell]) -> Report:
             equal_section(groups, groups[0]),
             limits(cells, groups, *_LIMITS),
         ]
-    return report_of(
+    return study_report(
         sys.modules[__name__],
         cells,
         title="Bigger learns faster",

@@ -4,6 +4,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +26,8 @@ from lm.report import (
     Column,
     Guesses,
     Place,
+    Report,
+    Section,
     Table,
     count,
     decimals,
@@ -653,3 +657,28 @@ def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
             elif value is not None and not key.endswith("_digest"):
                 made[key] = str(value)
     return made
+
+
+def study_report(
+    study: ModuleType,
+    cells: Sequence[Cell],
+    *,
+    title: str,
+    answer: str,
+    details: Sequence[str] = (),
+    table: Table,
+    sections: Sequence[Section | None],
+    warnings: Sequence[str] = (),
+) -> Report:
+    """The report of a study, with what is missing at its top."""
+    return Report(
+        title=title,
+        question=(study.__doc__ or "").splitlines()[0],
+        answer=answer,
+        details=tuple(details),
+        table=table,
+        rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
+        sections=tuple(section for section in sections if section is not None),
+        warnings=(*missing(cells), *warnings),
+        made=made(Path(study.__file__ or "").stem, cells),
+    )

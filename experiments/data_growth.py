@@ -34,7 +34,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator
 
-from experiments.common import Arm, Result, equal_table, size_text, ticks, violations
+from experiments.common import (
+    Arm,
+    Result,
+    equal_table,
+    size_text,
+    study_report,
+    ticks,
+    violations,
+)
 from experiments.fits import (
     NO_ANSWER,
     ONE_SIZE,
@@ -45,7 +53,6 @@ from experiments.fits import (
     doubts_table,
     number_text,
     parameters_table,
-    report_of,
     runs_of,
     section,
     signed_text,
@@ -164,7 +171,7 @@ def report(cells: list[Cell]) -> Report:
             ),
             limits(cells, groups, *_limits(cells)),
         ]
-    return report_of(
+    return study_report(
         sys.modules[__name__],
         cells,
         title="What more data gains",

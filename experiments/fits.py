@@ -1,19 +1,16 @@
 """What scaling studies share: cells as a table of runs, laws with intervals, rates tried."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import Result, arm_of, made, missing
+from experiments.common import Result
 from experiments.seeds import together
 from lm.report import (
     Block,
     Column,
     Plot,
-    Report,
     Section,
     Table,
     count,
@@ -312,31 +309,6 @@ def rate_at(params: float, rate: float, tuned_at: float) -> float:
 
 
 # The page
-
-
-def report_of(
-    study: ModuleType,
-    cells: Sequence[Cell],
-    *,
-    title: str,
-    answer: str,
-    details: Sequence[str] = (),
-    table: Table,
-    sections: Sequence[Section | None],
-    warnings: Sequence[str] = (),
-) -> Report:
-    """The report of a scaling study, with what is missing at its top."""
-    return Report(
-        title=title,
-        question=(study.__doc__ or "").splitlines()[0],
-        answer=answer,
-        details=tuple(details),
-        table=table,
-        rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
-        sections=tuple(section for section in sections if section is not None),
-        warnings=(*missing(cells), *warnings),
-        made=made(Path(study.__file__ or "").stem, cells),
-    )
 
 
 def section(heading: str, *blocks: Block | None) -> Section | None:

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from experiments.common import Arm, Result, arm_of
+from experiments.common import Arm, Result, arm_of, study_report
 from experiments.fits import (
     BITS,
     NO_ANSWER,
@@ -55,7 +55,6 @@ from experiments.fits import (
     law_plot,
     laws_table,
     rate_at,
-    report_of,
     results_of,
     runs_of,
     section,
@@ -237,7 +236,7 @@ def report(cells: list[Cell]) -> Report:
     compared = attempt(partial(_compare, shown))
     trials = [each for arm in ARMS if (each := _trials(cells, arm))]
     named = {f"{ARMS[arm].label}, {law}": fit for (arm, law), fit in fits.items()}
-    return report_of(
+    return study_report(
         sys.modules[__name__],
         cells,
         title="Size and data at equal compute, for a GPT and a BERT",

@@ -46,13 +46,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from experiments.common import study_report
 from experiments.fits import (
     NO_ANSWER,
     attempt,
     cells_table,
     doubts_table,
     exponent_text,
-    report_of,
     section,
 )
 from experiments.seeds import together
@@ -306,7 +306,7 @@ def report(cells: list[Cell]) -> Report:
     known = {step: fit for step, fit in fits.items() if isinstance(fit, Fit)}
     trials = _trials(cells)
     named = {f"{step.number} {step.title}": fit for step, fit in fits.items()}
-    return report_of(
+    return study_report(
         sys.modules[__name__],
         cells,
         title="From Kaplan's exponent to Chinchilla's, in five steps",

@@ -40,7 +40,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from experiments.common import Arm, Result, equal_table, size_text, ticks, violations
+from experiments.common import (
+    Arm,
+    Result,
+    equal_table,
+    size_text,
+    study_report,
+    ticks,
+    violations,
+)
 from experiments.fits import (
     NO_ANSWER,
     ONE_SIZE,
@@ -50,7 +58,6 @@ from experiments.fits import (
     doubts_table,
     interval_of,
     parameters_table,
-    report_of,
     runs_of,
     section,
     short_text,
@@ -185,7 +192,7 @@ def report(cells: list[Cell]) -> Report:
             ),
             limits(cells, groups, *_limits(groups)),
         ]
-    return report_of(
+    return study_report(
         sys.modules[__name__],
         cells,
         title="The same text again",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,11 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.common import (
-    arm_of,
     equal_table,
-    made,
-    missing,
     size_text,
+    study_report,
     violations,
 )
 from experiments.seeds import BITS, PROBE, Gap, Group, Measure, gaps, signed, together
@@ -219,16 +216,15 @@ def report_of(
 
     `groups` are those that were to be equal in all but the objective.
     """
-    return Report(
+    return study_report(
+        study,
+        cells,
         title=title,
-        question=(study.__doc__ or "").splitlines()[0],
         answer=answer,
         details=_details(groups),
         table=table,
-        rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
-        sections=tuple(section for section in sections if section is not None),
-        warnings=(*missing(cells), *violations(seed_rows(groups))),
-        made=made(Path(study.__file__ or "").stem, cells),
+        sections=sections,
+        warnings=violations(seed_rows(groups)),
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from lm.config import UserError
-from lm.data import Batches, open_tokens
+from lm.data import open_tokens
 from lm.run import Run, read_run
 from lm.train.progress import read_metrics
 
@@ -24,6 +24,8 @@ class Audit(NamedTuple):
 
     steps: int
     """So many steps had the same batches in both."""
+    digest: str
+    """The chained digest after the last step that both recorded alike; "" if there is none."""
     lengths: tuple[int, int]
     """How many steps each run recorded."""
     parted: bool
@@ -42,21 +44,20 @@ def audit(a: Path, b: Path) -> Audit:
     chains = chain_of(a), chain_of(b)
     lengths = max(chains[0]), max(chains[1])
     why = _why((a, b), runs)
-    alike = 0
+    alike, digest = 0, ""
     for step in sorted(chains[0].keys() & chains[1].keys()):
         if chains[0][step] != chains[1][step]:
-            return Audit(_narrowed(runs, alike, step), lengths, True, why)
-        alike = step
+            return Audit(_narrowed(runs, alike, step), digest, lengths, True, why)
+        alike, digest = step, chains[0][step]
     if not alike:
         raise UserError(f"{a} and {b} recorded no step in common; finish one of them first")
-    return Audit(alike, lengths, False, why)
+    return Audit(alike, digest, lengths, False, why)
 
 
 def report(a: Path, b: Path, found: Audit) -> str:
     """The finding in one line."""
     if found.same:
-        digest = chain_of(a)[found.steps]
-        return f"{a} and {b} saw the same batches in all {found.steps:,} steps: {digest}"
+        return f"{a} and {b} saw the same batches in all {found.steps:,} steps: {found.digest}"
     if found.parted:
         why = "; ".join(found.why) or "nothing in their settings says why"
         return f"{a} and {b} part at step {found.steps + 1:,}: {why}"
@@ -99,14 +100,7 @@ def _narrowed(runs: tuple[Run, Run], alike: int, parted: int) -> int:
     """
     if parted == alike + 1:
         return alike
-    batches = []
-    for run in runs:
-        tokens = open_tokens(run.data)
-        vocabulary = tokens.tokenizer.vocabulary
-        length, batch = run.data.length, run.data.batch
-        batches.append(
-            Batches(tokens.train, vocabulary, length, batch, run.seed, run.data.unique)
-        )
+    batches = [open_tokens(run.data).batches(run.data, run.seed) for run in runs]
     for step in range(alike, parted):
         both = zip(batches[0](step), batches[1](step), strict=True)
         if not all(np.array_equal(one, other) for one, other in both):

@@ -68,7 +68,7 @@ class Rung(NamedTuple):
 
     def hours(self, machine: Slice, utilization: float) -> float:
         """Hours of training alone: FLOPs over what the slice does of its peak."""
-        return self.cost.flops / (machine.flops * utilization) / 3600
+        return machine.hours(self.cost.flops, utilization)
 
 
 # The arithmetic

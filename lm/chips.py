@@ -137,6 +137,10 @@ class Slice(NamedTuple):
         """Peak FLOP/s of all chips."""
         return self.chips * self.chip.flops
 
+    def hours(self, flops: float, utilization: float) -> float:
+        """Hours that so many FLOPs take at a share of the peak."""
+        return flops / (self.flops * utilization) / 3600
+
     @property
     def topology(self) -> tuple[int, ...]:
         """Chips along each side of a TPU slice, as Google offers it; () if it offers none.

@@ -107,7 +107,7 @@ def cost(runs: dict[str, Run], name: str, utilization: float = 0.4) -> str:
     """
     costs = [ledger.cost(run, vocabulary_size(run.data.tokenizer)) for run in runs.values()]
     flops, tokens = sum(each.flops for each in costs), sum(each.tokens for each in costs)
-    hours = flops / (parse_slice(name).flops * utilization) / 3600
+    hours = parse_slice(name).hours(flops, utilization)
     return (
         f"{len(runs)} runs: {flops:.2g} FLOPs, {count(tokens)} tokens; {hours:.2g} hours on"
         f" {name} at {utilization:.0%} of peak, by FLOPs alone"

@@ -76,6 +76,11 @@ class Tokens:
     corpus_digest: str
     tokenizer_digest: str
 
+    def batches(self, data: Data, seed: int) -> Batches:
+        """What a run of these settings is trained on."""
+        vocabulary = self.tokenizer.vocabulary
+        return Batches(self.train, vocabulary, data.length, data.batch, seed, data.unique)
+
 
 def open_tokens(data: Data) -> Tokens:
     """Read the corpus, learn the tokenizer and tokenize, or take from the cache what is there.

@@ -22,7 +22,7 @@ import numpy as np
 from lm import hosts, ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump
-from lm.data import Batches, Rows, Tokens, n_rows, open_tokens, rows, unique_rows
+from lm.data import Rows, Tokens, n_rows, open_tokens, rows, unique_rows
 from lm.run import (
     DECISIVE,
     Run,
@@ -70,20 +70,14 @@ def fit(
     """Trains a run in `directory`, from its newest checkpoint if it has one.
 
     Returns (and writes to result.json) what the run cost and its last losses, together with
-    what `evaluate` finds. A finished run is not trained again; of several hosts the first alone
-    then has its result. Raises UserError where the settings are wrong, where the directory
-    holds another run, and where the loss is not finite, if `run.faults` says to stop; Stopped
-    after SIGINT or SIGTERM, with everything saved.
+    what `evaluate` finds. A finished run is not trained again. Raises UserError where the
+    settings are wrong, where the directory holds another run, and where the loss is not finite,
+    if `run.faults` says to stop; Stopped after SIGINT or SIGTERM, with everything saved.
     """
     run = validate(run)
-    there: list[Result | None] = []
-
-    def is_finished() -> bool:
-        there.append(_finished(run, directory))
-        return there[0] is not None
-
-    if hosts.told(is_finished):
-        return (there and there[0]) or {}
+    finished = hosts.told(lambda: _finished(run, directory))
+    if finished is not None:
+        return finished
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
@@ -233,14 +227,7 @@ def _loop(
     start, total = int(state.step), steps(run)
     evaluations = set(evaluation_steps(run))
     data = run.data
-    batches = Batches(
-        tokens.train,
-        tokens.tokenizer.vocabulary,
-        data.length,
-        data.batch,
-        run.seed,
-        data.unique,
-    )
+    batches = tokens.batches(data, run.seed)
     positions = data.batch * data.length
     flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
     saved = time.monotonic()

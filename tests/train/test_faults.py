@@ -59,9 +59,7 @@ def run(tmp_path_factory) -> Run:
 
 
 def batches_of(run: Run) -> Batches:
-    tokens, data = open_tokens(run.data), run.data
-    vocabulary = tokens.tokenizer.vocabulary
-    return Batches(tokens.train, vocabulary, data.length, data.batch, run.seed)
+    return open_tokens(run.data).batches(run.data, run.seed)
 
 
 def bell(run: Run) -> int:

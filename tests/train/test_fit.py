@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lm import mesh
 from lm.config import UserError, dump, override, parse
-from lm.data import Batches, Bytes, Data, Text, n_rows, open_tokens
+from lm.data import Bytes, Data, Text, n_rows, open_tokens
 from lm.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import (
@@ -77,13 +77,7 @@ def program(run: Run, devices=1, **axes):
         run,
         tokens.tokenizer.vocabulary,
         mesh.make(Mesh(**axes), jax.devices()[:devices]),
-    ), Batches(
-        tokens.train,
-        tokens.tokenizer.vocabulary,
-        run.data.length,
-        run.data.batch,
-        run.seed,
-    )
+    ), tokens.batches(run.data, run.seed)
 
 
 def train(run: Run, steps: int, devices=1, **axes):
