@@ -1,5 +1,4 @@
-"""Results of cells that were not trained: their costs are the ledger's, their losses a"
-" law's."""
+"""Results of cells that were not trained: the ledger's costs, and a law's losses."""
 
 import json
 from collections.abc import Callable
