@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.experimental.layout import Format
 
+from lm import ledger
 from lm import mesh as _mesh
 from lm.chips import GPUS_TOGETHER, Chip, parse_slice
 from lm.config import UserError
@@ -79,6 +80,9 @@ class Found(msgspec.Struct):
     temporary_bytes: int = 0
     code_bytes: int = 0
     flops: float = 0.0
+    """Of matrix products in the program's text."""
+    kernel_flops: float = 0.0
+    """Of attention's kernels, by the ledger: no compiler counts them."""
     bytes: float = 0.0
     """Read from and written to main memory."""
     collectives: list[Moved] = []
@@ -239,6 +243,11 @@ def _read(
     found.code_bytes = memory.generated_code_size_in_bytes
     done = work(compiled.as_text(), program.mesh.size)
     found.flops, found.bytes = done.flops, done.bytes
+    platform = program.mesh.devices.flat[0].platform
+    kernels = ledger.kernel_flops(
+        program.run, request.run.objective, platform, train=request.step == "train"
+    )
+    found.kernel_flops = kernels / program.mesh.size
     sums: dict[tuple[str, str], Moved] = {}
     places = _places(program.mesh, slice_of)
     for collective in done.collectives:

@@ -7,7 +7,7 @@ import msgspec
 
 from lm.config import Config
 from lm.example import Full
-from lm.model import choose
+from lm.model import HOME, choose
 from lm.objectives import Base
 from lm.run import Run, steps
 
@@ -107,24 +107,34 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
     )
 
 
-def kernel_flops(run: Run, platform: str) -> int:
-    """FLOPs of one training step that kernels of attention do on a platform; or their mean.
+def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True) -> int:
+    """FLOPs that kernels of attention do on a platform in a step, or in a forward pass alone.
 
     They are no budget: `cost` counts what the reference computes, so that budgets are the same
     on every platform. A compiler's own count leaves them out.
     """
-    count = steps(run)
-    total = 0
-    for objective, times in run.objective.parts(count, run.seed).items():
-        length = objective.positions(run.data.length)
-        total += times * run.model.kernel_products(
-            choose(run.attention, platform=platform, precision=run.precision, length=length),
-            rows=run.data.batch,
-            length=length,
-            visible=objective.visible if run.mesh.context == 1 else Full(),
-            remat=run.remat,
-        )
-    return total // count
+    length = objective.positions(run.data.length)
+    backend = choose(run.attention, platform=platform, precision=run.precision, length=length)
+    if HOME.get(backend) != platform:
+        return 0  # off its platform a kernel is a program as any other
+    return run.model.kernel_products(
+        backend,
+        rows=run.data.batch,
+        length=length,
+        visible=objective.visible if run.mesh.context in (1, None) else Full(),
+        remat=run.remat,
+        train=train,
+    )
+
+
+def program_flops(run: Run, objective: Base, vocabulary_size: int, platform: str) -> int:
+    """FLOPs of a training step as programs of a platform do them, with what is done again."""
+    forward = objective_flops(run, objective, vocabulary_size)
+    again = run.model.products_again(forward, run.remat)
+    if kernels := kernel_flops(run, objective, platform):
+        for products in (forward, again):
+            products.pop("scores", None)
+    return 3 * sum(forward.values()) + sum(again.values()) + kernels
 
 
 def tokens_for(run: Run, vocabulary_size: int, flops: float) -> int:

@@ -49,6 +49,8 @@ class Machine(NamedTuple):
     flops: float
     memory: float
     bandwidth: float
+    platform: str = "cpu"
+    """For which its programs are compiled."""
     efficiency: float = 1.0
     """Share of the floors' speed that is reached."""
     decides: bool = False
@@ -59,7 +61,7 @@ class Machine(NamedTuple):
     def floors(self, found: Found) -> dict[str, float]:
         """Seconds that a step takes at least, by what takes them."""
         return {
-            "compute": found.flops / self.flops,
+            "compute": (found.flops + found.kernel_flops) / self.flops,
             "memory": found.bytes / self.bandwidth,
             "ici": sum(moved.ici_seconds for moved in found.collectives),
             "dcn": sum(moved.dcn_seconds for moved in found.collectives),
@@ -230,6 +232,7 @@ def find_machine(name: str, slices: int) -> Machine:
         flops=chip.flops / share,
         memory=chip.memory / share,
         bandwidth=chip.bandwidth / share,
+        platform="cpu" if estimate else "tpu",
         decides=not estimate,
         estimate=estimate,
     )
@@ -443,7 +446,7 @@ def _plain(of: Plan, machine: Machine) -> dict[str, Any]:
             {
                 "objective": msgspec.to_builtins(part),
                 "count": parts[part],
-                "flops_ledger": ledger_flops(of.run, part) / machine.devices,
+                "flops_ledger": ledger_flops(of.run, part, machine),
                 **_step_of(found, machine),
             }
             for part, found in of.train.items()
@@ -463,11 +466,10 @@ def _step_of(found: Found, machine: Machine) -> dict[str, Any]:
     }
 
 
-def ledger_flops(run: Run, objective: Base) -> int:
-    """FLOPs of a training step by the ledger, with what is computed again."""
-    forward = ledger.objective_flops(run, objective, vocabulary_size(run.data.tokenizer))
-    again = run.model.products_again(forward, run.remat)
-    return 3 * sum(forward.values()) + sum(again.values())
+def ledger_flops(run: Run, objective: Base, machine: Machine) -> float:
+    """FLOPs of a device's share of a training step by the ledger, with what is done again."""
+    vocabulary = vocabulary_size(run.data.tokenizer)
+    return ledger.program_flops(run, objective, vocabulary, machine.platform) / machine.devices
 
 
 def _compiler_version(machine: Machine) -> str:
@@ -545,7 +547,7 @@ def _details(name: str, of: Plan, machine: Machine) -> Iterator[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in of.mesh.items() if size > 1)
     yield f"{name}, on mesh {mesh or 'of one'}"
     for part, found in of.train.items():
-        yield from _step_lines("train", found, machine, ledger_flops(of.run, part))
+        yield from _step_lines("train", found, machine, ledger_flops(of.run, part, machine))
     for step, found in of.others.items():
         yield from _step_lines(step, found, machine, None)
     if of.train and of.fits(machine):
@@ -583,9 +585,11 @@ def _step_lines(
     yield f"  {step:<10} {said} = {_gb(found.used)} of {_gb(machine.memory)} GB{verdict}"
     floors = {_SAID[n]: seconds for n, seconds in machine.floors(found).items() if seconds}
     took = ", ".join(f"{name} {1e3 * seconds:.3g}" for name, seconds in floors.items())
-    products = f"{found.flops / 1e12:.4g} TFLOP"
+    products = f"{(found.flops + found.kernel_flops) / 1e12:.4g} TFLOP"
     if counted:
-        products += f" (ledger {counted / machine.devices / 1e12:.4g})"
+        products += f" (ledger {counted / 1e12:.4g})"
+    if found.kernel_flops:
+        products += f", {found.kernel_flops / 1e12:.4g} in kernels"
     yield (
         f"             {products}, {found.bytes / 1e9:.3g} GB moved;"
         f" ms: {took}; {1e3 * machine.seconds(found):.3g} a step, bound by"

@@ -2,13 +2,14 @@
 
 import jax
 
-from lm.model.backends import Attention, choose, refusal
+from lm.model.backends import HOME, Attention, choose, refusal
 from lm.model.transformer import Body, Output, Remat, Transformer
 from lm.numerics import Precision
 
 Model = Transformer
 
 __all__ = [
+    "HOME",
     "Attention",
     "Body",
     "Model",

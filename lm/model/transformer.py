@@ -149,13 +149,25 @@ class Transformer(Config, tag="transformer"):
         }
 
     def kernel_products(
-        self, backend: Backend, *, rows: int, length: int, visible: Visible, remat: Remat
+        self,
+        backend: Backend,
+        *,
+        rows: int,
+        length: int,
+        visible: Visible,
+        remat: Remat,
+        train: bool,
     ) -> int:
-        """FLOPs of a training step that attention's kernels do: 0 for XLA, which has none."""
+        """FLOPs of attention's kernels in a step of training, or in a forward pass alone.
+
+        0 for XLA, which has none.
+        """
         if backend == "xla":
             return 0
-        forward = 2 if remat == "none" else 4  # neither policy keeps what a kernel gives
         each = 2 * self.depth * rows * pairs(backend, visible, length) * self.width
+        if not train:
+            return 2 * each
+        forward = 2 if remat == "none" else 4  # neither policy keeps what a kernel gives
         return (forward + BACKWARD[backend]) * each
 
     def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
