@@ -2,8 +2,8 @@ PYTHON ?= python3
 STAMP := .venv/.installed
 # A file's tests stay together, as they share what its fixtures train.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
-# Most of the tests' time is compilation; test-all compiles as users do.
-QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
+# Most of the tests' time is compilation, which these halve; test-all compiles as users do.
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
@@ -12,13 +12,13 @@ help:  ## show this list
 demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare them (minutes, CPU)
 	.venv/bin/python -m experiments.bert_vs_gpt --scale laptop
 
-test: $(STAMP)-test  ## the tests, without those of pods and the slow ones
-	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow and not pod" $(ARGS)
+test: $(STAMP)-test  ## the tests, without the slow ones (minutes)
+	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow and not plans" $(ARGS)
 
-pod: $(STAMP)-test  ## several processes, faults, kernels, and each study's largest cell compiled for its slice
-	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "pod and not slow" tests $(ARGS)
+plans: $(STAMP)-test  ## each study's largest cell compiled for the slice that its scale names (minutes)
+	.venv/bin/python -m pytest -q -m "plans and not slow" tests/test_plan.py $(ARGS)
 
-test-all: $(STAMP)-test  ## all tests, every cell's plan among them
+test-all: $(STAMP)-test  ## all tests: exhaustive grids, a hundred kills, every cell's plan (hours)
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
 
 lint: $(STAMP)-test  ## style, types, and which module may import which
@@ -41,5 +41,5 @@ $(STAMP)-test: setup.cfg constraints.txt | .venv/bin/python
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 
-.PHONY: help demo test pod test-all lint
+.PHONY: help demo test plans test-all lint
 .DEFAULT_GOAL := help

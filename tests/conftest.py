@@ -17,7 +17,7 @@ os.environ |= {
     # Compiled programs are keyed by their whole content, so these may outlive a test run.
     "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR")
     or str(Path(__file__).parents[1] / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",  # smaller ones are made anew sooner
     "LM_CACHE": _CACHE.name,
     "MPLBACKEND": "Agg",
     # XLA says "Involuntary full rematerialization" on stderr, where tests listen for it.

@@ -26,8 +26,6 @@ from lm.train.fit import chain_text, fit
 from lm.train.progress import read_metrics
 from lm.train.step import Program, prepare
 
-pytestmark = pytest.mark.pod
-
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

@@ -26,8 +26,6 @@ from lm.train.fit import Diverged, fit, load
 from lm.train.progress import read_metrics
 from lm.train.step import prepare
 
-pytestmark = pytest.mark.pod
-
 BELL = 4 + 7
 """The piece that stands once in the corpus: the batch that holds it goes wrong."""
 
