@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import importlib.util
 import logging
 import os
 import sys
@@ -21,12 +22,28 @@ from lm.train.fit import Stopped
 
 def prepare_machine() -> None:
     """Joins the other hosts, keeps memory between steps and compiled programs between runs."""
+    if needless_libtpu():
+        jax.config.update("jax_platforms", "cpu")
     hosts.join()
     keep_memory()
     cache = os.environ.get("LM_CACHE") or "~/.cache/yardstick"
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def needless_libtpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether jax would load a TPU's library, installed for its compiler, and find no TPU.
+
+    It says so in five lines. A device of Google's, or another accelerator's plugin, is left to
+    jax, and so is all that `JAX_PLATFORMS` asks for.
+    """
+    if os.environ.get("JAX_PLATFORMS") or importlib.util.find_spec("jax_plugins"):
+        return False
+    google = "0x1ae0"
+    return importlib.util.find_spec("libtpu") is not None and all(
+        vendor.read_text().strip() != google for vendor in devices.glob("*/vendor")
+    )
 
 
 def keep_memory() -> None:
