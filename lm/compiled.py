@@ -81,6 +81,8 @@ class Found(msgspec.Struct):
     code_bytes: int = 0
     flops: float = 0.0
     """Of matrix products in the program's text."""
+    flops_float32: float = 0.0
+    """Of those, products of float32 operands."""
     kernel_flops: float = 0.0
     """Of attention's kernels, by the ledger: no compiler counts them."""
     bytes: float = 0.0
@@ -107,6 +109,7 @@ class Speed(msgspec.Struct):
     """What this machine's processor does, as measured."""
 
     flops: float
+    flops_float32: float
     bandwidth: float
 
 
@@ -242,7 +245,7 @@ def _read(
     found.temporary_bytes = memory.temp_size_in_bytes
     found.code_bytes = memory.generated_code_size_in_bytes
     done = work(compiled.as_text(), program.mesh.size)
-    found.flops, found.bytes = done.flops, done.bytes
+    found.flops, found.flops_float32, found.bytes = done.flops, done.flops_float32, done.bytes
     platform = program.mesh.devices.flat[0].platform
     kernels = ledger.kernel_flops(
         program.run, request.run.objective, platform, train=request.step == "train"
@@ -358,15 +361,19 @@ def ici_bandwidth(chip: Chip, topology: Sequence[int], places: Sequence[_Place])
 # Measuring this machine
 
 
-def _measured(program: Program, repeats: int = 5) -> list[float]:
-    """Seconds of training steps on random pieces, after one that warms up."""
+def _measured(program: Program, least: float = 3.0) -> list[float]:
+    """Seconds of training steps on random pieces, after one that warms up.
+
+    They are five steps or more, and last `least` seconds or longer: other programs come and go.
+    """
     run = program.run
     shape = run.data.batch, run.data.length
     random = np.random.default_rng(0)
     tokens_BL = random.integers(4, vocabulary_size(run.data.tokenizer), shape, dtype=np.int32)
     part = program.place(Rows(tokens_BL, np.ones(shape, np.int32)))
-    state, seconds = program.init(), []
-    for _ in range(repeats + 1):
+    state = program.init()
+    seconds: list[float] = []
+    while len(seconds) < 6 or sum(seconds[1:]) < least:
         start = time.perf_counter()
         state, metrics = program.step(state, *part)
         jax.block_until_ready(metrics)
@@ -380,11 +387,15 @@ def speed() -> Speed:
     copy = jax.jit(lambda x: x + 1)
     copy(x).block_until_ready()
     times = []
-    for _ in range(10):
+    for _ in range(50):
         start = time.perf_counter()
         copy(x).block_until_ready()
         times.append(time.perf_counter() - start)
-    return Speed(flops=matmul_peak(), bandwidth=2 * x.nbytes / min(times))
+    return Speed(
+        flops=matmul_peak(),
+        flops_float32=matmul_peak("float32"),
+        bandwidth=2 * x.nbytes / min(times),
+    )
 
 
 def main() -> None:

@@ -40,6 +40,8 @@ class Work(NamedTuple):
 
     flops: float
     """Of matrix products, two a multiplication."""
+    flops_float32: float
+    """Of those, products of float32 operands."""
     bytes: float
     """Read from and written to its main memory by operations that do not share a kernel."""
     collectives: tuple[Collective, ...]
@@ -187,13 +189,15 @@ class _Reader:
     def __init__(self, module: _Module, devices: int) -> None:
         self.module = module
         self.devices = devices
-        self.flops = 0.0
+        self.flops = self.flops_float32 = 0.0
         self.bytes = 0.0
         self.collectives: dict[str, Collective] = {}
 
     def work(self) -> Work:
         self._walk(self.module[_ENTRY], 1, in_kernel=False)
-        return Work(self.flops, self.bytes, tuple(self.collectives.values()))
+        return Work(
+            self.flops, self.flops_float32, self.bytes, tuple(self.collectives.values())
+        )
 
     def _walk(self, here: _Computation, times: int, *, in_kernel: bool) -> None:
         for instruction in here.instructions.values():
@@ -207,7 +211,10 @@ class _Reader:
                 self._walk(self.module[called], times, in_kernel=is_kernel)
             if kind in ("dot", "convolution"):
                 of = _dot_flops if kind == "dot" else _convolution_flops
-                self.flops += times * of(instruction, here)
+                flops = times * of(instruction, here)
+                self.flops += flops
+                if here.instructions[instruction.operands[0]].type.startswith("f32"):
+                    self.flops_float32 += flops
             if kind in _COLLECTIVES:
                 self._collect(kind, instruction, here, times)
             if kind == "recv" and "_xla_megascale_transfer_type" in instruction.rest:

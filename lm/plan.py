@@ -51,6 +51,8 @@ class Machine(NamedTuple):
     bandwidth: float
     platform: str = "cpu"
     """For which its programs are compiled."""
+    flops_float32: float | None = None
+    """Of products of float32 operands, where they are known to be slower."""
     efficiency: float = 1.0
     """Share of the floors' speed that is reached."""
     decides: bool = False
@@ -60,8 +62,10 @@ class Machine(NamedTuple):
 
     def floors(self, found: Found) -> dict[str, float]:
         """Seconds that a step takes at least, by what takes them."""
+        slow = found.flops_float32 if self.flops_float32 else 0.0
+        fast = found.flops + found.kernel_flops - slow
         return {
-            "compute": (found.flops + found.kernel_flops) / self.flops,
+            "compute": fast / self.flops + slow / (self.flops_float32 or 1.0),
             "memory": found.bytes / self.bandwidth,
             "ici": sum(moved.ici_seconds for moved in found.collectives),
             "dcn": sum(moved.dcn_seconds for moved in found.collectives),
@@ -241,7 +245,7 @@ def find_machine(name: str, slices: int) -> Machine:
 def calibrated(machine: Machine, compiled: Compiler) -> Machine:
     """This machine as it is measured: its peaks, and what a training step reaches of them."""
     speed = compiled.speed()
-    machine = machine._replace(flops=speed.flops, bandwidth=speed.bandwidth)
+    machine = machine._replace(**msgspec.structs.asdict(speed))
     found = compiled.find(Request(run=CALIBRATION, slice=HERE, measure=True))
     floor = machine.seconds(found)
     return machine._replace(efficiency=floor / statistics.median(found.measured_seconds))

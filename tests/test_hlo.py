@@ -50,6 +50,18 @@ def test_collectives_have_their_devices_and_bytes(spec, axes, share):
     assert found.received == share * 64 * 32 * 4
 
 
+def test_products_of_float32_are_told_from_those_of_bfloat16():
+    """Fails if a step in float32 is planned at the speed of one in bfloat16."""
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+
+    def both(x):
+        short = x.astype(jnp.bfloat16)
+        return x @ x + jnp.matmul(short, short, preferred_element_type=jnp.float32)
+
+    work = hlo.work(jax.jit(both).lower(x).compile().as_text(), 1)
+    assert work.flops == 2 * work.flops_float32 == 4 * 64**3
+
+
 def test_what_is_cut_from_an_array_is_not_the_whole_of_it():
     """Fails if a loop over layers is taken to read all layers each time."""
 

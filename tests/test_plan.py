@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import pkgutil
+import statistics
 import sys
 from functools import cache
 from typing import get_args
@@ -222,6 +223,35 @@ def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
 def test_every_cell_fits_the_slice_that_its_scale_names():
     """The same for all cells of all such scales, with all of their objectives."""
     check_that_they_fit(cells())
+
+
+# This machine
+
+
+SHAPES = {
+    "wider": ["model.depth=6", "model.width=384", "model.heads=6", "data.batch=12"],
+    "widest": ["model.depth=8", "model.width=512", "model.heads=8", "data.batch=4"],
+    "small": [
+        "model.depth=2", "model.width=128", "model.heads=2", "data.length=128",
+        "data.batch=16", "data.tokenizer.type=bytes",
+    ],
+    "long rows": ["model.depth=4", "model.width=256", "data.length=1024", "data.batch=4"],
+    "masked": ["objective.type=masked", "model.width=320", "model.heads=5", "data.batch=16"],
+    "float32": ["model.depth=3", "model.width=192", "model.heads=3", "precision=float32"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_step_on_this_machine_takes_what_was_planned(name):
+    """Fails if a time is off by more than a factor of two: efficiency is of another shape."""
+    machine = plan.find_machine(HERE, 1)
+    with plan.compiler(machine) as there:
+        machine = plan.calibrated(machine, there)
+        run = override(Run(), SHAPES[name])
+        (found,) = plan.plan(run, machine, there, wanted=["train"], measure=True).train.values()
+    ratio = machine.seconds(found) / statistics.median(found.measured_seconds)
+    assert 0.5 < ratio < 2, ratio
 
 
 # The command

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 from lm import hosts
 from lm.chips import peak_of
+from lm.numerics import Precision
 
 
 class Metrics:
@@ -126,13 +127,13 @@ def device_peak() -> float:
 
 
 @functools.cache
-def matmul_peak() -> float:
-    """FLOP/s of one device in bfloat16 products that accumulate in float32, measured once.
+def matmul_peak(precision: Precision = "bfloat16") -> float:
+    """FLOP/s of one device in products that accumulate in float32, measured once.
 
     A 2048-cube product, the best of twenty: what this machine can do, not what its maker says.
     """
     size = 2048
-    x = jnp.ones((size, size), jnp.bfloat16)
+    x = jnp.ones((size, size), precision)
     product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
     product(x).block_until_ready()
     times = []
