@@ -373,7 +373,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile with few optimizations: five times sooner; memory is near what a run"
+        help="compile with few optimizations, sooner; memory is near what a run"
         " needs, traffic and times are too high",
     )
     parser.add_argument(
