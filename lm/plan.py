@@ -120,6 +120,9 @@ class Plan(NamedTuple):
 # The compiler, in a process of its own
 
 
+PROGRAM = ("-m", "lm.compiled")
+
+
 @contextmanager
 def compiler(machine: Machine) -> Iterator["Compiler"]:
     """Starts `lm.compiled`, in a process that lasts as long as the machine is planned for."""
@@ -128,8 +131,12 @@ def compiler(machine: Machine) -> Iterator["Compiler"]:
         # libtpu else asks for a machine that is not there, and refuses a second process.
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        # It says on stderr where it copies whole arrays, and below this it says nothing.
+        # It says on stderr where it copies whole arrays: XLA from this level on, libtpu, which
+        # else writes it to a file, from this; neither about a program that was kept.
         "TF_CPP_MIN_LOG_LEVEL": "0",
+        "TPU_STDERR_LOG_LEVEL": "1",
+        "TPU_MIN_LOG_LEVEL": "1",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     if machine.name == HERE:
         environment.pop("JAX_NUM_CPU_DEVICES", None)
@@ -139,7 +146,7 @@ def compiler(machine: Machine) -> Iterator["Compiler"]:
     with (
         tempfile.TemporaryFile("w+") as said,
         subprocess.Popen(
-            [sys.executable, "-m", "lm.compiled"],
+            [sys.executable, *PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,

@@ -133,6 +133,33 @@ def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
     assert floors["ici"] > 0 == floors["dcn"]
 
 
+SPLIT_BY_COLUMNS = """
+from lm.model import transformer
+constrain = transformer.constrain
+
+def left(x, mesh, axes):
+    return x if tuple(axes) == ("vocab", "act_embed") else constrain(x, mesh, axes)
+
+transformer.constrain = left
+from lm import compiled
+compiled.main()
+"""
+
+
+@pytest.mark.parametrize("slice_", ["v5e-8", "h100-8"])
+def test_an_array_that_is_laid_out_anew_in_full_is_noticed(monkeypatch, slice_):
+    """Fails if the compiler's warning is not heard: no plan would ever show one."""
+    run = override(
+        SMALL,
+        ["model.depth=1", "mesh.replica=2", "mesh.fsdp=2", "mesh.tensor=2"],
+    )
+    machine = plan.find_machine(slice_, 1)
+    monkeypatch.setattr(plan, "PROGRAM", ("-c", SPLIT_BY_COLUMNS))
+    with plan.compiler(machine) as there:
+        found = there.find(Request(run, slice_, quick=True))
+    assert found.rematerialized
+
+
 def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
     """Fails if a refusal ends the plan, or is taken for an empty program."""
     machine, there = tpu
