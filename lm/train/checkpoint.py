@@ -238,7 +238,7 @@ def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored 
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         fault = "" if meta.pop("sha256") == _sha256(meta) else "meta: wrong SHA-256"
     except Exception as error:  # orbax raises any type, bare Exception among them
-        fault = _one_line("meta", error)
+        fault = "meta: " + _one_line(error)
     if fault := _first_fault(fault):
         return fault
 
@@ -252,7 +252,7 @@ def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored 
         with _orderly_loops():
             arrays = manager.restore(step, args=ocp.args.Composite(state=wanted)).state
     except Exception as error:
-        fault = _one_line("state", error)
+        fault = "state: " + _one_line(error)
     if fault := _first_fault(fault):
         return fault
 
@@ -302,11 +302,11 @@ def _orderly_loops() -> Iterator[None]:
         asyncio.new_event_loop = original
 
 
-def _one_line(part: str, error: BaseException) -> str:
-    while error.__cause__ is not None:
+def _one_line(error: BaseException) -> str:
+    while error.__cause__ is not None and not isinstance(error, ImportError):
         error = error.__cause__
     lines = str(error).strip().splitlines() or [""]
-    return f"{part}: {type(error).__name__}: {lines[0][:120]}"
+    return f"{type(error).__name__}: {lines[0][:120]}"
 
 
 def _refusal(error: BaseException) -> str:
@@ -318,17 +318,25 @@ def _refusal(error: BaseException) -> str:
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
-    return os.strerror(int(code[1])) if code else _one_line("save", error)
+    return os.strerror(int(code[1])) if code else _one_line(error)
 
 
 def _manager(directory: str, **options: Any) -> ocp.CheckpointManager:
     # Orbax logs its progress, warns about what is meant, and logs errors that it raises too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Orbax refuses a relative path, but only when it saves.
-    return ocp.CheckpointManager(
-        directory if "://" in directory else os.path.abspath(directory),
-        options=ocp.CheckpointManagerOptions(lightweight_initialize=True, **options),
-    )
+    try:
+        # Orbax refuses a relative path, but only when it saves.
+        return ocp.CheckpointManager(
+            directory if "://" in directory else os.path.abspath(directory),
+            options=ocp.CheckpointManagerOptions(lightweight_initialize=True, **options),
+        )
+    except Exception as error:  # of any type: of a file system, or of what stands for a bucket
+        if hosts.lost():
+            raise
+        mend = ": pip install 'yardstick-lm[cloud]'" if isinstance(error, ImportError) else ""
+        raise UserError(
+            f"{directory}: no place for checkpoints: {_refusal(error)}{mend}"
+        ) from error
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

@@ -303,3 +303,17 @@ def test_no_thread_is_left(saved, tmp_path):
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=10)
     assert set(threading.enumerate()) <= before
+
+
+def test_a_place_that_cannot_hold_checkpoints_is_one_line(tmp_path, monkeypatch):
+    """Fails if orbax's traceback is what a user reads, or not what is to be installed."""
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"file/here: no place for checkpoints: Not a directory$"
+    ):
+        Checkpoints(str(tmp_path / "file" / "here"), keep=1)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(
+        UserError, match=r"gs://ours/x: no place .* install 'yardstick-lm\[cloud\]'$"
+    ):
+        Checkpoints("gs://ours/x", keep=1)

@@ -1,0 +1,249 @@
+"""Checkpoints straight in a bucket: a local server that speaks Cloud Storage's own protocol."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm.config import dump, override
+from lm.data import Bytes, Data, Text
+from lm.model import Transformer
+from lm.run import Run, steps
+from lm.train.progress import read_metrics
+
+
+class Bucket:
+    """Objects in memory, by the requests of gcsfs and tensorstore that orbax makes."""
+
+    name = "ours"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[int, bytes]] = {}
+        """Generation and content by name."""
+        self.may_read = self.may_write = True
+        self.stored: Callable[[str], None] = lambda name: None
+        """Is told of each object that was stored."""
+        self._uploads: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+        self._generation = 0
+
+    def answer(self, method: str, url: str, headers: Any, body: bytes) -> tuple[int, Any, dict]:
+        """Status, body (a JSON value, or bytes) and headers."""
+        parts = urllib.parse.urlsplit(url)
+        asked = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        path = re.sub(r"^/(upload|download)(?=/)", "", parts.path)
+        name = urllib.parse.unquote(path.partition(f"/b/{self.name}/o")[2].removeprefix("/"))
+        reads = method == "GET"
+        if not (self.may_read if reads else self.may_write):
+            return 403, {"error": {"code": 403, "message": "the caller may not"}}, {}
+        with self._lock:
+            if path == f"/storage/v1/b/{self.name}":
+                return 200, {"kind": "storage#bucket", "name": self.name}, {}
+            if parts.path.startswith("/upload/"):
+                return self._upload(asked, headers, body)
+            if reads and not name:
+                return 200, self._list(asked), {}
+            if "/rewriteTo/" in name:
+                source, _, target = name.partition(f"/rewriteTo/b/{self.name}/o/")
+                made = self._store(urllib.parse.unquote(target), self.objects[source][1])
+                return 200, {"done": True, "resource": made}, {}
+            if name not in self.objects:
+                return 404, {"error": {"code": 404, "message": f"No such object: {name}"}}, {}
+            if method == "DELETE":
+                del self.objects[name]
+                return 204, b"", {}
+            return self._read(name, asked, headers)
+
+    def _list(self, asked: dict[str, str]) -> dict[str, Any]:
+        prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter")
+        items, prefixes = [], set()
+        for name in sorted(self.objects):
+            if not name.startswith(prefix):
+                continue
+            rest = name[len(prefix) :]
+            if delimiter and delimiter in rest:
+                prefixes.add(prefix + rest.partition(delimiter)[0] + delimiter)
+            else:
+                items.append(self._about(name))
+        return {"kind": "storage#objects", "items": items, "prefixes": sorted(prefixes)}
+
+    def _about(self, name: str) -> dict[str, Any]:
+        generation, content = self.objects[name]
+        return {
+            "kind": "storage#object",
+            "bucket": self.name,
+            "name": name,
+            "size": str(len(content)),
+            "generation": str(generation),
+            "metageneration": "1",
+            "updated": "2026-01-01T00:00:00.000Z",
+            "timeCreated": "2026-01-01T00:00:00.000Z",
+        }
+
+    def _read(
+        self, name: str, asked: dict[str, str], headers: Any
+    ) -> tuple[int, Any, dict[str, str]]:
+        generation, content = self.objects[name]
+        if asked.get("ifGenerationNotMatch") == str(generation):
+            return 304, b"", {}
+        if asked.get("ifGenerationMatch", str(generation)) != str(generation):
+            return 412, {"error": {"code": 412}}, {}
+        if asked.get("alt") != "media":
+            return 200, self._about(name), {}
+        said = {"x-goog-generation": str(generation)}
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range") or ""):
+            start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
+            if start >= len(content):
+                return 416, b"", said
+            part = content[start : end + 1]
+            of = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+            return 206, part, said | {"Content-Range": of}
+        return 200, content, said
+
+    def _upload(
+        self, asked: dict[str, str], headers: Any, body: bytes
+    ) -> tuple[int, Any, dict[str, str]]:
+        name = asked.get("name", "")
+        kind = asked["uploadType"]
+        if kind == "resumable" and "Content-Range" not in headers:
+            name = name or json.loads(body)["name"]
+            return 200, {}, {"Location": f"{headers['Host']}?uploadType=resumable&name={name}"}
+        if kind == "resumable":  # a part, or the last one
+            self._uploads[name] = self._uploads.get(name, b"") + body
+            if headers["Content-Range"].endswith("/*"):
+                last = len(self._uploads[name]) - 1
+                return 308, b"", {"Range": f"bytes=0-{last}"}
+            body = self._uploads.pop(name)
+        elif kind == "multipart":
+            boundary = headers["Content-Type"].partition("boundary=")[2].strip("'\"")
+            _, about, content, _ = body.split(b"--" + boundary.encode())
+            name = name or json.loads(about.partition(b"\n\n")[2] or about)["name"]
+            body = content.partition(b"\n\n")[2].removesuffix(b"\n")
+        was = str(self.objects[name][0]) if name in self.objects else "0"
+        if asked.get("ifGenerationMatch", was) != was:
+            return 412, {"error": {"code": 412}}, {}
+        return 200, self._store(name, body), {}
+
+    def _store(self, name: str, content: bytes) -> dict[str, Any]:
+        self._generation += 1
+        self.objects[name] = self._generation, content
+        self.stored(name)
+        return self._about(name)
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[Bucket]:
+    """The bucket gs://ours, as this process's children see it."""
+    bucket = Bucket()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, said, headers = bucket.answer(self.command, self.path, self.headers, body)
+            content = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                if name == "Location":
+                    value = f"http://{value.replace('?', self.path.partition('?')[0] + '?', 1)}"
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_DELETE = handle_any
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)  # gcsfs's
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")  # tensorstore's
+    yield bucket
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    random_ = random.Random(0)
+    for number in range(40):
+        text = " ".join(random_.choices(("one", "two", "three"), k=random_.randint(20, 60)))
+        (tmp_path / f"{number}.txt").write_text(text)
+    return Run(
+        data=Data(
+            corpus=Text(paths=(f"{tmp_path}/*.txt",)),
+            tokenizer=Bytes(),
+            length=16,
+            batch=8,
+            validation=0.2,
+        ),
+        model=Transformer(depth=1, width=16, heads=2),
+        tokens=8 * 8 * 16,
+        precision="float32",
+        evaluations=1,
+    )
+
+
+def train(run: Run, directory: Path) -> tuple[int, str]:
+    """Exit code of `lm train`, and what it said, in a process of its own."""
+    settings = directory.with_suffix(".json")
+    settings.write_text(dump(run))
+    code = "from lm.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", str(settings), "--dir", str(directory)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    # gcsfs warns beside it that it has no credentials.
+    said = [line for line in done.stderr.splitlines() if line.startswith("lm: ")]
+    return done.returncode, "\n".join(said) or done.stderr * (done.returncode != 0)
+
+
+def test_a_bucket_that_can_no_longer_be_written_leaves_what_was_saved(run, bucket, tmp_path):
+    """Fails if half a checkpoint counts, it is a traceback, or no run goes on from there."""
+    saving = override(run, ["checkpoints.directory=gs://ours/runs", "checkpoints.steps=2"])
+
+    def closes(name: str) -> None:
+        if re.search(r"/4/commit_success", name):
+            bucket.may_write = False
+
+    bucket.stored = closes
+    code, line = train(saving, tmp_path / "run")
+    assert code == 2, line
+    assert "gs://ours/runs/" in line and line.count("\n") == 0
+    assert "could not be written" in line and "what was saved before is whole" in line
+    bucket.may_write = True
+    bucket.stored = lambda name: None
+    code, line = train(saving, tmp_path / "run")
+    assert (code, line) == (0, "")
+    recorded = [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r]
+    assert recorded == list(range(1, steps(run) + 1))
+
+
+def test_a_bucket_that_may_not_be_read_is_one_line(run, bucket, tmp_path):
+    """Fails if it is a traceback, or a run that cannot keep anything begins."""
+    bucket.may_read = False
+    saving = override(run, ["checkpoints.directory=gs://ours/runs"])
+    code, line = train(saving, tmp_path / "run")
+    assert code == 2, line
+    assert re.search(r"^lm: gs://ours/runs/\S+: no place for checkpoints: .*Forbidden", line)
