@@ -174,6 +174,7 @@ def bucket(monkeypatch) -> Iterator[Bucket]:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)  # gcsfs's
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
     monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")  # tensorstore's
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no search for credentials
     yield bucket
     server.shutdown()
     thread.join()
@@ -195,7 +196,7 @@ def run(tmp_path) -> Run:
             validation=0.2,
         ),
         model=Transformer(depth=1, width=16, heads=2),
-        tokens=8 * 8 * 16,
+        tokens=4 * 8 * 16,
         precision="float32",
         evaluations=1,
     )
@@ -224,7 +225,7 @@ def test_a_bucket_that_can_no_longer_be_written_leaves_what_was_saved(run, bucke
     saving = override(run, ["checkpoints.directory=gs://ours/runs", "checkpoints.steps=2"])
 
     def closes(name: str) -> None:
-        if re.search(r"/4/commit_success", name):
+        if re.search(r"/2/commit_success", name):
             bucket.may_write = False
 
     bucket.stored = closes

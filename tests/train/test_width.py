@@ -99,6 +99,7 @@ def test_steps_change_as_much_at_every_width(name, objective):
     assert np.abs(slopes(name, objective, (BASE, 4 * BASE), BASE)).max() < 0.25
 
 
+@pytest.mark.slow
 def test_without_a_base_width_wider_models_change_more():
     """Catches: a check that finds no growth anywhere, an option that is never off."""
     state, layers, logits = slopes("adamw", "causal", (BASE, 4 * BASE), None)
