@@ -103,7 +103,8 @@ def _exit_codes() -> Iterator[None]:
         print(f"lm: {stopped}; the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        print("lm: stopped; the same command goes on from what is saved", file=sys.stderr)
+        said = "lm: stopped; the same command goes on from what was saved, if anything was"
+        print(said, file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:  # `lm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -49,8 +49,9 @@ def to_stderr(line: str) -> None:
 class Checkpoints:
     """The checkpoints of the run that is being trained: the only writer of `directory`.
 
-    Opening it removes what a killed process left unfinished. `keep` is how many of the newest
-    stay. Use it as a context, or `close` it: the last save finishes then.
+    Opening it begins to remove what a killed process left unfinished, and the first save waits
+    for that. `keep` is how many of the newest stay. Use it as a context, or `close` it: the
+    last save finishes then.
     """
 
     def __init__(
