@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from lm.mesh import constrain, ways
 from lm.numerics import Einsum
 
 
@@ -36,13 +38,14 @@ def cross_entropy(
     weights_BP: jax.Array,
     *,
     einsum: Einsum,
-    shards: int = 1,
+    mesh: Mesh | None = None,
 ) -> Sum:
     """Weighted cross-entropy in nats over all prediction slots.
 
-    `shards` is the number of devices that share the rows; it only sets the size of a chunk.
+    On a `mesh`, devices that share a row share the slots of each chunk, and a chunk is as large
+    as all devices can hold.
     """
-    total = _total(einsum, shards, hidden_BPD, unembedding_VD, targets_BP, weights_BP)
+    total = _total(einsum, mesh, hidden_BPD, unembedding_VD, targets_BP, weights_BP)
     return Sum(total, weights_BP.sum())
 
 
@@ -52,7 +55,7 @@ def token_nats(
     targets_BP: jax.Array,
     *,
     einsum: Einsum,
-    shards: int = 1,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """-log p(target) at each prediction slot, float32[B, P]."""
 
@@ -60,7 +63,7 @@ def token_nats(
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
         return jax.nn.logsumexp(logits_BpV, axis=-1) - _pick(logits_BpV, targets_Bp)
 
-    chunks = _chunks(targets_BP, unembedding_VD, shards)
+    chunks = Chunks.of(targets_BP, unembedding_VD, mesh)
     nats_BP: jax.Array = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
     return nats_BP
 
@@ -71,7 +74,7 @@ def token_and_least_nats(
     targets_BP: jax.Array,
     *,
     einsum: Einsum,
-    shards: int = 1,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """-log p(target) and -log p of the likeliest piece at each slot, both float32[B, P]."""
 
@@ -80,7 +83,7 @@ def token_and_least_nats(
         normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
         return normalizer_Bp - _pick(logits_BpV, targets_Bp), normalizer_Bp - logits_BpV.max(-1)
 
-    chunks = _chunks(targets_BP, unembedding_VD, shards)
+    chunks = Chunks.of(targets_BP, unembedding_VD, mesh)
     nats: tuple[jax.Array, jax.Array] = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
     return nats
 
@@ -93,19 +96,19 @@ def logits(hidden_BPD: jax.Array, unembedding_VD: jax.Array, *, einsum: Einsum) 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _total(
     einsum: Einsum,
-    shards: int,
+    mesh: Mesh | None,
     hidden_BPD: jax.Array,
     unembedding_VD: jax.Array,
     targets_BP: jax.Array,
     weights_BP: jax.Array,
 ) -> jax.Array:
-    nats_BP = token_nats(hidden_BPD, unembedding_VD, targets_BP, einsum=einsum, shards=shards)
+    nats_BP = token_nats(hidden_BPD, unembedding_VD, targets_BP, einsum=einsum, mesh=mesh)
     return jnp.sum(weights_BP * nats_BP)
 
 
 def _total_forward(
     einsum: Einsum,
-    shards: int,
+    mesh: Mesh | None,
     hidden_BPD: jax.Array,
     unembedding_VD: jax.Array,
     targets_BP: jax.Array,
@@ -132,20 +135,18 @@ def _total_forward(
         d_unembedding_VD += einsum("BPV,BPD->VD", d_logits_BpV, hidden_BpD)
         return (total, d_unembedding_VD), einsum("BPV,VD->BPD", d_logits_BpV, unembedding_VD)
 
-    batch, slots, width = hidden_BPD.shape
-    split = partial(_split, chunks=_chunks(targets_BP, unembedding_VD, shards))
+    chunks = Chunks.of(targets_BP, unembedding_VD, mesh)
     (total, d_unembedding_VD), d_hidden_cBpD = jax.lax.scan(
         one,
         (jnp.float32(0), jnp.zeros_like(unembedding_VD)),
-        (split(hidden_BPD), split(targets_BP), split(weights_BP)),
+        (chunks.split(hidden_BPD), chunks.split(targets_BP), chunks.split(weights_BP)),
     )
-    d_hidden_BPD = jnp.swapaxes(d_hidden_cBpD, 0, 1).reshape(batch, -1, width)[:, :slots]
-    return total, (d_hidden_BPD, d_unembedding_VD)
+    return total, (chunks.join(d_hidden_cBpD), d_unembedding_VD)
 
 
 def _total_backward(
     einsum: Einsum,
-    shards: int,
+    mesh: Mesh | None,
     gradients: tuple[jax.Array, jax.Array],
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array, None, None]:
@@ -160,10 +161,50 @@ LOGITS_AT_ONCE = 1 << 23
 """Elements of the largest array of logits on one device: 32 MiB in float32."""
 
 
-def _chunks(targets_BP: jax.Array, unembedding_VD: jax.Array, shards: int) -> int:
-    batch, slots = targets_BP.shape
-    elements = math.ceil(batch / shards) * slots * unembedding_VD.shape[0]
-    return min(slots, math.ceil(elements / LOGITS_AT_ONCE))
+@dataclass(frozen=True)
+class Chunks:
+    """How the slots of all rows are cut into chunks, which are gone through one by one.
+
+    Each of the `ways` devices that share a row has a part of it, and cuts that: slots stay
+    where they are, and every device has as many of each chunk.
+    """
+
+    mesh: Mesh | None
+    ways: int
+    number: int
+    slots: int
+    size: int  # slots of a chunk on one device
+
+    @classmethod
+    def of(
+        cls, targets_BP: jax.Array, unembedding_VD: jax.Array, mesh: Mesh | None
+    ) -> "Chunks":
+        rows, slots = targets_BP.shape
+        split = 1 if mesh is None else ways(mesh, "chunk")
+        part = math.ceil(slots / split)
+        rows = math.ceil(rows / (1 if mesh is None else ways(mesh, "batch")))
+        elements = rows * part * unembedding_VD.shape[0]
+        number = min(part, math.ceil(elements / LOGITS_AT_ONCE))
+        return cls(mesh, split, number, slots, math.ceil(part / number))
+
+    def split(self, x_BP: jax.Array) -> jax.Array:
+        """[B, P, ...] -> [chunks, B, p, ...]; zeros fill up."""
+        rows, slots, *rest = x_BP.shape
+        missing = self.ways * self.number * self.size - slots
+        x_BP = jnp.pad(x_BP, [(0, 0), (0, missing)] + [(0, 0)] * len(rest))
+        x_BwcpD = x_BP.reshape(rows, self.ways, self.number, self.size, *rest)
+        x_cBpD = jnp.moveaxis(x_BwcpD, 2, 0).reshape(self.number, rows, -1, *rest)
+        if self.mesh is None:
+            return x_cBpD
+        return constrain(
+            x_cBpD, self.mesh, ("chunks", "batch", "chunk", "act_embed")[: x_cBpD.ndim]
+        )
+
+    def join(self, x_cBp: jax.Array) -> jax.Array:
+        """[chunks, B, p, ...] -> [B, P, ...], without what filled up."""
+        _, rows, _, *rest = x_cBp.shape
+        x_cBwp = x_cBp.reshape(self.number, rows, self.ways, self.size, *rest)
+        return jnp.moveaxis(x_cBwp, 0, 2).reshape(rows, -1, *rest)[:, : self.slots]
 
 
 def _by_chunks(
@@ -171,25 +212,11 @@ def _by_chunks(
     hidden_BPD: jax.Array,
     targets_BP: jax.Array,
     *,
-    chunks: int,
+    chunks: Chunks,
 ) -> Any:
     """What `one` makes of a chunk of the slots, [B, p] or several of them, for all slots."""
-    batch, slots = targets_BP.shape
-    parts = _split(hidden_BPD, chunks=chunks), _split(targets_BP, chunks=chunks)
-    found = jax.lax.map(lambda chunk: one(*chunk), parts)
-    return jax.tree.map(
-        lambda x_cBp: jnp.swapaxes(x_cBp, 0, 1).reshape(batch, -1)[:, :slots], found
-    )
-
-
-def _split(x_BP: jax.Array, *, chunks: int) -> jax.Array:
-    """[B, P, ...] -> [chunks, B, p, ...], so that rows stay where they are; zeros fill up."""
-    batch, slots = x_BP.shape[:2]
-    size = math.ceil(slots / chunks)
-    padding = [(0, 0), (0, size * chunks - slots)] + [(0, 0)] * (x_BP.ndim - 2)
-    return jnp.swapaxes(
-        jnp.pad(x_BP, padding).reshape(batch, chunks, size, *x_BP.shape[2:]), 0, 1
-    )
+    parts = chunks.split(hidden_BPD), chunks.split(targets_BP)
+    return jax.tree.map(chunks.join, jax.lax.map(lambda chunk: one(*chunk), parts))
 
 
 def _pick(logits_BPV: jax.Array, targets_BP: jax.Array) -> jax.Array:

@@ -28,6 +28,8 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "batch": ("replica", "fsdp"),
     "length": ("context",),
     "slots": (),
+    "chunks": (),
+    "chunk": ("context",),
     "act_embed": (),
     "act_mlp": ("tensor",),
     "act_heads": ("tensor",),

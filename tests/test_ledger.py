@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr
 
 import lm.loss
-from lm import ledger, mesh
+from lm import hlo, ledger, mesh
 from lm.data import Bytes, Data
 from lm.example import Vocabulary
 from lm.mesh import Mesh
@@ -157,6 +157,24 @@ def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, set
     ).cost_analysis()["flops"]
     cost = ledger.cost(run, 2048)
     assert 3 * counted == pytest.approx(cost.flops + cost.flops_rematerialized, rel=0.02)
+
+
+@pytest.mark.parametrize("objective", [Causal(), Masked()])
+def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objective):
+    """Fails if any part of a row is computed by each of the devices that it is spread over."""
+    monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 32 * 2048)  # two chunks of causal rows
+    run = Run(
+        model=Transformer(depth=2, width=128, heads=4),
+        objective=objective,
+        data=Data(length=128, batch=4, tokenizer=Bytes()),
+        mesh=Mesh(fsdp=2, context=4),
+    )
+    program = prepare(run, vocabulary(2048), mesh.make(run.mesh))
+    rows = jax.ShapeDtypeStruct((4, 128), jnp.int32)
+    lowered = program.update.lower(program.abstract, rows, rows, np.uint32(0), objective)
+    done = hlo.work(lowered.compile().as_text(), 8).flops
+    planned = ledger.program_flops(run, objective, 2048, "cpu")
+    assert 8 * done == pytest.approx(planned, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import loss
+from lm import hlo, loss, mesh
 from lm.numerics import Einsum
 
 
@@ -24,15 +24,19 @@ def direct(hidden, table, targets, weights):
     return -(weights * jnp.take_along_axis(log_p, targets[..., None], 2)[..., 0]).sum()
 
 
+FOUR = mesh.make(mesh.Mesh(context=4), jax.devices()[:4])
+
+
+@pytest.mark.parametrize("where", [None, FOUR], ids=["here", "spread"])
 @pytest.mark.parametrize("at_once", [1 << 22, 150, 1])
-def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_once):
+def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_once, where):
     """Fails if the last, filled-up chunk counts, or a chunk's gradient is added twice."""
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
     hidden, table, targets, weights = arrays
+    how = {"einsum": Einsum("float32"), "mesh": where}
 
     def chunked(hidden, table):
-        both = loss.cross_entropy(hidden, table, targets, weights, einsum=Einsum("float32"))
-        return 3.0 * both.total
+        return 3.0 * loss.cross_entropy(hidden, table, targets, weights, **how).total
 
     value, grads = jax.value_and_grad(chunked, (0, 1))(hidden, table)
     expected, expected_grads = jax.value_and_grad(
@@ -41,7 +45,7 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     assert value == pytest.approx(float(expected), rel=1e-5)
     for got, want in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    nats = loss.token_nats(hidden, table, targets, einsum=Einsum("float32"))
+    nats = loss.token_nats(hidden, table, targets, **how)
     assert (nats * weights).sum() * 3 == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -55,6 +59,24 @@ def test_what_is_likeliest_is_known_by_chunks_too(arrays, monkeypatch, at_once):
     np.testing.assert_allclose(nats, alone, rtol=1e-6)
     log_p = jax.nn.log_softmax(jnp.einsum("BPD,VD->BPV", hidden, table, precision="highest"))
     np.testing.assert_allclose(least, -log_p.max(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_devices_that_share_a_row_share_the_products_of_the_loss(arrays, monkeypatch):
+    """Fails if each of them makes the logits of all slots, forward or backward."""
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 3 * 20)  # a slot of each device at a time
+    hidden, table, targets, weights = arrays
+    hidden = jax.device_put(hidden[:, :8], mesh.sharding(FOUR, "batch", "length", "act_embed"))
+
+    def total(hidden, table, where):
+        how = {"einsum": Einsum("float32"), "mesh": where}
+        return loss.cross_entropy(hidden, table, targets[:, :8], weights[:, :8], **how).total
+
+    def flops(where):
+        step = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
+        return hlo.work(step.lower(hidden, table, where).compile().as_text(), 4).flops
+
+    assert flops(FOUR) == 3 * 2 * 3 * 8 * 20 * 8 / 4
+    assert flops(None) > flops(FOUR)
 
 
 def test_the_count_is_the_weight(arrays):

@@ -303,10 +303,12 @@ class Body(nn.Module):
         )(config, self.mesh, self.einsum, backend, blocks, name="layers")
         sight = Sight(angles, example.visible, example.segments, mask_BLM, read)
         x_BLD, kept = layers(x_BLD, sight, None if past is None else past.kept)
+        slots = "length"
         if example.predict is not None:
             x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
+            slots = "slots"
         hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
-        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", "slots", "act_embed"))
+        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", slots, "act_embed"))
         output = Output(hidden_BPD, unembedding_VD)
         if past is None or kept is None:
             return output

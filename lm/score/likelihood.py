@@ -33,6 +33,8 @@ class Body(Protocol):
     @property
     def einsum(self) -> Any: ...
     @property
+    def mesh(self) -> jax.sharding.Mesh | None: ...
+    @property
     def apply(self) -> Callable[..., Any]: ...
     @property
     def nothing(self) -> Callable[[int, int], Any]: ...
@@ -170,7 +172,9 @@ class Asking:
             tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B, sample=sample
         )
         hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
-        nats_BP = token_nats(hidden_BPD, unembedding_VD, example.targets, einsum=body.einsum)
+        nats_BP = token_nats(
+            hidden_BPD, unembedding_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+        )
         # Not a product: what a model says of padding may be anything, NaN too.
         nats_BP = jnp.where(example.weights > 0, example.weights * nats_BP, 0.0)
         return _at(jnp.zeros(tokens_BL.shape), at_BP).add(nats_BP, mode="drop")
@@ -495,13 +499,15 @@ class FixedOrder:
             at_BP = first(rank_BL, hidden_BL)
             example = ask(hidden_BL, at_BP)
             states_BPD, table_VD = body.apply({"params": params}, example)
-            return at_BP, token_nats(states_BPD, table_VD, example.targets, einsum=body.einsum)
+            return at_BP, token_nats(
+                states_BPD, table_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+            )
 
         def confident(hidden_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
             example = ask(hidden_BL, index_BL)
             states_BLD, table_VD = body.apply({"params": params}, example)
             nats_BL, least_BL = token_and_least_nats(
-                states_BLD, table_VD, example.targets, einsum=body.einsum
+                states_BLD, table_VD, example.targets, einsum=body.einsum, mesh=body.mesh
             )
             at_BP = first(least_BL, hidden_BL)
             return at_BP, jnp.take_along_axis(nats_BL, at_BP, axis=1)

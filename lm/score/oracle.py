@@ -31,6 +31,7 @@ class Oracle:
     source: Hmm
     vocabulary: Vocabulary
     einsum: ClassVar[Einsum] = Einsum("float32")
+    mesh: ClassVar[None] = None
 
     def apply(self, variables: Any, example: Example) -> Answer:
         """p(piece | what is visible): the next piece (causal), or what a mask piece hides."""

@@ -137,7 +137,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             example.targets,
             example.weights,
             einsum=body.einsum,
-            shards=shards,
+            mesh=mesh,
         )
 
     def gradient(params: Any, example: Example, key: jax.Array) -> tuple[Sum, Any]:

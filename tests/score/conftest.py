@@ -34,6 +34,7 @@ class Tiny:
     special: float = -1e9
     end: float = 0.0
     einsum: ClassVar = Einsum("float32")
+    mesh: ClassVar = None
 
     def init(self, seed: int, *, length: int = 32, width: int = 6) -> dict[str, jax.Array]:
         shapes = {
