@@ -16,8 +16,8 @@ so a gap between two losses may be the models' or the scorers'. Here the scorers
     laptop  12 minutes, 2 cores  25k to 0.4M parameters, 0.1M to 0.9M tokens
     v5e-8   a day, 8 chips       25M and 85M parameters, up to 2B tokens of a larger source
 
-Expect all arms above the truth and none below it by more than its error, the GPT nearest. A
-bound of a model that has learnt the source is no looser than the truth itself, as all orders
+Expect all arms above the truth and none below it by more than twice its error, the GPT nearest.
+A bound of a model that has learnt the source is no looser than the truth itself, as all orders
 agree there: what a BERT lacks here it lacks as a model.
 """
 
@@ -223,7 +223,7 @@ def _answer(groups: Sequence[Group], best: Sequence[Group]) -> str:
         if (value := g.mean("above_truth")) is not None and value < -2 * (g.error(ABOVE) or 0.0)
     ]
     return text + (
-        " No model, at any size, lies below the truth by more than its error."
+        " No model, at any size, lies below the truth by more than twice its error."
         if not below
         else " Below the truth by more than twice their error, which no honest scorer allows:"
         f" {', '.join(g.name for g in below)}."

@@ -278,7 +278,7 @@ def _score(given: argparse.Namespace) -> None:
         effort = replace(effort, orders=given.rows or ORDER_ROWS, block=given.block or 1)
     elif given.block is not None:
         raise UserError(f"--block {given.block}: name the order that it is of with --scorer")
-    if given.paired and len(given.directories) < 2:
+    if given.paired and len(set(given.directories)) < 2:
         raise UserError("--paired: give the run to compare with, then those to compare")
     # Before anything is loaded, as a refusal after minutes of scoring would be too late.
     chosen = _chosen_scorers(given.directories, names, effort)
@@ -438,6 +438,8 @@ def _say(given: argparse.Namespace) -> None:
         value = getattr(given, option)
         if value is not None and not least <= value < math.inf:
             raise UserError(f"--{option.replace('_', '-')} {value}: must be >= {least}")
+    if given.seed >= 2**31:
+        raise UserError(f"--seed {given.seed}: must be < 2**31")
     answers = read_run(given.directory).objective.answers
     blank = blank_of(answers)
     if blank is None and "next" not in answers:

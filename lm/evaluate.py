@@ -415,7 +415,7 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
     start = int(split.offsets[longest]) + 1
     passage = split.read([start], length)[0]
     # Places are spread over the second half, where both kinds of model have seen something.
-    spread = np.linspace(length // 2, length - 2, places)
+    spread = np.linspace(length // 2, max(length // 2, length - 2), places)
     chosen = sorted({int(place) for place in spread})
     said: dict[str, Any] = {
         "document": split.ids[longest],

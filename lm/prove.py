@@ -154,6 +154,11 @@ def prove_all(
     )
     for part in parts(objective):
         proof = prove(part, small)
+        if not proof.slots:
+            raise UserError(
+                f"{title(part)} asks for nothing in rows of {LENGTH}, the longest that are"
+                " proven: nothing was; a higher rate shows what it does"
+            )
         console.print(draw(proof), soft_wrap=True)
         proof.raise_if_leaky()
 

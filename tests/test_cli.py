@@ -136,6 +136,8 @@ def refused(capsys, *arguments: str) -> str:
         (["say", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
         (["say", "nowhere", "text", "--count", "-1"], "--count -1: must be >= 0"),
         (["say", "nowhere", "text", "--seed", "-1"], "--seed -1: must be >= 0"),
+        (["say", "nowhere", "text", "--seed", str(2**31)], "must be < 2**31"),
+        (["score", "nowhere", "nowhere", "--paired"], "--paired: give the run to compare with"),
         (["say", "nowhere", "text", "--top-k", "0"], "--top-k 0: must be >= 1"),
         (["say", "nowhere", "text", "--temperature", "-0.1"], "--temperature -0.1: must be"),
         (["say", "nowhere", "text", "--temperature", "nan"], "--temperature nan: must be"),

@@ -17,10 +17,11 @@ def baselines(
 ) -> dict[str, float]:
     """Bits per byte of a held-out text under each baseline.
 
-    `documents` and `windows` are the text cut in two ways; `counts_V` are its pieces, with the
-    end pieces, and `training_counts_V` those of the training text; `possible_V` says which
-    pieces a document may hold (ordinary ones and the end). Compressors are counted without the
-    headers and checksums of their file formats: xz's are half a bit per byte of a 1 KB window.
+    `documents` are the text, and `windows` what of it is scored; `counts_V` are the windows'
+    pieces, with the end pieces, and `training_counts_V` those of the training text;
+    `possible_V` says which pieces a document may hold (ordinary ones and the end). Compressors
+    are counted without the headers and checksums of their file formats: xz's are half a bit per
+    byte of a 1 KB window.
 
     >>> result = baselines([b"abab", b"abab"], [b"abababab"],
     ...                    training_counts_V=np.array([0, 1, 5]), counts_V=np.array([0, 2, 4]),
@@ -33,22 +34,20 @@ def baselines(
     ['gzip, whole text', 'gzip, by document', 'gzip, by window',
      'xz, whole text', 'xz, by document', 'xz, by window']
     """
-    size = sum(map(len, documents))
+    size, scored = sum(map(len, documents)), sum(map(len, windows))
     smoothed_V = np.where(possible_V, training_counts_V + 1.0, 0.0)
     probability_V = np.where(possible_V, smoothed_V / smoothed_V.sum(), 1.0)
     if counts_V[~possible_V].any():
         raise ValueError("the text holds pieces that are not possible")
     result = {
-        "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / size),
-        "unigram": float(-(counts_V * np.log2(probability_V)).sum() / size),
+        "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / scored),
+        "unigram": float(-(counts_V * np.log2(probability_V)).sum() / scored),
     }
     compressors: dict[str, Callable[[bytes], int]] = {"gzip": gzip_size, "xz": xz_size}
     for name, compressed in compressors.items():
         result[f"{name}, whole text"] = 8 * compressed(b"".join(documents)) / size
         result[f"{name}, by document"] = 8 * sum(map(compressed, documents)) / size
-        result[f"{name}, by window"] = (
-            8 * sum(map(compressed, windows)) / sum(map(len, windows))
-        )
+        result[f"{name}, by window"] = 8 * sum(map(compressed, windows)) / scored
     return result
 
 

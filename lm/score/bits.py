@@ -177,17 +177,20 @@ def ratio_se(
 
     The units (documents) are resampled, not what they hold, as that is alike within a unit
     (Efron and Tibshirani 1993, section 8). The factor n/(n-1) on the variance matters if units
-    are few; with one unit there is no telling: None.
+    are few; with one unit there is no telling: None. A unit may hold nothing (an empty
+    document, of which its end was scored); a draw of such units alone is drawn again.
 
     >>> ratio_se(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))  # always 2
     0.0
     """
     units = len(numerators)
-    if units < 2:
+    if np.count_nonzero(denominators) < 2:
         return None
     random = np.random.default_rng(seed)
     ratios = np.empty(RESAMPLES)
     for resample in range(RESAMPLES):
         drawn = random.integers(units, size=units)
+        while not denominators[drawn].any():
+            drawn = random.integers(units, size=units)
         ratios[resample] = numerators[drawn].sum() / denominators[drawn].sum()
     return float(ratios.std(ddof=1) * math.sqrt(units / (units - 1)))

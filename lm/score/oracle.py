@@ -1,6 +1,7 @@
 """The source itself in the place of a model: what it is asked, it answers with the truth."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -57,7 +58,7 @@ class Oracle:
         start_S, move_SS = jnp.array(tables.initial_S), jnp.array(tables.transition_SS)
 
         def one(before_BS: jax.Array, seen_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
-            next_BS = _normalized(before_BS * seen_BS) @ move_SS
+            next_BS = _product(_normalized(before_BS * seen_BS), move_SS)
             return next_BS, next_BS
 
         evidence_BTS = self._evidence(tokens_BL)
@@ -75,10 +76,10 @@ class Oracle:
         first_BS = jnp.broadcast_to(start_S, evidence_TBS.shape[1:])
 
         def forward(before_BS: jax.Array, seen_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return _normalized(before_BS * seen_BS) @ move_SS, before_BS
+            return _product(_normalized(before_BS * seen_BS), move_SS), before_BS
 
         def backward(after_BS: jax.Array, seen_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return _normalized((after_BS * seen_BS) @ move_SS.T), after_BS
+            return _normalized(_product(after_BS * seen_BS, move_SS.T)), after_BS
 
         _, before_TBS = jax.lax.scan(forward, first_BS, evidence_TBS)
         ones_BS = jnp.ones_like(first_BS)
@@ -98,7 +99,7 @@ class Oracle:
         emission_SK, size = self.source.source().emission_SK, self.vocabulary.size
         said_SV = np.zeros((len(emission_SK), size))
         said_SV[:, self._pieces_of_symbols] = emission_SK
-        share_BTV = state_BTS @ jnp.array(said_SV)
+        share_BTV = _product(state_BTS, jnp.array(said_SV))
         rest = length - 1 - self.source.length
         end_BRV = jnp.zeros((len(state_BTS), rest, size)).at[..., self.vocabulary.end].set(1.0)
         return jnp.concatenate([end_BRV[:, :1], share_BTV, end_BRV], axis=1)
@@ -107,6 +108,10 @@ class Oracle:
     def _pieces_of_symbols(self) -> np.ndarray:
         letters = ALPHABET[: self.source.symbols].encode()
         return self.vocabulary.ordinary + np.frombuffer(letters, np.uint8).astype(int)
+
+
+_product = partial(jnp.matmul, precision="highest")
+"""In float32 on accelerators too, which would round to bfloat16."""
 
 
 def _normalized(weight_BS: jax.Array) -> jax.Array:

@@ -39,8 +39,11 @@ def generate(
     done = 0
     while done < count and going:
         longest = max(len(texts[row]) for row in going)
-        window = length - 1 if longest + count - done < length else length // 2
-        seen = [[vocabulary.begin, *texts[row][-window:]] for row in going]
+        half = min(length // 2, length - 2)
+        window = length - 1 if longest + count - done < length else half
+        seen = [
+            [vocabulary.begin, *texts[row][max(0, len(texts[row]) - window) :]] for row in going
+        ]
         width = max(map(len, seen))
         steps = min(count - done, length - width)
         # Few widths and capacities, so that few programs are compiled. Rows end at the right.
@@ -266,10 +269,11 @@ def _draw(
     """
     if temperature == 0:
         top_k = 1
+    temperature = max(temperature, 1e-6)
     if top_k is not None:
         best = np.argsort(-scores_V, kind="stable")[:top_k]
         scores_V = np.where(np.isin(np.arange(len(scores_V)), best), scores_V, -np.inf)
-    probability_V = _probabilities(scores_V / (temperature or 1.0))
+    probability_V = _probabilities(scores_V / temperature)
     return int(random.choice(len(probability_V), p=probability_V))
 
 

@@ -77,6 +77,13 @@ def test_one_document_has_no_text_error():
     assert ratio_se(np.array([3.0]), np.array([1.0])) is None
 
 
+def test_documents_without_text_break_no_error():
+    """Fails when a draw of empty documents alone divides by nothing, or one makes a text."""
+    error = ratio_se(np.array([1.0, 2.0, 9.0]), np.array([0, 3, 4]))
+    assert error is not None and 0 < error < 10
+    assert ratio_se(np.array([1.0, 2.0]), np.array([0, 3])) is None
+
+
 def test_pairing_removes_what_the_arms_share():
     """Fails when the arms are resampled with different documents."""
     random = np.random.default_rng(0)

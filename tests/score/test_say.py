@@ -123,6 +123,12 @@ def test_a_long_text_is_seen_through_its_last_half_whenever_a_row_is_full(tiny, 
         assert continue_(body, params, text, count=9, temperature=0, **settings) == said
 
 
+def test_rows_of_two_pieces_continue_with_one_at_a_time(tiny, settings):
+    """Fails when nothing is forgotten of a row that is full: then it never ends."""
+    body = tiny(end=-1e9)
+    assert len(continue_(body, body.init(0), [5, 4], count=3, **settings | {"length": 2})) == 3
+
+
 def test_rows_of_a_batch_are_continued_as_each_alone(tiny, settings):
     """Fails if padding is seen, a row's positions are shifted, or an ended row goes on."""
     body = tiny(end=1.0)
@@ -165,6 +171,8 @@ def test_filling_is_drawn_with_a_seed(body, params, settings):
     )
     assert one == again != other
     assert fill(body, params, [5, 6], **settings) == [5, 6]
+    coldest = fill(body, params, blanks, temperature=0, **settings)
+    assert fill(body, params, blanks, temperature=1e-40, **settings) == coldest
 
 
 def test_the_likeliest_pieces_are_in_order(body, params, settings):
