@@ -30,6 +30,8 @@ class Chip(NamedTuple):
     """Dimensions of the torus (TPU) that shares `ici`; 1: all reach all (GPU)."""
     wraps: int = 4
     """A dimension that is a multiple of this is a ring, and a shorter one a line."""
+    most: int = 256
+    """Chips of the largest slice (TPU)."""
     dcn: float | None = None
     """Bytes/s that a chip can receive over the data center's network; None: not known."""
 
@@ -40,11 +42,21 @@ CHIPS = {
     # cloud.google.com/tpu/docs/v3: 123 TFLOP/s, 32 GiB, 900 GB/s; v3-8 is four chips. Four
     # links of 656 Gb/s: Jouppi et al. 2020, "A domain-specific supercomputer".
     "v3": Chip(
-        123e12, 32 * _GIB, 900e9, ("TPU v3",), devices=2, counted=2, ici=328e9, wraps=32
+        123e12,
+        32 * _GIB,
+        900e9,
+        ("TPU v3",),
+        devices=2,
+        counted=2,
+        ici=328e9,
+        wraps=32,
+        most=1024,
     ),
     # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s; v4-8 is four chips. Six
     # links of 50 GB/s: Jouppi et al. 2023 (arXiv:2304.01433).
-    "v4": Chip(275e12, 32 * _GIB, 1200e9, ("TPU v4",), counted=2, ici=300e9, sides=3),
+    "v4": Chip(
+        275e12, 32 * _GIB, 1200e9, ("TPU v4",), counted=2, ici=300e9, sides=3, most=4096
+    ),
     # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB (GiB: its compiler gives programs 15.75
     # of them), 819 GB/s; v5e-16 is 16 chips; 400 GB/s between chips both ways, 6.4 Tb/s of
     # network for 256 chips.
@@ -61,6 +73,7 @@ CHIPS = {
         counted=2,
         ici=600e9,
         sides=3,
+        most=8960,
         dcn=6.25e9,
     ),
     # Both that page and cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GiB, 1638 GB/s; v6e-16
@@ -80,6 +93,7 @@ CHIPS = {
         counted=2,
         ici=600e9,
         sides=3,
+        most=9216,
         dcn=12.5e9,
     ),
     # GPUs are the SXM boards. NVIDIA's data sheets print products with sparsity, twice these;
@@ -155,9 +169,30 @@ class Slice(NamedTuple):
             return 2, 2, 1
         power = round(math.log2(self.chips))
         smallest = 0 if sides == 2 else 3
-        if 2**power != self.chips or power < smallest or power == 1:
+        if 2**power != self.chips or not 2**smallest <= self.chips <= self.chip.most:
+            return ()
+        if power == 1:
             return ()
         return tuple(2 ** ((power + side) // sides) for side in range(sides))
+
+    @property
+    def offered(self) -> list[int]:
+        """Chips of the slices of this kind that come nearest, the smaller one first.
+
+        >>> parse_slice("v5e-6").offered, parse_slice("v5e-2").offered
+        ([4, 8], [1, 4])
+        >>> parse_slice("v5e-512").offered
+        [256]
+        """
+        sizes = [2**power for power in range(14)]
+        there = [size for size in sizes if self._replace(chips=size).topology]
+        below = [size for size in there if size < self.chips][-1:]
+        return below + [size for size in there if size > self.chips][:1]
+
+    @property
+    def together(self) -> int:
+        """Chips that are wired together."""
+        return min(GPUS_TOGETHER, self.chips) if self.chip.platform == "gpu" else self.chips
 
 
 def parse_slice(name: str) -> Slice:

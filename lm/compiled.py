@@ -21,7 +21,7 @@ from jax.experimental.layout import Format
 
 from lm import ledger
 from lm import mesh as _mesh
-from lm.chips import GPUS_TOGETHER, Chip, parse_slice
+from lm.chips import Chip, parse_slice
 from lm.config import UserError
 from lm.data import Rows, vocabulary_size
 from lm.evaluate import valid
@@ -148,8 +148,7 @@ def _devices(request: Request) -> tuple[Sequence[jax.Device], dict[jax.Device, i
     machine = parse_slice(request.slice)
     if machine.chip.platform == "gpu":
         devices = jax.devices()[: machine.chips * request.slices]
-        together = min(GPUS_TOGETHER, machine.chips)
-        return devices, {device: n // together for n, device in enumerate(devices)}
+        return devices, {device: n // machine.together for n, device in enumerate(devices)}
     shape = "x".join(map(str, machine.topology))
     described = topologies.get_topology_desc(
         platform="tpu",

@@ -216,7 +216,7 @@ class _Reader:
                 if here.instructions[instruction.operands[0]].type.startswith("f32"):
                     self.flops_float32 += flops
             if kind in _COLLECTIVES:
-                self._collect(kind, instruction, here, times)
+                self._collect(kind, instruction, here, times, in_kernel=in_kernel)
             if kind == "recv" and "_xla_megascale_transfer_type" in instruction.rest:
                 self._collect_across(instruction, times)
             if not in_kernel:
@@ -332,7 +332,13 @@ class _Reader:
     # Collectives
 
     def _collect(
-        self, kind: str, instruction: _Instruction, here: _Computation, times: int
+        self,
+        kind: str,
+        instruction: _Instruction,
+        here: _Computation,
+        times: int,
+        *,
+        in_kernel: bool,
     ) -> None:
         given = [
             sum(_sizes(here.instructions[n].type, everywhere=True))
@@ -344,9 +350,10 @@ class _Reader:
         else:
             size = max(sum(given), sum(out))
         found = Collective(kind, size, self._members(instruction), times)
-        # What runs beside other work stands in the program several times, under one number.
+        # What runs beside other work stands in several kernels, under one number, which copies
+        # of a layer that is unrolled have in common too.
         channel = re.search(r"channel_id=(\d+)", instruction.rest)
-        key = channel[1] if channel else instruction.name
+        key = channel[1] if channel and in_kernel else f"{id(here)} {instruction.name}"
         kept = self.collectives.get(key)
         if kept is None or kept.times < times:
             self.collectives[key] = found

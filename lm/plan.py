@@ -31,7 +31,7 @@ from lm.config import UserError, override
 from lm.data import Data, vocabulary_size
 from lm.model import Remat, Transformer
 from lm.objectives import Base
-from lm.run import Run, evaluation_steps, mesh_for, steps, validate
+from lm.run import Run, evaluation_steps, mesh_for, refuse_attention, steps, validate
 
 CALIBRATION = Run(
     data=Data(length=256, batch=8), model=Transformer(depth=4, width=256, heads=4)
@@ -49,6 +49,8 @@ class Machine(NamedTuple):
     flops: float
     memory: float
     bandwidth: float
+    groups: int = 1
+    """Parts that are wired together within: the slices, and of GPUs the eights."""
     platform: str = "cpu"
     """For which its programs are compiled."""
     flops_float32: float | None = None
@@ -72,7 +74,12 @@ class Machine(NamedTuple):
         }
 
     def seconds(self, found: Found) -> float:
-        """Seconds of a step. A CPU's products wait for its memory; elsewhere they overlap."""
+        """Seconds of a step, NaN of one that was refused.
+
+        A CPU's products wait for its memory; elsewhere they overlap.
+        """
+        if found.refused:
+            return math.nan
         floors = self.floors(found)
         least = sum(floors.values()) if self.name == HERE else max(floors.values())
         return least / self.efficiency
@@ -104,7 +111,9 @@ class Plan(NamedTuple):
         return all(map(machine.fits, (*self.train.values(), *self.others.values())))
 
     def train_seconds(self, machine: Machine) -> float:
-        """Seconds of all training steps."""
+        """Seconds of all training steps, NaN where one was refused or was not asked for."""
+        if not self.train:
+            return math.nan
         parts = self.run.objective.parts(steps(self.run), self.run.seed)
         return sum(count * machine.seconds(self.train[part]) for part, count in parts.items())
 
@@ -217,13 +226,8 @@ def find_machine(name: str, slices: int) -> Machine:
     if chip.platform == "gpu":
         estimate = "compiled for CPUs in place of the GPUs, whose compiler fuses more"
     elif not slice_.topology:
-        near = [
-            f"{name.partition('-')[0]}-{size * chip.counted}"
-            for size in (
-                2 ** math.floor(math.log2(slice_.chips)),
-                2 ** slice_.chips.bit_length(),
-            )
-        ]
+        kind = name.partition("-")[0]
+        near = [f"{kind}-{size * chip.counted}" for size in slice_.offered]
         raise UserError(f"--slice {name}: no such shape is offered; nearest: {', '.join(near)}")
     elif importlib.util.find_spec("libtpu") is None:
         raise UserError(
@@ -240,6 +244,7 @@ def find_machine(name: str, slices: int) -> Machine:
         slices=slices,
         devices=devices,
         chips=slices * slice_.chips,
+        groups=-(-slices * slice_.chips // slice_.together),
         flops=chip.flops / share,
         memory=chip.memory / share,
         bandwidth=chip.bandwidth / share,
@@ -307,15 +312,15 @@ def plan(
 
 
 def _mesh(run: Run, machine: Machine) -> dict[str, int]:
-    mesh = mesh_for(run, devices=machine.devices, slices=machine.slices)
+    mesh = mesh_for(run, devices=machine.devices, slices=machine.groups)
     return msgspec.structs.asdict(mesh)
 
 
 def _program(run: Run, objective: Base) -> Run:
     """The run without what does not change its programs but for constants."""
     changed: dict[str, Any] = {"objective": objective}
-    kept = ("model", "optimizer", "precision", "microbatches", "remat", "unroll", "mesh")
-    changed |= {name: getattr(run, name) for name in kept}
+    kept = ("model", "optimizer", "precision", "microbatches", "remat", "unroll", "attention")
+    changed |= {name: getattr(run, name) for name in (*kept, "mesh")}
     changed["optimizer"] = msgspec.structs.replace(run.optimizer, learning_rate=1e-3)
     data = run.data
     changed["data"] = Data(tokenizer=data.tokenizer, length=data.length, batch=data.batch)
@@ -335,12 +340,12 @@ def _changes(
     parts = [run.microbatches * 2**n for n in range(1, rows.bit_length())]
     microbatches = [[f"microbatches={n}"] for n in parts if rows % n == 0]
     fsdp = []
-    for times in range(2, mesh["replica"] // machine.slices + 1):
+    for times in range(2, mesh["replica"] // machine.groups + 1):
         change = [
             f"mesh.fsdp={mesh['fsdp'] * times}",
             f"mesh.replica={mesh['replica'] // times}",
         ]
-        if mesh["replica"] % (times * machine.slices) == 0 and _legal(run, change, machine):
+        if mesh["replica"] % (times * machine.groups) == 0 and _legal(run, change, machine):
             fsdp.append(change)
     ways = [way for way in (fsdp, remat, microbatches) if way]
     for way in ways:
@@ -417,7 +422,10 @@ def main(given: argparse.Namespace, runs: Mapping[str, Run], scale: str | None) 
         raise UserError(f"--json {given.json}: there is no directory {given.json.parent}")
     machine = find_machine(name, given.slices)
     for run in runs.values():
-        _mesh(run, machine)  # what does not divide is said before anything is compiled
+        # What does not divide, or is not for such devices, is said before anything is compiled.
+        _mesh(run, machine)
+        if why := refuse_attention(run, "gpu" if machine.estimate else machine.platform):
+            raise UserError(why)
     wanted = tuple(given.step or get_args(Step))
     plans: dict[str, Plan] = {}
     with compiler(machine) as compiled:
@@ -442,7 +450,7 @@ def report(plans: Mapping[str, Plan], machine: Machine) -> dict[str, Any]:
         "machine": machine._asdict(),
         "compiler": _compiler_version(machine),
         "cells": {name: _plain(found, machine) for name, found in plans.items()},
-        "seconds": sum(found.seconds(machine) for found in plans.values()),
+        "seconds": _known(sum(found.seconds(machine) for found in plans.values())),
     }
 
 
@@ -463,7 +471,7 @@ def _plain(of: Plan, machine: Machine) -> dict[str, Any]:
             for part, found in of.train.items()
         ],
         **{step: _step_of(found, machine) for step, found in of.others.items()},
-        "seconds": of.seconds(machine),
+        "seconds": _known(of.seconds(machine)),
         "suggestions": {c: _step_of(f, machine) for c, f in of.suggestions.items()},
         "tried": {change: _step_of(found, machine) for change, found in of.tried.items()},
     }
@@ -473,8 +481,13 @@ def _step_of(found: Found, machine: Machine) -> dict[str, Any]:
     return msgspec.to_builtins(found) | {
         "used_bytes": found.used,
         "floors": machine.floors(found),
-        "seconds": machine.seconds(found),
+        "seconds": _known(machine.seconds(found)),
     }
+
+
+def _known(seconds: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(seconds) else seconds
 
 
 def ledger_flops(run: Run, objective: Base, machine: Machine) -> float:
@@ -521,15 +534,19 @@ def _table(plans: Mapping[str, Plan], machine: Machine) -> Table:
         table.add_row(
             name, _gb(of.used().used), "yes" if of.fits(machine) else "no", *_pace(of, machine)
         )
-    total = sum(of.seconds(machine) for of in plans.values()) / 3600
-    table.add_row("all", *[""] * 5, f"{total:.3g}", f"{total * machine.chips:.3g}")
+    known = [
+        hours for of in plans.values() if not math.isnan(hours := of.seconds(machine) / 3600)
+    ]
+    if known:
+        name = "all" if len(known) == len(plans) else "all that fit"
+        table.add_row(name, *[""] * 5, f"{sum(known):.3g}", f"{sum(known) * machine.chips:.3g}")
     return table
 
 
 def _pace(of: Plan, machine: Machine) -> Sequence[str]:
-    if not of.train:
-        return [""] * 5
     seconds = of.train_seconds(machine)
+    if math.isnan(of.seconds(machine)):
+        return [""] * 5
     found = max(of.train.values(), key=machine.seconds)
     hours = of.seconds(machine) / 3600
     return (

@@ -115,6 +115,30 @@ def test_a_tpus_program_is_read_too():
     assert work.bytes == 4 * (4 * 8 * 16 * 4 + 3 * 4)  # and the counter
 
 
+def test_a_layer_that_is_unrolled_sends_as_often_as_it_stands_there():
+    """Fails if copies of a collective count once, or one that two kernels share, twice."""
+    sends = "f32[8]{0} all-reduce(%x), channel_id=3, replica_groups={{0,1}}, to_apply=%sum"
+    text = f"""%kernel.1 (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  ROOT %a.1 = {sends.replace("channel_id=3", "channel_id=4")}
+}}
+
+%kernel.2 (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  ROOT %a.2 = {sends.replace("channel_id=3", "channel_id=4")}
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %b.1 = {sends}
+  %b.2 = {sends.replace("%x", "%b.1")}
+  %c.1 = f32[8]{{0}} fusion(%b.2), kind=kLoop, calls=%kernel.1
+  ROOT %c.2 = f32[8]{{0}} fusion(%c.1), kind=kLoop, calls=%kernel.2
+}}
+"""
+    assert [found.times for found in hlo.work(text, 2).collectives] == [1, 1, 1]
+
+
 def test_what_hosts_send_between_slices_is_an_all_reduce_along_them():
     """Fails if a TPU's program is taken to send nothing between slices, or all to all."""
     recv = """ENTRY %main (t: token[]) -> f32[16,8,128] {

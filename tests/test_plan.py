@@ -25,7 +25,7 @@ from lm.model import Transformer
 from lm.objectives import AnyOrder, Causal, Curriculum
 from lm.optimizer import Adamw
 from lm.plan import HERE, Machine
-from lm.run import Run
+from lm.run import EXECUTION, Run
 from tpu.slices import SLICES
 
 SMALL = Run(
@@ -171,6 +171,34 @@ def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
     assert not machine.fits(found)
 
 
+def test_a_step_that_is_refused_or_not_asked_for_takes_no_known_time(capsys):
+    """Fails if it counts as none, breaks the table after all is compiled, or is NaN in JSON."""
+    fits = plan.plan(SMALL, GPUS, Here(), wanted=["train", "validate"])
+    refused = compiled.Found(mesh={}, refused="RESOURCE_EXHAUSTED", refused_bytes=20e9)
+    too_large = fits._replace(train=dict.fromkeys(fits.train, refused))
+    unasked = fits._replace(train={})
+    plans = {"fits": fits, "large": too_large, "unasked": unasked}
+    plan.show(plans, GPUS, quick=True)
+    assert "all that fit" in capsys.readouterr().out
+    found = plan.report(plans, GPUS)
+    json.dumps(found, allow_nan=False)
+    assert found["seconds"] is None and found["cells"]["fits"]["seconds"] > 0
+    assert found["cells"]["large"]["seconds"] is None is found["cells"]["unasked"]["seconds"]
+
+
+def test_a_plan_is_of_the_programs_that_run():
+    """Fails if a setting of execution is not compiled, or the mesh is of other neighbours."""
+    changed = override(SMALL, ["attention=xla", "remat=block", "unroll=2", "microbatches=2"])
+    program = plan._program(changed, changed.objective)
+    for name in set(EXECUTION) - {"checkpoints", "faults"}:
+        assert getattr(program, name) == getattr(changed, name), name
+    machine = plan.find_machine("h100-16", 1)
+    mesh = plan._mesh(override(SMALL, ["mesh.fsdp=null", "mesh.tensor=1"]), machine)
+    assert (mesh["replica"], mesh["fsdp"]) == (2, 8)
+    _, slice_of = compiled._devices(Request(SMALL, "h100-4", slices=2))
+    assert len(set(slice_of.values())) == plan.find_machine("h100-4", 2).groups == 2
+
+
 @pytest.mark.parametrize("step", get_args(compiled.Step))
 def test_what_kernels_do_is_planned_too(tpu, step):
     """Fails if their FLOPs, which no compiler counts, are forgotten or are there twice."""
@@ -311,8 +339,11 @@ def test_the_command_prints_and_writes_a_plan(tmp_path, capsys):
         (["-", "--slice", "v5-256"], "--slice v5-256: no such slice; nearest: v5p-256"),
         (
             ["-", "--slice", "v5e-12"],
-            "--slice v5e-12: no such shape is offered; nearest: v5e-8",
+            "--slice v5e-12: no such shape is offered; nearest: v5e-8, v5e-16",
         ),
+        (["-", "--slice", "v5p-4"], "no such shape is offered; nearest: v5p-8"),
+        (["-", "--slice", "v5e-512"], "no such shape is offered; nearest: v5e-256"),
+        (["-", "--slice", "v5e-8", "attention=cudnn"], "is for the platform gpu"),
         (["-"], "for which slice"),
         (["-", "--slice", "v4-8", "--slices", "2"], "network between v4 slices is not known"),
         (["-", "--slice", "v5e-8", "--slices", "0"], "must be >= 1"),
