@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from lm.config import UserError
+from lm.config import UserError, read_json
 from lm.data import open_tokens
 from lm.run import Run, read_run
 from lm.train.progress import read_metrics
@@ -70,15 +70,11 @@ def report(a: Path, b: Path, found: Audit) -> str:
 
 def chain_of(directory: Path) -> dict[int, str]:
     """The chained digest after each step that a run recorded."""
-    try:
-        records = read_metrics(directory)
-        chain = {r["step"]: r["batches"] for r in records if "batches" in r}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{directory / 'metrics.jsonl'}: damaged: {error}") from None
+    chain = {r["step"]: r["batches"] for r in read_metrics(directory) if "batches" in r}
     result = directory / "result.json"
     if result.exists():
         try:
-            end = json.loads(result.read_bytes())
+            end = read_json(result)
             step, digest = end["steps"], end["batches_digest"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{result}: damaged: {error!r}") from None
@@ -126,7 +122,7 @@ def _decisive(directory: Path, run: Run) -> dict[str, Any]:
     found = {"seed": run.seed} | {f"data.{name}": value for name, value in plain.items()}
     path = directory / "data.json"
     if path.exists():
-        data = json.loads(path.read_bytes())
+        data = read_json(path)
         found |= {name: data[name] for name in ("corpus_digest", "tokenizer_digest")}
     return found
 

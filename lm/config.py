@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -51,6 +52,14 @@ def parse(type_: type[T], text: str | bytes, where: str) -> T:
         raise UserError(f"{where}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours holds; raises UserError where it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # UnicodeDecodeError, too
+        raise UserError(f"{path}: damaged: {error}") from None
 
 
 def dump(value: object) -> str:

@@ -346,7 +346,8 @@ class _Reader:
         ]
         out = _sizes(instruction.type, everywhere=True)
         if instruction.opcode.endswith("-start"):  # operands, results, and what is internal
-            size = max(sum(given), max(out))
+            results = max(out) if len(given) == 1 else sum(out) - sum(given)
+            size = max(sum(given), results)
         else:
             size = max(sum(given), sum(out))
         found = Collective(kind, size, self._members(instruction), times)

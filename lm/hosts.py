@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -179,6 +180,8 @@ def _who() -> dict[str, Any] | None:
             if not value:
                 raise UserError(f"{name} is not set; several hosts need {', '.join(VARIABLES)}")
         address, *numbers = given.values()
+        if not re.fullmatch(r"\S+:\d+", address or ""):
+            raise UserError(f"{VARIABLES[0]}={address}: must be HOST:PORT")
         if not all(text and text.isdecimal() for text in numbers):
             raise UserError(f"{VARIABLES[1]} and {VARIABLES[2]} must be numbers: {numbers}")
         hosts, host = (int(text or 0) for text in numbers)
@@ -233,15 +236,15 @@ def _watch_each_other() -> None:
     jax's own heartbeats need minutes, and end in a stack trace; they are what is left where
     hosts cannot connect.
     """
+    links: dict[socket.socket, int] = {}
     try:
-        links = _accepted() if first() else _connected()
+        _accept(links) if first() else _connect(links)
     except OSError as error:
         print(
-            f"lm: the hosts cannot connect to watch each other ({error}): if one is lost, the"
-            " others notice after minutes",
+            f"lm: not all hosts can connect to watch each other ({error}): if one is lost, the"
+            " others may notice after minutes only",
             file=sys.stderr,
         )
-        return
     for link in links:
         # A machine that is gone closes nothing: the kernel asks after it.
         link.settimeout(None)
@@ -257,12 +260,11 @@ def _watch_each_other() -> None:
     threading.Thread(target=_watch, args=(links,), daemon=True).start()
 
 
-def _accepted() -> dict[socket.socket, int]:
-    """The first host's connections to the others, and which host each is."""
+def _accept(links: dict[socket.socket, int]) -> None:
+    """Adds the first host's connections to the others, and which host each is."""
     from jax._src import distributed
 
     address = (distributed.global_state.coordinator_address or "").rpartition(":")[0]
-    links: dict[socket.socket, int] = {}
     with socket.create_server(("", 0), backlog=jax.process_count()) as server:
         server.settimeout(_PATIENCE)
         where = json.dumps([address, server.getsockname()[1]])
@@ -270,16 +272,19 @@ def _accepted() -> dict[socket.socket, int]:
         while len(links) < jax.process_count() - 1:
             link, _ = server.accept()
             link.settimeout(_PATIENCE)
-            links[link] = int.from_bytes(link.recv(4, socket.MSG_WAITALL))
-    return links
+            host = int.from_bytes(link.recv(4, socket.MSG_WAITALL))
+            if 0 < host < jax.process_count() and host not in links.values():
+                links[link] = host
+            else:  # whoever else found the port
+                link.close()
 
 
-def _connected() -> dict[socket.socket, int]:
-    """Another host's only connection, to the first."""
+def _connect(links: dict[socket.socket, int]) -> None:
+    """Adds another host's only connection, to the first."""
     where = json.loads(_client().blocking_key_value_get("lm/watch", _WEEK))
     link = socket.create_connection(tuple(where), timeout=_PATIENCE)
     link.sendall(jax.process_index().to_bytes(4))
-    return {link: 0}
+    links[link] = 0
 
 
 _PATIENCE = 60.0

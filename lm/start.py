@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +65,11 @@ def keep_memory() -> None:
     mallopt(arena_max, 1)
 
 
-_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a file system may refuse that its user can mend: rights, space, quotas."""
+_USERS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What a file system may refuse that its user can mend: rights, space, quotas, names."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,8 +92,25 @@ class Parser(argparse.ArgumentParser):
 def one_line_errors() -> Iterator[None]:
     """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`."""
     logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
-    with hosts.leaving(), _exit_codes():
+    with hosts.leaving(), _exit_codes(), _terminated_as_interrupted():
         yield
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does, so that whoever sent it knows what to do by the exit code.
+
+    Where there is more to do first, as in training, others take the signal.
+    """
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread: signals are not ours
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

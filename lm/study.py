@@ -7,7 +7,6 @@ and `EFFORT`, how much a scale spends on scoring where that is not the usual.
 import argparse
 import difflib
 import hashlib
-import json
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from lm import hosts, ledger, report
 from lm.chips import parse_slice
-from lm.config import UserError, dump, override
+from lm.config import UserError, dump, override, read_json
 from lm.data import vocabulary_size
 from lm.evaluate import Effort, evaluate
 from lm.report import count
@@ -163,7 +162,7 @@ def _result(run: Run, directory: Path) -> dict[str, Any] | None:
             file=sys.stderr,
         )
         return None
-    result: dict[str, Any] = json.loads(path.read_bytes())
+    result: dict[str, Any] = read_json(path)
     return result
 
 

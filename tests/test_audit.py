@@ -93,7 +93,7 @@ def test_what_cannot_be_audited_is_one_line(run, tmp_path):
         audit.audit(a, empty)
     broken = shutil.copytree(a, tmp_path / "broken")
     (broken / "metrics.jsonl").write_text("{\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl: damaged"):
+    with pytest.raises(UserError, match=r"metrics.jsonl: line 1 is damaged"):
         audit.audit(broken, a)
     with pytest.raises(UserError, match=r"nowhere: not a run directory"):
         audit.audit(tmp_path / "nowhere", a)

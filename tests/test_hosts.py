@@ -2,19 +2,22 @@
 
 import json
 import os
+import queue
 import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import bert_vs_gpt
-from lm import mesh, study
+from lm import hosts, mesh, study
 from lm.config import UserError, dump, override
 from lm.data import Batches, Bytes, Data, Text, open_tokens
 from lm.evaluate import Effort
@@ -136,6 +139,47 @@ def _cell(kind: str) -> str:
 def test_two_hosts_train_and_score_a_study_as_one(corpus, tmp_path, monkeypatch):
     """Fails if a host reads other rows than it holds, or one decides what another does not."""
     assert_same(*trained_twice(corpus, tmp_path, monkeypatch, 2, _cell("causal")))
+
+
+def test_hosts_that_connect_are_watched_though_one_does_not(monkeypatch):
+    """Fails if they are let go, so that they end too, or a stranger counts as a host."""
+    told = queue.SimpleQueue()
+    monkeypatch.setattr(hosts, "_PATIENCE", 0.5)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        hosts,
+        "_client",
+        lambda: SimpleNamespace(key_value_set=lambda _, where: told.put(where)),
+    )
+    links, ended = {}, []
+
+    def accept():
+        with pytest.raises(TimeoutError):
+            hosts._accept(links)
+        ended.append(True)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    _, port = json.loads(told.get(timeout=10))
+    socket.create_connection(("127.0.0.1", port)).close()
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        link.sendall((2).to_bytes(4))
+        thread.join(timeout=10)
+        assert ended and list(links.values()) == [2]
+        link.settimeout(0.2)
+        with pytest.raises(TimeoutError):  # neither closed nor told anything
+            link.recv(1)
+    for accepted in links:
+        accepted.close()
+
+
+@pytest.mark.parametrize("address", ["here", "", "here:"])
+def test_an_address_without_a_port_is_one_line(monkeypatch, address):
+    """Fails if jax is given it, which ends in an IndexError."""
+    for name, value in zip(VARIABLES, (address, "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=VARIABLES[0]):
+        join()
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """The machine made ready, each in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from lm.start import needless_libtpu
+from lm.hosts import STOPPED
+from lm.start import needless_libtpu, one_line_errors
 
 PROGRAM = """
 import resource, sys
@@ -22,6 +25,27 @@ before = faults(), faults()
 keep_memory()
 print(*before, faults(), faults())
 """
+
+
+def test_a_request_to_end_is_answered_with_the_code_to_come_again(capsys):
+    """Fails if SIGTERM kills a command that is not training: Slurm would not run it again."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert ended.value.code == STOPPED == 75
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below"])
+def test_names_that_cannot_be_are_one_line(tmp_path, capsys, name):
+    """Fails if a path that is too long, or below a file, ends in a traceback."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        (tmp_path / name).mkdir(parents=True)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_freed_memory_is_kept_for_the_next_step():

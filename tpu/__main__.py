@@ -107,8 +107,8 @@ def _matching(pattern: str, text: str, what: str) -> str:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number above 0")
+    if not re.fullmatch("0*[1-9][0-9]{0,3}", text):
+        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number from 1 to 9999")
     return int(text)
 
 

@@ -23,6 +23,8 @@ LOGIN = "run gcloud auth application-default login"
 
 POLL = 30.0
 """Seconds between two questions."""
+QUESTIONS = 60
+"""So often is asked for what should come soon: for half an hour."""
 
 
 class Shortage(UserError):
@@ -116,7 +118,7 @@ class Queue:
             ),
             initial=poll,
             maximum=poll,
-            timeout=60 * POLL,
+            timeout=QUESTIONS * POLL,
             on_error=lambda error: print(f"tpu: {_text(error)}; asking again", file=sys.stderr),
         )
         with self._one_line_errors():
@@ -153,11 +155,16 @@ class Queue:
                 self._finish(self._client.delete_queued_resource(request, retry=self._again))
             except exceptions.NotFound:
                 return False
-            except exceptions.FailedPrecondition:
-                pass  # it is being deleted already
-        while self.get() is not None:
+            except (exceptions.FailedPrecondition, TimeoutError):
+                pass  # it is being deleted already, or still
+        for _ in range(QUESTIONS):
+            if self.get() is None:
+                return True
             self.pause()
-        return True
+        raise UserError(
+            f"{self.requests.name} is still there, half an hour after it was to be deleted; ask"
+            " again, or delete it in the console"
+        )
 
     def lost(self, node: str) -> bool:
         """Whether a slice was preempted or ended, even if the queue does not know it yet."""
@@ -180,7 +187,7 @@ class Queue:
             predicate=POLLING_PREDICATE,
             initial=min(1, self._poll),
             maximum=self._poll,
-            timeout=60 * POLL,
+            timeout=QUESTIONS * POLL,
         )
         operation.result(polling=polling)
 
@@ -193,6 +200,8 @@ class Queue:
             yield
         except exceptions.GoogleAPICallError as error:
             raise self._explained(error) from None
+        except TimeoutError:
+            raise Shortage(f"Cloud TPU has not dealt with {self.requests.name} yet") from None
         except exceptions.RetryError as error:
             raise UserError(f"Cloud TPU did not answer: {_text(error)}") from None
         except GoogleAuthError as error:

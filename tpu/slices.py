@@ -7,6 +7,7 @@ plan-tpus). Only usual shapes are here; a new generation is an entry.
 
 import difflib
 import math
+import re
 from typing import NamedTuple
 
 from tpu.errors import UserError, nearest
@@ -133,7 +134,7 @@ def find(name: str) -> Slice:
     generation, _, size = name.rpartition("-")
     aliases = {g.accelerator: known for known, g in GENERATIONS.items()}
     generation = aliases.get(generation, generation)
-    if generation in GENERATIONS and size.isdecimal():
+    if generation in GENERATIONS and re.fullmatch("[0-9]{1,9}", size):
         names = [known for known in SLICES if known.rpartition("-")[0] == generation]
         sizes = sorted(names, key=lambda known: abs(math.log(_size(known) / max(int(size), 1))))
         near = sorted(sizes[:1] if _size(sizes[0]) == int(size) else sizes[:2], key=_size)

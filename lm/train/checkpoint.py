@@ -11,6 +11,7 @@ is moved to `<directory>/damaged/<step>`.
 
 import asyncio
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -235,12 +236,13 @@ def _described(leaves: dict[str, Any]) -> dict[str, list[Any]]:
 def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored | str:
     """The checkpoint, or in one line what is wrong with it. All processes agree on which."""
     leaves = _by_path(abstract)
+    fault, error = "", None
     try:
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         fault = "" if meta.pop("sha256") == _sha256(meta) else "meta: wrong SHA-256"
-    except Exception as error:  # orbax raises any type, bare Exception among them
-        fault = "meta: " + _one_line(error)
-    if fault := _first_fault(fault):
+    except Exception as raised:  # orbax raises any type, bare Exception among them
+        fault, error = "meta: " + _one_line(raised), raised
+    if fault := _first_fault(step, fault, error):
         return fault
 
     _check_same_arrays(step, meta["leaves"], leaves)
@@ -252,9 +254,9 @@ def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored 
     try:
         with _orderly_loops():
             arrays = manager.restore(step, args=ocp.args.Composite(state=wanted)).state
-    except Exception as error:
-        fault = "state: " + _one_line(error)
-    if fault := _first_fault(fault):
+    except Exception as raised:
+        fault, error = "state: " + _one_line(raised), raised
+    if fault := _first_fault(step, fault, error):
         return fault
 
     for path, digest in leaf_digests(arrays).items():
@@ -275,12 +277,40 @@ def _check_same_arrays(step: int, saved: dict[str, list[Any]], asked: dict[str, 
             )
 
 
-def _first_fault(mine: str) -> str:
-    """The fault of this process or of another: all of them must take the same branch."""
-    if jax.process_count() == 1:
-        return mine
-    faulty = multihost_utils.process_allgather(np.int32(bool(mine)))
-    return mine or (f"process {int(np.argmax(faulty))} cannot read it" if faulty.any() else "")
+def _first_fault(step: int, mine: str, error: Exception | None) -> str:
+    """The fault of this process or of another: all of them must take the same branch.
+
+    Raises UserError where the checkpoint may be whole: memory was short, its place not there.
+    """
+    grave = 0 if error is None else 1 + _is_elsewhere(error)
+    faults = [max(grave, bool(mine))]
+    if jax.process_count() > 1:
+        faults = multihost_utils.process_allgather(np.int32(faults[0])).tolist()
+    worst = max(faults)
+    if faults[jax.process_index() % len(faults)] != worst:
+        mine = f"process {faults.index(worst)} cannot read it"
+    if worst == 2:
+        raise UserError(f"checkpoint {step} cannot be read, and is left as it is: {mine}")
+    return mine
+
+
+def _is_elsewhere(error: BaseException) -> bool:
+    """Whether reading failed by no fault of what was read.
+
+    >>> _is_elsewhere(MemoryError()), _is_elsewhere(OSError(errno.ENOENT, "no such file"))
+    (True, False)
+    """
+    error = _first_cause(error)
+    if isinstance(error, OSError) and error.errno:
+        return error.errno not in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+    return isinstance(error, MemoryError) or any(status in str(error) for status in _ELSEWHERE)
+
+
+_ELSEWHERE = (
+    *("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED"),
+    *("UNAVAILABLE", "DEADLINE_EXCEEDED"),
+)
+"""Statuses of devices and stores that say nothing about what is stored."""
 
 
 class _OrderlyLoop(asyncio.SelectorEventLoop):
@@ -303,9 +333,14 @@ def _orderly_loops() -> Iterator[None]:
         asyncio.new_event_loop = original
 
 
-def _one_line(error: BaseException) -> str:
+def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not isinstance(error, ImportError):
         error = error.__cause__
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    error = _first_cause(error)
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:120]}"
 

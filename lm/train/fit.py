@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +21,7 @@ import numpy as np
 
 from lm import hosts, ledger
 from lm import mesh as _mesh
-from lm.config import UserError, dump
+from lm.config import UserError, dump, read_json
 from lm.data import Rows, Tokens, n_rows, open_tokens, rows, unique_rows
 from lm.run import (
     DECISIVE,
@@ -88,36 +88,10 @@ def fit(
     program = prepare(run, vocabulary, mesh)
     hosts.told(lambda: _describe(run, directory, tokens, mesh))
 
-    where = checkpoints_of(run, directory)
-    with Checkpoints(where, keep=run.checkpoints.keep) as checkpoints:
-        label = label or directory.name
-        state, extra = _newest(program, checkpoints)
-        again = 0
-        while True:
-            start = int(state.step)
-            try:
-                state, extra, stopped = _loop(
-                    run, directory, tokens, program, state, extra, checkpoints, label
-                )
-                break
-            except RollBack as fault:
-                state, extra = _newest(program, checkpoints)
-                back = int(state.step)
-                again = again + 1 if back == start else 1
-                if again > run.faults.most:
-                    raise _diverged(run, label, fault.step, fault.why) from None
-                extra["seconds"] = fault.extra["seconds"]
-                extra["rolled_back"] = fault.extra["rolled_back"] + 1
-                extra["left_out"] = fault.extra["left_out"] + fault.step - back
-                if hosts.first():
-                    print(
-                        f"lm: {label}: {fault.why} at step {fault.step}: rolled back to step"
-                        f" {back}, its batches since then are left out",
-                        file=sys.stderr,
-                    )
-        checkpoints.save(int(state.step), state, extra)
-        if stopped:
-            checkpoints.wait()
+    label = label or directory.name
+    with _stop_requests() as requests:
+        state, extra, stopped = _train(run, directory, tokens, program, label, requests)
+        if stopped or requests:
             raise Stopped(f"{label}: stopped and saved at step {state.step} of {steps(run)}")
 
     cost = ledger.cost(run, vocabulary.size)
@@ -208,6 +182,45 @@ def _diverged(run: Run, label: str, step: int, why: str) -> Diverged:
     )
 
 
+def _train(
+    run: Run,
+    directory: Path,
+    tokens: Tokens,
+    program: Program,
+    label: str,
+    requests: Sequence[int],
+) -> tuple[State, Result, bool]:
+    """Trains on from the newest checkpoint and saves the end, or where it was asked to stop."""
+    where = checkpoints_of(run, directory)
+    with Checkpoints(where, keep=run.checkpoints.keep) as checkpoints:
+        state, extra = _newest(program, checkpoints)
+        again = 0
+        while True:
+            start = int(state.step)
+            try:
+                state, extra, stopped = _loop(
+                    run, directory, tokens, program, state, extra, checkpoints, label, requests
+                )
+                break
+            except RollBack as fault:
+                state, extra = _newest(program, checkpoints)
+                back = int(state.step)
+                again = again + 1 if back == start else 1
+                if again > run.faults.most:
+                    raise _diverged(run, label, fault.step, fault.why) from None
+                extra["seconds"] = fault.extra["seconds"]
+                extra["rolled_back"] = fault.extra["rolled_back"] + 1
+                extra["left_out"] = fault.extra["left_out"] + fault.step - back
+                if hosts.first():
+                    print(
+                        f"lm: {label}: {fault.why} at step {fault.step}: rolled back to step"
+                        f" {back}, its batches since then are left out",
+                        file=sys.stderr,
+                    )
+        checkpoints.save(int(state.step), state, extra)
+    return state, extra, stopped
+
+
 def _loop(
     run: Run,
     directory: Path,
@@ -217,6 +230,7 @@ def _loop(
     extra: Result,
     checkpoints: Checkpoints,
     label: str,
+    requests: Sequence[int],
 ) -> tuple[State, Result, bool]:
     """Trains to the end of the budget, or to a request to stop.
 
@@ -241,7 +255,6 @@ def _loop(
     with (
         Metrics(directory, start) as metrics,
         Bar(label, steps=total, start=start, step_flops=flops / positions) as bar,
-        _stop_requests() as requests,
     ):
 
         def settle() -> None:
@@ -340,7 +353,10 @@ def _fill(part: Rows, batch: int) -> Rows:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that no step is cut in two; a second one is final."""
+    """Collects SIGINT and SIGTERM, so that neither a step nor a save is cut in two.
+
+    A second one is final.
+    """
     received: list[int] = []
     previous: dict[signal.Signals, Any] = {}
 
@@ -390,7 +406,7 @@ def _checked_tokens(run: Run, directory: Path) -> Tokens:
     tokens = open_tokens(run.data)
     path = directory / "data.json"
     if path.exists():
-        there = json.loads(path.read_bytes())
+        there = read_json(path)
         for name in ("corpus_digest", "tokenizer_digest"):
             if there[name] != getattr(tokens, name):
                 raise UserError(
@@ -418,7 +434,7 @@ def _finished(run: Run, directory: Path) -> Result | None:
             " directory or remove this one"
         )
     result = directory / "result.json"
-    return json.loads(result.read_text()) if result.exists() else None
+    return read_json(result) if result.exists() else None
 
 
 def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh) -> None:

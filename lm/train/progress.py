@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 from lm import hosts
 from lm.chips import peak_of
+from lm.config import UserError
 from lm.numerics import Precision
 
 
@@ -31,9 +32,9 @@ class Metrics:
         if not self._writes:
             return
         self._path = directory / "metrics.jsonl"
-        kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
+        kept = [record for record in read_metrics(directory) if record["step"] <= step]
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         temporary.replace(self._path)
         self._file = self._path.open("a")
         self._board = SummaryWriter(
@@ -60,14 +61,22 @@ class Metrics:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """All whole records of a run, in order."""
-    return [json.loads(line) for line in _whole_lines(directory / "metrics.jsonl")]
-
-
-def _whole_lines(path: Path) -> list[str]:
+    """All whole records of a run, in order; raises UserError where one is damaged."""
+    path = directory / "metrics.jsonl"
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):  # it was being written when the run was killed
+            break
+        try:
+            record = json.loads(line)
+            int(record["step"])
+            records.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is damaged: {error}") from None
+    return records
 
 
 class Bar:

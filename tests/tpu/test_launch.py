@@ -10,7 +10,7 @@ from tpu import study
 from tpu.bucket import Bucket
 from tpu.errors import UserError
 from tpu.launch import GRACE, SILENCE, start, watch
-from tpu.queued import Job, Queue
+from tpu.queued import Job, Queue, Shortage
 from tpu.slices import find
 from tpu.startup import launch_id, place, script
 from tpu.study import Study
@@ -364,6 +364,28 @@ def test_machines_that_a_user_deleted_are_not_asked_for_again(launcher, service)
     with pytest.raises(UserError, match="somebody deleted its machines"):
         launcher.launch()
     assert len(service.created) == 1
+
+
+def test_what_is_not_deleted_is_said(launcher, service):
+    """Fails if `stop` asks for ever, or a delete that takes long is a traceback."""
+    service.lives = [[*UP]]
+    start(launcher.job, launcher.queue, launcher.bucket, LAUNCH, launcher.reports.append)
+    service.troubles = [(grpc.StatusCode.FAILED_PRECONDITION, "it is held")]
+    with pytest.raises(UserError, match="is still there"):
+        launcher.queue.delete()
+
+
+def test_what_takes_too_long_is_asked_for_again(launcher, service, monkeypatch):
+    """Fails if an operation that has no end is a traceback, and ends the watch."""
+
+    def endless(operation):
+        raise TimeoutError("Operation did not complete within the designated timeout")
+
+    service.lives = [[*UP]]
+    monkeypatch.setattr(launcher.queue, "_finish", endless)
+    with pytest.raises(Shortage, match="has not dealt with"):
+        launcher.queue.create(launcher.job)
+    assert launcher.queue.delete()
 
 
 def test_the_newest_log_of_a_host_is_found(launcher):

@@ -92,7 +92,7 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
         ([*LAUNCH, "--bucket", "ours"], "--bucket ours: not a bucket"),
         (
             ["manifest", *STUDY, "--kind", "slurm", "--gpus", "0"],
-            "'0' is not a whole number above 0",
+            "'0' is not a whole number from 1 to 9999",
         ),
         ([*LAUNCH, "--project", "Our Project"], "'Our Project' is not a project's id"),
         ([*LAUNCH, "--zone", "us-west4"], "'us-west4' is not a zone"),

@@ -1,5 +1,6 @@
 """Checkpoints: whatever is on the disk, what comes back is what was saved, or an older one."""
 
+import errno
 import gc
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -230,6 +232,35 @@ def test_none_intact(directory):
     with Checkpoints(str(directory), keep=2, report=lines.append) as checkpoints:
         assert checkpoints.restore_newest(abstract_of()) is None
     assert [line.split()[1] for line in lines] == ["2", "1", "checkpoint"]
+
+
+@pytest.mark.parametrize("item", ["meta", "state"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        OSError(errno.EIO, "Input/output error"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        ValueError("PERMISSION_DENIED: reading checkpoints/2"),
+    ],
+    ids=str,
+)
+def test_what_is_no_fault_of_a_checkpoint_moves_none(directory, monkeypatch, item, error):
+    """Catches: whole checkpoints moved aside, and training begun anew, for want of memory."""
+    whole = ocp.CheckpointManager.restore
+
+    def restoring(manager, step, args):
+        if item in args.keys():  # noqa: SIM118
+            raise error
+        return whole(manager, step, args=args)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restoring)
+    with (
+        Checkpoints(str(directory), keep=2, report=pytest.fail) as checkpoints,
+        pytest.raises(UserError, match=f"checkpoint 2 cannot be read, .* as it is: {item}: "),
+    ):
+        checkpoints.restore_newest(abstract_of())
+    assert not (directory / "damaged").exists()
 
 
 def test_no_checkpoint_yet(tmp_path):

@@ -1,8 +1,10 @@
 """Training: the step's arithmetic, meshes, restarts, and what a run directory says."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -35,7 +37,7 @@ from lm.optimizer import Adamw
 from lm.run import Run
 from lm.train import checkpoint
 from lm.train.checkpoint import Checkpoints
-from lm.train.fit import chain_text, fit, load
+from lm.train.fit import Stopped, chain_text, fit, load
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
 
@@ -450,6 +452,33 @@ def test_sigterm_saves_and_says_run_me_again(run, tmp_path):
     assert "stopped and saved at step" in line
     step = int(line.split("saved at step ")[1].split()[0])
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+
+
+def test_a_request_while_the_end_is_saved_is_heard(run, tmp_path, monkeypatch):
+    """Fails if it is dropped, or cuts the save in two."""
+    save = Checkpoints.save
+
+    def interrupted(checkpoints, step, state, extra):
+        save(checkpoints, step, state, extra)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    with pytest.raises(Stopped, match="stopped and saved at step 20 of 20"):
+        fit(run, tmp_path / "run", evaluate=pytest.fail)
+    assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "data.json", "result.json"])
+def test_a_damaged_file_of_a_run_is_one_line(run, finished, tmp_path, file):
+    """Fails if it is a traceback, or is written over."""
+    directory = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    if file != "result.json":
+        (directory / "result.json").unlink()
+    (directory / file).write_text('{"st\n')
+    with pytest.raises(UserError, match=rf"{file}: .*damaged"):
+        fit(run, directory)
+    assert (directory / file).read_text() == '{"st\n'
 
 
 ELASTIC = {
