@@ -6,7 +6,8 @@ loop turns. Numbers are those of one device, as the program is partitioned alrea
 
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,6 +184,19 @@ _NO_WORK = frozenset(
 )
 
 
+class _Kernel(NamedTuple):
+    """The fusion that is walked through."""
+
+    scope: int
+    """The computation that runs it."""
+    begins: bool
+    """Whether it begins a collective that others go on with."""
+
+
+_BEGINS = "async-collective-start"
+"""What libtpu calls kernels that begin a collective."""
+
+
 class _Reader:
     """Walks a module from its entry, loops as often as they turn."""
 
@@ -191,24 +205,27 @@ class _Reader:
         self.devices = devices
         self.flops = self.flops_float32 = 0.0
         self.bytes = 0.0
-        self.collectives: dict[str, Collective] = {}
+        self.collectives: dict[Hashable, Collective] = {}
+        self.begun: Counter[tuple[str, int]] = Counter()
 
     def work(self) -> Work:
-        self._walk(self.module[_ENTRY], 1, in_kernel=False)
+        self._walk(self.module[_ENTRY], 1)
         return Work(
             self.flops, self.flops_float32, self.bytes, tuple(self.collectives.values())
         )
 
-    def _walk(self, here: _Computation, times: int, *, in_kernel: bool) -> None:
+    def _walk(self, here: _Computation, times: int, kernel: _Kernel | None = None) -> None:
         for instruction in here.instructions.values():
             kind = instruction.opcode.removesuffix("-start")
             if kind == "while":
                 body = self.module[instruction.attribute("body") or ""]
-                self._walk(body, times * self._turns(instruction, here), in_kernel=in_kernel)
+                self._walk(body, times * self._turns(instruction, here), kernel)
                 continue
             for called in self._called(instruction):
-                is_kernel = in_kernel or instruction.opcode == "fusion"
-                self._walk(self.module[called], times, in_kernel=is_kernel)
+                inner = kernel
+                if kernel is None and instruction.opcode == "fusion":
+                    inner = _Kernel(id(here), instruction.name.startswith(_BEGINS))
+                self._walk(self.module[called], times, inner)
             if kind in ("dot", "convolution"):
                 of = _dot_flops if kind == "dot" else _convolution_flops
                 flops = times * of(instruction, here)
@@ -216,10 +233,10 @@ class _Reader:
                 if here.instructions[instruction.operands[0]].type.startswith("f32"):
                     self.flops_float32 += flops
             if kind in _COLLECTIVES:
-                self._collect(kind, instruction, here, times, in_kernel=in_kernel)
+                self._collect(kind, instruction, here, times, kernel)
             if kind == "recv" and "_xla_megascale_transfer_type" in instruction.rest:
                 self._collect_across(instruction, times)
-            if not in_kernel:
+            if kernel is None:
                 self.bytes += times * self._traffic(instruction, here)
 
     def _called(self, instruction: _Instruction) -> Iterator[str]:
@@ -337,8 +354,7 @@ class _Reader:
         instruction: _Instruction,
         here: _Computation,
         times: int,
-        *,
-        in_kernel: bool,
+        kernel: _Kernel | None,
     ) -> None:
         given = [
             sum(_sizes(here.instructions[n].type, everywhere=True))
@@ -351,13 +367,14 @@ class _Reader:
         else:
             size = max(sum(given), sum(out))
         found = Collective(kind, size, self._members(instruction), times)
-        # What runs beside other work stands in several kernels, under one number, which copies
-        # of a layer that is unrolled have in common too.
+        # What runs beside other work stands in the kernel that begins it and in all up to its
+        # end, under one number; so do other turns of a loop, and copies of an unrolled layer.
         channel = re.search(r"channel_id=(\d+)", instruction.rest)
-        key = channel[1] if channel and in_kernel else f"{id(here)} {instruction.name}"
-        kept = self.collectives.get(key)
-        if kept is None or kept.times < times:
-            self.collectives[key] = found
+        key: Hashable = id(here), instruction.name
+        if kernel and channel:
+            self.begun[channel[1], kernel.scope] += kernel.begins
+            key = channel[1], kernel.scope, self.begun[channel[1], kernel.scope]
+        self.collectives.setdefault(key, found)
 
     def _collect_across(self, recv: _Instruction, times: int) -> None:
         """A collective between slices: libtpu has the hosts send each device's part."""

@@ -116,27 +116,28 @@ def test_a_tpus_program_is_read_too():
 
 
 def test_a_layer_that_is_unrolled_sends_as_often_as_it_stands_there():
-    """Fails if copies of a collective count once, or one that two kernels share, twice."""
+    """Fails if copies of a collective count once, or one that kernels share more often."""
     sends = "f32[8]{0} all-reduce(%x), channel_id=3, replica_groups={{0,1}}, to_apply=%sum"
-    text = f"""%kernel.1 (x: f32[8]) -> f32[8] {{
+    kernels = (
+        f"""%kernel.{number} (x: f32[8]) -> f32[8] {{
   %x = f32[8]{{0}} parameter(0)
-  ROOT %a.1 = {sends.replace("channel_id=3", "channel_id=4")}
+  ROOT %a.{number} = {sends.replace("channel_id=3", "channel_id=4")}
 }}
-
-%kernel.2 (x: f32[8]) -> f32[8] {{
-  %x = f32[8]{{0}} parameter(0)
-  ROOT %a.2 = {sends.replace("channel_id=3", "channel_id=4")}
-}}
-
+"""
+        for number in (1, 2, 3, 4)
+    )
+    text = f"""{"".join(kernels)}
 ENTRY %main (x: f32[8]) -> f32[8] {{
   %x = f32[8]{{0}} parameter(0)
   %b.1 = {sends}
   %b.2 = {sends.replace("%x", "%b.1")}
-  %c.1 = f32[8]{{0}} fusion(%b.2), kind=kLoop, calls=%kernel.1
-  ROOT %c.2 = f32[8]{{0}} fusion(%c.1), kind=kLoop, calls=%kernel.2
+  %async-collective-start = f32[8]{{0}} fusion(%b.2), kind=kLoop, calls=%kernel.1
+  %c.1 = f32[8]{{0}} fusion(%async-collective-start), kind=kLoop, calls=%kernel.2
+  %async-collective-start.1 = f32[8]{{0}} fusion(%c.1), kind=kLoop, calls=%kernel.3
+  ROOT %c.2 = f32[8]{{0}} fusion(%async-collective-start.1), kind=kLoop, calls=%kernel.4
 }}
 """
-    assert [found.times for found in hlo.work(text, 2).collectives] == [1, 1, 1]
+    assert [found.times for found in hlo.work(text, 2).collectives] == [1, 1, 1, 1]
 
 
 def test_what_hosts_send_between_slices_is_an_all_reduce_along_them():
