@@ -27,8 +27,10 @@ def direct(hidden, table, targets, weights):
 FOUR = mesh.make(mesh.Mesh(context=4), jax.devices()[:4])
 
 
-@pytest.mark.parametrize("where", [None, FOUR], ids=["here", "spread"])
-@pytest.mark.parametrize("at_once", [1 << 22, 150, 1])
+@pytest.mark.parametrize(
+    ("at_once", "where"),
+    [(1 << 22, None), (150, None), (1, None), pytest.param(150, FOUR, id="spread")],
+)
 def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_once, where):
     """Fails if the last, filled-up chunk counts, or a chunk's gradient is added twice."""
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)

@@ -454,9 +454,8 @@ def test_the_command_stops_at_the_first_part_that_leaks(mutated):
 
 def test_what_asks_for_nothing_is_not_proven():
     """Fails if a rate that hides no piece of a short row passes for a proof."""
-    few = Mixture(mixed=(Part(objective=Causal()), Part(objective=Masked(rate=0.03))))
     with pytest.raises(UserError, match=r"^masked rate=0.03 asks for nothing in rows of 14"):
-        prove_all(few, Transformer(), Console(quiet=True))
+        prove_all(Masked(rate=0.03), Transformer(), Console(quiet=True))
 
 
 NEW = '''"""Say the last piece of each document from all before it."""
