@@ -140,9 +140,8 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("GPT-BERT", "8"), pytest.param("UL2", "2,2,2", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape"), [("GPT-BERT", "8"), ("UL2", "2,2,2")])
 def test_the_mesh_changes_no_loss_of_a_mixture(run, name, shape):
     """Fails if what a row draws, or what it may see, depends on the device that holds it."""
     changed = change(run, "data.tokenizer.sentinels=8")
@@ -264,7 +263,10 @@ def test_the_loss_is_the_sum_over_the_count(run):
     assert float(metrics["predicted"]) == np.floor(np.float32(0.15) * content + 0.5).sum()
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(
+    "name",
+    ["causal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("masked", "any_order"))],
+)
 def test_one_batch_overfits(run, name):
     """Fails if targets are shifted twice, or gradients do not reach the weights."""
     changed = change(
