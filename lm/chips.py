@@ -169,9 +169,8 @@ class Slice(NamedTuple):
             return 2, 2, 1
         power = round(math.log2(self.chips))
         smallest = 0 if sides == 2 else 3
-        if 2**power != self.chips or not 2**smallest <= self.chips <= self.chip.most:
-            return ()
-        if power == 1:
+        offered = smallest <= power != 1 and self.chips <= self.chip.most
+        if 2**power != self.chips or not offered:
             return ()
         return tuple(2 ** ((power + side) // sides) for side in range(sides))
 

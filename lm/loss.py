@@ -63,7 +63,7 @@ def token_nats(
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
         return jax.nn.logsumexp(logits_BpV, axis=-1) - _pick(logits_BpV, targets_Bp)
 
-    chunks = Chunks.of(targets_BP, unembedding_VD, mesh)
+    chunks = _Chunks.of(targets_BP, unembedding_VD, mesh)
     nats_BP: jax.Array = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
     return nats_BP
 
@@ -83,7 +83,7 @@ def token_and_least_nats(
         normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
         return normalizer_Bp - _pick(logits_BpV, targets_Bp), normalizer_Bp - logits_BpV.max(-1)
 
-    chunks = Chunks.of(targets_BP, unembedding_VD, mesh)
+    chunks = _Chunks.of(targets_BP, unembedding_VD, mesh)
     nats: tuple[jax.Array, jax.Array] = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
     return nats
 
@@ -135,7 +135,7 @@ def _total_forward(
         d_unembedding_VD += einsum("BPV,BPD->VD", d_logits_BpV, hidden_BpD)
         return (total, d_unembedding_VD), einsum("BPV,VD->BPD", d_logits_BpV, unembedding_VD)
 
-    chunks = Chunks.of(targets_BP, unembedding_VD, mesh)
+    chunks = _Chunks.of(targets_BP, unembedding_VD, mesh)
     (total, d_unembedding_VD), d_hidden_cBpD = jax.lax.scan(
         one,
         (jnp.float32(0), jnp.zeros_like(unembedding_VD)),
@@ -162,7 +162,7 @@ LOGITS_AT_ONCE = 1 << 23
 
 
 @dataclass(frozen=True)
-class Chunks:
+class _Chunks:
     """How the slots of all rows are cut into chunks, which are gone through one by one.
 
     Each of the `ways` devices that share a row has a part of it, and cuts that: slots stay
@@ -178,9 +178,9 @@ class Chunks:
     @classmethod
     def of(
         cls, targets_BP: jax.Array, unembedding_VD: jax.Array, mesh: Mesh | None
-    ) -> "Chunks":
+    ) -> "_Chunks":
         rows, slots = targets_BP.shape
-        split = 1 if mesh is None else ways(mesh, "chunk")
+        split = 1 if mesh is None else ways(mesh, "length")
         part = math.ceil(slots / split)
         rows = math.ceil(rows / (1 if mesh is None else ways(mesh, "batch")))
         elements = rows * part * unembedding_VD.shape[0]
@@ -197,7 +197,7 @@ class Chunks:
         if self.mesh is None:
             return x_cBpD
         return constrain(
-            x_cBpD, self.mesh, ("chunks", "batch", "chunk", "act_embed")[: x_cBpD.ndim]
+            x_cBpD, self.mesh, ("chunks", "batch", "length", "act_embed")[: x_cBpD.ndim]
         )
 
     def join(self, x_cBp: jax.Array) -> jax.Array:
@@ -212,7 +212,7 @@ def _by_chunks(
     hidden_BPD: jax.Array,
     targets_BP: jax.Array,
     *,
-    chunks: Chunks,
+    chunks: _Chunks,
 ) -> Any:
     """What `one` makes of a chunk of the slots, [B, p] or several of them, for all slots."""
     parts = chunks.split(hidden_BPD), chunks.split(targets_BP)

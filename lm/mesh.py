@@ -29,7 +29,6 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "length": ("context",),
     "slots": (),
     "chunks": (),
-    "chunk": ("context",),
     "act_embed": (),
     "act_mlp": ("tensor",),
     "act_heads": ("tensor",),

@@ -287,7 +287,7 @@ def _first_fault(step: int, mine: str, error: Exception | None) -> str:
     if jax.process_count() > 1:
         faults = multihost_utils.process_allgather(np.int32(faults[0])).tolist()
     worst = max(faults)
-    if faults[jax.process_index() % len(faults)] != worst:
+    if faults[jax.process_index()] != worst:
         mine = f"process {faults.index(worst)} cannot read it"
     if worst == 2:
         raise UserError(f"checkpoint {step} cannot be read, and is left as it is: {mine}")
