@@ -29,6 +29,9 @@ class Vocabulary:
     """The first id that is not a special piece."""
     begins_word: tuple[bool, ...]
     """For each id, whether a word may begin with it (whole-word masking cuts there)."""
+    character_bytes: tuple[int, ...] = ()
+    """For each id, its byte (128 up) if a character is spelled with several of them, else 0:
+    the character decides whether a word begins at its first byte. Empty: no id is one."""
     sentinels: tuple[int, ...] = ()
     """Ids that stand for a removed span (T5), in the order in which they are used."""
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 from lm.config import Config, UserError
 from lm.data import cache
 from lm.example import Vocabulary
+from lm.words import begins_word
 
 PAD, MASK, BEGIN, END, ORDINARY = range(5)
 
@@ -60,8 +61,9 @@ class Tokenizer:
     """`decode(encode(text)) == text` for every text that UTF-8 can hold.
 
     `pieces[id]` is the bytes that an id stands for (none, for the special pieces). A word may
-    begin with any piece but one that starts with a letter, a digit, `_` or a byte from 128 up:
-    those continue the word before them (so `▁the` begins one, and `(self` is one word).
+    begin with any piece whose first character begins one (`lm.words`): `▁the` does, `self` in
+    `(self` does not. A byte from 128 up is a part of a character, which the bytes after it
+    decide.
     """
 
     def __init__(
@@ -83,6 +85,9 @@ class Tokenizer:
             end=END,
             ordinary=ordinary,
             begins_word=tuple(map(_begins_word, self.pieces)),
+            character_bytes=tuple(
+                piece[0] if len(piece) == 1 and piece[0] >= 128 else 0 for piece in self.pieces
+            ),
             sentinels=tuple(range(ORDINARY, ordinary)),
         )
 
@@ -232,8 +237,8 @@ def _encode_bytes(texts: Sequence[str]) -> list[np.ndarray]:
 
 
 def _begins_word(piece: bytes) -> bool:
-    first = piece.decode(errors="replace")[:1]
-    return not (first.isalnum() or first == "_" or first == "\ufffd")
+    first = piece.decode(errors="ignore")[:1]
+    return begins_word(first) if first else not piece
 
 
 def _sha(content: bytes) -> str:

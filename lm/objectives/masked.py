@@ -10,6 +10,7 @@ from msgspec import Meta
 from lm.config import Config
 from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
 from lm.objectives.base import Answer, Base
+from lm.objectives.units import CHARACTER, LONGEST_WORD, choose_units, cut, word_starts
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 
@@ -47,10 +48,14 @@ class Masked(Base, tag="masked"):
     ] = 0.1
     select: Annotated[
         Literal["token", "word", "span", "ngram"],
-        Meta(description="what is hidden as a whole: a piece, a word, a stretch of pieces"),
+        Meta(
+            description="what is hidden as a whole: a piece, a word (of which at most"
+            f" {LONGEST_WORD}), a stretch of pieces"
+        ),
     ] = "token"
     span: Annotated[
-        int, Meta(ge=1, description="pieces of an n-gram; of a span, on average")
+        int,
+        Meta(ge=1, le=1 << 20, description="pieces of an n-gram; of a span, on average"),
     ] = 3
 
     def slots(self, length: int) -> int:
@@ -59,7 +64,7 @@ class Masked(Base, tag="masked"):
         The largest rate decides, and a whole unit may go beyond it.
 
         >>> Masked(rate=0.15).slots(257), Masked(rate=0.15, select="ngram").slots(257)
-        (38, 40)
+        (38, 41)
         """
         match self.rate:
             case Scheduled(start=start, end=end):
@@ -68,10 +73,17 @@ class Masked(Base, tag="masked"):
                 rate = high
             case rate:
                 pass
-        # Of a geometric length one in fifty is beyond four times its mean.
-        beyond = {"token": 0, "word": 12, "span": 4 * self.span, "ngram": self.span - 1}
-        within = max(1, _rounded(rate, length - 1))
-        return min(within + beyond[self.select], length - 1)
+        if self.select == "token":
+            return min(max(1, _rounded(rate, length - 1)), length - 1)
+        # The last unit begins before the rate is reached, and is of the longest.
+        return min(math.ceil(rate * (length - 1)) + self._longest - 1, length - 1)
+
+    @property
+    def _longest(self) -> int:
+        """Pieces of the longest unit."""
+        # Of a geometric length one in fifty is beyond four times its mean: it is cut there.
+        most = {"word": LONGEST_WORD + CHARACTER - 1, "span": 4 * self.span, "ngram": self.span}
+        return most[self.select]
 
     def check(self, *, length: int, sentinels: int) -> str | None:
         if self.mask + self.random > 1:
@@ -130,7 +142,7 @@ class Masked(Base, tag="masked"):
                 hidden_B = jnp.array(table)[content_B]
             predict_BP, used_BP = choose(chosen, content_BL, hidden_B, slots)
         else:
-            starts_BL = self._unit_starts(tokens_BL, vocabulary, chosen)
+            starts_BL = self._unit_starts(tokens_BL, wanted_B, vocabulary, chosen)
             predict_BP, used_BP = choose_units(chosen, content_BL, starts_BL, wanted_B, slots)
         targets_BP = jnp.take_along_axis(tokens_BL, predict_BP, axis=1)
         which, replacement = jax.random.split(corrupted)
@@ -158,22 +170,28 @@ class Masked(Base, tag="masked"):
                 return jnp.full(rows, rate)
 
     def _unit_starts(
-        self, tokens_BL: jax.Array, vocabulary: Vocabulary, key: jax.Array
+        self,
+        tokens_BL: jax.Array,
+        wanted_B: jax.Array,
+        vocabulary: Vocabulary,
+        key: jax.Array,
     ) -> jax.Array:
         """Where a unit may begin, bool[B, L].
 
         Spans of geometric lengths are what lies between cuts that fall anywhere with equal
-        probability (Joshi et al. 2020, section 3.1, cut theirs off at 10); n-grams are laid
-        out from a random start in each row, so that every place of them is equally likely.
+        probability, and after four times their mean (Joshi et al. 2020, section 3.1, cut
+        theirs off at 10); n-grams are laid out from a random start in each row, so that every
+        place of them is equally likely.
         """
-        cut = jax.random.fold_in(key, 2)
+        cuts = jax.random.fold_in(key, 2)
         match self.select:
             case "word":
-                return jnp.array(vocabulary.begins_word)[tokens_BL]
+                return word_starts(tokens_BL, wanted_B, vocabulary)
             case "span":
-                return jax.random.uniform(cut, tokens_BL.shape) < 1 / self.span
+                starts_BL = jax.random.uniform(cuts, tokens_BL.shape) < 1 / self.span
+                return cut(starts_BL, jnp.zeros_like(starts_BL), self._longest, self._longest)
             case _:
-                start_B = jax.random.randint(cut, (len(tokens_BL),), 0, self.span)
+                start_B = jax.random.randint(cuts, (len(tokens_BL),), 0, self.span)
                 index_1L = jnp.arange(tokens_BL.shape[1])[None, :]
                 return index_1L % self.span == start_B[:, None]
 
@@ -198,46 +216,6 @@ def choose(
     score_BL = jnp.where(content_BL, jax.random.uniform(key, content_BL.shape), -1.0)
     _, predict_BP = jax.lax.top_k(score_BL, slots)
     return predict_BP, jnp.arange(slots)[None, :] < count_B[:, None]
-
-
-def choose_units(
-    key: jax.Array,
-    content_BL: jax.Array,
-    starts_BL: jax.Array,
-    wanted_B: jax.Array,
-    slots: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Whole units of content, in random order, until `wanted_B` positions are reached.
-
-    A unit begins where `starts_BL` says so and after what is no content. The one that would go
-    beyond is taken with the probability that makes the expected number `wanted_B`, unless it
-    does not fit into the slots. Returns the same as `choose`.
-
-    >>> content = jnp.array([[False, True, True, True, True]])
-    >>> starts = jnp.array([[True, True, False, True, False]])
-    >>> predict, used = choose_units(jax.random.key(0), content, starts, jnp.array([2.0]), 3)
-    >>> sorted(predict[used].tolist()) in ([1, 2], [3, 4])
-    True
-    """
-    batch, length = content_BL.shape
-    index_BL = jnp.broadcast_to(jnp.arange(length), content_BL.shape)
-    before_BL = jnp.pad(content_BL[:, :-1], ((0, 0), (1, 0)))
-    first_BL = content_BL & (starts_BL | ~before_BL)
-    start_BL = jax.lax.cummax(jnp.where(first_BL, index_BL, 0), axis=1)
-    draw_BL = jax.random.uniform(key, content_BL.shape)
-    # Content first, unit by unit in random order; a stable sort keeps units together.
-    score_BL = jnp.where(content_BL, jnp.take_along_axis(draw_BL, start_BL, axis=1), 2.0)
-    order_BL = jnp.argsort(score_BL, axis=1, stable=True)
-    at = jnp.arange(batch)[:, None]
-    size_BL = jnp.zeros_like(index_BL).at[at, start_BL].add(content_BL.astype(jnp.int32))
-    size_BL = size_BL[at, start_BL[at, order_BL]]
-    taken_BL = jax.lax.cummax(jnp.where(first_BL[at, order_BL], index_BL, 0), axis=1)
-
-    missing_BL = wanted_B[:, None] - taken_BL
-    crossing_B1 = jax.random.uniform(jax.random.fold_in(key, 3), (batch, 1))
-    used_BL = (missing_BL > crossing_B1 * size_BL) & (taken_BL + size_BL <= slots)
-    used_BL &= content_BL[at, order_BL]
-    return order_BL[:, :slots], used_BL[:, :slots]
 
 
 def hide(
