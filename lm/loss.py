@@ -27,8 +27,8 @@ class Sum:
 
     @property
     def mean(self) -> jax.Array:
-        """Nats per predicted piece; 0 where nothing was predicted."""
-        return self.total / jnp.maximum(self.count, 1e-9)
+        """Nats per predicted piece; not a number where nothing was predicted."""
+        return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1e-9), jnp.nan)
 
 
 def cross_entropy(

@@ -87,8 +87,11 @@ def test_the_count_is_the_weight(arrays):
     both = loss.cross_entropy(*arrays, einsum=Einsum("float32"))
     assert both.count == pytest.approx(float(weights.sum()))
     assert both.mean == pytest.approx(float(both.total / weights.sum()))
-    empty = loss.Sum(jnp.float32(0), jnp.float32(0))
-    assert empty.mean == 0
+
+
+def test_m3_a_loss_over_no_target_is_not_a_number():
+    """Fails if it is 0, the best loss that there is."""
+    assert jnp.isnan(loss.Sum(jnp.float32(0), jnp.float32(0)).mean)
 
 
 def test_no_array_holds_all_logits(monkeypatch):

@@ -8,7 +8,15 @@ from msgspec import Meta
 
 from lm.config import Config, UserError
 from lm.data import corpus as corpora
-from lm.data.batches import Batches, Rows, documents_at, n_rows, rows, unique_rows
+from lm.data.batches import (
+    Batches,
+    Rows,
+    documents_at,
+    most_content,
+    n_rows,
+    rows,
+    unique_rows,
+)
 from lm.data.corpus import Corpus, Document, Stdlib, Text, Tfds
 from lm.data.hmm import Hmm
 from lm.data.store import Key, Split, open_store
@@ -38,6 +46,7 @@ __all__ = [
     "TokenizerConfig",
     "Tokens",
     "documents_at",
+    "most_content",
     "n_rows",
     "open_tokenizer",
     "open_tokens",

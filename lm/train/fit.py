@@ -22,7 +22,7 @@ import numpy as np
 from lm import hosts, ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump, read_json
-from lm.data import Rows, Tokens, n_rows, open_tokens, rows, unique_rows
+from lm.data import Rows, Tokens, most_content, n_rows, open_tokens, rows, unique_rows
 from lm.run import (
     DECISIVE,
     Run,
@@ -84,6 +84,7 @@ def fit(
         raise UserError(why)
     tokens = _open_tokens(run, directory)
     seen = _seen(run, tokens)
+    _check_targets(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
     program = prepare(run, vocabulary, mesh)
     hosts.told(lambda: _describe(run, directory, tokens, mesh))
@@ -268,13 +269,16 @@ def _loop(
             stop, due = map(bool, found.pop("asks", asked))
             values = {name: float(value) for name, value in found.items()}
             pending = None
-            if why := wrong(values, losses.limit(step)):
+            empty = not values["predicted"]
+            if why := wrong(values | {"loss": 0.0} if empty else values, losses.limit(step)):
                 skipped += 1
                 if run.faults.policy == "roll_back":
                     raise RollBack(step, why, extra)
                 if run.faults.policy == "stop" or skipped > run.faults.most:
                     raise _diverged(run, label, step, why)
                 extra["skipped"] += 1
+            elif empty:
+                _say_no_target(label, step)
             else:
                 skipped = 0
                 losses.add(step, values["loss"])
@@ -293,6 +297,9 @@ def _loop(
 
         # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
         hosts.together(lambda: None)
+        if not start and n_rows(tokens.validation, data.length) <= data.batch:
+            # So little text may have no target by chance, which is better known at once.
+            _validation_loss(run, tokens, program, state.params)
         parts = batches.iterate(start + ahead, total + ahead, program.rows)
         for step, part in enumerate(parts, start + 1):
             objective = run.objective.at(step - 1, total, run.seed)
@@ -342,7 +349,28 @@ def _validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) ->
         key = jax.random.fold_in(jax.random.key(0), number)
         both = program.validate(params, *program.place(_fill(part, len(program.rows))), key)
         total, count = total + float(both.total), count + float(both.count)
-    return total / max(count, 1e-9)
+    if not count:
+        raise UserError(
+            f"data.validation: none of the {len(chosen)} validation rows has a target, so that"
+            " there is no validation loss; hold out more text, or raise the objective's rate"
+        )
+    return total / count
+
+
+def _check_targets(run: Run, tokens: Tokens) -> None:
+    """Raises UserError where no row of a split has enough content for the objective."""
+    for name, split, objective in (
+        ("training", tokens.train, run.objective),
+        ("validation", tokens.validation, run.objective.last),
+    ):
+        most = most_content(split, run.data.length)
+        if why := objective.check(length=1 + most, sentinels=run.data.tokenizer.sentinels):
+            raise UserError(f"objective.{why} (the {name} text has no longer rows)")
+
+
+def _say_no_target(label: str, step: int) -> None:
+    if hosts.first():
+        print(f"lm: {label}: step {step} has no target, and so no loss", file=sys.stderr)
 
 
 def _fill(part: Rows, batch: int) -> Rows:

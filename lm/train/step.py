@@ -17,7 +17,7 @@ from lm import hosts
 from lm import mesh as _mesh
 from lm.config import UserError
 from lm.data import Rows
-from lm.example import Example, Full, Vocabulary
+from lm.example import Example, Full, Vocabulary, content_of
 from lm.loss import Sum, cross_entropy
 from lm.model import Body, build
 from lm.objectives import Base
@@ -170,7 +170,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         )
         metrics = {
             "loss": both.mean,
-            "predicted": jnp.sum(example.weights > 0).astype(jnp.float32),
+            **_targets(example, content_of(tokens_BL, segments_BL, vocabulary), vocabulary),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "learning_rate": rate(state.step),
@@ -180,8 +180,10 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         if "asks" in beside:
             metrics["asks"] = beside["asks"].any(axis=0)
         if "limit" in beside:
-            found = (both.mean, metrics["gradient_norm"], metrics["update_norm"])
-            sound = jnp.isfinite(jnp.stack(found)).all() & (both.mean <= beside["limit"])
+            # Without a target there is no loss, which is no fault.
+            loss = jnp.where(both.count > 0, both.mean, -jnp.inf)
+            found = (both.total, metrics["gradient_norm"], metrics["update_norm"])
+            sound = jnp.isfinite(jnp.stack(found)).all() & (loss <= beside["limit"])
             params = _chosen(sound, params, state.params)
             optimizer = _chosen(sound, optimizer, state.optimizer)
             metrics["skipped"] = ~sound
@@ -238,6 +240,22 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             out_shardings=everywhere,
         ),
     )
+
+
+def _targets(
+    example: Example, content_BL: jax.Array, vocabulary: Vocabulary
+) -> dict[str, jax.Array]:
+    """How many targets count, and which fraction of the content is one.
+
+    Sentinels are targets, but no content.
+    """
+    counts_BP = example.weights > 0
+    sentinel_BP = jnp.isin(example.targets, jnp.array(vocabulary.sentinels, jnp.int32))
+    content = jnp.sum(counts_BP & ~sentinel_BP)
+    return {
+        "predicted": jnp.sum(counts_BP).astype(jnp.float32),
+        "target_fraction": content / jnp.maximum(content_BL.sum(), 1),
+    }
 
 
 def _skips(run: Run) -> bool:
