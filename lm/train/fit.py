@@ -278,6 +278,11 @@ def _loop(
                     raise _diverged(run, label, step, why)
                 extra["skipped"] += 1
             elif empty:
+                if not extra["predicted"] and step >= min(total, 8):
+                    raise UserError(
+                        f"{label}: none of {step} steps had a target; read more text, or raise"
+                        " data.batch or the objective's rate"
+                    )
                 _say_no_target(label, step)
             else:
                 skipped = 0

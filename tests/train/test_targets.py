@@ -86,6 +86,14 @@ def test_m3_steps_without_a_target_have_no_loss(run_of, tmp_path, capfd):
     json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_m3_training_that_never_has_a_target_is_refused(run_of, tmp_path):
+    """Fails if a prefix model trains on a byte, all of which the prefix shows."""
+    run = run_of(1, 404, "objective.type=prefix", "data.length=256", "tokens=3000")
+    with pytest.raises(UserError, match="none of 8 steps had a target"):
+        fit(run, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
 def test_m3_validation_rows_without_a_target_are_refused(run_of, tmp_path):
     """Fails if their loss is 0, or if it is found after training only."""
 
