@@ -80,8 +80,7 @@ def test_m3_short_rows_have_targets_too(ask, tokenizer):
 
 @pytest.mark.parametrize(("select", "span"), [("ngram", 3), ("ngram", 20), ("span", 12)])
 def test_m3_every_unit_finds_room(select, span, ask, whole_rows):
-    """Fails if the slots hold a whole unit beyond the rounded rate only (0.143 for 0.15), or if
-    a span is longer than they are: its row would hide nothing."""
+    """Fails if the slots hold a whole unit beyond the rounded rate only: 0.143 for 0.15."""
     given = whole_rows(4096, 64)
     hidden = hidden_of(ask(Masked(select=select, span=span), given), given[0].shape)[:, 1:]
     assert hidden.mean() == pytest.approx(0.15, abs=4 * span / 63 / 4096**0.5)
