@@ -398,7 +398,8 @@ def _fixed_rate(result: Result, baselines: dict[str, float]) -> str:
     if uniform := baselines.get("uniform"):
         relation = "worse" if by_share[far] > uniform else "still better"
         text += f", {relation} than guessing all pieces alike ({decimals(uniform)})"
-    text += f"; over all shares that makes its bound of {decimals(result['bits_per_byte'])}."
+    text += f"; over all shares that makes its bound of {decimals(result['bits_per_byte'])}"
+    text += f", with {decimals(result['layout_bits'])} for where documents end."
     if pseudo := result["scores"].get("pseudo"):
         text += (
             " Its pseudo-likelihood, each piece given all the others, is"

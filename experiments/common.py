@@ -171,6 +171,7 @@ def main_table(grid: Grid) -> Table:
         Column("bits_per_byte", "bits per byte", decimals, error="text_se"),
         Column("sampled", "± masks", decimals),
         Column("kind", "which is"),
+        Column("layout_bits", "of it layout", decimals),
         Column("probe_accuracy", "probe", percent, error="probe_se"),
         Column("validation_loss", "own loss", decimals),
         Column("predicted_targets", "predicted", count),
@@ -181,7 +182,9 @@ def main_table(grid: Grid) -> Table:
         columns,
         rows,
         "All finished cells. Size counts parameters without the embedding; ± is the standard"
-        " error over documents, “± masks” that of the masks drawn; the probe is the share of"
+        " error over documents, “± masks” that of the masks drawn; “of it layout” is what the"
+        " length model pays for the ends of documents, which a BERT is shown and a GPT predicts"
+        " itself (there it is in the text's bits); the probe is the share of"
         " tokens whose role is found; own loss is the objective's, in nats per predicted"
         " piece, and does not compare between arms; predicted counts the targets in training.",
     )

@@ -4,7 +4,9 @@ The text is drawn from a hidden Markov source, so the probability of every text,
 piece given the others, and of every hidden state is known (Rabiner 1989). A model's bits per
 byte can then be held to the least that any model needs for the same documents, its error at
 every share hidden to the least error under the same masks, and the probe to the best that can
-be named from what a position sees.
+be named from what a position sees. A second source draws documents of random lengths, which
+windows cut: there a masked model is shown where documents end, a GPT has to predict it, and no
+number may lie below the truth either.
 
 Answers to: nobody's table. Papers that compare causal and masked models (Sahoo et al. 2024,
 arXiv:2406.07524; Nie et al. 2024, arXiv:2410.18514) do so on text whose entropy is not known,
@@ -13,7 +15,7 @@ so a gap between two losses may be the models' or the scorers'. Here the scorers
     python -m experiments.known_truth --scale laptop
 
     smoke   a minute             toys, to see that everything works
-    laptop  12 minutes, 2 cores  25k to 0.4M parameters, 0.1M to 0.9M tokens
+    laptop  14 minutes, 2 cores  25k to 0.4M parameters, 0.1M to 0.9M tokens
     v5e-8   a day, 8 chips       25M and 85M parameters, up to 2B tokens of a larger source
 
 Expect all arms above the truth and none below it by more than twice its error, the GPT nearest.
@@ -26,6 +28,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,11 +36,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator
 
 from experiments.common import Arm, size_text, ticks
-from experiments.plans import Plan, Size
+from experiments.plans import Plan, Size, source_data
 from experiments.sections import NO_ANSWER, equal_section, report_of
 from experiments.seeds import Group, Measure, Sums, groups_of
 from lm import study
-from lm.data import Bytes, Data, Hmm
+from lm.data import Hmm
 from lm.evaluate import Effort
 from lm.objectives import AnyOrder, Causal, Masked
 from lm.report import (
@@ -67,10 +70,18 @@ ARMS = {
     "masked15": Arm("BERT, 15%", "the BERT trained at 15%", Masked(), VERMILLION),
     "any_order": Arm("BERT, all rates", "the BERT trained at all rates", AnyOrder(), GREEN),
 }
+RANDOM = {
+    f"{name}_lengths": arm._replace(label=f"{arm.label}, random lengths")
+    for name, arm in ARMS.items()
+}
+"""The same on documents of random lengths."""
 
 
 class Scale(NamedTuple):
-    """All sizes at the largest budget, and the largest size at all budgets."""
+    """All sizes at the largest budget, and the largest size at all budgets.
+
+    On random lengths the largest size is trained at the last budget but one.
+    """
 
     source: Hmm
     batch: int
@@ -117,22 +128,25 @@ EFFORT = {
 def runs(scale: str) -> dict[str, Run]:
     """The runs by cell name."""
     plan, found = PLANS[scale], dict[str, Run]()
-    data = Data(
-        corpus=plan.source,
-        tokenizer=Bytes(),
-        length=plan.source.row_length,
-        batch=plan.batch,
-    )
+    data = source_data(plan.source, plan.batch)
     for tokens in plan.budgets:
         sizes = plan.sizes if tokens == plan.budgets[-1] else plan.sizes[-1:]
         found |= Plan(data, tokens, sizes, plan.seeds, plan.settings).runs(ARMS)
-    return found
+    # Two documents a row, on average.
+    source = msgspec.structs.replace(
+        plan.source, lengths="geometric", length=plan.source.length // 2
+    )
+    data = msgspec.structs.replace(data, corpus=source)
+    *_, tokens, _ = plan.budgets
+    return found | Plan(data, tokens, plan.sizes[-1:], plan.seeds, plan.settings).runs(RANDOM)
 
 
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     cells = [cell._replace(result=_with_gap(cell.result)) for cell in cells]
-    groups = list(groups_of(cells, ARMS).values())
+    known = list(groups_of(cells, ARMS | RANDOM).values())
+    groups = [group for group in known if group.arm in ARMS.values()]
+    random = [group for group in known if group.arm in RANDOM.values()]
     best = _largest(groups)
     sections: list[Section | None] = []
     if groups:
@@ -155,6 +169,7 @@ def report(cells: list[Cell]) -> Report:
             ),
             _shares(best),
             _states(groups, best),
+            _random_lengths(random),
             equal_section(best, best[0], *_BUDGETS) if best else None,
             _limits(cells, groups),
         ]
@@ -163,7 +178,7 @@ def report(cells: list[Cell]) -> Report:
         cells,
         best,
         title="Against a known truth",
-        answer=_answer(groups, best),
+        answer=_answer(known, best),
         table=_table(groups),
         sections=sections,
     )
@@ -230,7 +245,8 @@ def _answer(groups: Sequence[Group], best: Sequence[Group]) -> str:
     )
 
 
-def _table(groups: Sequence[Group]) -> Table:
+def _table(groups: Sequence[Group], *, layout: bool = False) -> Table:
+    """A row a group; with what the layout costs in the place of the probe, where asked for."""
     rows = [
         {
             "size": group.size,
@@ -239,6 +255,7 @@ def _table(groups: Sequence[Group]) -> Table:
             "seeds": len(group.results),
             "bits": group.mean("bits_per_byte"),
             "kind": group.kind,
+            "layout": group.mean("layout_bits"),
             "truth": group.mean("truth_bits_per_byte"),
             "above": group.mean("above_truth"),
             "seeds_se": group.seeds_se("above_truth"),
@@ -248,6 +265,10 @@ def _table(groups: Sequence[Group]) -> Table:
         }
         for group in sorted(groups, key=lambda g: (g.size, g.cells[0].run.tokens))
     ]
+    probes = (
+        Column("probe", "states found", percent),
+        Column("ceiling", "can be known", percent),
+    )
     columns = (
         Column("size", "size", size_text),
         Column("arm", "trained as"),
@@ -255,21 +276,29 @@ def _table(groups: Sequence[Group]) -> Table:
         Column("seeds", "seeds"),
         Column("bits", "bits per byte", decimals),
         Column("kind", "which is"),
+        *([Column("layout", "of it layout", decimals)] if layout else []),
         Column("truth", "truth", decimals),
         Column("above", "above", decimals),
         Column("seeds_se", "± seeds", decimals),
         Column("text_se", "± text", decimals),
-        Column("probe", "states found", percent),
-        Column("ceiling", "can be known", percent),
+        *([] if layout else probes),
     )
-    return Table(
-        columns,
-        rows,
+    caption = (
         "Means over seeds. The truth is what the source needs for the same documents; “above”"
-        " is the difference, whose error over documents is paired with it. “States found” is"
-        " the probe's share of hidden states, “can be known” what the best guess from the same"
-        " sight gets: the text so far for the GPT, all of it for a BERT.",
+        " is the difference, whose error over documents is paired with it."
     )
+    if layout:
+        caption += (
+            " “Of it layout” is what the length model pays for the ends of documents that a"
+            " BERT is shown; a GPT predicts them itself."
+        )
+    else:
+        caption += (
+            " “States found” is the probe's share of hidden states, “can be known” what the"
+            " best guess from the same sight gets: the text so far for the GPT, all of it for"
+            " a BERT."
+        )
+    return Table(columns, rows, caption)
 
 
 @styled()
@@ -428,6 +457,23 @@ def states_figure(groups: Sequence[Group]) -> Figure:
     reference_lines(axes, ceilings)
     figure.legend(loc="outside upper left", ncols=3)
     return figure
+
+
+def _random_lengths(groups: Sequence[Group]) -> Section | None:
+    """What models of documents of random lengths need, with what the layout costs."""
+    source = groups[0].cells[0].run.data.corpus if groups else None
+    if not isinstance(source, Hmm):
+        return None
+    return Section(
+        "Documents of random lengths",
+        (
+            f"The same tables, but a document ends after each symbol with probability 1 in"
+            f" {source.length}, and rows cut documents where they end. The truth is then that"
+            " of the text in each window, and of where its documents end. Were the places that"
+            " a BERT is shown given to it for nothing, its numbers could fall below the truth.",
+            _table(groups, layout=True),
+        ),
+    )
 
 
 def _limits(cells: Sequence[Cell], groups: Sequence[Group]) -> Section:

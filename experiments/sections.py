@@ -69,6 +69,7 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
                 if masks and group.kind != "exact"
                 else None,
                 "kind": group.kind,
+                "layout": group.mean("layout_bits"),
                 "above": gap and signed(gap, BITS) + ("*" if gap.beyond else ""),
                 "probe": group.mean("probe_accuracy"),
                 "probe_seeds": group.seeds_se("probe_accuracy"),
@@ -85,6 +86,7 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         Column("bits_text", "± text", decimals),
         Column("bits_masks", "± masks", decimals),
         Column("kind", "which is"),
+        Column("layout", "of it layout", decimals),
         Column("above", "above"),
         Column("probe", "probe ± seeds", percent, error="probe_seeds"),
         Column("probe_text", "± text", percent),
@@ -96,6 +98,8 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         "Means over seeds. “± seeds” is the standard error over seeds (data order, masks and"
         " initial values), “± text” that over held-out documents, which all seeds share, and"
         " “± masks” that of the masks drawn in scoring one model, which is a part of “± text”."
+        " “Of it layout” is what the length model pays for the ends of documents, which a BERT"
+        " is shown and a GPT predicts itself."
         f" “Above” is the difference to {what}, paired by seed and by document, with"
         " both errors together and an asterisk where it is beyond the error: where its 95%"
         " interval leaves out 0, with the seeds' spread pooled over the arms. The probe is the"

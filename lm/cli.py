@@ -309,12 +309,15 @@ def _score(given: argparse.Namespace) -> None:
                 _dashed(name),
                 score["kind"],
                 f"{score['bits_per_byte']:.4f}",
+                _layout(score),
                 *_errors(score),
             )
             for run, of in scores.items()
             for name, score in of.items()
         ]
-        _print_table(("run", "scorer", "kind", "bits per byte", "mc_se", "text_se"), rows)
+        _print_table(
+            ("run", "scorer", "kind", "bits per byte", "layout", "mc_se", "text_se"), rows
+        )
 
 
 ORDER_ROWS = 16
@@ -379,13 +382,20 @@ def _print_paired(
         print(json.dumps(found, indent=2))
         return
     rows = [
-        (run, _dashed(score["scorer"]), score["kind"], f"{score['bits_per_byte']:.4f}", *cells)
+        (
+            run,
+            _dashed(score["scorer"]),
+            score["kind"],
+            f"{score['bits_per_byte']:.4f}",
+            _layout(score),
+            *cells,
+        )
         for run, score in found.items()
         for above in [score.get("above")]
         for cells in [(f"{above['bits_per_byte']:+.4f}", *_errors(above)) if above else ()]
     ]
-    titles = "run", "scorer", "kind", "bits per byte", "above the first", "mc_se", "text_se"
-    _print_table(titles, rows)
+    titles = ("run", "scorer", "kind", "bits per byte", "layout")
+    _print_table((*titles, "above the first", "mc_se", "text_se"), rows)
 
 
 def _print_found(found: dict[str, Any]) -> None:
@@ -412,8 +422,13 @@ def _print_scores(scores: dict[str, dict[str, Any]]) -> None:
         ]
         print(
             f"{_dashed(name):<15} {score['bits_per_byte']:.4f} bits per byte "
-            f" {score['kind']:<13}{''.join(errors)}"
+            f" {score['kind']:<13}  layout {_layout(score)}{''.join(errors)}"
         )
+
+
+def _layout(score: dict[str, Any]) -> str:
+    """The part of the bits per byte that the length model pays for the layout."""
+    return "-" if score["layout_bits"] is None else f"{score['layout_bits']:.4f}"
 
 
 def _errors(score: dict[str, Any]) -> list[str]:

@@ -12,8 +12,9 @@ import numpy as np
 from lm import hosts
 from lm import mesh as _mesh
 from lm.config import UserError
-from lm.data import Bytes, Hmm, Split, n_rows, rows
-from lm.data.hmm import bayes_accuracy, index_of
+from lm.data import Bytes, Hmm, LengthModel, Split, n_rows, rows
+from lm.data.hmm import bayes_accuracy, index_of, symbols_of
+from lm.data.lengths import Geometric
 from lm.example import Causal as SeesBefore
 from lm.example import Visible
 from lm.objectives import Answer, Spans
@@ -21,6 +22,7 @@ from lm.run import Run
 from lm.score import python_roles, say
 from lm.score.baselines import baselines, window_contents
 from lm.score.bits import Score, Text, measure, text_of
+from lm.score.layout import Told, ends_nats, layout_nats
 from lm.score.likelihood import (
     AnyOrder,
     BehindSentinel,
@@ -80,6 +82,7 @@ def evaluate(trained: Trained, effort: Effort = Effort()) -> dict[str, Any]:
     blank = blank_of(trained.run.objective.answers)
     return {
         "bits_per_byte": headline.bits_per_byte,
+        "layout_bits": headline.layout_bits,
         "mc_se": headline.mc_se,
         "text_se": headline.text_se,
         "scorer": name,
@@ -143,6 +146,8 @@ def sees(trained: Trained) -> Visible:
 class Windows:
     """Non-overlapping windows of a split, and what each of their tokens stands for."""
 
+    split: Split
+    lengths: LengthModel
     tokens_RL: np.ndarray
     segments_RL: np.ndarray
     index_R: np.ndarray
@@ -166,12 +171,31 @@ class Windows:
             offsets=split.offsets,
         )
         digest = trained.tokens.corpus_digest
-        return Windows(tokens_RL, segments_RL, index_R, text, data.batch, digest)
+        return Windows(
+            split=split,
+            lengths=trained.tokens.lengths,
+            tokens_RL=tokens_RL,
+            segments_RL=segments_RL,
+            index_R=index_R,
+            text=text,
+            batch=data.batch,
+            corpus_digest=digest,
+        )
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(self.tokens_RL), self.batch):
             part = slice(start, start + self.batch)
             yield self.tokens_RL[part], self.segments_RL[part]
+
+    def layout(self, told: Told) -> np.ndarray:
+        """Nats of what a model is told of where documents end, float64[R, L]."""
+        return layout_nats(
+            told,
+            self.lengths,
+            windows=self.index_R,
+            offsets=self.split.offsets,
+            length=self.tokens_RL.shape[1],
+        )
 
     def same_as(self, other: "Windows") -> bool:
         """Whether these are the same windows of the same text, cut into the same pieces.
@@ -217,9 +241,16 @@ def score_of(
     """
     exact = scorer.kind == "exact"
     number = 1 if exact else replicates if mc_se is None else max(2, replicates)
+    layout_RL = windows.layout(scorer.told)
     nats_KRL = _nats(trained, scorer, windows, number).mean(axis=1)
     while True:
-        found = measure(nats_KRL, windows.text, scorer=scorer.name, kind=scorer.kind)
+        found = measure(
+            nats_KRL,
+            windows.text,
+            scorer=scorer.name,
+            kind=scorer.kind,
+            layout_RL=layout_RL,
+        )
         if mc_se is None or found.mc_se is None or found.mc_se <= mc_se:
             return found
         needed = math.ceil(len(nats_KRL) * (found.mc_se / mc_se) ** 2)
@@ -236,7 +267,7 @@ def score_of(
 
 
 def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, dict[str, Any]]:
-    """Bits per byte of what is hidden by the share hidden."""
+    """Bits per byte of what is hidden by the share hidden, without the layout's."""
     windows = Windows.of(trained, trained.tokens.validation, effort.share_rows)
     scorer = SharesHidden(SHARES, blank)
     nats_KSRL = _nats(trained, scorer, windows, effort.replicates)
@@ -329,43 +360,96 @@ def _labels(
 
 def known_source(run: Run) -> Hmm | None:
     """The source of the run's text, where a row is one document of it and a symbol a piece."""
+    corpus = _source(run)
+    rows = corpus and corpus.lengths == "equal" and run.data.length == corpus.row_length
+    return corpus if rows else None
+
+
+def _source(run: Run) -> Hmm | None:
+    """The source of the run's text, where a symbol is a piece."""
     corpus = run.data.corpus
-    if isinstance(corpus, Hmm) and isinstance(run.data.tokenizer, Bytes):
-        return corpus if run.data.length == corpus.row_length else None
-    return None
+    return corpus if isinstance(corpus, Hmm) and isinstance(run.data.tokenizer, Bytes) else None
 
 
 def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
     """What the source itself answers to the same questions; None where it is not known.
 
-    The least bits per byte of any model, whatever the order in which it predicts; the least
-    error by share hidden, under the same masks; and how often the likeliest hidden state, given
-    what a position sees, is the true one, which bounds the probe.
+    The least bits per byte of any model, whatever the order in which it predicts; and, where a
+    row is one document, the least error by share hidden, under the same masks, and how often
+    the likeliest hidden state, given what a position sees, is the true one, which bounds the
+    probe.
     """
-    corpus, blank = known_source(trained.run), blank_of(trained.run.objective.answers)
+    corpus = _source(trained.run)
     if corpus is None:
         return None
+    further: dict[str, Any] = {"error_by_share": {}, "probe_accuracy": None, "probe_se": None}
+    if known_source(trained.run):
+        exact, further = _truth_of_rows(trained, effort, corpus)
+    elif corpus.lengths == "geometric":
+        exact = true_score(trained, corpus, effort)
+    else:
+        return None  # windows cut documents, and where they do tells what is left of them
+    rate = corpus.source().entropy_rate()
+    return {
+        "bits_per_byte": exact.bits_per_byte,
+        "layout_bits": exact.layout_bits,
+        "text_se": exact.text_se,
+        "document_bytes": list(exact.document_bytes),
+        "document_nats": list(exact.document_nats),
+        "entropy_rate": rate.bits,
+        "entropy_rate_se": rate.se,
+        **further,
+    }
+
+
+def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
+    """What a source of geometric lengths needs for the windows, each by itself.
+
+    What a window holds of a document is distributed as a document is, but for its end; where
+    documents end is paid for by their true lengths.
+    """
+    windows = Windows.of(trained, trained.tokens.validation, effort.rows)
+    symbols_RL = windows.text.bytes_RL > 0
+    # A run of symbols for each document of each window, filled up with any.
+    row_n, segment_n = np.nonzero(symbols_RL)[0], windows.segments_RL[symbols_RL]
+    first_n = np.diff(row_n * windows.tokens_RL.shape[1] + segment_n, prepend=-1) != 0
+    run_n = np.cumsum(first_n) - 1
+    place_n = np.arange(len(run_n)) - np.flatnonzero(first_n)[run_n]
+    pieces, tokens_n = trained.tokens.tokenizer.pieces, windows.tokens_RL[symbols_RL]
+    symbols_NT = np.zeros((run_n[-1] + 1, place_n.max() + 1), np.int64)
+    symbols_NT[run_n, place_n] = symbols_of(b"".join(pieces[t] for t in tokens_n).decode())
+    nats_RL = np.zeros(symbols_RL.shape)
+    nats_RL[symbols_RL] = corpus.source().prediction_nats(symbols_NT)[run_n, place_n]
+    ends_RL = ends_nats(
+        Geometric(corpus.length),
+        windows=windows.index_R,
+        offsets=windows.split.offsets,
+        length=symbols_RL.shape[1],
+    )
+    return measure(
+        nats_RL[None], windows.text, scorer="source", kind="exact", layout_RL=ends_RL
+    )
+
+
+def _truth_of_rows(
+    trained: Trained, effort: Effort, corpus: Hmm
+) -> tuple[Score, dict[str, Any]]:
+    """The source's own score, and further truths, where rows are one document each."""
+    blank = blank_of(trained.run.objective.answers)
     oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)
     source = replace(trained, program=replace(trained.program, body=oracle), params={})
-    exact = score_by(source, ChainRule(), effort)
     test = Windows.of(
         trained, trained.tokens.validation, -(-effort.probe_tokens // (corpus.row_length - 1))
     )
     states_NT, symbols_NT = _drawn(corpus, trained.tokens.validation, test)
     given: Any = "so far" if isinstance(sees(trained), SeesBefore) else "all"
     posterior_NTS = corpus.source().state_posterior(symbols_NT, given=given)
-    named, rate = bayes_accuracy(posterior_NTS, states_NT), corpus.source().entropy_rate()
-    return {
-        "bits_per_byte": exact.bits_per_byte,
-        "text_se": exact.text_se,
-        "document_bytes": list(exact.document_bytes),
-        "document_nats": list(exact.document_nats),
+    named = bayes_accuracy(posterior_NTS, states_NT)
+    return score_by(source, ChainRule(), effort), {
         # It answers at the place of what is hidden, wherever the model does.
         "error_by_share": shares_of(source, effort, "hidden") if blank else {},
         "probe_accuracy": named.value,
         "probe_se": named.se,
-        "entropy_rate": rate.bits,
-        "entropy_rate_se": rate.se,
     }
 
 
@@ -459,6 +543,6 @@ def _document(split: Split, number: int) -> tuple[str, np.ndarray]:
 
 def plain(value: Score, scorer: Scorer) -> dict[str, Any]:
     """A score as JSON values, with the block of an order of writing."""
-    names = ("bits_per_byte", "mc_se", "text_se", "kind", "tokens", "bytes")
+    names = ("bits_per_byte", "layout_bits", "mc_se", "text_se", "kind", "tokens", "bytes")
     found = {name: getattr(value, name) for name in names}
     return found | ({"block": scorer.block} if isinstance(scorer, FixedOrder) else {})

@@ -36,6 +36,7 @@ LEADING = (
     "flops",
     "device_seconds",
     "bits_per_byte",
+    "layout_bits",
     "mc_se",
     "text_se",
     "scorer",

@@ -280,12 +280,14 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
     number = r"\d\.\d{4}"
     exact = said(capsys, "score", str(causal))
     assert re.search(
-        rf"^chain-rule +{number} bits per byte +exact +.*text_se {number}$", exact, re.M
+        rf"^chain-rule +{number} bits per byte +exact +layout 0.0000 .*text_se {number}$",
+        exact,
+        re.M,
     )
     bound = said(capsys, "score", str(masked))
     for name, kind in (("any-order", "bound"), ("pseudo", "no likelihood")):
-        line = rf"^{name} +{number} bits per byte +{kind} +mc_se {number} +text_se {number}$"
-        assert re.search(line, bound, re.M)
+        line = rf"^{name} +{number} bits per byte +{kind} +layout {number}"
+        assert re.search(rf"{line} +mc_se {number} +text_se {number}$", bound, re.M)
     assert re.search(rf"^ *100% hidden {number} bits per hidden byte$", bound, re.M)
     for text in (exact, bound):
         assert re.search(rf"^gzip, by window +{number} bits per byte$", text, re.M)
@@ -310,14 +312,14 @@ def test_several_runs_are_a_table_with_a_row_a_run_and_scorer(capsys, causal, ma
     """Fails if a run or scorer is left out, or a kind or an error is in the wrong column."""
     out = said(capsys, "score", str(causal), str(masked), "--rows", "9")
     title, *rows = (re.split("  +", line) for line in out.splitlines())
-    assert title == ["run", "scorer", "kind", "bits per byte", "mc_se", "text_se"]
+    assert title == ["run", "scorer", "kind", "bits per byte", "layout", "mc_se", "text_se"]
     assert [row[:3] for row in rows] == [
         [str(causal), "chain-rule", "exact"],
         [str(masked), "any-order", "bound"],
         [str(masked), "pseudo", "no likelihood"],
     ]
-    assert [len(row) for row in rows] == [6] * 3
-    assert rows[0][4] == "0.0000" < rows[1][4]
+    assert [len(row) for row in rows] == [7] * 3
+    assert rows[0][4] == rows[0][5] == "0.0000" < min(rows[1][4:6])
 
 
 def test_two_objectives_are_proven_to_have_seen_the_same_rows(capsys, causal, masked):
@@ -346,6 +348,7 @@ def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
         given.append((scorer, effort.orders, effort.share_rows, effort.mc_se))
         return Score(
             bits_per_byte=2.0,
+            layout_bits=0.5,
             mc_se=0.0,
             text_se=None,
             scorer=scorer.name,
@@ -359,7 +362,8 @@ def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
     monkeypatch.setattr(cli, "score_by", note)
     ask = ["score", str(masked), "--scorer", "left-to-right"]
     assert re.fullmatch(
-        r"left-to-right +2.0000 bits per byte +exact +mc_se 0.0000\n", said(capsys, *ask)
+        r"left-to-right +2.0000 bits per byte +exact +layout 0.5000 +mc_se 0.0000\n",
+        said(capsys, *ask),
     )
     options = ["--block", "8", "--rows", "3", "--mc-se", "0.01", "--scorer", "pseudo", "--json"]
     found = json.loads(said(capsys, *ask, *options))["scores"]
@@ -386,6 +390,7 @@ def test_runs_are_paired_on_the_same_windows_only(capsys, causal, masked):
     out = said(capsys, *runs).splitlines()
     assert re.split("  +", out[2])[3:] == [
         f"{second['bits_per_byte']:.4f}",
+        f"{second['layout_bits']:.4f}",
         f"{above['bits_per_byte']:+.4f}",
         f"{above['mc_se']:.4f}",
         f"{above['text_se']:.4f}",

@@ -156,6 +156,7 @@ def test_the_chain_rule_is_the_sum_over_the_stream_done_by_hand(causal, causal_f
     assert score["bytes"] == split.bytes.sum()
     assert causal_found["bits_per_byte"] == pytest.approx(bits / split.bytes.sum(), rel=1e-5)
     assert (causal_found["kind"], causal_found["mc_se"]) == ("exact", 0)
+    assert causal_found["layout_bits"] == 0
 
 
 def test_all_windows_hold_each_byte_once_and_few_are_spread(causal):
@@ -184,6 +185,8 @@ def test_a_masked_model_is_asked_for_bounds_and_says_that_they_are(masked, maske
     assert masked_found["scores"]["pseudo"]["kind"] == "no likelihood"
     assert masked_found["bits_per_byte"] == masked_found["scores"]["any_order"]["bits_per_byte"]
     assert masked_found["mc_se"] > 0
+    for score in masked_found["scores"].values():
+        assert score["layout_bits"] > 0
     assert list(masked_found["error_by_share"]) == list(map(str, SHARES))
     for score in masked_found["error_by_share"].values():
         assert score["kind"] == "no likelihood"
@@ -216,6 +219,9 @@ def test_a_model_is_asked_what_it_was_taught(objective, names, visible):
     assert list(there) == names
     assert {scorer.answer for scorer in there.values()} <= objective.answers
     assert sees(trained) == visible
+    for scorer in there.values():
+        shown = {"next": "nothing", "spans": "number of documents"}
+        assert scorer.told == shown.get(scorer.answer, "ends of documents")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +254,9 @@ def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, name
     # A model that was not trained says each of its pieces with about the same probability.
     pieces = found["scores"][headline]["tokens"] / found["scores"][headline]["bytes"]
     uniform = math.log2(tokens.tokenizer.vocabulary.size) * pieces
-    assert found["bits_per_byte"] == pytest.approx(uniform, rel=0.05)
+    layout = found["scores"][headline]["layout_bits"]
+    assert found["bits_per_byte"] - layout == pytest.approx(uniform, rel=0.05)
+    assert (layout > 0) == (headline == "spans")
     fills = "any_order" in names
     assert bool(found["error_by_share"]) == fills
     assert bool(found["says"]["pieces"]) == ("chain_rule" in names)

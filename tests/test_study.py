@@ -162,7 +162,7 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
 
     with (directory / "results.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert tuple(header[:17]) == LEADING == ISSUE
+    assert tuple(header[:18]) == LEADING == ISSUE
     results = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     written = json.loads((directory / third / "result.json").read_text())
     assert results[third]["objective"] == "any_order"
@@ -175,14 +175,15 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
 
 
 EVALUATED = (
-    "bits_per_byte", "mc_se", "text_se", "scorer", "kind", "scores", "error_by_share",
-    "probe_accuracy", "probe_se", "probe", "baselines", "document_bytes", "document_nats",
-    "says",
+    "bits_per_byte", "layout_bits", "mc_se", "text_se", "scorer", "kind", "scores",
+    "error_by_share", "probe_accuracy", "probe_se", "probe", "baselines", "document_bytes",
+    "document_nats", "says",
 )  # fmt: skip
 ISSUE = (
     "cell", "objective", "params_total", "params_non_embedding", "tokens",
-    "predicted_targets", "flops", "device_seconds", "bits_per_byte", "mc_se", "text_se",
-    "scorer", "probe_accuracy", "validation_loss", "seed", "corpus_digest", "batches_digest",
+    "predicted_targets", "flops", "device_seconds", "bits_per_byte", "layout_bits", "mc_se",
+    "text_se", "scorer", "probe_accuracy", "validation_loss", "seed", "corpus_digest",
+    "batches_digest",
 )  # fmt: skip
 
 

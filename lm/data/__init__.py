@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
+import numpy as np
 from msgspec import Meta
 
 from lm.config import Config, UserError
@@ -19,6 +21,7 @@ from lm.data.batches import (
 )
 from lm.data.corpus import Corpus, Document, Stdlib, Text, Tfds
 from lm.data.hmm import Hmm
+from lm.data.lengths import LengthModel
 from lm.data.store import Key, Split, open_store
 from lm.data.tokenizer import (
     Bytes,
@@ -36,6 +39,7 @@ __all__ = [
     "Data",
     "Document",
     "Hmm",
+    "LengthModel",
     "Rows",
     "SentencePiece",
     "Split",
@@ -84,6 +88,12 @@ class Tokens:
     validation: Split
     corpus_digest: str
     tokenizer_digest: str
+
+    @cached_property
+    def lengths(self) -> LengthModel:
+        """How long the training documents are, which pays for the layout of held-out ones."""
+        # The begin token is never asked for.
+        return LengthModel.fit(np.diff(self.train.offsets) - 1)
 
     def batches(self, data: Data, seed: int) -> Batches:
         """What a run of these settings is trained on."""

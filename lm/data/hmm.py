@@ -21,17 +21,22 @@ ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + "-_
 
 
 class Hmm(Config, frozen=True, tag="hmm"):
-    """Texts of one length from a hidden Markov source whose every probability is known.
+    """Texts from a hidden Markov source whose every probability is known.
 
-    All documents have `length` symbols, so that rows of `row_length` positions hold exactly one
-    each: begin, its symbols, end, and the next document's begin, which nobody is asked for. No
-    window cuts a document, and the optimum of a model is the source's own conditional; the end
-    piece, whose place is known, adds nothing to it. By default a symbol takes 3.17 bits if
-    nothing else is known, 2.61 after the one before it and 2.26 after all (the entropy rate).
+    With equal lengths all documents have `length` symbols, so that rows of `row_length`
+    positions hold exactly one each: begin, its symbols, end, and the next document's begin,
+    which nobody is asked for. No window cuts a document, and the optimum of a model is the
+    source's own conditional; the end piece, whose place is known, adds nothing to it. By
+    default a symbol takes 3.17 bits if nothing else is known, 2.61 after the one before it and
+    2.26 after all (the entropy rate).
 
-    What is drawn depends on (states, symbols, length, concentration, seed) and the document's
-    index alone, and is the same on every machine: raw Philox bits, their seeding and the
-    distributions of `RandomState` never change between releases of NumPy (NEP 19), unlike
+    With geometric lengths a document ends after each of its symbols with probability 1 /
+    `length`. As the source is stationary, what a window holds of a document is distributed as a
+    document is, wherever the window cuts it: so its truth is known in rows of any length.
+
+    What is drawn depends on (states, symbols, length, lengths, concentration, seed) and the
+    document's index alone, and is the same on every machine: raw Philox bits, their seeding and
+    the distributions of `RandomState` never change between releases of NumPy (NEP 19), unlike
     those of its `Generator`. A counter-based generator can begin at any document.
     """
 
@@ -39,7 +44,12 @@ class Hmm(Config, frozen=True, tag="hmm"):
     symbols: Annotated[
         int, Meta(ge=2, le=len(ALPHABET), description="size of the alphabet, a byte a symbol")
     ] = 16
-    length: Annotated[int, Meta(ge=1, le=2**16, description="symbols of every document")] = 61
+    length: Annotated[
+        int, Meta(ge=1, le=2**16, description="symbols of a document, on average")
+    ] = 61
+    lengths: Annotated[
+        Literal["equal", "geometric"], Meta(description="how documents differ in length")
+    ] = "equal"
     documents: Annotated[int, Meta(ge=1, description="how many are drawn")] = 20_000
     concentration: Annotated[
         float,
@@ -49,7 +59,7 @@ class Hmm(Config, frozen=True, tag="hmm"):
 
     @property
     def row_length(self) -> int:
-        """The row length (L) at which every row is one document."""
+        """The row length (L) at which every row is one document of `length` symbols."""
         return self.length + 3
 
     @functools.cache  # noqa: B019 - a frozen value, of which there are few
@@ -69,14 +79,44 @@ class Hmm(Config, frozen=True, tag="hmm"):
     def draw(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Documents `first .. stop - 1`: (states_NT, symbols_NT), both int64.
 
+        T is the longest one's number of symbols (`sizes`); what a shorter one has beyond its
+        own is no part of it.
+
         >>> states_NT, symbols_NT = Hmm(length=4).draw(122, 125)
         >>> (Hmm(length=4).draw(123, 124)[1] == symbols_NT[1:2]).all()
         np.True_
         """
-        counts = -(-2 * self.length // 4)  # of Philox's counter, which gives 4 numbers each
-        bits = self._bits(1).advance(first * counts).random_raw((stop - first) * counts * 4)
-        bits_NT2 = bits.reshape(stop - first, -1, 2)[:, : self.length]
-        return self.source().draw((bits_NT2 >> np.uint64(11)) * 2.0**-53)
+        most = int(self.sizes(first, stop).max(initial=1))
+        counts = -(-2 * self._longest // 4)  # of Philox's counter, which gives 4 numbers each
+        if self.lengths == "equal":
+            bits = self._bits(1).advance(first * counts).random_raw((stop - first) * counts * 4)
+            bits_NT2 = bits.reshape(stop - first, -1, 2)[:, :most]
+        else:
+            bits_NT2 = np.stack(
+                [
+                    self._bits(1).advance(index * counts).random_raw(2 * most).reshape(most, 2)
+                    for index in range(first, stop)
+                ]
+            )
+        return self.source().draw(_uniform(bits_NT2))
+
+    def sizes(self, first: int, stop: int) -> np.ndarray:
+        """How many symbols the documents `first .. stop - 1` have, int64[N].
+
+        >>> Hmm(length=4).sizes(0, 3).tolist()
+        [4, 4, 4]
+        """
+        if self.lengths == "equal":
+            return np.full(stop - first, self.length)
+        more_T = np.cumprod(np.full(self._longest - 1, 1 - 1 / self.length))
+        # Four to a step of the counter, as above; a document takes the first.
+        bits = self._bits(2).advance(first).random_raw(4 * (stop - first))[::4]
+        return 1 + np.searchsorted(-more_T, -_uniform(bits), side="left")
+
+    @property
+    def _longest(self) -> int:
+        """Symbols of the longest document; 1e-14 of geometric lengths would exceed it."""
+        return self.length if self.lengths == "equal" else 32 * self.length
 
     def _bits(self, purpose: int) -> np.random.Philox:
         return np.random.Philox(np.random.SeedSequence([self.seed, purpose]))
@@ -88,8 +128,14 @@ def contents(config: Hmm) -> Iterator[tuple[str, int, bytes]]:
     step = max(1, 2**17 // config.length)
     for first in range(0, config.documents, step):
         stop = min(first + step, config.documents)
-        for index, letters_T in enumerate(letters_K[config.draw(first, stop)[1]], first):
-            yield f"hmm:{index:06}", 0, letters_T.tobytes()
+        sizes_N, symbols_NT = config.sizes(first, stop), config.draw(first, stop)[1]
+        for index, (size, symbols_T) in enumerate(zip(sizes_N, symbols_NT, strict=True), first):
+            yield f"hmm:{index:06}", 0, letters_K[symbols_T[:size]].tobytes()
+
+
+def _uniform(bits: np.ndarray) -> np.ndarray:
+    """Raw bits as numbers from [0, 1)."""
+    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def index_of(id: str) -> int:

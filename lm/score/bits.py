@@ -15,6 +15,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     """How well a text is predicted. Reads back from JSON, and can then still be paired."""
 
     bits_per_byte: float
+    """Of the text and of its layout."""
+    layout_bits: float | None
+    """The part of `bits_per_byte`, in the same unit, that the length model pays for what the
+    model was told of where documents end. 0: it was told nothing, and paid for their ends with
+    its own predictions, as causal models do. None: it was told, and nothing was paid."""
     mc_se: float | None
     """Standard error from the masks drawn; None with one replicate, 0 where none is drawn."""
     text_se: float | None
@@ -81,27 +86,45 @@ def text_of(
 
 
 def measure(
-    nats_KRL: np.ndarray, text: Text, *, scorer: str, kind: Kind, seed: int = 0
+    nats_KRL: np.ndarray,
+    text: Text,
+    *,
+    scorer: str,
+    kind: Kind,
+    layout_RL: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Score:
     """Bits per byte of the windows' text, from K independent replicates of its tokens' nats.
+
+    `layout_RL` are the nats of what the model was told of the layout (`lm.score.layout`).
 
     >>> text = Text(bytes_RL=np.array([[0, 1, 1], [0, 2, 0]]),
     ...             documents_RL=np.array([[-1, 0, 0], [-1, 1, 1]]))
     >>> nats_KRL = np.log(2) * np.array([[[0, 1, 1], [0, 4, 1]], [[0, 1, 3], [0, 4, 1]]])
-    >>> score = measure(nats_KRL, text, scorer="any-order bound", kind="bound")
-    >>> score.bits_per_byte, score.mc_se  # (3 + 5) / 4 bytes, sqrt(variance 2 / 2) / 4 bytes
-    (2.0, 0.25)
+    >>> layout_RL = np.log(2) * np.array([[0, 0, 1], [0, 0, 1]])
+    >>> score = measure(nats_KRL, text, scorer="any-order bound", kind="bound",
+    ...                 layout_RL=layout_RL)
+    >>> score.bits_per_byte, score.layout_bits  # (3 + 5 + 1 + 1) / 4 bytes, (1 + 1) / 4 bytes
+    (2.5, 0.5)
+    >>> score.mc_se  # sqrt(variance 2 / 2) / 4 bytes
+    0.25
     >>> [nats / math.log(2) for nats in score.document_nats], score.document_bytes
-    ([3.0, 5.0], (2, 2))
+    ([4.0, 6.0], (2, 2))
     """
     content_RL = text.documents_RL >= 0
-    if not np.isfinite(nats_KRL).all() or (nats_KRL * ~content_RL).any():
-        raise ValueError("nats must be finite, and 0 where there is no content")
+    paid_RL = np.zeros(content_RL.shape) if layout_RL is None else layout_RL
+    for nats_RL in (*nats_KRL, paid_RL):
+        if not np.isfinite(nats_RL).all() or (nats_RL * ~content_RL).any():
+            raise ValueError("nats must be finite, and 0 where there is no content")
     replicates = len(nats_KRL)
     total_bytes = int(text.bytes_RL.sum())
     per_document = [
         np.bincount(text.documents_RL[content_RL], values[content_RL].astype(np.float64))
-        for values in (nats_KRL.mean(axis=0, dtype=np.float64), text.bytes_RL, content_RL)
+        for values in (
+            nats_KRL.mean(axis=0, dtype=np.float64) + paid_RL,
+            text.bytes_RL,
+            content_RL,
+        )
     ]
     seen = per_document[2] > 0
     nats_d, bytes_d = per_document[0][seen], per_document[1][seen]
@@ -116,6 +139,9 @@ def measure(
         mc_se = mc_nats / math.log(2) / total_bytes
     return Score(
         bits_per_byte=float(nats_d.sum()) / math.log(2) / total_bytes,
+        layout_bits=(
+            None if layout_RL is None else float(layout_RL.sum()) / math.log(2) / total_bytes
+        ),
         mc_se=mc_se,
         text_se=ratio_se(nats_d / math.log(2), bytes_d, seed=seed),
         scorer=scorer,

@@ -21,6 +21,7 @@ from lm.loss import token_and_least_nats, token_nats
 from lm.objectives import Answer
 from lm.objectives.spans import lay_out
 from lm.score.bits import Kind
+from lm.score.layout import Told
 
 
 class Body(Protocol):
@@ -50,6 +51,11 @@ class Scorer(Protocol):
     @property
     def answer(self) -> Answer:
         """The question that it asks: what a model must have been taught to answer."""
+        ...
+
+    @property
+    def told(self) -> Told:
+        """What a model is given to know of where documents end, which is not in its nats."""
         ...
 
     @property
@@ -190,6 +196,7 @@ class ChainRule(Asking):
     name: ClassVar[str] = "chain rule"
     kind: ClassVar[Kind] = "exact"
     answer: ClassVar[Answer] = "next"
+    told: ClassVar[Told] = "nothing"
     samples: ClassVar[int] = 1
 
     def ask(
@@ -219,14 +226,16 @@ class ChainRule(Asking):
 class BehindSentinel(Asking):
     """The chain rule where all content of a document stands behind one sentinel: exact.
 
-    A span model is given how many documents a row has and says each in one span, from left to
-    right. Sentinels are given, as they are no text: only pieces of the row count.
+    A span model is given how many documents a row has, for which the length model pays, and
+    says each in one span, from left to right. Sentinels are given, as they are no text: only
+    pieces of the row count.
     """
 
     stack: Literal["single", "encoder_decoder"] = "single"
     name: ClassVar[str] = "chain rule behind a sentinel"
     kind: ClassVar[Kind] = "exact"
     answer: ClassVar[Answer] = "spans"
+    told: ClassVar[Told] = "number of documents"
     samples: ClassVar[int] = 1
 
     def ask(
@@ -274,6 +283,7 @@ class Hiding(Asking):
 
     samples: int
     answer: Blank
+    told: ClassVar[Told] = "ends of documents"
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """The m of each sample, int32[K, B], given n and a number from [0, 1) for each row."""
@@ -339,7 +349,7 @@ class AnyOrder(Hiding):
     It bounds -log of the mixture of all orders, not of a single one; m is uniform on 1..n (Uria
     et al. 2014, equation 7). The samples of an estimate take m from equal parts of 1..n. The
     model sees where documents begin and end in the row, which a causal one has to predict: the
-    bound is given these places.
+    length model pays for these places (`lm.score.layout`).
     """
 
     samples: int = 8
@@ -427,13 +437,14 @@ class FixedOrder:
     confident first: next are the places whose likeliest piece has the highest probability, as
     they are in Chang et al. 2022, section 3.2 (Shih et al. 2022 on what the order does); what
     is true there is not looked at. As in the other scorers, a row's documents share its turns,
-    and the model sees where they begin and end.
+    and the model sees where they begin and end, for which the length model pays.
     """
 
     order: Order = "left to right"
     block: int = 1
     answer: Blank = "hidden"
     kind: ClassVar[Kind] = "exact"
+    told: ClassVar[Told] = "ends of documents"
     samples: ClassVar[int] = 1
 
     @property

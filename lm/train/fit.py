@@ -495,6 +495,7 @@ def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh
             "tokens": split.size,
         }
     _write(directory / "data.json", json.dumps(described, indent=2) + "\n")
+    _write(directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n")
 
 
 def commit() -> str | None:
