@@ -88,8 +88,8 @@ ARMS = {
         GREEN,
     ),
 }
-SHOWN = "local"
-"""The method of the figures and the answer: a parabola through the sizes about the best."""
+SHOWN = METHODS[0]
+"""The method of the figures and the answer: a parabola through the runs about the best."""
 PUBLISHED = 0.5
 """About what Hoffmann et al. find for a."""
 
@@ -406,7 +406,7 @@ def _curves_section(
                 {ARMS[arm].label: fit},
                 {ARMS[arm].label: runs_of(results[arm])},
                 f"{ARMS[arm].label}. Left: bits per byte of each budget by size, with a"
-                " parabola in logarithms through the five sizes about the best, and its"
+                " parabola in logarithms through the runs about the best, and its"
                 " minimum."
                 " Right: the minima's sizes and data by compute, with power laws and their 95%"
                 " bands.",
@@ -426,8 +426,8 @@ def _exponents_section(
     ]
     table = laws_table(
         named,
-        "Exponents by three ways to find the minimum of a budget (a smooth curve through all"
-        " runs after Akima, a parabola through the five about the best, one through all) and by"
+        "Exponents by three ways to find the minimum of a budget (a parabola through the runs"
+        " about the best, one through five sizes, a curve through all after Akima) and by"
         " a law of size and data fit to all runs. In brackets 95% intervals. The number of"
         " doubts is that of the warnings below.",
         "arm and method",

@@ -337,7 +337,7 @@ def report(cells: list[Cell]) -> Report:
                 Plot(
                     "isoflops",
                     _isoflops_figure(known, rows),
-                    "Loss by size, a colour a budget, with the smooth curve whose minimum (+)"
+                    "Loss by size, a colour a budget, with the parabola whose minimum (+)"
                     " is the best size. Budgets whose best size is the smallest or largest"
                     " have none and are faint. The first two panels are the same runs, counted"
                     " without the head and with it.",
@@ -412,8 +412,8 @@ STEPS = (
         VERMILLION,
     ),
 )
-SHOWN: Method = "akima"
-"""How minima are found: as the paper does."""
+SHOWN: Method = METHODS[0]
+"""How minima are found: nearest to the truth in `isoflop_methods`; the paper's way is akima."""
 
 
 def _rows(cells: list[Cell], step: Step, *, exact: bool = False) -> Runs:
@@ -577,10 +577,10 @@ def _steps_table(
     return Table(
         columns,
         shown,
-        "The exponent of the best size after each step: minima by a smooth curve through all"
-        " sizes (Akima), as the paper finds them, with the 95% interval; by a parabola through"
-        " the five sizes about the best (local), and through all. The paper's are those of its"
-        " runs on RefinedWeb, fit again by the same method.",
+        "The exponent of the best size after each step: minima by a parabola through the"
+        " runs about the best, with the 95% interval; by one through five sizes (local), and by"
+        " a smooth curve through all (Akima), as the paper finds them. The paper's are those of"
+        " its runs on RefinedWeb, fit again by that curve.",
     )
 
 

@@ -165,7 +165,7 @@ def _add_commands(commands: Any) -> None:
     fit.add_argument(
         "--method",
         choices=(*isoflop.METHODS, *envelope.METHODS),
-        help="how isoFLOP minima are found (akima), or the envelope (hull)",
+        help="how isoFLOP minima are found (parabola), or the envelope (hull)",
     )
     fit.add_argument(
         "--against", choices=QUANTITIES, default="flops", help="what a power law is of"
@@ -486,6 +486,7 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
         "degrees": fit.degrees,
         "fixed": list(fit.fixed),
         "against": fit.against,
+        "method": fit.method,
         "draws": {
             name: [float(f"{draw:.9g}") for draw in draws_B]
             for name, draws_B in fit.draws.items()
@@ -548,7 +549,7 @@ def _print_fit(
     first = next(iter(fits.values()))
     names = list(first.parameters | first.exponents)
     if len(fits) == 1:
-        table.add_column(f"{first.law} law")
+        table.add_column(f"{first.law} law" + (f", {first.method}" if first.method else ""))
         table.add_column("value", justify="right")
         table.add_column("95%", justify="right")
         for name in names:

@@ -44,6 +44,12 @@ class Fit:
         """What lines are drawn against."""
         return str(self.details.get("against", "flops"))
 
+    @property
+    def method(self) -> str | None:
+        """How minima or an envelope were found; None for laws that have one way."""
+        method: str | None = self.details.get("method")
+        return method
+
     @functools.cached_property
     def ci95(self) -> dict[str, Interval]:
         """95% intervals of all that was fit."""

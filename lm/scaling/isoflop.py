@@ -1,6 +1,9 @@
 """The best size of each budget, and how it grows (approach 2 of Hoffmann et al. 2022)."""
 
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,12 +13,28 @@ from lm.scaling.fit import Fit
 from lm.scaling.power import line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
-Method = Literal["akima", "local", "parabola"]
+Method = Literal["parabola", "local", "akima"]
 METHODS: tuple[Method, ...] = get_args(Method)
+"""The first is the default, by the simulation in `experiments/isoflop_methods.py`."""
 
 _POINTS_OF_A_LOCAL_PARABOLA = 5
 _SAME_SIZE = 0.02
 """Sizes whose logarithms differ by no more are one."""
+_FAR, _FAR_AT_LEAST = 5.0, 0.02
+"""A run so many standard errors from its budget's curve, and so far in ln L, is an outlier."""
+_MOST_TRIPLES = 2000
+_VALLEY = 0.1
+"""Runs whose ln L lies so near the lowest, and those of sizes between, are in the valley."""
+_FEWEST_IN_VALLEY = 4
+
+_LEFT_OUT = {
+    "edge": "minimum at an edge of their sizes",
+    "no minimum": "no minimum: the parabola opens down",
+    "few sizes": "fewer than three sizes that agree with each other",
+    "two valleys": "two valleys with a run between them that is worse than both",
+    "below": "the curve's minimum lies far below every run",
+}
+"""Why a budget has no minimum that can be used."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +57,18 @@ class Budget:
 def fit_isoflop(
     runs: Runs,
     *,
-    method: Method = "akima",
+    method: Method = METHODS[0],
     tolerance: float = 0.1,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Fit:
     """N*, D* and L* of each budget as power laws of compute.
 
-    Runs whose compute differs by less than the tolerance are of one budget. Budgets whose best
-    size is the smallest or the largest are left out: their minimum may lie beyond. What is
-    resampled are the minima's residuals from the lines.
+    Runs whose compute differs by less than the tolerance are of one budget. Runs that lie far
+    from the others of their budget, as diverged ones do, are left out. So are budgets whose
+    best size is the smallest or the largest, as their minimum may lie beyond, and those whose
+    runs have no one valley. Warnings name all of them. What is resampled are the minima's
+    residuals from the lines.
 
     >>> from lm.scaling.laws import BESIROGLU, parametric_loss, parametric_optimum
     >>> C, away = (a.ravel() for a in np.meshgrid(10.0 ** np.arange(18, 22), np.arange(-4, 5)))
@@ -64,29 +85,33 @@ def fit_isoflop(
             f"{len(groups)} budgets of three sizes or more (flops within {tolerance:.0%});"
             " isoFLOP curves need 2: is flops the budget? --law parametric needs none"
         )
-    found = [optimum(runs.take(rows_R), method) for rows_R in groups]
+    parts = [runs.take(rows_R) for rows_R in groups]
+    inside, noise = _without_outliers(parts)
+    kept = [part.take(near_R) for part, near_R in zip(parts, inside, strict=True)]
+    found = [optimum(part, method, noise=noise) for part in kept]
     minima = [budget for budget in found if isinstance(budget, Budget)]
+    doubts = _left_out(parts, inside, found)
     if len(minima) < 2:
         raise DataError(
             f"{len(minima)} of {len(found)} budgets have a minimum within their sizes;"
-            " a law needs 2: run smaller or larger models"
+            f" a law needs 2: run smaller or larger models ({'; '.join(doubts)})"
         )
     parameters, draws, objective = _law_of(minima, bootstrap, seed)
-    return Fit(
+    fit = Fit(
         law="isoflop",
         parameters=parameters,
         objective=objective,
         rows_used=sum(
-            len(rows_R) for rows_R, b in zip(groups, found, strict=True) if b in minima
+            len(part) for part, b in zip(kept, found, strict=True) if isinstance(b, Budget)
         ),
         degrees=len(minima) - 2,
         draws=draws,
-        warnings=(
-            *_warnings(runs, groups, found, minima, method),
-            *line_doubts(parameters, draws),
-        ),
-        details={"budgets": minima},
+        details={"budgets": minima, "method": method},
     )
+    if len(minima) < 4:
+        doubts.append(f"too few points: {len(minima)} budgets; error bars are rough")
+    doubts += _method_doubts(fit, kept, noise)
+    return replace(fit, warnings=(*doubts, *line_doubts(parameters, draws)))
 
 
 def budgets(runs: Runs, tolerance: float) -> list[np.ndarray]:
@@ -109,12 +134,13 @@ def budgets(runs: Runs, tolerance: float) -> list[np.ndarray]:
     ]
 
 
-def optimum(runs: Runs, method: Method) -> Budget | str:
+def optimum(runs: Runs, method: Method, *, noise: float = 0.0) -> Budget | str:
     """The size of least loss among and between the runs of a budget, or why there is none.
 
-    akima: a smooth curve through every run (Akima 1970), as Porian et al. 2024 do, who found
-    that parabolas lean on sizes far from the best one. local: a parabola through the five
-    runs around the best. parabola: through all. All are in ln N and ln L.
+    parabola: through all runs. local: through the five around the best. akima: a smooth curve
+    through every run (Akima 1970), as Porian et al. 2024 do, who found that parabolas lean on
+    sizes far from the best one; it leans on each run's noise instead. All are in ln N and ln L.
+    The noise of ln L, if it is known, says which valleys are none.
     """
     assert runs.params_R is not None and runs.flops_R is not None and runs.tokens_R is not None
     # Repeats of one size, as of several seeds, count as one; sizes that were read off a figure
@@ -129,6 +155,9 @@ def optimum(runs: Runs, method: Method) -> Budget | str:
     if len(log_N_R) < 3:
         return "few sizes"
     lowest = int(log_L_R.argmin())
+    tiny = max(_FAR * noise, _FAR_AT_LEAST)
+    if _ridge(log_L_R) > tiny:
+        return "two valleys"
     if method == "akima":
         fine = np.linspace(log_N_R[0], log_N_R[-1], 4001)
         curve = Akima1DInterpolator(log_N_R, log_L_R)(fine)
@@ -139,7 +168,7 @@ def optimum(runs: Runs, method: Method) -> Budget | str:
         return "edge"
     else:
         near = (
-            slice(None)
+            _valley(log_N_R, log_L_R)
             if method == "parabola"
             else slice(
                 max(0, lowest - _POINTS_OF_A_LOCAL_PARABOLA // 2),
@@ -153,8 +182,13 @@ def optimum(runs: Runs, method: Method) -> Budget | str:
         log_N, log_L = origin - slope / (2 * bend), level - slope**2 / (4 * bend)
         if not log_N_R[0] < log_N < log_N_R[-1]:
             return "edge"
-        fine = np.linspace(log_N_R[near][0], log_N_R[near][-1], 200)
+        fine = np.append(np.linspace(log_N_R[near][0], log_N_R[near][-1], 200), log_N)
+        fine.sort()
         curve = np.polyval([bend, slope, level], fine - origin)
+    # A parabola's minimum lies an eighth as far below its three lowest points as those apart.
+    lowest_three = np.sort(log_L_R)[:3]
+    if lowest_three[0] - log_L > max(np.ptp(lowest_three) / 2, tiny):
+        return "below"
     return Budget(
         flops=float(np.exp(np.log(runs.flops_R).mean())),
         params_R=np.exp(log_N_R),
@@ -166,6 +200,99 @@ def optimum(runs: Runs, method: Method) -> Budget | str:
         curve_params=np.exp(fine),
         curve_loss=np.exp(curve),
     )
+
+
+def _ridge(log_L_R: np.ndarray) -> float:
+    """How high a run stands above the lower of those on both of its sides.
+
+    >>> _ridge(np.array([3.0, 1.0, 2.0, 0.5, 4.0]))
+    1.0
+    """
+    left_R = np.minimum.accumulate(log_L_R)
+    right_R = np.minimum.accumulate(log_L_R[::-1])[::-1]
+    return float((log_L_R - np.maximum(left_R, right_R)).max())
+
+
+def _without_outliers(parts: Sequence[Runs]) -> tuple[list[np.ndarray], float]:
+    """Which runs of each budget agree with a parabola through the others, and their noise.
+
+    A budget's search begins with the half of its runs that a parabola fits best (least trimmed
+    squares; Rousseeuw 1984); runs enter and leave until those inside are as near as all the
+    budgets' noise says, and those outside are not. Least squares alone would bend to a run
+    that diverged. Budgets of fewer than five runs start whole.
+    """
+    curves = []
+    for part in parts:
+        assert part.params_R is not None
+        log_N_R = np.log(part.params_R)
+        curves.append((log_N_R - log_N_R.mean(), np.log(part.loss_R)))
+    valleys = [_valley(*curve) for curve in curves]
+    inside = []
+    for (x_R, y_R), valley_R in zip(curves, valleys, strict=True):
+        near_R = np.zeros(len(x_R), bool)
+        near_R[valley_R] = _best_half(x_R[valley_R], y_R[valley_R])
+        inside.append(near_R)
+    noise = 0.0
+    for _ in range(20):
+        errors = [_errors(*curve, near_R) for curve, near_R in zip(curves, inside, strict=True)]
+        sizes = []
+        for (residual_R, scale_R), near_R in zip(errors, inside, strict=True):
+            free_R = near_R & (scale_R > 1e-3)
+            sizes.append(np.abs(residual_R[free_R]) / scale_R[free_R])
+        pooled = np.concatenate(sizes)
+        # The median of a normal variable's size is so much of its standard deviation.
+        noise = float(np.median(pooled)) / 0.6745 if len(pooled) else 0.0
+        now = [
+            valley_R & (np.abs(residual_R) <= np.maximum(_FAR * noise * scale_R, _FAR_AT_LEAST))
+            for (residual_R, scale_R), valley_R in zip(errors, valleys, strict=True)
+        ]
+        if all(np.array_equal(*pair) for pair in zip(now, inside, strict=True)):
+            break
+        inside = now
+    return [~valley_R | near_R for valley_R, near_R in zip(valleys, inside, strict=True)], noise
+
+
+def _valley(log_N_R: np.ndarray, log_L_R: np.ndarray) -> np.ndarray:
+    """Which runs are of sizes about the best, where a parabola can be a budget's curve.
+
+    >>> _valley(np.arange(7.0), np.array([2.0, 1.05, 1.02, 2.5, 1.0, 1.03, 1.04])).tolist()
+    [False, True, True, True, True, True, True]
+    """
+    count = max(int((log_L_R <= log_L_R.min() + _VALLEY).sum()), _FEWEST_IN_VALLEY)
+    sizes = log_N_R[np.argsort(log_L_R, kind="stable")[:count]]
+    return (log_N_R >= sizes.min()) & (log_N_R <= sizes.max())
+
+
+def _best_half(x_R: np.ndarray, y_R: np.ndarray) -> np.ndarray:
+    """Which runs, of the smallest majority that pins a parabola down, one fits best."""
+    rows = len(x_R)
+    if rows < 5:
+        return np.ones(rows, bool)
+    if math.comb(rows, 3) <= _MOST_TRIPLES:
+        triples = np.array(list(itertools.combinations(range(rows), 3)))
+    else:
+        random = np.random.default_rng(0)
+        triples = random.random((_MOST_TRIPLES, rows)).argpartition(3, axis=1)[:, :3]
+    design_RK = np.stack([x_R**2, x_R, np.ones(rows)], axis=1)
+    # Repeats of a size determine no parabola; the least of those through them does.
+    curve_TK = (np.linalg.pinv(design_RK[triples]) @ y_R[triples][..., None])[..., 0]
+    distance_TR = np.abs(curve_TK @ design_RK.T - y_R)
+    order_TR = np.argsort(distance_TR, axis=1)[:, : (rows + 4) // 2]
+    squares_T = (np.take_along_axis(distance_TR, order_TR, axis=1) ** 2).sum(axis=1)
+    best = int(squares_T.argmin())
+    return np.isin(np.arange(rows), order_TR[best])
+
+
+def _errors(
+    x_R: np.ndarray, y_R: np.ndarray, near_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals from the parabola through some runs, and their size in units of the noise."""
+    design_RK = np.stack([x_R**2, x_R, np.ones(len(x_R))], axis=1)
+    inverse_KR = np.linalg.pinv(design_RK[near_R])
+    residual_R = y_R - design_RK @ (inverse_KR @ y_R[near_R])
+    leverage_R = ((design_RK @ inverse_KR) ** 2).sum(axis=1)
+    variance_R = np.where(near_R, np.maximum(1 - leverage_R, 0.0), 1 + leverage_R)
+    return residual_R, np.sqrt(variance_R)
 
 
 def _law_of(
@@ -180,36 +307,46 @@ def _law_of(
     return lines(flops_R, values, bootstrap=bootstrap, seed=seed)
 
 
-def _warnings(
-    runs: Runs,
-    groups: list[np.ndarray],
-    found: list[Budget | str],
-    minima: list[Budget],
-    method: Method,
+def _left_out(
+    parts: Sequence[Runs], inside: Sequence[np.ndarray], found: Sequence[Budget | str]
 ) -> list[str]:
-    assert runs.flops_R is not None
-    warnings = []
-    for why, meaning in (
-        ("edge", "minimum at an edge of their sizes"),
-        ("no minimum", "no minimum: the parabola opens down"),
-        ("few sizes", "fewer than three sizes that differ"),
-    ):
+    """Which budgets and which runs are not in the law, and why."""
+    said = []
+    for why, meaning in _LEFT_OUT.items():
         out = [
-            f"{runs.flops_R[rows_R].mean():.3g}"
-            for rows_R, budget in zip(groups, found, strict=True)
-            if budget == why
+            f"{part.flops_R.mean():.3g}"
+            for part, budget in zip(parts, found, strict=True)
+            if budget == why and part.flops_R is not None
         ]
         if out:
-            warnings.append(f"budgets left out, {meaning}: {', '.join(out)} flops")
-    if len(minima) < 4:
-        warnings.append(f"too few points: {len(minima)} budgets; error bars are rough")
+            said.append(f"budgets left out, {meaning}: {', '.join(out)} flops")
+    far = [
+        f"loss {loss:.4g} of {params:.3g} parameters at {flops:.3g} flops"
+        for part, near_R in zip(parts, inside, strict=True)
+        if part.params_R is not None and part.flops_R is not None
+        for loss, params, flops in zip(
+            part.loss_R[~near_R], part.params_R[~near_R], part.flops_R[~near_R], strict=True
+        )
+    ]
+    if far:
+        more = f" and {len(far) - 5} more" if len(far) > 5 else ""
+        said.append(
+            "runs left out, far from the others of their budget (diverged?):"
+            f" {'; '.join(far[:5])}{more}"
+        )
+    return said
+
+
+def _method_doubts(fit: Fit, kept: Sequence[Runs], noise: float) -> list[str]:
+    """Whether another method finds an exponent that this one's error does not explain."""
     exponents = {}
     for other in METHODS:
-        others = [optimum(runs.take(rows_R), other) for rows_R in groups]
-        kept = [budget for budget in others if isinstance(budget, Budget)]
-        if len(kept) >= 2:
-            exponents[other] = _law_of(kept, 0, 0)[0]["a"]
-    if max(exponents.values()) - min(exponents.values()) > 0.05:
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in exponents.items())
-        warnings.append(f"a depends on the method ({shown}); this is {method}")
-    return warnings
+        found = [optimum(part, other, noise=noise) for part in kept]
+        minima = [budget for budget in found if isinstance(budget, Budget)]
+        if len(minima) >= 2:
+            exponents[other] = _law_of(minima, 0, 0)[0]["a"]
+    here, (low, high) = fit.parameters["a"], fit.ci95.get("a", (np.inf, -np.inf))
+    if all(abs(a - here) <= 0.05 or low <= a <= high for a in exponents.values()):
+        return []
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in exponents.items())
+    return [f"a depends on the method ({shown}); this is {fit.details['method']}"]

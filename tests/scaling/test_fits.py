@@ -9,7 +9,7 @@ from lm.scaling.bootstrap import interval
 from lm.scaling.data_constrained import fit_data_constrained
 from lm.scaling.envelope import fit_envelope, on_envelope
 from lm.scaling.fit import predict
-from lm.scaling.isoflop import fit_isoflop
+from lm.scaling.isoflop import METHODS, fit_isoflop, optimum
 from lm.scaling.laws import (
     BESIROGLU,
     HOFFMANN,
@@ -84,7 +84,7 @@ def test_data_constrained_constants_come_back():
     assert free.parameters == pytest.approx(MUENNIGHOFF, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["akima", "local", "parabola"])
+@pytest.mark.parametrize("method", METHODS)
 def test_isoflop_exponents_come_back(method):
     """Fails when minima are taken at runs: each budget's sizes are moved by part of a step."""
     runs = isoflops(step=1.3, shift=0.37)
@@ -332,6 +332,61 @@ def test_minima_at_an_edge():
     assert len(fit.details["budgets"]) == 8
     assert fit.exponents["a"] == pytest.approx(0.5126, abs=0.01)
     assert not says(fit_isoflop(runs, bootstrap=0), "edge")
+
+
+def test_f1_diverged_runs_do_not_move_the_exponent():
+    """Fails when a run of loss 10.9 bends its budget's curve, or is left out unsaid."""
+    runs = isoflops(budgets=5, sizes=7, noise=0.003)
+    loss_R = runs.loss_R.copy()
+    loss_R[[2, 18, 32, 34]] = 10.9  # the last is its budget's largest
+    spoiled = replace(runs, loss_R=loss_R)
+    for method in METHODS:
+        clean = fit_isoflop(runs, method=method, bootstrap=0)
+        fit = fit_isoflop(spoiled, method=method, bootstrap=0)
+        assert fit.exponents["a"] == pytest.approx(clean.exponents["a"], abs=0.05)
+        assert fit.warnings[0].count("loss 10.9 of ") == 3
+        assert all(b.loss > 0.98 * b.loss_R.min() for b in fit.details["budgets"])
+    fit = fit_isoflop(spoiled, bootstrap=100)
+    assert fit.ci95["a"][0] < 0.5126 < fit.ci95["a"][1]
+    assert np.ptp(fit.ci95["a"]) < 0.1
+
+
+def test_f1_what_is_noisy_or_lopsided_is_no_outlier():
+    """Fails when a run is left out for being as far away as its budgets' noise says."""
+    for seed in range(10):
+        fit = fit_isoflop(isoflops(noise=0.01, sizes=7, seed=seed), bootstrap=0)
+        assert not says(fit, "runs left out")
+    uneven = BESIROGLU | {"alpha": 0.2929, "beta": 0.713, "A": 171.0, "B": 7.8e6}
+    assert not says(fit_isoflop(isoflops(uneven, sizes=13), bootstrap=0), "left out")
+
+
+def test_f1_budgets_whose_runs_contradict_each_other_are_left_out():
+    """Fails when three runs and one far away give a minimum, or are left out unsaid."""
+    runs = isoflops(budgets=5, noise=0.002)
+    last = np.flatnonzero(runs.flops_R == runs.flops_R.max())[2:6]
+    loss_R = runs.loss_R.copy()
+    loss_R[last[2]] *= 1.5
+    rows = np.concatenate([np.flatnonzero(runs.flops_R < runs.flops_R.max()), last])
+    fit = fit_isoflop(replace(runs, loss_R=loss_R).take(rows), bootstrap=0)
+    assert says(fit, "fewer than three sizes that agree with each other: 1e+22 flops")
+    assert len(fit.details["budgets"]) == 4
+    assert fit.exponents["a"] == pytest.approx(0.5126, abs=0.02)
+
+
+def test_f1_two_valleys_have_no_one_minimum():
+    """Fails when a curve is drawn over a ridge, or noise is taken for one."""
+    sizes, loss = np.arange(1, 8) * 1e8, np.array([3.4, 3.0, 3.2, 3.6, 3.2, 3.0, 3.4])
+    two = Runs(loss, params_R=sizes, flops_R=np.full(7, 1e20)).completed()
+    for method in METHODS:
+        assert optimum(two, method) == "two valleys"
+    assert optimum(two, "parabola", noise=0.1) != "two valleys"
+
+
+def test_f1_a_curve_far_below_its_runs_is_no_minimum():
+    """Fails when a curve that dips between two runs says what no run has shown."""
+    sizes, loss = np.array([1.0, 1.1, 30.0, 33.0]) * 1e8, np.array([3.4, 3.0, 3.0, 3.4])
+    dips = Runs(loss, params_R=sizes, flops_R=np.full(4, 1e20)).completed()
+    assert optimum(dips, "parabola") == "below"
 
 
 def test_an_envelope_of_one_size():

@@ -6,7 +6,7 @@ import pytest
 from lm.scaling.compare import compare
 from lm.scaling.data_constrained import fit_data_constrained
 from lm.scaling.envelope import fit_envelope
-from lm.scaling.isoflop import fit_isoflop
+from lm.scaling.isoflop import METHODS, fit_isoflop
 from lm.scaling.laws import MUENNIGHOFF
 from lm.scaling.parametric import fit_parametric
 from lm.scaling.power import fit_power
@@ -87,9 +87,10 @@ def test_porian(published, configuration, exponent):
     columns, runs = table(published / "porian_refinedweb_isoflop.csv")
     by = ["hparams", "warmup", "decay", "param_count", "val"]
     mine = runs.take(groups(columns, by)[configuration])
-    assert fit_isoflop(mine, bootstrap=0).exponents["a"] == pytest.approx(exponent, abs=0.005)
-    local = fit_isoflop(mine, method="local", bootstrap=0)
-    assert local.exponents["a"] == pytest.approx(exponent, abs=0.035)
+    found = {m: fit_isoflop(mine, method=m, bootstrap=0).exponents["a"] for m in METHODS}
+    assert found["akima"] == pytest.approx(exponent, abs=0.005)
+    assert found["local"] == pytest.approx(exponent, abs=0.035)
+    assert found["parabola"] == pytest.approx(exponent, abs=0.035)
 
 
 def test_muennighoff(published):
