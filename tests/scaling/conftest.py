@@ -1,5 +1,6 @@
-"""Runs whose law is known, and published data, where they stand beside the repository."""
+"""Runs whose law is known, and published data, where YARDSTICK_SCALING names their folder."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,13 @@ import pytest
 from lm.scaling.laws import BESIROGLU, parametric_loss
 from lm.scaling.table import Runs
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "scaling"
-
 
 @pytest.fixture(scope="session")
 def published():
-    if not SHARED.is_dir():
-        pytest.skip("published data sets are not beside the repository")
-    return SHARED
+    folder = os.environ.get("YARDSTICK_SCALING")
+    if not folder:
+        pytest.skip("YARDSTICK_SCALING names no folder of published data")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
