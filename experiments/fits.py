@@ -353,7 +353,7 @@ def difference_of(first: Fit, second: Fit, name: str) -> tuple[float, Interval |
     Draws are paired: tables of as many rows in the same order are resampled alike.
     """
     value = second.parameters[name] - first.parameters[name]
-    if not (first.draws and second.draws):
+    if not (first.draws and second.draws) or name in first.unidentified + second.unidentified:
         return value, None
     draws_B = second.draws[name] - first.draws[name]
     return value, interval_of(value, draws_B, min(first.degrees, second.degrees))
@@ -362,7 +362,7 @@ def difference_of(first: Fit, second: Fit, name: str) -> tuple[float, Interval |
 def ratio_of(first: Fit, second: Fit, name: str) -> tuple[float, Interval | None]:
     """How many times the first fit's parameter the second's is, likewise."""
     value = second.parameters[name] / first.parameters[name]
-    if not (first.draws and second.draws):
+    if not (first.draws and second.draws) or name in first.unidentified + second.unidentified:
         return value, None
     draws_B = second.draws[name] / first.draws[name]
     return value, interval_of(value, draws_B, min(first.degrees, second.degrees))

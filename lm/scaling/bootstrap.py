@@ -28,7 +28,7 @@ def interval(
 
     With so many degrees of freedom (rows less parameters) Student's quantile over the normal
     one is what plain percentiles lack (Hesterberg 2015, section 4.1). Positive numbers are
-    widened by factors. None, where there is nothing to draw from.
+    widened by factors. None, where there is nothing to draw from, or no finite end.
 
     >>> draws_B = np.random.default_rng(0).normal(10, 1, 100_000)
     >>> [round(end, 1) for end in interval(10.0, draws_B, degrees=1000)]
@@ -42,8 +42,9 @@ def interval(
     tail = (1 - level) / 2
     widening = float(special.stdtrit(degrees, 1 - tail) / special.ndtri(1 - tail))
     low, high = np.quantile(draws_B, [tail, 1 - tail])
-    if value > 0 and draws_B.min() > 0:
-        return float(value * (low / value) ** widening), float(
-            value * (high / value) ** widening
-        )
-    return float(value + widening * (low - value)), float(value + widening * (high - value))
+    with np.errstate(all="ignore"):
+        if value > 0 and draws_B.min() > 0:
+            ends = value * (low / value) ** widening, value * (high / value) ** widening
+        else:
+            ends = value + widening * (low - value), value + widening * (high - value)
+    return (float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else None

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from lm.scaling.bootstrap import resample
-from lm.scaling.fit import Fit
+from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.parametric import (
     NAMES,
     Origin,
     bounds,
     check_fixed,
     check_rows,
+    design_doubts,
+    draws_doubts,
     few_rows_warnings,
-    line_warnings,
     parametric_starts,
-    solution_warnings,
+    solution_doubts,
+    unidentified,
 )
 from lm.scaling.solve import Problem, Terms, certify, minimize
 from lm.scaling.table import DataError, Runs
@@ -78,6 +80,9 @@ def fit_data_constrained(
         weights_BR = resample(runs, bootstrap, seed)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
+    design, loose = design_doubts(log_N_R, log_D_R, free)
+    doubts, flat = solution_doubts(problem, ALL_NAMES, best_P, certificate)
+    runaways, away = draws_doubts(problem, ALL_NAMES, draws_BP)
     return Fit(
         law="data-constrained",
         parameters={n: float(v[0]) for n, v in origin.natural(ALL_NAMES, best_P[None]).items()},
@@ -86,11 +91,9 @@ def fit_data_constrained(
         degrees=runs.independent - len(free),
         draws=origin.natural(ALL_NAMES, draws_BP) if bootstrap else {},
         fixed=tuple(fixed),
-        warnings=(
-            *line_warnings(log_N_R, log_D_R, free),
-            *solution_warnings(problem, ALL_NAMES, best_P, certificate),
-            *few_rows_warnings(runs.independent, len(free)),
-        ),
+        warnings=(*design, *doubts, *runaways, *few_rows_warnings(runs.independent, len(free))),
+        unidentified=unidentified(ALL_NAMES, flat | away, loose, fixed),
+        ranges=ranges_of(runs),
         certificate=certificate,
     )
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from lm.scaling.bootstrap import resample
-from lm.scaling.fit import Fit
+from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.power import line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
@@ -46,6 +46,7 @@ def fit_envelope(
         degrees=len(rows_R) - 2,
         draws=draws,
         warnings=(*_warnings(runs, rows_R), *line_doubts(parameters, draws)),
+        ranges=ranges_of(runs),
         details={"rows": rows_R, "method": method},
     )
 

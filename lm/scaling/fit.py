@@ -10,8 +10,21 @@ import numpy as np
 from lm.scaling import laws
 from lm.scaling.bootstrap import interval
 from lm.scaling.solve import Certificate
+from lm.scaling.table import Runs
 
 Interval = tuple[float, float]
+
+LOWEST_EXPONENT, HIGHEST_EXPONENT = 1e-3, 5.0
+"""Of size or data, in a surface; what an interval holds beyond them was never tried."""
+_LIMITS = {
+    "alpha": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
+    "beta": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
+    "a": (0.0, 1.0),
+    "b": (0.0, 1.0),
+    "E": (0.0, np.inf),
+}
+_BEYOND = 1.05
+"""What lies farther beyond the rows, as a factor, is called extrapolated."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,10 @@ class Fit:
     """Each parameter in each draw of the bootstrap; empty without one."""
     fixed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unidentified: tuple[str, ...] = ()
+    """Parameters of which these rows say nothing: their values are one of many."""
+    ranges: Mapping[str, Interval] = field(default_factory=dict)
+    """The smallest and the largest params, tokens, flops, unique and loss of the rows."""
     certificate: Certificate | None = None
     """None for lines, whose least squares have a closed form."""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -50,19 +67,60 @@ class Fit:
         method: str | None = self.details.get("method")
         return method
 
+    @property
+    def is_surface(self) -> bool:
+        """Whether it is a law of size and data, and not of one quantity."""
+        return "alpha" in self.parameters
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the rows say how compute is best split between size and data."""
+        return not {"alpha", "beta"} & set(self.unidentified)
+
     @functools.cached_property
     def ci95(self) -> dict[str, Interval]:
-        """95% intervals of all that was fit."""
+        """95% intervals of all that was fit and is identified, no wider than what was tried."""
         if not self.draws:
             return {}
-        free = {name: d for name, d in self.draws.items() if name not in self.fixed}
+        exponents = exponents_of(self.draws) if self.has_split else {}
+        left_out = {*self.fixed, *self.unidentified}
+        free = {name: d for name, d in self.draws.items() if name not in left_out}
         values = self.parameters | self.exponents
         ends = {
             name: interval(values[name], draws_B, self.degrees)
-            for name, draws_B in (exponents_of(self.draws) | free).items()
+            for name, draws_B in (exponents | free).items()
             if np.ptp(draws_B) > 0
         }
-        return {name: both for name, both in ends.items() if both is not None}
+        limits = _LIMITS if self.is_surface else {}
+        found = {}
+        for name, both in ends.items():
+            if both is not None:
+                low, high = limits.get(name, (-np.inf, np.inf))
+                found[name] = (max(both[0], low), min(both[1], high))
+        return found
+
+    def beyond(self, point: Mapping[str, float]) -> dict[str, float]:
+        """How many times a point's quantities lie above or below all rows, where they do.
+
+        >>> fit = Fit("power", {}, 0.0, 9, 7, ranges={"flops": (1e18, 1e20)})
+        >>> fit.beyond({"flops": 1e25}), fit.beyond({"flops": 2e19})
+        ({'flops': 100000.0}, {})
+        """
+        found = {}
+        for name, (low, high) in self.ranges.items():
+            if name in point and name != "loss":
+                times = max(point[name] / high, low / point[name])
+                if times > _BEYOND:
+                    found[name] = float(f"{times:.3g}")
+        return found
+
+
+def ranges_of(runs: Runs) -> dict[str, Interval]:
+    """The smallest and the largest of each quantity that the rows have."""
+    runs = runs.completed()
+    names = ("params", "tokens", "flops", "unique", "loss")
+    known = {name: getattr(runs, f"{name}_R") for name in names}
+    return {n: (float(v.min()), float(v.max())) for n, v in known.items() if v is not None}
 
 
 def exponents_of(parameters: laws.Parameters) -> dict[str, Any]:
@@ -82,7 +140,8 @@ def predict(
 ) -> dict[str, Any]:
     """Loss at a size and amount of data, or the best split of a budget and its loss.
 
-    With `ci95` of whatever is not given, if the fit has draws. Raises ValueError where the law
+    With `ci95` of whatever is not given and is identified, if the fit has draws, and with how
+    many times what lies beyond the rows does (`extrapolated`). Raises ValueError where the law
     cannot say.
 
     >>> fit = Fit("parametric", laws.BESIROGLU, objective=0.0, rows_used=240, degrees=235)
@@ -91,13 +150,30 @@ def predict(
     """
     given = {"flops": flops, "params": params, "tokens": tokens, "unique": unique}
     known = {name: float(value) for name, value in given.items() if value is not None}
-    found = evaluate(fit, fit.parameters, known)
+    if fit.is_surface and not {"params", "tokens"} & set(known) and not fit.has_split:
+        unknown = " and ".join(n for n in ("alpha", "beta") if n in fit.unidentified)
+        raise ValueError(
+            f"these rows do not say {unknown}, so there is no best split: predict from params"
+            " and tokens, or --fix what is known"
+        )
+    with np.errstate(all="ignore"):
+        found = evaluate(fit, fit.parameters, known)
+        draws = evaluate(fit, fit.draws, known) if fit.draws else {}
     prediction: dict[str, Any] = {name: float(value) for name, value in found.items()}
+    for name, value in prediction.items():
+        if not 0 < value < np.inf:
+            raise ValueError(f"the law's {name} there is {value:g}, which is no prediction")
+    if beyond := fit.beyond(prediction):
+        prediction["extrapolated"] = beyond
     if fit.draws:
         ends = {
             name: interval(prediction[name], draws_B, fit.degrees)
-            for name, draws_B in evaluate(fit, fit.draws, known).items()
-            if name not in known and np.ndim(draws_B) and np.ptp(draws_B) > 0
+            for name, draws_B in draws.items()
+            if name not in known
+            and np.ndim(draws_B)
+            and np.ptp(draws_B) > 0
+            # A law with a direction that nothing pins down holds where its rows are alone.
+            and not (name == "loss" and fit.unidentified and beyond)
         }
         prediction["ci95"] = {name: both for name, both in ends.items() if both is not None}
     return prediction

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from lm.scaling.fit import Fit
+from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.power import line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
@@ -106,6 +106,7 @@ def fit_isoflop(
         ),
         degrees=len(minima) - 2,
         draws=draws,
+        ranges=ranges_of(runs),
         details={"budgets": minima, "method": method},
     )
     if len(minima) < 4:

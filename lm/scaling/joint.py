@@ -6,19 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.scaling.bootstrap import resample
-from lm.scaling.fit import Fit
+from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.parametric import (
     NAMES,
     Origin,
     bounds,
     check_fixed,
     check_rows,
+    design_doubts,
+    draws_doubts,
     few_rows_warnings,
     fit_parametric,
-    line_warnings,
     linear_terms,
     parametric_terms,
-    solution_warnings,
+    solution_doubts,
+    unidentified,
 )
 from lm.scaling.solve import Problem, certify, minimize, predict
 from lm.scaling.table import DataError, Runs
@@ -98,7 +100,9 @@ def fit_joint(
     statistic = _statistic(len(runs), objective, objective_separate)
     p = None
     if test_draws:
-        null_S = _null(with_shared, without, best_P, apart_P, group_R, test_draws, seed)
+        null_S = _null(
+            with_shared, without, best_P, apart_P, group_R, runs.cluster_R, test_draws, seed
+        )
         p = float((1 + (null_S >= statistic).sum()) / (1 + test_draws))
     draws_BP = np.empty((0, len(best_P)))
     if bootstrap:
@@ -109,11 +113,16 @@ def fit_joint(
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(with_shared.problem, warm_BP, weights_SR=weights_BR)
     certificate = certify(with_shared.problem, best_P, objective_S)
-    doubts = solution_warnings(with_shared.problem, with_shared.kinds, best_P, certificate)
+    doubts, flat = solution_doubts(with_shared.problem, with_shared.kinds, best_P, certificate)
+    runaways, away = draws_doubts(with_shared.problem, with_shared.names, draws_BP)
     fits, free = {}, [name for name in NAMES if name not in fixed]
     for number, name in enumerate(groups):
         inside_R = group_R == number
         log_N_R, log_D_R = np.log(runs.params_R[inside_R]), np.log(runs.tokens_R[inside_R])
+        own = [name for name in free if name not in shared]
+        design, loose = design_doubts(log_N_R, log_D_R, own)
+        places = with_shared.columns_GP[number]
+        flat_here = [i for i in range(len(NAMES)) if places[i] in flat | away]
         fits[name] = Fit(
             law="parametric",
             parameters={
@@ -125,10 +134,12 @@ def fit_joint(
             draws=with_shared.natural(draws_BP, number) if bootstrap else {},
             fixed=tuple(fixed),
             warnings=(
-                *(line_warnings(log_N_R, log_D_R, free) if "alpha" not in shared else ()),
-                *dict.fromkeys(doubts),
+                *design,
+                *dict.fromkeys([*doubts, *runaways]),
                 *few_rows_warnings(runs.independent, len(with_shared.free)),
             ),
+            unidentified=unidentified(NAMES, flat_here, loose, fixed),
+            ranges=ranges_of(runs.take(inside_R)),
             certificate=certificate,
         )
     return Joint(fits, tuple(shared), objective, objective_separate, statistic, p)
@@ -225,21 +236,34 @@ def _null(
     shared_P: np.ndarray,
     separate_P: np.ndarray,
     group_R: np.ndarray,
+    cluster_R: np.ndarray | None,
     draws: int,
     seed: int,
 ) -> np.ndarray:
     """The statistic of measurements that share the terms, S."""
     rows = len(group_R)
-    residual_R = (
-        separate.problem.log_loss_R - predict(separate.problem.terms, separate_P[None])[0]
-    )
-    # Residuals of a fit are smaller than the noise was.
-    residual_R = residual_R * np.sqrt(rows / max(rows - len(separate.free), 1))
+    expected_R = predict(shared.problem.terms, shared_P[None])[0]
     random = np.random.default_rng(seed)
-    measured_SR = np.repeat(predict(shared.problem.terms, shared_P[None]), draws, axis=0)
-    for group in range(int(group_R.max()) + 1):
-        inside = np.flatnonzero(group_R == group)
-        measured_SR[:, inside] += residual_R[random.choice(inside, (draws, len(inside)))]
+    if cluster_R is None:
+        residual_R = (
+            separate.problem.log_loss_R - predict(separate.problem.terms, separate_P[None])[0]
+        )
+        # Residuals of a fit are smaller than the noise was.
+        residual_R = residual_R * np.sqrt(rows / max(rows - len(separate.free), 1))
+        measured_SR = np.repeat(expected_R[None], draws, axis=0)
+        for group in range(int(group_R.max()) + 1):
+            inside = np.flatnonzero(group_R == group)
+            measured_SR[:, inside] += residual_R[random.choice(inside, (draws, len(inside)))]
+    else:
+        # Points of a run err together: their residuals stay, and a sign is drawn for all (the
+        # wild cluster bootstrap; Cameron, Gelbach and Miller 2008). Theirs are of the joint
+        # law: as many laws as separate ones have go through most of a few runs.
+        residual_R = shared.problem.log_loss_R - expected_R
+        _, run_R = np.unique(cluster_R, return_inverse=True)
+        runs = int(run_R.max()) + 1
+        residual_R = residual_R * np.sqrt(runs / max(runs - len(shared.free), 1))
+        signs_SC = random.choice([-1.0, 1.0], (draws, runs))
+        measured_SR = expected_R + residual_R * signs_SC[:, run_R]
     objectives = []
     for layout, start_P in ((shared, shared_P), (separate, separate_P)):
         at = layout.problem

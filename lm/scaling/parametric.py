@@ -1,13 +1,13 @@
 """L = E + A / N^alpha + B / D^beta, fit to runs (approach 3 of Hoffmann et al. 2022)."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import nnls
 
 from lm.scaling.bootstrap import resample
-from lm.scaling.fit import Fit
+from lm.scaling.fit import HIGHEST_EXPONENT, LOWEST_EXPONENT, Fit, ranges_of
 from lm.scaling.solve import Certificate, Problem, Terms, certify, minimize, rounding
 from lm.scaling.table import DataError, Runs
 
@@ -15,7 +15,9 @@ NAMES = ("E", "A", "B", "alpha", "beta")
 LOGARITHMIC = frozenset(("E", "A", "B", "R_D", "R_N"))
 """Parameters that are fit as logarithms, being positive and of any size."""
 
-_LOWEST_EXPONENT, _HIGHEST_EXPONENT = 1e-3, 5.0
+_REPEATS = ("R_D", "R_N")
+_SAME = 0.02
+"""Sizes, or amounts of data, whose logarithms differ by no more are one."""
 _LEAST_SHARE, _NO_SHARE = 1e-4, 1e-2
 """E is at least this part of the smallest loss; below the other it counts as zero."""
 
@@ -58,6 +60,9 @@ def fit_parametric(
         weights_BR = resample(runs, bootstrap, seed)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
+    design, loose = design_doubts(log_N_R, log_D_R, free)
+    doubts, flat = solution_doubts(problem, NAMES, best_P, certificate)
+    runaways, away = draws_doubts(problem, NAMES, draws_BP)
     return Fit(
         law="parametric",
         parameters={n: float(v[0]) for n, v in origin.natural(NAMES, best_P[None]).items()},
@@ -66,11 +71,9 @@ def fit_parametric(
         degrees=runs.independent - len(free),
         draws=origin.natural(NAMES, draws_BP) if bootstrap else {},
         fixed=tuple(fixed),
-        warnings=(
-            *line_warnings(log_N_R, log_D_R, free),
-            *solution_warnings(problem, NAMES, best_P, certificate),
-            *few_rows_warnings(runs.independent, len(free)),
-        ),
+        warnings=(*design, *doubts, *runaways, *few_rows_warnings(runs.independent, len(free))),
+        unidentified=unidentified(NAMES, flat | away, loose, fixed),
+        ranges=ranges_of(runs),
         certificate=certificate,
     )
 
@@ -145,8 +148,8 @@ def bounds(
         "E": (low + np.log(_LEAST_SHARE), high),
         "A": (low - 40, high + 40),
         "B": (low - 40, high + 40),
-        "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
-        "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
+        "alpha": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
+        "beta": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
         "R_D": (np.log(1e-2), np.log(1e6)),
         "R_N": (np.log(1e-2), np.log(1e6)),
     }
@@ -186,20 +189,44 @@ def few_rows_warnings(rows: int, free: int) -> list[str]:
     return [f"too few points: {rows} rows for {free} parameters; error bars are rough"]
 
 
-def line_warnings(
-    log_params_R: np.ndarray, log_tokens_R: np.ndarray, free: Sequence[str]
-) -> list[str]:
-    """Where N and D lie on one line, so that one cannot be told from the other.
+def design_doubts(
+    log_params_R: np.ndarray, log_tokens_R: np.ndarray, free: Collection[str]
+) -> tuple[list[str], set[str]]:
+    """What the rows' sizes and data cannot tell whatever the losses, and of which parameters.
 
-    >>> line_warnings(np.log([1e6, 1e7, 1e8]), np.log([2e7, 2e8, 2e9]), ["alpha", "beta"])
+    N and D on one line cannot be told apart. The law is a sum, so that k sizes say k - 1
+    differences: two, where A and alpha are both free, need three sizes.
+
+    >>> design_doubts(np.log([1e6, 1e7, 1e8]), np.log([2e7, 2e8, 2e9]), ["alpha", "beta"])[0]
     ['one ratio of tokens to parameters (20): alpha and beta cannot be told apart']
+    >>> N, D = np.log([1e6, 1e6, 1e6, 1e7, 1e7, 1e7]), np.log([1e7, 1e8, 1e9, 1e7, 1e8, 1e9])
+    >>> design_doubts(N, D, NAMES)[0]
+    ['2 sizes of model: E, A, alpha cannot be told from each other']
     """
+    if line := _line(log_params_R, log_tokens_R, free):
+        return [line], {"E", "alpha", "beta"}
+    found, loose = [], set()
+    for what, log_R, pair in (
+        ("sizes of model", log_params_R, ("A", "alpha")),
+        ("amounts of data", log_tokens_R, ("B", "beta")),
+    ):
+        distinct = int((np.diff(np.sort(log_R)) > _SAME).sum()) + 1
+        unknown = [name for name in ("E", *pair) if name in free]
+        if set(unknown) & set(pair) and len(unknown) > distinct:
+            several = ", ".join(unknown)
+            found.append(f"{distinct} {what}: {several} cannot be told from each other")
+            loose |= set(unknown)
+    return found, loose
+
+
+def _line(log_params_R: np.ndarray, log_tokens_R: np.ndarray, free: Collection[str]) -> str:
+    """What to say where N and D lie on one line; "" where they do not."""
     if not {"alpha", "beta"} <= set(free):
-        return []
+        return ""
     sizes = np.stack([log_params_R - log_params_R.mean(), log_tokens_R - log_tokens_R.mean()])
     along, across = np.linalg.svd(sizes, compute_uv=False)[:2]
     if across > 0.05 * along:
-        return []
+        return ""
     ratio_R = log_tokens_R - log_params_R
     if np.ptp(log_params_R) < 0.05 * max(np.ptp(log_tokens_R), 1e-9):
         line = "one size of model"
@@ -209,14 +236,14 @@ def line_warnings(
         line = f"one ratio of tokens to parameters ({np.exp(ratio_R.mean()):.3g})"
     else:
         line = "one line of tokens against parameters"
-    return [f"{line}: alpha and beta cannot be told apart"]
+    return f"{line}: alpha and beta cannot be told apart"
 
 
-def solution_warnings(
+def solution_doubts(
     problem: Problem, names: Sequence[str], theta_P: np.ndarray, certificate: Certificate
-) -> list[str]:
-    """What to doubt of a minimum: convergence, bounds, parameters that nothing pins down."""
-    found = []
+) -> tuple[list[str], set[int]]:
+    """What to doubt of a minimum, and the places of the parameters that nothing pins down."""
+    found, flat = [], set()
     if not certificate.converged:
         found.append(f"did not converge: gradient {certificate.gradient:.1g} at the solution")
     elif certificate.agree < 2:
@@ -231,11 +258,55 @@ def solution_warnings(
             found.append("E is at its bound, 0: these rows show no irreducible loss")
         elif value <= low + 1e-3 * (high - low) or value >= high - 1e-3 * (high - low):
             found.append(f"{name} runs away: it is at its bound")
+            if name not in _REPEATS:
+                flat.add(number)
         elif _is_flat(problem, number, names, theta_P):
             found.append(
                 f"flat ridge: {name} is not identified, a third or thrice of it fits as well"
             )
-    return found
+            flat.add(number)
+    return found, flat
+
+
+def draws_doubts(
+    problem: Problem, names: Sequence[str], draws_BP: np.ndarray
+) -> tuple[list[str], set[int]]:
+    """Parameters whose interval would end at a bound, where resamples ran away, likewise."""
+    found: list[str] = []
+    away: set[int] = set()
+    if not len(draws_BP):
+        return found, away
+    room_P = 1e-3 * (problem.upper_P - problem.lower_P)
+    below_P = (draws_BP <= problem.lower_P + room_P).mean(axis=0)
+    above_P = (draws_BP >= problem.upper_P - room_P).mean(axis=0)
+    for number, name in enumerate(names):
+        # E at its lower bound is a loss that may fall to 0, R_D at its upper one repeats that
+        # are as good as new text: these are answers.
+        below = 0.0 if name == "E" else below_P[number]
+        above = 0.0 if name in _REPEATS else above_P[number]
+        fraction = max(below, above)
+        if room_P[number] > 0 and fraction > 0.025:
+            found.append(f"{name} runs away in {fraction:.0%} of resamples: it has no interval")
+            away.add(number)
+    return found, away
+
+
+def unidentified(
+    names: Sequence[str],
+    places: Collection[int],
+    loose: Collection[str],
+    fixed: Collection[str],
+) -> tuple[str, ...]:
+    """The parameters at these places, the loose ones, and those that go with them.
+
+    A coefficient is the term's size at N = 1, far from the rows: it goes with its exponent.
+
+    >>> unidentified(NAMES, {3}, (), ()), unidentified(NAMES, (), {"E", "beta"}, {"B"})
+    (('A', 'alpha'), ('E', 'beta'))
+    """
+    found = {names[place] for place in places} | set(loose)
+    found |= {c for c, e in (("A", "alpha"), ("B", "beta")) if e in found}
+    return tuple(name for name in names if name in found and name not in fixed)
 
 
 def _is_flat(problem: Problem, number: int, names: Sequence[str], theta_P: np.ndarray) -> bool:

@@ -109,9 +109,10 @@ def _surface(fit: Fit, runs: Runs, loss: str) -> Figure:
         s=9,
         linewidths=0,
     )
-    _law(by_compute, fit, runs.flops_R, "loss", "black", "best split")
+    if fit.has_split:
+        _law(by_compute, fit, runs.flops_R, "loss", "black", "best split")
+        by_compute.legend()
     _axes(by_compute, "Loss against compute", FLOPS, loss)
-    by_compute.legend()
     figure.colorbar(dots, ax=by_compute, label=PARAMETERS, pad=0.02).outline.set_visible(False)
     _optima(optima, fit, runs.flops_R)
     error_R = 100 * np.log(
@@ -257,6 +258,8 @@ def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Fig
     for number, (name, fit) in enumerate(fits.items()):
         part = runs[name].completed()
         colour, known = f"C{number % 10}", _grid(fit, _where(fit, part))
+        if not fit.has_split:
+            continue
         if fit.law == "data-constrained":
             assert part.unique_R is not None
             known["unique"] = np.array(np.median(part.unique_R))
@@ -282,14 +285,17 @@ def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Fig
     for right in others:
         right.set(xscale="log", yscale="log", xlabel=x, ylabel=PARAMETERS)
         right.set_title("Best size")
-    figure.legend(
-        handles=lines, loc="outside lower center", ncols=3 if len(lines) > 4 else len(lines)
-    )
+    if lines:
+        ncols = 3 if len(lines) > 4 else len(lines)
+        figure.legend(handles=lines, loc="outside lower center", ncols=ncols)
     return figure
 
 
 def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
-    """N* and D* against compute with their bands."""
+    """N* and D* against compute with their bands, where rows say them."""
+    if not fit.has_split:
+        axes.set_visible(False)
+        return
     known = _grid(fit, flops_R)
     values = evaluate(fit, fit.parameters, known)
     edges = band(fit, known) if fit.draws else {}

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lm.scaling.fit import Fit
+from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.table import DataError, Runs
 
 Quantity = Literal["flops", "params", "tokens"]
@@ -72,6 +72,7 @@ def fit_power(
         draws=draws | {name: np.full(bootstrap, v) for name, v in fixed.items() if draws},
         fixed=tuple(fixed),
         warnings=tuple(warnings),
+        ranges=ranges_of(runs),
         details={"against": against},
     )
 
