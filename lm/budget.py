@@ -40,6 +40,12 @@ DEFAULT = Fit(
     objective=0.0,
     rows_used=0,
     degrees=0,
+    # The runs that they are of, as read off that paper's figure.
+    ranges={
+        "params": (5.73e7, 1.62e10),
+        "tokens": (1.39e9, 3.18e11),
+        "flops": (1.4e18, 1.3e22),
+    },
     warnings=(
         "constants of Besiroglu et al. 2024 (arXiv:2404.10102), of another data set (Hoffmann"
         " et al. 2022), without intervals; --law FIT.json takes a law of your own runs",
@@ -236,7 +242,15 @@ def _growth(fit: Fit, flops: float, unique: float | None) -> float:
 
 
 def _without_draws(fit: Fit) -> Fit:
-    return Fit(fit.law, fit.parameters, 0.0, 0, 0, details=fit.details)
+    return Fit(
+        fit.law,
+        fit.parameters,
+        0.0,
+        0,
+        0,
+        unidentified=fit.unidentified,
+        details=fit.details,
+    )
 
 
 # The law's file
@@ -251,6 +265,8 @@ class Saved(msgspec.Struct):
     degrees: int = 0
     draws: dict[str, list[float]] = {}
     fixed: list[str] = []
+    unidentified: list[str] = []
+    ranges: dict[str, tuple[float, float]] = {}
     against: str = "flops"
     warnings: list[str] = []
 
@@ -287,6 +303,8 @@ def read_law(path: Path, group: str | None) -> Fit:
         draws={name: np.array(draws) for name, draws in law.draws.items()},
         fixed=tuple(law.fixed),
         warnings=tuple(law.warnings),
+        unidentified=tuple(law.unidentified),
+        ranges=law.ranges,
         details={"against": law.against},
     )
 
@@ -413,6 +431,17 @@ def _notes(
             f"hours on {given.slice} ({machine.chips} chips of {machine.chip.flops / 1e12:g}"
             f" TFLOP/s) assume {given.mfu:.0%} of peak; evaluation is not in them"
         )
+    if far := best.get("extrapolated"):
+        rows = ", ".join(
+            f"{name} {fit.ranges[name][0]:.3g} to {fit.ranges[name][1]:.3g} (here × {times:g})"
+            for name, times in far.items()
+        )
+        notes.append(
+            f"extrapolated: the law was fit to {rows}, and is drawn on beyond that; N*, D* and"
+            " loss are as good as that it holds there"
+        )
+    elif not fit.ranges:
+        notes.append("the law's file does not say which runs it was fit to: is this within?")
     if given.law and not best.get("ci95"):
         notes.append("no intervals: the law's file holds no resamples")
     return notes

@@ -161,12 +161,27 @@ class Slice(NamedTuple):
 
         >>> parse_slice("v5e-8").topology, parse_slice("v5p-128").topology
         ((2, 4), (4, 4, 4))
-        >>> parse_slice("v4-8").topology, parse_slice("v5e-6").topology
+        >>> parse_slice("v5p-3072").topology
+        (8, 12, 16)
+        >>> parse_slice("v4-8").topology, Slice(CHIPS["v5e"], 6).topology
         ((2, 2, 1), ())
         """
         sides = self.chip.sides
         if self.chips == 4 and sides == 3:
             return 2, 2, 1
+        if sides == 3 and self.chips % 64 == 0 and self.chips <= self.chip.most:
+            # 4A x 4B x 4C, as near to a cube as there is (cloud.google.com/tpu/docs/v4).
+            parts = range(1, self.chips // 64 + 1)
+            A, B, C = min(
+                (
+                    (a, b, self.chips // 64 // (a * b))
+                    for a in parts
+                    for b in parts[a - 1 :]
+                    if self.chips // 64 % (a * b) == 0 and a * b * b <= self.chips // 64
+                ),
+                key=lambda shape: shape[2],
+            )
+            return 4 * A, 4 * B, 4 * C
         power = round(math.log2(self.chips))
         smallest = 0 if sides == 2 else 3
         offered = smallest <= power != 1 and self.chips <= self.chip.most
@@ -175,16 +190,27 @@ class Slice(NamedTuple):
         return tuple(2 ** ((power + side) // sides) for side in range(sides))
 
     @property
+    def is_offered(self) -> bool:
+        """Whether there is such a slice: of GPUs 1, 2, 4 or whole machines of 8."""
+        if self.chip.platform == "gpu":
+            whole = self.chips % GPUS_TOGETHER == 0
+            return whole or self.chips in (1, 2, 4)
+        return bool(self.topology)
+
+    @property
     def offered(self) -> list[int]:
         """Chips of the slices of this kind that come nearest, the smaller one first.
 
-        >>> parse_slice("v5e-6").offered, parse_slice("v5e-2").offered
+        >>> Slice(CHIPS["v5e"], 6).offered, Slice(CHIPS["v5e"], 2).offered
         ([4, 8], [1, 4])
-        >>> parse_slice("v5e-512").offered
-        [256]
+        >>> Slice(CHIPS["v5e"], 512).offered, Slice(CHIPS["h100"], 12).offered
+        ([256], [8, 16])
         """
+        if self.chip.platform == "gpu" and self.chips > GPUS_TOGETHER:
+            whole = self.chips // GPUS_TOGETHER * GPUS_TOGETHER
+            return [whole, whole + GPUS_TOGETHER]
         sizes = [2**power for power in range(14)]
-        there = [size for size in sizes if self._replace(chips=size).topology]
+        there = [size for size in sizes if self._replace(chips=size).is_offered]
         below = [size for size in there if size < self.chips][-1:]
         return below + [size for size in there if size > self.chips][:1]
 
@@ -202,6 +228,9 @@ def parse_slice(name: str) -> Slice:
 
     >>> parse_slice("v5e-16").chips, parse_slice("v5p-16").chips, parse_slice("h100-8").chips
     (16, 8, 8)
+    >>> parse_slice("v5e-7")
+    Traceback (most recent call last):
+    lm.config.UserError: v5e-7: no such shape is offered; nearest: v5e-4, v5e-8
     >>> parse_slice("v5-16")
     Traceback (most recent call last):
     lm.config.UserError: v5-16: no such slice; nearest: v5p-16, v5e-16, v4-16
@@ -215,9 +244,15 @@ def parse_slice(name: str) -> Slice:
         several = ", ".join(f"{kind}-{number}" for kind in near)
         raise UserError(f"{name}: no such slice; nearest: {several}")
     count = int(known[2])
+    found = Slice(chip, -(-count // chip.counted))
     if count % chip.counted:
-        raise UserError(f"{name}: {known[1]} counts cores, two a chip; nearest: {count + 1}")
-    return Slice(chip, count // chip.counted)
+        sizes = [found.chips] if found.is_offered else found.offered
+        several = ", ".join(f"{known[1]}-{size * chip.counted}" for size in sizes)
+        raise UserError(f"{name}: {known[1]} counts cores, two a chip; nearest: {several}")
+    if not found.is_offered:
+        several = ", ".join(f"{known[1]}-{size * chip.counted}" for size in found.offered)
+        raise UserError(f"{name}: no such shape is offered; nearest: {several}")
+    return found
 
 
 def peak_of(kind: str) -> float | None:

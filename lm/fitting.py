@@ -16,14 +16,24 @@ from rich.table import Table
 
 from lm.config import UserError
 from lm.scaling import envelope, isoflop
-from lm.scaling.compare import Comparison, held_equal
+from lm.scaling.compare import Comparison, held_equal, mean_of_seeds
 from lm.scaling.compare import compare as compare_arms
 from lm.scaling.data_constrained import fit_data_constrained
 from lm.scaling.fit import Fit, Interval, predict
 from lm.scaling.joint import Joint, fit_joint
 from lm.scaling.parametric import fit_parametric
 from lm.scaling.power import QUANTITIES, fit_power
-from lm.scaling.table import Columns, DataError, Runs, column, groups, numbers, read
+from lm.scaling.table import (
+    Columns,
+    DataError,
+    Runs,
+    column,
+    groups,
+    numbers,
+    parsed,
+    read,
+    unit_of,
+)
 from lm.start import Parser, one_line_errors
 
 LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
@@ -66,11 +76,13 @@ def fit(given: argparse.Namespace) -> None:
     _check(given)
     fixed = dict(_assignment(text) for text in given.fix)
     points = [_point(text) for text in given.predict]
+    units = dict(_unit(text) for text in given.unit)
     try:
-        columns = _read(given.file)
+        columns, notes = _without_doubles(_read(given.file))
         needs = ("loss", given.against) if given.law == "power" else _NEEDS[given.law]
-        names, notes = _named(columns, given, needs)
-        runs = _runs(columns, names)
+        names, found = _named(columns, given, needs)
+        runs, columns, left_out = _runs(columns, names, needs, units)
+        notes += [*found, *left_out, *_magnitudes(runs, names)]
         if given.cluster:
             runs = replace(runs, cluster_R=_clusters(columns, given.cluster))
         rows = groups(columns, given.by) if given.by else {"": np.arange(len(runs))}
@@ -79,20 +91,25 @@ def fit(given: argparse.Namespace) -> None:
             for name, rows_R in rows.items()
         }
         joint = _fit_joint(parts, fixed, given) if given.share else None
-        fits = joint.fits if joint else {}
+        fits = dict(joint.fits) if joint else {}
+        failed = {}
         for name, part in parts.items():
             if not joint:
                 try:
                     fits[name] = _fit_one(part, fixed, given)
                 except DataError as error:
-                    raise DataError(f"{name}: {error}" if name else str(error)) from None
-        predictions = {
-            name: [_predict(found, point) for point in points] for name, found in fits.items()
-        }
+                    failed[name] = str(error)
+        if not fits:
+            name, why = next(iter(failed.items()))
+            raise DataError(f"{name}: {why}" if name else why)
+        notes += [f"{name}: left out: {why}" for name, why in failed.items()]
+        predictions, silent = _predictions_of(fits, points)
+        notes += silent
     except DataError as error:
         raise UserError(f"{given.file}: {error}") from None
-    if "flops" in names and {"params", "tokens"} <= set(names):
+    if {"flops", "params", "tokens"} <= set(names) and runs.flops_R is not None:
         notes += _flops_notes(runs, given.law)
+    notes += _extrapolations(fits, predictions)
     report = _report(fits, predictions, notes, joint)
     figure = _fit_drawing(fits, parts, names["loss"], given.plot)
     _write(given.json, _json(report))
@@ -105,14 +122,18 @@ def compare(given: argparse.Namespace) -> None:
     _check(given)
     arms, labels = _arms(given)
     files = given.first, given.second or given.first
+    _common_loss(arms, labels, given)
+    units = dict(_unit(text) for text in given.unit)
     ours, theirs = (
-        _arm(columns, given, where) for columns, where in zip(arms, files, strict=True)
+        _arm(columns, given, where, units) for columns, where in zip(arms, files, strict=True)
     )
     try:
         found = compare_arms(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
     except DataError as error:
         raise UserError(f"{' and '.join(labels)}: {error}") from None
     loss = theirs.names["loss"]
+    if loss != _COLUMNS["loss"][0] and (note := f"loss is column {loss}") not in ours.notes:
+        ours.notes.append(note)
     notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *_kinds(arms, labels)]))
     equal, differ = held_equal(*arms)
     report = {
@@ -203,6 +224,14 @@ def _add_commands(commands: Any) -> None:
     _add_columns(compare, ("loss", "flops"))
     for parser in (fit, compare):
         parser.add_argument(
+            "--unit",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="WHAT=UNIT",
+            help="that columns are in: params=M tokens=B flops=GFLOP",
+        )
+        parser.add_argument(
             "--bootstrap", type=int, default=1000, metavar="DRAWS", help="0: no intervals"
         )
         parser.add_argument("--seed", type=int, default=0)
@@ -258,6 +287,19 @@ def _assignment(text: str) -> tuple[str, float]:
     return name.strip(), number
 
 
+def _unit(text: str) -> tuple[str, float]:
+    what, _, unit = text.partition("=")
+    try:
+        if what not in ("params", "tokens", "flops", "unique"):
+            raise ValueError
+        return what, unit_of(unit)
+    except ValueError:
+        raise UserError(
+            f"--unit {text}: write params, tokens, flops or unique, and k, M, B, T, GFLOP,"
+            " PFLOP-days or a number: params=M"
+        ) from None
+
+
 def _point(text: str) -> dict[str, float]:
     point = dict(_assignment(part) for part in text.split(","))
     for name, value in point.items():
@@ -297,9 +339,10 @@ def _named(
         if what in names:
             continue
         if what not in three or not three - {what} <= set(names):
-            raise DataError(
-                f"{_missing(columns, _COLUMNS[what][0])}; name it with --{what} COL"
-            )
+            try:
+                column(columns, _COLUMNS[what][0])
+            except DataError as error:
+                raise DataError(f"{error}; name it with --{what} COL") from None
     if missing := three - set(names):
         (what, *others) = missing
         if not others:
@@ -307,13 +350,96 @@ def _named(
     return names, notes
 
 
-def _missing(columns: Columns, name: str) -> str:
-    return f"no column {name} (columns: {', '.join(columns)})"
+def _without_doubles(columns: Columns) -> tuple[Columns, list[str]]:
+    """The table with rows that are alike in every column once, and what to say of them."""
+    first: dict[tuple[str, ...], int] = {}
+    for row, values in enumerate(zip(*columns.values(), strict=True)):
+        first.setdefault(tuple(map(str, values)), row)
+    rows = len(next(iter(columns.values())))
+    if len(first) == rows:
+        return columns, []
+    kept = {name: [values[row] for row in first.values()] for name, values in columns.items()}
+    return kept, [
+        f"{rows - len(first)} of {rows} rows stand in the file before, alike in every column:"
+        " they count once"
+    ]
 
 
-def _runs(columns: Columns, names: Mapping[str, str]) -> Runs:
-    values = {f"{what}_R": numbers(columns, name) for what, name in names.items()}
-    return Runs(**values).completed()
+def _runs(
+    columns: Columns, names: Mapping[str, str], needs: Sequence[str], units: Mapping[str, float]
+) -> tuple[Runs, Columns, list[str]]:
+    """The rows that have what a law needs, their columns, and what to say of the others.
+
+    Runs that are unfinished or diverged have no loss, and are left out; where most rows hold
+    no number the column is another than was meant. Raises DataError then.
+    """
+    values = {what: parsed(columns, name, units.get(what, 1)) for what, name in names.items()}
+    needed = {what for what in needs if what in names}
+    if missing := set(needs) - needed:
+        needed |= {"params", "tokens", "flops"} - missing
+    rows = len(values["loss"])
+    good_R = np.ones(rows, bool)
+    notes = []
+    for what in names:
+        wrong = np.flatnonzero(np.isnan(values[what]))
+        if what not in needed or not len(wrong):
+            continue
+        if len(wrong) > rows / 2:
+            numbers(columns, names[what])
+        listed = ", ".join(str(row + 1) for row in wrong[:5]) + ", ..." * (len(wrong) > 5)
+        shown = str(columns[names[what]][wrong[0]]).strip()[:20] or "nothing"
+        notes.append(
+            f"{len(wrong)} of {rows} rows left out: {names[what]} is no number above 0 in row"
+            f"{'s' * (len(wrong) > 1)} {listed} ({shown})"
+        )
+        good_R[wrong] = False
+    kept = {what: values_R[good_R] for what, values_R in values.items()}
+    for what in set(names) - needed:
+        if np.isnan(kept[what]).any():
+            row = int(np.flatnonzero(good_R)[np.isnan(kept[what])][0]) + 1
+            notes.append(f"column {names[what]} is not used: row {row} holds no number above 0")
+            del kept[what]
+    left = np.flatnonzero(good_R).tolist()
+    columns = {name: [cells[row] for row in left] for name, cells in columns.items()}
+    runs = Runs(**{f"{what}_R": values_R for what, values_R in kept.items()}).completed()
+    used = np.stack(list(kept.values()), axis=1)
+    if alike := len(used) - len(np.unique(used, axis=0)):
+        notes.append(
+            f"{alike} rows are alike in {', '.join(sorted(kept))}: if they are the same runs,"
+            " intervals are too narrow"
+        )
+    return runs, columns, notes
+
+
+_LEAST = {"params": 500.0, "tokens": 1e4, "flops": 1e9}
+"""A smallest run below these is in another unit, or of no language model."""
+
+
+def _magnitudes(runs: Runs, names: Mapping[str, str]) -> list[str]:
+    """What to say of numbers that are hardly in units of one."""
+    said = []
+    for what, least in _LEAST.items():
+        values_R = getattr(runs, f"{what}_R")
+        if what in names and values_R is not None and values_R.min() < least:
+            said.append(
+                f"{names[what]} is {values_R.min():,.6g} to {values_R.max():,.6g}: in thousands"
+                f" or more? Laws and budgets count ones; --unit {what}=M reads millions"
+            )
+    if np.median(runs.loss_R) > 30:
+        said.append(
+            f"{names['loss']} is {runs.loss_R.min():.4g} to {runs.loss_R.max():.4g}: a"
+            " perplexity? A law is of its logarithm"
+        )
+    if {"params", "tokens", "flops"} <= set(names) and not said:
+        assert runs.params_R is not None and runs.tokens_R is not None
+        assert runs.flops_R is not None
+        times = float(np.median(runs.flops_R / (6 * runs.params_R * runs.tokens_R)))
+        if not 1 / 30 < times < 30:
+            said.append(
+                f"flops are {times:.2g} of 6 × params × tokens: is one of the three in another"
+                " unit? See --unit"
+            )
+    return said
 
 
 def _flops_notes(runs: Runs, law: str) -> list[str]:
@@ -363,13 +489,35 @@ def _clusters(columns: Columns, name: str) -> np.ndarray:
 class _Arm(NamedTuple):
     runs: Runs
     names: Mapping[str, str]
-    notes: Sequence[str]
+    notes: list[str]
 
 
-def _arm(columns: Columns, given: argparse.Namespace, where: Path) -> _Arm:
+def _common_loss(
+    arms: Sequence[Columns], labels: Sequence[str], given: argparse.Namespace
+) -> None:
+    """Chooses a loss that both arms have: one's and another's do not compare."""
+    if given.loss is not None:
+        return
+    usual = _COLUMNS["loss"]
+    has = [[name for name in usual if name in columns] for columns in arms]
+    if all(has) and not set(has[0]) & set(has[1]):
+        raise UserError(
+            f"{labels[0]} has {' and '.join(has[0])}, {labels[1]} has {' and '.join(has[1])}:"
+            " a loss of one kind is needed in both; --loss COL names it"
+        )
+    given.loss = next((name for name in usual if all(name in each for each in has)), None)
+
+
+def _arm(
+    columns: Columns, given: argparse.Namespace, where: Path, units: Mapping[str, float]
+) -> _Arm:
     try:
+        columns, doubled = _without_doubles(columns)
         names, notes = _named(columns, given, ("loss", "flops"))
-        return _Arm(_runs(columns, names), names, notes)
+        runs, columns, left_out = _runs(columns, names, ("loss", "flops"), units)
+        if runs.params_R is None and "seed" in columns:
+            runs = mean_of_seeds(runs, list(columns["seed"]))
+        return _Arm(runs, names, [*doubled, *notes, *left_out, *_magnitudes(runs, names)])
     except DataError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -429,11 +577,45 @@ def _fit_joint(
     )
 
 
-def _predict(found: Fit, point: Mapping[str, float]) -> dict[str, Any]:
-    try:
-        return predict(found, **point)
-    except ValueError as error:
-        raise UserError(f"--predict: {error}") from None
+def _predictions_of(
+    fits: Mapping[str, Fit], points: Sequence[Mapping[str, float]]
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Every group's predictions, and what to say of groups that have none."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in fits}
+    silent = []
+    for point in points:
+        for name, fit in fits.items():
+            try:
+                found[name].append(predict(fit, **point))
+            except ValueError as error:
+                shown = ",".join(f"{key}={value:g}" for key, value in point.items())
+                silent.append(f"{name + ': ' if name else ''}--predict {shown}: {error}")
+    if points and not any(found.values()):
+        raise UserError(silent[0])
+    return found, silent
+
+
+def _extrapolations(
+    fits: Mapping[str, Fit], predictions: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[str]:
+    """That a law is drawn on beyond its rows, once for each that is."""
+    said = []
+    for name, several in predictions.items():
+        far: dict[str, float] = {}
+        for row in several:
+            for key, times in row.get("extrapolated", {}).items():
+                far[key] = max(times, far.get(key, 0.0))
+        if far:
+            ranges = [
+                f"{key} {fits[name].ranges[key][0]:.3g} to {fits[name].ranges[key][1]:.3g}"
+                for key in far
+            ]
+            said.append(
+                f"{name + ': ' if name else ''}extrapolated, up to {max(far.values()):g} times"
+                f" beyond the rows ({', '.join(ranges)}): intervals are the law's, if it holds"
+                " there"
+            )
+    return said
 
 
 # What comes out
@@ -485,6 +667,8 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
         # What intervals of another prediction need, as `lm budget` makes.
         "degrees": fit.degrees,
         "fixed": list(fit.fixed),
+        "unidentified": list(fit.unidentified),
+        "ranges": dict(fit.ranges),
         "against": fit.against,
         "method": fit.method,
         "draws": {
@@ -554,8 +738,9 @@ def _print_fit(
         table.add_column("95%", justify="right")
         for name in names:
             value = (first.parameters | first.exponents)[name]
-            fixed = "fixed" if name in first.fixed else ""
-            table.add_row(name, _number(value), _ends(first.ci95.get(name)) or fixed)
+            table.add_row(
+                name, _number(value), _ends(first.ci95.get(name)) or _why(first, name)
+            )
     else:
         table.add_column("group", no_wrap=True)
         # Coefficients of groups are in the JSON: a terminal is not wide enough.
@@ -590,6 +775,14 @@ def _print_fit(
             )
 
 
+def _why(fit: Fit, name: str) -> str:
+    """Why a parameter has no interval, where that is known."""
+    if name in fit.fixed:
+        return "fixed"
+    unknown = name in fit.unidentified or (name in ("a", "b") and not fit.has_split)
+    return "not identified" if unknown else ""
+
+
 def _quality(fit: Fit, draws: int) -> str:
     parts = [f"objective {fit.objective:.6g} over {fit.rows_used} rows"]
     if fit.certificate:
@@ -610,8 +803,11 @@ def _predictions(predictions: Mapping[str, list[dict[str, Any]]]) -> Table:
     rows = [(group, row) for group, several in predictions.items() for row in several]
     used = [name for name in names if any(name in row for _, row in rows)]
     table.add_column("prediction")
+    beyond = any("extrapolated" in row for _, row in rows)
     for name in used:
         table.add_column(name, justify="right")
+    if beyond:
+        table.add_column("beyond the rows by")
     for group, row in rows:
         cells = []
         for name in used:
@@ -619,6 +815,8 @@ def _predictions(predictions: Mapping[str, list[dict[str, Any]]]) -> Table:
             cells.append(
                 (_number(row[name]) if name in row else "") + (f"\n{ends}" * bool(ends))
             )
+        times = row.get("extrapolated", {})
+        cells += [", ".join(f"{key} × {value:g}" for key, value in times.items())] * beyond
         table.add_row(group, *cells)
     return table
 

@@ -225,10 +225,6 @@ def find_machine(name: str, slices: int) -> Machine:
     chip, estimate = slice_.chip, ""
     if chip.platform == "gpu":
         estimate = "compiled for CPUs in place of the GPUs, whose compiler fuses more"
-    elif not slice_.topology:
-        kind = name.partition("-")[0]
-        near = [f"{kind}-{size * chip.counted}" for size in slice_.offered]
-        raise UserError(f"--slice {name}: no such shape is offered; nearest: {', '.join(near)}")
     elif importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--slice {name}: the TPU's compiler is not installed:"

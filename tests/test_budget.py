@@ -161,6 +161,31 @@ def test_what_the_law_doubts_is_repeated(capsys, tmp_path, law):
     assert "2404.10102" in capsys.readouterr().out
 
 
+def test_f5_a_budget_beyond_the_runs_is_said(capsys, tmp_path, law):
+    """Fails when a law drawn on far beyond its rows looks like one that is not."""
+    out = tmp_path / "plan.json"
+    for options in (["--law", str(law)], []):
+        for flops, far in (("1e27", True), ("1e20", False)):
+            given = ["--flops", flops, "--rungs", "1", "--json", str(out), *options]
+            cli.main(["budget", *given])
+            assert ("extrapolated: the law was fit to params" in capsys.readouterr().out) is far
+            assert (
+                any("extrapolated" in note for note in json.loads(out.read_text())["notes"])
+                is far
+            )
+    saved = json.loads(law.read_text())
+    assert saved["ranges"]["params"] == [1e7, 1e10]
+
+
+def test_f3_no_budget_is_split_by_a_law_that_does_not_say_how(capsys, tmp_path, law):
+    """Fails when what a fit could not identify is forgotten in its file."""
+    law.write_text(json.dumps(json.loads(law.read_text()) | {"unidentified": ["alpha"]}))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["budget", "--flops", "1e20", "--law", str(law)])
+    assert stopped.value.code == 2
+    assert "do not say alpha, so there is no best split" in capsys.readouterr().err
+
+
 def _law(**changes):
     lines = {"k_N": 0.1, "a": 0.5}
     return {"law": "power", "parameters": lines, "objective": 0.0, "rows_used": 9} | changes
@@ -176,6 +201,7 @@ GROUP = {"parameters": {"k_N": 0.1, "a": 0.5}, "objective": 0.0, "rows_used": 9}
         (["--flops", "nan"], None, "--flops nan"),
         (["--flops", "many"], None, "--flops"),
         (["--slice", "v5-16"], None, "v5e-16"),
+        (["--slice", "v5e-7"], None, "nearest: v5e-4, v5e-8"),
         (["--mfu", "40"], None, "--mfu 40"),
         (["--rungs", "0"], None, "--rungs 0"),
         (["--data-length", "1"], None, "data.length"),

@@ -34,6 +34,26 @@ def test_a_slice_that_is_none_is_refused_with_the_nearest(name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("v5e-7", "v5e-4, v5e-8"),
+        ("v5e-512", "v5e-256"),
+        ("v4-3", "v4-8"),
+        ("v4-12", "v4-8, v4-16"),
+        ("v5p-7", "v5p-8"),
+        ("h100-3", "h100-2, h100-4"),
+        ("a100-12", "a100-8, a100-16"),
+    ],
+)
+def test_launching_a_slice_that_nobody_offers_is_refused(name, nearest):
+    """Fails when hours are planned on a shape that cannot be had, or the hint is none either."""
+    with pytest.raises(UserError, match=f"nearest: {nearest}$"):
+        chips.parse_slice(name)
+    for other in nearest.split(", "):
+        chips.parse_slice(other)
+
+
 def test_a_devices_peak_is_its_chips_share(monkeypatch):
     """Fails if the two devices of a TPU v3 have a whole chip's peak each, or a kind is lost."""
     kinds = [kind for chip in chips.CHIPS.values() for kind in chip.kinds]

@@ -136,6 +136,28 @@ def _without_repeats(runs: Runs) -> Runs:
     return replace(runs.take(first), loss_R=np.exp(log_loss))
 
 
+def mean_of_seeds(runs: Runs, seeds: Sequence[Any]) -> Runs:
+    """The mean of ln L at each compute whose rows are each of another seed.
+
+    For tables without sizes. Rows of one compute and one seed are of different sizes, and stay.
+
+    >>> C = np.array([1e18, 1e18, 1e19, 1e19])
+    >>> runs = Runs(np.array([4.0, 1.0, 3.0, 2.0]), flops_R=C)
+    >>> mean_of_seeds(runs, ["0", "1", "0", "0"]).loss_R.round(3).tolist()
+    [2.0, 3.0, 2.0]
+    """
+    assert runs.flops_R is not None
+    log_loss_R = np.log(runs.loss_R)
+    kept: list[int] = []
+    for flops in np.unique(runs.flops_R):
+        rows = np.flatnonzero(runs.flops_R == flops).tolist()
+        if len({str(seeds[row]) for row in rows}) == len(rows):
+            log_loss_R[rows[0]] = log_loss_R[rows].mean()
+            rows = rows[:1]
+        kept.extend(rows)
+    return replace(runs, loss_R=np.exp(log_loss_R)).take(np.array(kept))
+
+
 def held_equal(
     first: Columns, second: Columns, names: Sequence[str] = BUDGETS
 ) -> tuple[list[str], dict[str, float | None]]:

@@ -221,7 +221,7 @@ class _Layout:
         E, A, B, alpha, beta = (fit.parameters[name] for name in NAMES)
         return np.array(
             [
-                np.log(E),
+                np.log(max(E, 1e-300)),
                 np.log(A) - alpha * self.origin.log_params,
                 np.log(B) - beta * self.origin.log_tokens,
                 alpha,

@@ -154,8 +154,10 @@ def bounds(
         "R_N": (np.log(1e-2), np.log(1e6)),
     }
     for name, value in fixed.items():
-        raw = max(np.log(value), low - 700) if name in LOGARITHMIC and value > 0 else value
-        ends[name] = (raw, raw)
+        if name in LOGARITHMIC:
+            # E = 0 is as good as e^-700 of the loss.
+            value = max(np.log(value), low - 700) if value > 0 else low - 700
+        ends[name] = (value, value)
     lower, upper = zip(*(ends[name] for name in names), strict=True)
     return np.array(lower), np.array(upper)
 
@@ -165,7 +167,7 @@ def check_fixed(fixed: Mapping[str, float], names: Sequence[str]) -> list[str]:
     for name, value in fixed.items():
         if name not in names:
             raise DataError(f"--fix {name}: no such parameter; one of {', '.join(names)}")
-        if not 0 < value < np.inf:
+        if not 0 < value < np.inf and not (name == "E" and value == 0):
             raise DataError(f"--fix {name}={value:g}: must be above 0")
     free = [name for name in names if name not in fixed]
     if not free:

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def read(path: Path) -> dict[str, list[Any]]:
             case ".jsonl":
                 columns = _of_rows(_json_lines(path))
             case ".json":
-                columns = _of_rows(_json(path.read_text(encoding="utf-8"), "the file"))
+                columns = _of_json(_json(path.read_text(encoding="utf-8-sig"), "the file"))
             case ".parquet":
                 columns = _read_parquet(path)
             case _:
@@ -105,7 +106,10 @@ def read(path: Path) -> dict[str, list[Any]]:
 def column(columns: Columns, name: str) -> Sequence[Any]:
     """A column; raises DataError with those that exist."""
     if name not in columns:
-        near = difflib.get_close_matches(name, columns, 1, 0.6)
+        # Loss for loss, and metrics.loss for loss, are near although their letters are not.
+        last = {key: key.rpartition(".")[2].casefold() for key in columns}
+        near = [key for key in columns if last[key] == name.casefold()]
+        near = near or difflib.get_close_matches(name, columns, 1, 0.6)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DataError(f"no column {name}{hint} (columns: {', '.join(columns)})")
     return columns[name]
@@ -118,17 +122,67 @@ def numbers(columns: Columns, name: str) -> np.ndarray:
     Traceback (most recent call last):
     lm.scaling.table.DataError: column loss, row 2: -1 is not a number above 0
     """
-    values = column(columns, name)
-    parsed_R = np.array([_number(value) for value in values])
-    wrong = np.flatnonzero(~(np.isfinite(parsed_R) & (parsed_R > 0)))
+    parsed_R = parsed(columns, name)
+    wrong = np.flatnonzero(np.isnan(parsed_R))
     if len(wrong):
-        value = values[wrong[0]]
+        value = columns[name][wrong[0]]
         shown = "nothing" if value is None or value == "" else str(value)[:40]
         more = f" ({len(wrong)} such rows)" if len(wrong) > 1 else ""
         raise DataError(
             f"column {name}, row {wrong[0] + 1}: {shown} is not a number above 0{more}"
         )
     return parsed_R
+
+
+def parsed(columns: Columns, name: str, unit: float = 1.0) -> np.ndarray:
+    """A column's numbers above 0, in units of one, and nan where a row holds none.
+
+    They may have thousands apart, a decimal comma, or the suffix k, M, B, G or T.
+
+    >>> parsed({"N": ["1.4B", "1,400,000", 7, "", "-1"]}, "N").tolist()
+    [1400000000.0, 1400000.0, 7.0, nan, nan]
+    >>> parsed({"loss": ["3,1", "2,955"]}, "loss").tolist()
+    [3.1, 2.955]
+    """
+    values = column(columns, name)
+    texts = [value.strip() if isinstance(value, str) else value for value in values]
+    commas = [text for text in texts if isinstance(text, str) and "," in text]
+    grouped = all(_GROUPED.fullmatch(text) for text in commas)
+    if commas and grouped and not any(text.count(",") > 1 or "." in text for text in commas):
+        row = texts.index(commas[0]) + 1
+        point = commas[0].replace(",", ".")
+        raise DataError(
+            f"column {name}, row {row}: {commas[0]} may be {point} or"
+            f" {commas[0].replace(',', '')}: write it without a comma"
+        )
+    mark = "" if grouped else "."
+    read_R = np.array(
+        [_number(text.replace(",", mark) if isinstance(text, str) else text) for text in texts]
+    )
+    return np.where(np.isfinite(read_R) & (read_R > 0), read_R * unit, np.nan)
+
+
+_GROUPED = re.compile(r"\d{1,3}(,\d{3})+(\.\d*)?")
+_SUFFIXES = {"k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+def unit_of(text: str) -> float:
+    """How much a unit such as M, B, GFLOP, PFLOP-days or 1e6 is; raises ValueError.
+
+    >>> unit_of("M"), unit_of("GFLOP"), unit_of("1e6")
+    (1000000.0, 1000000000.0, 1000000.0)
+    """
+    name, times = text.strip(), 1.0
+    if name.lower().endswith(("-day", "-days")):
+        name, times = name.rpartition("-")[0], 86_400.0
+        name = f"{name[:1]}FLOP" if name.lower().endswith(("f", "flop/s", "flops")) else name
+    for ending in ("FLOPs", "FLOP"):
+        name = name.removesuffix(ending)
+    known = _SUFFIXES | {"P": 1e15, "E": 1e18, "Z": 1e21, "": 1.0}
+    value = known[name] if name in known else float(name)
+    if not 0 < value < np.inf:
+        raise ValueError(text)
+    return value * times
 
 
 def groups(columns: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -147,18 +201,26 @@ def groups(columns: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _number(value: Any) -> float:
+    times = 1.0
+    if isinstance(value, str) and value[-1:] in _SUFFIXES:
+        value, times = value[:-1], _SUFFIXES[value[-1]]
     try:
-        return float(value)
+        return float(value) * times
     except (TypeError, ValueError):
         return float("nan")
 
 
 def _read_csv(path: Path) -> dict[str, list[Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
+        head = file.readline()
+        file.seek(0)
+        # Where commas are decimal, spreadsheets put semicolons between columns.
+        mark = ";" if ";" in head and "," not in head else "\t" if "\t" in head else ","
+        rows = [row for row in csv.reader(file, delimiter=mark) if row]
     if not rows:
         return {}
     header = [name.strip() for name in rows[0]]
+    _no_doubles(header, "column")
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(header):
             raise DataError(f"row {number} has {len(row)} of {len(header)} columns")
@@ -166,21 +228,73 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
 
 
 def _json_lines(path: Path) -> list[Any]:
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
     return [_json(line, f"line {number}") for number, line in lines if line.strip()]
 
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _no_doubles([name for name, _ in pairs], "name")
+    return dict(pairs)
+
+
+def _no_doubles(names: Sequence[str], what: str) -> None:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{what} {twice[0]} stands {names.count(twice[0])} times: keep one")
+
+
+def _of_json(value: Any) -> dict[str, list[Any]]:
+    """Columns of a list of objects, or of what pandas writes, whatever its `orient`.
+
+    >>> by_column = {"loss": {"0": 3.5, "1": 3.0}}
+    >>> split = {"columns": ["loss"], "index": [0, 1], "data": [[3.5], [3.0]]}
+    >>> [_of_json(value) for value in (by_column, split, {"loss": [3.5, 3.0]})]
+    [{'loss': [3.5, 3.0]}, {'loss': [3.5, 3.0]}, {'loss': [3.5, 3.0]}]
+    """
+    if isinstance(value, dict) and value:
+        parts = list(value.values())
+        if {"columns", "data"} <= set(value):
+            value = [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        elif {"schema", "data"} <= set(value):
+            value = value["data"]
+        elif all(isinstance(part, list) for part in parts):
+            if len(parts) == 1 and all(isinstance(row, dict) for row in parts[0]):
+                value = parts[0]  # {"runs": [...]}
+            elif len({len(part) for part in parts}) == 1:
+                return value
+        elif all(isinstance(part, dict) for part in parts):
+            # By column, pandas' own way, rows are numbered; else each part is a run.
+            by_column = all(str(key).isdigit() for part in parts for key in part)
+            if by_column:
+                keys = dict.fromkeys(key for part in parts for key in part)
+                return {n: [part.get(key) for key in keys] for n, part in value.items()}
+            value = parts
+    return _of_rows(value)
+
+
+def _flat(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """An object without objects in it: names joined by points."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = value
+    return found
 
 
 def _of_rows(rows: Any) -> dict[str, list[Any]]:
     """Columns of a list of objects; what an object lacks is None."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError("is not a list of objects, a run each")
+    rows = [_flat(row) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 

@@ -8,7 +8,7 @@ import pytest
 from lm.scaling.bootstrap import interval
 from lm.scaling.data_constrained import fit_data_constrained
 from lm.scaling.envelope import fit_envelope, on_envelope
-from lm.scaling.fit import predict
+from lm.scaling.fit import Fit, predict
 from lm.scaling.isoflop import METHODS, fit_isoflop, optimum
 from lm.scaling.laws import (
     BESIROGLU,
@@ -289,6 +289,76 @@ def test_one_size_one_budget():
     N = np.geomspace(1e8, 1e10, 20)
     budget = Runs(parametric_loss(BESIROGLU, N, 1e19 / N), params_R=N, tokens_R=1e19 / N)
     assert says(fit_parametric(budget, bootstrap=0), "one line of tokens against parameters")
+
+
+def grid_runs(sizes, data, noise=0.005, seed=0):
+    N, D = (axis.ravel() for axis in np.meshgrid(sizes, data))
+    off = np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
+    return Runs(parametric_loss(BESIROGLU, N, D) * off, params_R=N, tokens_R=D)
+
+
+DATA = np.geomspace(1e9, 3e10, 8)
+
+
+@pytest.mark.parametrize(
+    ("runs", "unknown"),
+    [
+        (grid_runs([1e8, 1e9], DATA), {"E", "A", "alpha"}),
+        (grid_runs(np.geomspace(1e8, 1e10, 8), [1e9, 1e10]), {"E", "B", "beta"}),
+        (grid_runs([1e8], DATA), {"E", "A", "B", "alpha", "beta"}),
+    ],
+)
+def test_f3_what_rows_do_not_say_has_no_interval_and_no_split(runs, unknown):
+    """Fails when resamples of a flat ridge pass for knowledge: they hold the truth once in ten."""
+    fit = fit_parametric(runs, bootstrap=40)
+    assert unknown <= set(fit.unidentified)
+    assert not (unknown | {"a", "b"}) & set(fit.ci95)
+    with pytest.raises(ValueError, match="no best split"):
+        predict(fit, flops=1e21)
+    inside = predict(fit, params=runs.params_R[0], tokens=runs.tokens_R[0])
+    outside = predict(fit, params=1e12, tokens=runs.tokens_R[0])
+    assert "loss" in inside["ci95"] and "loss" not in outside["ci95"]
+
+
+def test_f3_what_is_identified_keeps_its_interval():
+    """Fails when every term is given up where one is: two sizes still say beta."""
+    fit = fit_parametric(grid_runs([1e8, 1e9], DATA), bootstrap=40)
+    low, high = fit.ci95["beta"]
+    assert low < BESIROGLU["beta"] < high
+    three = fit_parametric(grid_runs([1e8, 1e9, 1e10], DATA), bootstrap=40)
+    assert three.unidentified == () and {"E", "alpha", "a"} <= set(three.ci95)
+    held = fit_parametric(grid_runs([1e8, 1e9], DATA), fixed={"E": 1.8172}, bootstrap=0)
+    assert held.unidentified == ()
+
+
+def test_f3_intervals_stay_within_what_was_tried(make_runs):
+    """Fails when widening by Student's factor leaves the bounds: a of 1.15, alpha of 29."""
+    wild = fit_parametric(make_runs(rows=8, noise=0.05), bootstrap=60)
+    ends = np.array([wild.ci95[name] for name in ("a", "b") if name in wild.ci95])
+    assert ((ends >= 0) & (ends <= 1)).all()
+    draws = {name: np.linspace(0.01, 4.9, 60) for name in ("alpha", "beta")}
+    fit = Fit("parametric", {"alpha": 0.3, "beta": 0.3}, 0.0, 8, 1, draws=draws)
+    assert fit.ci95["alpha"][1] <= 5 and 0 <= fit.ci95["a"][0] <= fit.ci95["a"][1] <= 1
+
+
+def test_f5_a_prediction_says_how_far_beyond_the_rows_it_lies(make_runs):
+    """Fails when a law drawn on is passed off as measured."""
+    fit = fit_parametric(make_runs(), bootstrap=0)
+    assert "extrapolated" not in predict(fit, flops=1e21)
+    far = predict(fit, flops=1e27)["extrapolated"]
+    assert far["flops"] == pytest.approx(1e27 / fit.ranges["flops"][1], rel=0.01)
+    assert set(far) == {"params", "tokens", "flops"}
+    line = fit_isoflop(isoflops(), bootstrap=0)
+    assert predict(line, flops=1e24)["extrapolated"]["flops"] == pytest.approx(100, rel=0.01)
+
+
+def test_fixing_e_at_0():
+    """Fails when 0 is refused, or is e^0."""
+    N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 5), DATA))
+    runs = Runs(parametric_loss(BESIROGLU | {"E": 0.0}, N, D), params_R=N, tokens_R=D)
+    fit = fit_parametric(runs, fixed={"E": 0.0}, bootstrap=0)
+    assert fit.parameters["E"] < 1e-200
+    assert fit.parameters["alpha"] == pytest.approx(BESIROGLU["alpha"], rel=1e-3)
 
 
 def test_no_irreducible_loss(make_runs):

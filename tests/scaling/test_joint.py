@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm.scaling.joint import fit_joint
-from lm.scaling.laws import BESIROGLU
+from lm.scaling.laws import BESIROGLU, parametric_loss
 from lm.scaling.table import DataError, Runs
 
 SHARED = ("E", "alpha", "beta")
@@ -77,6 +77,24 @@ def test_what_is_fixed_is_so_in_every_group_and_no_term_of_the_test(make_runs):
     assert one.statistic > apart.statistic
     with pytest.raises(DataError, match="no such parameter"):
         fit_joint(runs, groups, (), fixed={"x": 1.0})
+
+
+def test_f2_the_test_draws_points_of_a_run_together():
+    """Fails when points that err together count as many: one law then differs from itself."""
+    values = []
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        run_R = np.repeat(np.arange(16), 6)
+        N = np.geomspace(2e7, 2e9, 4)[run_R % 4]
+        D = 20 * N * np.where(run_R % 8 < 4, 0.75, 3.0) * np.tile(np.arange(1, 7) / 6, 16)
+        noise = 0.01 * random.normal(size=16)[run_R] + 0.001 * random.normal(size=96)
+        runs = Runs(parametric_loss(BESIROGLU, N, D) * np.exp(noise), N, D, cluster_R=run_R)
+        groups = {"a": np.flatnonzero(run_R < 8), "b": np.flatnonzero(run_R >= 8)}
+        found = fit_joint(
+            runs, groups, ("alpha", "beta"), bootstrap=0, test_draws=30, seed=seed
+        )
+        values.append(found.p)
+    assert min(values) > 0.05
 
 
 @pytest.mark.slow
