@@ -47,7 +47,7 @@ def test_a_slice_that_is_none_is_refused_with_the_nearest(name):
     ],
 )
 def test_launching_a_slice_that_nobody_offers_is_refused(name, nearest):
-    """Fails when hours are planned on a shape that cannot be had, or the hint is none either."""
+    """Fails when hours are planned on what cannot be had, or the hint cannot either."""
     with pytest.raises(UserError, match=f"nearest: {nearest}$"):
         chips.parse_slice(name)
     for other in nearest.split(", "):

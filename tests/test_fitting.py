@@ -213,17 +213,123 @@ def test_one_line_says_what_is_wrong(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", ["nan", "", "-2.5"])
-def test_rows_without_a_loss_are_an_error(capsys, tmp_path, value):
-    """Fails when they are left out without a word."""
-    path = tmp_path / "runs.csv"
-    path.write_text("params,tokens,loss\n" + "1e8,1e9,3.0\n" * 7 + f"1e8,1e9,{value}\n")
-    assert "column loss, row 8" in fails(capsys, "fit", path)
+@pytest.fixture(scope="module")
+def plain():
+    """Rows of a known law, cells of text: params, tokens, loss."""
+    random = np.random.default_rng(0)
+    return [
+        [f"{N:.0f}", f"{D:.0f}", f"{loss:.6f}"]
+        for N in np.geomspace(2e7, 1.4e9, 4)
+        for D in N * np.array([5, 20, 80, 320])
+        for loss in [parametric_loss(BESIROGLU, N, D) * np.exp(0.003 * random.normal())]
+    ]
+
+
+def write(path, rows, head="params,tokens,loss"):
+    path.write_text("\n".join([head, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def fitted(path, *options):
+    out = path.with_name("fit.json")
+    run("fit", path, "--bootstrap", 0, "--json", out, *options)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("value", ["nan", "", "-2.5", "diverged"])
+def test_f4_rows_without_a_loss_are_left_out_with_a_note(capsys, tmp_path, plain, value):
+    """Fails when an unfinished or diverged cell stops the fit, or goes without a word."""
+    rows = [[*row[:2], value if i == 5 else row[2]] for i, row in enumerate(plain)]
+    found = fitted(write(tmp_path / "runs.csv", rows))
+    assert found["rows_used"] == 15
+    assert any("1 of 16 rows left out: loss is no number" in w for w in found["warnings"])
+    assert "in row 6" in capsys.readouterr().out
+    most = [[*row[:2], value if i < 9 else row[2]] for i, row in enumerate(plain)]
+    said = fails(capsys, "fit", write(tmp_path / "runs.csv", most))
+    assert "column loss, row 1" in said and "(9 such rows)" in said
     assert "no such file" in fails(capsys, "fit", tmp_path / "other.csv")
-    path.write_text("params,tokens,loss\n" + "1e8,1e9,3.0\n" * 5)
-    assert "5 rows cannot fit 5 parameters" in fails(capsys, "fit", path)
-    path.write_text("params,loss\n" + "1e8,3.0\n" * 7)
-    assert "no column tokens (columns: params, loss)" in fails(capsys, "fit", path)
+    assert "5 rows cannot fit 5" in fails(capsys, "fit", write(tmp_path / "r.csv", plain[:5]))
+    said = fails(capsys, "fit", write(tmp_path / "r.csv", plain, "params,token,Loss"))
+    assert "no column loss; did you mean Loss?" in said and "--loss COL" in said
+
+
+@pytest.mark.parametrize(
+    ("head", "value"), [("flops", ""), ("unique_tokens", ""), ("flops", 0)]
+)
+def test_f4_holes_that_the_law_does_not_need(tmp_path, plain, head, value):
+    """Fails when a column that is not fit refuses the fit, or is given up unsaid."""
+    rows = [[*row, value if i % 2 else 6e15] for i, row in enumerate(plain)]
+    found = fitted(write(tmp_path / "runs.csv", rows, f"params,tokens,loss,{head}"))
+    assert found["rows_used"] == 16
+    assert any(f"column {head} is not used: row 2" in w for w in found["warnings"])
+
+
+def test_f4_a_small_group_blocks_no_other(capsys, tmp_path, plain):
+    """Fails when a group of few rows, or one without a split, refuses all."""
+    rows = [[*row, "many"] for row in plain] + [[*row, "few"] for row in plain[:3]]
+    path = write(tmp_path / "runs.csv", rows, "params,tokens,loss,arm")
+    found = fitted(path, "--by", "arm", "--predict", "flops=1e19")
+    assert found["rows_used"] == 16 and len(found["predictions"]) == 1
+    assert any("few: left out: 3 rows cannot fit" in w for w in found["warnings"])
+    one = [[*row[:2], row[2], "one size"] for row in grown(plain)]
+    path = write(tmp_path / "runs.csv", rows[:16] + one, "params,tokens,loss,arm")
+    found = fitted(path, "--by", "arm", "--predict", "flops=1e19")
+    assert len(found["groups"]["many"]["predictions"]) == 1
+    assert found["groups"]["one size"]["predictions"] == []
+    assert any("one size: --predict flops=1e+19: these rows" in w for w in found["warnings"])
+
+
+def grown(plain):
+    """Eight rows of one size."""
+    N, D = float(plain[0][0]), np.geomspace(1e8, 1e10, 8)
+    return [[N, d, parametric_loss(BESIROGLU, N, d)] for d in D]
+
+
+def test_f5_what_is_predicted_beyond_the_rows_is_said(capsys, tmp_path, plain):
+    """Fails when 1e25 FLOPs are predicted from rows to 4e21 without a word."""
+    path = write(tmp_path / "runs.csv", plain)
+    found = fitted(path, "--predict", "flops=1e25")
+    assert found["ranges"]["params"] == pytest.approx([2e7, 1.4e9])
+    assert found["predictions"][0]["extrapolated"]["flops"] > 1000
+    assert any("extrapolated, up to" in w for w in found["warnings"])
+    assert "flops ×" in " ".join(capsys.readouterr().out.split())
+    assert "extrapolated" not in fitted(path, "--predict", "flops=1e20")["predictions"][0]
+
+
+def test_f6_units_that_are_implausible_are_named_and_can_be_said(capsys, tmp_path, plain):
+    """Fails when millions and billions are read as ones without a word."""
+    scaled = [[float(row[0]) / 1e6, float(row[1]) / 1e9, row[2]] for row in plain]
+    path = write(tmp_path / "runs.csv", scaled)
+    said = fitted(path)["warnings"]
+    assert any("--unit params=M" in w for w in said) and any("tokens is 0.1" in w for w in said)
+    right = fitted(write(tmp_path / "right.csv", plain))
+    found = fitted(path, "--unit", "params=M", "tokens=B")
+    assert found["parameters"] == pytest.approx(right["parameters"], rel=1e-3)
+    assert not any("unit" in w for w in found["warnings"] + right["warnings"])
+    capsys.readouterr()
+    for unit in ("params=X", "loss=M", "tokens"):
+        assert f"--unit {unit}: write" in fails(capsys, "fit", path, "--unit", unit)
+
+
+def test_f7_rows_that_stand_twice_count_once(tmp_path, plain):
+    """Fails when a file joined to itself halves the intervals in silence."""
+    once = fitted(write(tmp_path / "once.csv", plain), "--bootstrap", 60)
+    twice = fitted(write(tmp_path / "twice.csv", plain * 2), "--bootstrap", 60)
+    assert twice["ci95"] == once["ci95"]
+    assert any("16 of 32 rows stand in the file before" in w for w in twice["warnings"])
+    rows = [[*row, name] for name in "ab" for row in plain]
+    copied = fitted(write(tmp_path / "twice.csv", rows, "params,tokens,loss,host"))
+    assert any("16 rows are alike in loss, params, tokens" in w for w in copied["warnings"])
+
+
+def test_predictions_that_are_not_finite_are_refused(capsys, tmp_path):
+    """Fails when a loss that rises gives a size of inf, which no JSON holds."""
+    rows = [[N, D, 2 + 0.1 * i + 0.3 * j] for j, D in enumerate((1e9, 1e10))
+            for i, N in enumerate((1e7, 1e8, 1e9))]  # fmt: skip
+    path, out = write(tmp_path / "rising.csv", rows), tmp_path / "out.json"
+    options = ["--bootstrap", 0, "--predict", "flops=1e21", "--json", out]
+    assert "no best split" in fails(capsys, "fit", path, *options)
+    assert not out.exists()
 
 
 def arms(path, handicap, **columns):
@@ -249,6 +355,31 @@ def test_compare_two_study_folders(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "bert needs 7 times the compute of gpt" in printed.replace("7 to 7", "7")
     assert "not of one kind (gpt: exact, bert: bound)" in printed
+
+
+def test_f8_arms_are_compared_in_one_kind_of_loss(capsys, tmp_path):
+    """Fails when one file's loss is held against the other's bits per byte."""
+    C, out = np.geomspace(1e15, 1e18, 4), tmp_path / "out.json"
+    ours = write(tmp_path / "a.csv", [[c, 9 * c**-0.05, 3 * c**-0.05] for c in C],
+                 "flops,loss,bits_per_byte")  # fmt: skip
+    theirs = write(tmp_path / "b.csv", [[c, 3 * (c / 4) ** -0.05] for c in C],
+                   "flops,bits_per_byte")  # fmt: skip
+    run("compare", ours, theirs, "--json", out)
+    found = json.loads(out.read_text())
+    assert [m["multiplier"] for m in found["multipliers"]] == pytest.approx([4.0] * 4)
+    assert "loss is column bits_per_byte" in capsys.readouterr().out
+    only = write(tmp_path / "a.csv", [[c, 9 * c**-0.05] for c in C], "flops,loss")
+    assert "a has loss, b has bits_per_byte" in fails(capsys, "compare", only, theirs)
+
+
+def test_f8_seeds_are_averaged_where_no_column_says_sizes(capsys, tmp_path):
+    """Fails when the best seed of each compute stands for an arm: a loss 2% too low."""
+    rows = [[c, seed, 9 * c**-0.05 * (1.02 - 0.04 * seed)] for c in np.geomspace(1e15, 1e18, 4)
+            for seed in (0, 1)]  # fmt: skip
+    path, out = write(tmp_path / "a.csv", rows, "flops,seed,loss"), tmp_path / "out.json"
+    run("compare", path, path, "--json", out)
+    losses = [m["loss"] for m in json.loads(out.read_text())["multipliers"]]
+    assert losses[0] == pytest.approx(9 * 1e15**-0.05 * np.sqrt(1.02 * 0.98))
 
 
 def test_compare_two_groups_of_one_file(capsys, tmp_path):

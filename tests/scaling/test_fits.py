@@ -309,7 +309,7 @@ DATA = np.geomspace(1e9, 3e10, 8)
     ],
 )
 def test_f3_what_rows_do_not_say_has_no_interval_and_no_split(runs, unknown):
-    """Fails when resamples of a flat ridge pass for knowledge: they hold the truth once in ten."""
+    """Fails when resamples of a flat ridge pass for knowledge; they held E once in ten."""
     fit = fit_parametric(runs, bootstrap=40)
     assert unknown <= set(fit.unidentified)
     assert not (unknown | {"a", "b"}) & set(fit.ci95)
@@ -331,14 +331,13 @@ def test_f3_what_is_identified_keeps_its_interval():
     assert held.unidentified == ()
 
 
-def test_f3_intervals_stay_within_what_was_tried(make_runs):
+def test_f3_intervals_stay_within_what_was_tried():
     """Fails when widening by Student's factor leaves the bounds: a of 1.15, alpha of 29."""
-    wild = fit_parametric(make_runs(rows=8, noise=0.05), bootstrap=60)
-    ends = np.array([wild.ci95[name] for name in ("a", "b") if name in wild.ci95])
-    assert ((ends >= 0) & (ends <= 1)).all()
-    draws = {name: np.linspace(0.01, 4.9, 60) for name in ("alpha", "beta")}
+    up = np.linspace(0.01, 4.9, 60)
+    draws = {"alpha": up, "beta": up[::-1]}
     fit = Fit("parametric", {"alpha": 0.3, "beta": 0.3}, 0.0, 8, 1, draws=draws)
-    assert fit.ci95["alpha"][1] <= 5 and 0 <= fit.ci95["a"][0] <= fit.ci95["a"][1] <= 1
+    assert fit.ci95["alpha"][1] == 5 and fit.ci95["alpha"][0] >= 1e-3
+    assert fit.ci95["a"][1] == 1 and fit.ci95["a"][0] >= 0
 
 
 def test_f5_a_prediction_says_how_far_beyond_the_rows_it_lies(make_runs):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lm.scaling.table import DataError, Runs, column, groups, numbers, read
+from lm.scaling.table import DataError, Runs, column, groups, numbers, read, unit_of
 
 ROWS = [{"params": 1e6, "loss": 3.5, "model": "a"}, {"params": 2e6, "loss": 3.0, "model": "b"}]
 
@@ -42,6 +42,8 @@ def test_every_kind_of_file_is_read_alike(tmp_path):
         ("t.jsonl", b'{"a": 1}\n{', "line 2 is not JSON"),
         ("t.jsonl", b"[1]\n", "not a list of objects"),
         ("t.json", b'{"a": 1}', "not a list of objects"),
+        ("t.csv", b"loss,N,loss\n1,2,3\n", "column loss stands 2 times"),
+        ("t.json", b'[{"loss": 1, "loss": 2}]', "name loss stands 2 times"),
         ("t.parquet", b"PAR", "not Parquet"),
         ("t.xlsx", b"", "is .xlsx; reads .csv"),
     ],
@@ -60,6 +62,57 @@ def test_parquet_without_its_library(tmp_path, monkeypatch):
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="pip install pyarrow"):
         read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.jsonl", "\ufeff" + "\n".join(map(json.dumps, ROWS))),
+        (
+            "t.json",
+            json.dumps({n: {str(i): r[n] for i, r in enumerate(ROWS)} for n in ROWS[0]}),
+        ),
+        ("t.json", json.dumps({n: [r[n] for r in ROWS] for n in ROWS[0]})),
+        ("t.json", json.dumps({"runs": ROWS})),
+        ("t.json", json.dumps({"schema": {}, "data": ROWS})),
+        (
+            "t.json",
+            json.dumps({"columns": list(ROWS[0]), "data": [list(r.values()) for r in ROWS]}),
+        ),
+        ("t.csv", "params;loss;model\n1e6;3,5;a\n2e6;3,0;b\n"),
+    ],
+)
+def test_small_tables_of_spreadsheets_and_pandas_are_read(tmp_path, name, text):
+    """Fails when a BOM, an orient of pandas, or a decimal comma is an error, or misread."""
+    (tmp_path / name).write_text(text)
+    columns = read(tmp_path / name)
+    assert numbers(columns, "params").tolist() == [1e6, 2e6]
+    assert numbers(columns, "loss").tolist() == [3.5, 3.0]
+    assert list(columns["model"]) == ["a", "b"]
+
+
+def test_small_nested_json_has_columns_with_points(tmp_path):
+    """Fails when objects in objects are values, or the hint does not find a column in one."""
+    rows = [{"config": {"params": 1e6}, "metrics": {"loss": 3.5}}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    columns = read(tmp_path / "t.json")
+    assert numbers(columns, "config.params").tolist() == [1e6]
+    with pytest.raises(DataError, match=r"did you mean metrics\.loss\?"):
+        column(columns, "loss")
+    with pytest.raises(DataError, match=r"did you mean Loss\?"):
+        column({"Loss": []}, "loss")
+
+
+def test_f6_suffixes_and_thousands_are_read():
+    """Fails when 1.4B is no number, or 1,400,000 is 1.4."""
+    values = ["1.4B", "1,400,000", "22M", "3k", 5]
+    assert numbers({"N": values}, "N").tolist() == [1.4e9, 1.4e6, 2.2e7, 3e3, 5.0]
+    with pytest.raises(DataError, match=r"row 1: 3,452 may be 3\.452 or 3452"):
+        numbers({"loss": ["3,452", "2"]}, "loss")
+    assert unit_of("PF-days") == pytest.approx(8.64e19)
+    for text in ("X", "-1", "nan", "0"):
+        with pytest.raises(ValueError, match="could not convert|^-1$|^nan$|^0$"):
+            unit_of(text)
 
 
 @pytest.mark.parametrize(
