@@ -288,9 +288,9 @@ def _assignment(text: str) -> tuple[str, float]:
 
 
 def _unit(text: str) -> tuple[str, float]:
-    what, _, unit = text.partition("=")
+    what, equals, unit = text.partition("=")
     try:
-        if what not in ("params", "tokens", "flops", "unique"):
+        if not equals or what not in ("params", "tokens", "flops", "unique"):
             raise ValueError
         return what, unit_of(unit)
     except ValueError:

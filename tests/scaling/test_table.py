@@ -111,7 +111,7 @@ def test_f6_suffixes_and_thousands_are_read():
         numbers({"loss": ["3,452", "2"]}, "loss")
     assert unit_of("PF-days") == pytest.approx(8.64e19)
     for text in ("X", "-1", "nan", "0"):
-        with pytest.raises(ValueError, match="could not convert|^-1$|^nan$|^0$"):
+        with pytest.raises(ValueError, match=r"could not convert|^-1$|^nan$|^0$"):
             unit_of(text)
 
 
