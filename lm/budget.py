@@ -31,6 +31,8 @@ HEAD_SIZE = 64
 STEP = 4
 """Each rung's budget is this many times that of the rung below."""
 
+_MOST_PARAMS = 1e24
+
 PLANNED = Run(data=Data(length=1024, tokenizer=SentencePiece(size=32_768)))
 """What is planned where the command line does not say otherwise."""
 
@@ -187,6 +189,8 @@ def ladder(
         params = optimum(fit, budget, unique)["params"]
         if params < least / 2:
             break
+        if params > _MOST_PARAMS:
+            raise UserError(f"--flops {flops:g}: N* is {params:.3g}, beyond any model")
         depth = nearest_depth(base.model, pieces, params, convention)
         if depth not in found:
             found[depth] = _rung(base, fit, budget, depth, convention, unique)

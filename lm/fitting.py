@@ -38,6 +38,9 @@ from lm.start import Parser, one_line_errors
 
 LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
 
+_MOST_DRAWS = 100_000
+"""Draws of a bootstrap: their numbers are all kept in memory and in --json."""
+
 _COLUMNS = {
     "loss": ("loss", "bits_per_byte", "validation_loss"),
     "params": ("params", "params_total"),
@@ -252,6 +255,8 @@ def _check(given: argparse.Namespace) -> None:
             raise UserError(
                 f"--{option.replace('_', '-')} {getattr(given, option)}: must be >= {least}"
             )
+    if given.bootstrap > _MOST_DRAWS:
+        raise UserError(f"--bootstrap {given.bootstrap}: at most {_MOST_DRAWS:,}")
     for option in ("delta", "tolerance"):
         if not 0 < getattr(given, option, 1) < math.inf:
             raise UserError(f"--{option} {getattr(given, option)}: must be above 0")
@@ -261,6 +266,9 @@ def _check(given: argparse.Namespace) -> None:
         path = getattr(given, option)
         if path and not path.parent.is_dir():
             raise UserError(f"--{option} {path}: there is no directory {path.parent}")
+        read_from = [getattr(given, name, None) for name in ("file", "first", "second")]
+        if path and path.resolve() in [table.resolve() for table in read_from if table]:
+            raise UserError(f"--{option} {path}: would be written over the table it is made of")
     law = getattr(given, "law", None)
     methods = {"isoflop": isoflop.METHODS, "envelope": envelope.METHODS}
     if law and given.method and given.method not in methods.get(law, ()):

@@ -203,6 +203,7 @@ GROUP = {"parameters": {"k_N": 0.1, "a": 0.5}, "objective": 0.0, "rows_used": 9}
         (["--slice", "v5-16"], None, "v5e-16"),
         (["--slice", "v5e-7"], None, "nearest: v5e-4, v5e-8"),
         (["--mfu", "40"], None, "--mfu 40"),
+        (["--flops", "1e300"], None, "beyond any model"),
         (["--rungs", "0"], None, "--rungs 0"),
         (["--data-length", "1"], None, "data.length"),
         (["--group", "x"], None, "which --law"),

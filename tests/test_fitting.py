@@ -195,6 +195,7 @@ def test_flops_that_are_not_known_are_said(capsys, tmp_path):
         (["--cluster", "run"], "no column run"),
         (["--law", "power", "--cluster", "size"], "resamples residuals, not rows"),
         (["--bootstrap", "-1"], "--bootstrap -1: must be >= 0"),
+        (["--bootstrap", "99999999999"], "--bootstrap 99999999999: at most 100,000"),
         (["--delta", "0"], "--delta 0.0: must be above 0"),
         (["--plot", "out.pdf"], "must end in .png or .svg"),
         (["--plot", "nowhere/out.png"], "there is no directory nowhere"),
@@ -320,6 +321,15 @@ def test_f7_rows_that_stand_twice_count_once(tmp_path, plain):
     rows = [[*row, name] for name in "ab" for row in plain]
     copied = fitted(write(tmp_path / "twice.csv", rows, "params,tokens,loss,host"))
     assert any("16 rows are alike in loss, params, tokens" in w for w in copied["warnings"])
+
+
+def test_a_table_is_not_written_over(capsys, tmp_path, plain):
+    """Fails when --json of the table's own path loses the runs."""
+    path = write(tmp_path / "runs.csv", plain)
+    before = path.read_text()
+    assert "written over the table" in fails(capsys, "fit", path, "--json", path)
+    assert "written over the table" in fails(capsys, "compare", path, path, "--json", path)
+    assert path.read_text() == before
 
 
 def test_predictions_that_are_not_finite_are_refused(capsys, tmp_path):

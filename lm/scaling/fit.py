@@ -108,7 +108,7 @@ class Fit:
         """
         found = {}
         for name, (low, high) in self.ranges.items():
-            if name in point and name != "loss":
+            if name in point and name != "loss" and 0 < low <= high:
                 times = max(point[name] / high, low / point[name])
                 if times > _BEYOND:
                     found[name] = float(f"{times:.3g}")

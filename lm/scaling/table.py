@@ -260,7 +260,8 @@ def _of_json(value: Any) -> dict[str, list[Any]]:
     """
     if isinstance(value, dict) and value:
         parts = list(value.values())
-        if {"columns", "data"} <= set(value):
+        listed = [isinstance(value.get(name), list) for name in ("columns", "data")]
+        if all(listed) and all(isinstance(row, list) for row in value["data"]):
             value = [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
         elif {"schema", "data"} <= set(value):
             value = value["data"]

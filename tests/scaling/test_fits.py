@@ -311,7 +311,7 @@ DATA = np.geomspace(1e9, 3e10, 8)
 def test_f3_what_rows_do_not_say_has_no_interval_and_no_split(runs, unknown):
     """Fails when resamples of a flat ridge pass for knowledge; they held E once in ten."""
     fit = fit_parametric(runs, bootstrap=40)
-    assert unknown <= set(fit.unidentified)
+    assert unknown <= set(fit.unidentified) and says(fit, "cannot be told")
     assert not (unknown | {"a", "b"}) & set(fit.ci95)
     with pytest.raises(ValueError, match="no best split"):
         predict(fit, flops=1e21)

@@ -44,6 +44,7 @@ def test_every_kind_of_file_is_read_alike(tmp_path):
         ("t.json", b'{"a": 1}', "not a list of objects"),
         ("t.csv", b"loss,N,loss\n1,2,3\n", "column loss stands 2 times"),
         ("t.json", b'[{"loss": 1, "loss": 2}]', "name loss stands 2 times"),
+        ("t.json", b'{"columns": "x", "data": 5}', "not a list of objects"),
         ("t.parquet", b"PAR", "not Parquet"),
         ("t.xlsx", b"", "is .xlsx; reads .csv"),
     ],
