@@ -179,7 +179,7 @@ class Slice(NamedTuple):
                     for b in parts[a - 1 :]
                     if self.chips // 64 % (a * b) == 0 and a * b * b <= self.chips // 64
                 ),
-                key=lambda shape: shape[2],
+                key=lambda shape: (shape[2], shape[1]),
             )
             return 4 * A, 4 * B, 4 * C
         power = round(math.log2(self.chips))
