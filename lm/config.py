@@ -74,6 +74,27 @@ def digest(value: object) -> str:
     return hashlib.sha256(plain).hexdigest()[:16]
 
 
+def essence(value: object) -> Any:
+    """Plain values of what is not as its field's default, so that a new field changes none.
+
+    >>> class Lion(Config, tag="lion"):
+    ...     rate: float = 1e-4
+    ...     beta: float = 0.9
+    >>> essence(Lion(beta=0.5))
+    {'type': 'lion', 'beta': 0.5}
+    """
+    if isinstance(value, tuple | list):
+        return [essence(each) for each in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    tag = value.__struct_config__.tag
+    found = {"type": tag} if tag else {}
+    for field in msgspec.structs.fields(value):
+        if (here := getattr(value, field.name)) != _default(field):
+            found[field.encode_name] = essence(here)
+    return found
+
+
 def validate_fields(value: T) -> T:
     """The same value, its types and bounds checked, which Python's constructors do not do."""
     try:

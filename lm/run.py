@@ -1,5 +1,8 @@
 """A run: everything that decides what is trained, on what, and how long."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -202,6 +205,29 @@ def refuse_attention(run: Run, platform: str | None = None) -> str | None:
 def same_result(a: Run, b: Run) -> list[str]:
     """Names of the fields in which two runs would find different things; [] if none."""
     return [name for name in DECISIVE if getattr(a, name) != getattr(b, name)]
+
+
+def decided_by(run: Run) -> dict[str, str]:
+    """A digest of each field that decides the result and is not as by default, by name.
+
+    Checkpoints and results carry them, as files are moved about and removed.
+
+    >>> list(decided_by(Run(seed=1, microbatches=2)))
+    ['seed']
+    """
+    found = _config.essence(_config.validate_fields(run))
+    return {
+        name: hashlib.sha256(json.dumps(found[name], sort_keys=True).encode()).hexdigest()[:16]
+        for name in DECISIVE
+        if name in found
+    }
+
+
+def differing(run: Run, carried: Mapping[str, str]) -> list[str]:
+    """Names of the fields in which a run differs from what decided a checkpoint or result."""
+    mine = decided_by(run)
+    names = dict.fromkeys([*mine, *carried])
+    return [name for name in names if mine.get(name) != carried.get(name)]
 
 
 def read_run(directory: Path) -> Run:

@@ -49,6 +49,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "Tokens",
+    "corpus_digest",
     "documents_at",
     "most_content",
     "n_rows",
@@ -99,6 +100,11 @@ class Tokens:
         """What a run of these settings is trained on."""
         vocabulary = self.tokenizer.vocabulary
         return Batches(self.train, vocabulary, data.length, data.batch, seed, data.unique)
+
+
+def corpus_digest(data: Data) -> str:
+    """The digest of the corpus as it is now; tokenizes nothing."""
+    return corpora.survey(data.corpus, data.validation).digest
 
 
 def open_tokens(data: Data) -> Tokens:
