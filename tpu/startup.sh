@@ -144,7 +144,8 @@ thrice() { # COMMAND: tries again, but not on a machine that shuts down
 }
 
 study() { # runs it to its end, and passes a request to stop on
-  (cd source && exec .venv/bin/python "${arguments[@]}") &
+  # By this name it knows a checkpoint folder's lock for that of a host that is gone.
+  (cd source && YARDSTICK_JOB="$folder" exec .venv/bin/python "${arguments[@]}") &
   child=$!
   while true; do
     wait "$child"

@@ -13,19 +13,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 
 from lm import hosts, ledger
 from lm import mesh as _mesh
 from lm.config import UserError, dump, read_json
-from lm.data import Rows, Tokens, most_content, n_rows, open_tokens, rows, unique_rows
+from lm.data import (
+    Rows,
+    Tokens,
+    corpus_digest,
+    most_content,
+    n_rows,
+    open_tokens,
+    rows,
+    unique_rows,
+)
 from lm.run import (
     DECISIVE,
     Run,
+    decided_by,
+    differing,
     evaluation_steps,
     mesh_for,
     read_run,
@@ -35,8 +47,9 @@ from lm.run import (
     steps,
     validate,
 )
-from lm.train.checkpoint import Checkpoints, restore
+from lm.train.checkpoint import Checkpoints, Restored, restore
 from lm.train.faults import Losses, RollBack, wrong
+from lm.train.lock import only_writer
 from lm.train.progress import Bar, Metrics
 from lm.train.step import Program, State, prepare
 
@@ -54,7 +67,7 @@ class Trained:
 
 
 class Diverged(UserError):
-    """The loss or an update is not finite any more."""
+    """A loss, an update, or the parameters are not finite any more."""
 
 
 class Stopped(Exception):
@@ -71,8 +84,9 @@ def fit(
 
     Returns (and writes to result.json) what the run cost and its last losses, together with
     what `evaluate` finds. A finished run is not trained again. Raises UserError where the
-    settings are wrong, where the directory holds another run, and where the loss is not finite,
-    if `run.faults` says to stop; Stopped after SIGINT or SIGTERM, with everything saved.
+    settings are wrong, where the directory holds another run, is another process's, or was
+    removed, and where the loss is not finite, if `run.faults` says to stop; Stopped after
+    SIGINT or SIGTERM, with everything saved.
     """
     run = validate(run)
     finished = hosts.told(lambda: _finished(run, directory))
@@ -87,17 +101,40 @@ def fit(
     _check_targets(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
     program = prepare(run, vocabulary, mesh)
-    hosts.told(lambda: _describe(run, directory, tokens, mesh))
-
+    places: list[str | Path] = [directory]
+    if run.checkpoints.directory is not None:  # whoever else writes there
+        places.append(checkpoints_of(run, directory))
     label = label or directory.name
-    with _stop_requests() as requests:
-        state, extra, stopped = _train(run, directory, tokens, program, label, requests)
-        if stopped or requests:
-            raise Stopped(f"{label}: stopped and saved at step {state.step} of {steps(run)}")
+    with only_writer(*places) as check:
+        # By now another process may have finished it.
+        finished = hosts.told(lambda: _finished(run, directory))
+        if finished is not None:
+            return finished
+        known = hosts.told(lambda: _describe(run, directory, tokens))
+        with _stop_requests() as requests:
+            state, extra, stopped = _train(
+                run, directory, tokens, program, label, requests, check, known
+            )
+            if stopped or requests:
+                raise Stopped(
+                    f"{label}: stopped and saved at step {state.step} of {steps(run)}"
+                )
+        result = _result(run, tokens, seen, state, extra)
+        if evaluate is not None:
+            result |= evaluate(Trained(run, tokens, program, state.params))
+        result = _finite(result)
+        if hosts.first():
+            check()
+            _write(directory / "result.json", json.dumps(result, indent=2) + "\n")
+    return result
 
+
+def _result(run: Run, tokens: Tokens, seen: int, state: State, extra: Result) -> Result:
+    """What the run cost, on what it was trained, and its last losses."""
+    vocabulary = tokens.tokenizer.vocabulary
     cost = ledger.cost(run, vocabulary.size)
     parameters = ledger.parameters(run, vocabulary.size)
-    result: Result = {
+    return {
         "params_total": parameters.total,
         "params_non_embedding": parameters.non_embedding,
         "params_matmul": parameters.matmul,
@@ -120,12 +157,24 @@ def fit(
         "tokenizer_digest": tokens.tokenizer_digest,
         "batches_digest": chain_text(state.batches),
         **{name: extra[name] for name in ("skipped", "rolled_back", "left_out")},
+        "decided_by": decided_by(run),
     }
-    if evaluate is not None:
-        result |= evaluate(Trained(run, tokens, program, state.params))
-    if hosts.first():
-        _write(directory / "result.json", json.dumps(result, indent=2) + "\n")
-    return result
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can say it: null for what is no number.
+
+    >>> _finite({"bits_per_byte": 2.0, "text_se": math.nan})
+    {'bits_per_byte': 2.0, 'text_se': None}
+    """
+    match value:
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def load(directory: Path) -> Trained:
@@ -141,7 +190,15 @@ def load(directory: Path) -> Trained:
     tokens = _open_tokens(run, directory)
     program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
     wanted = {"params": program.abstract.params}
-    found = restore(checkpoints_of(run, directory), wanted)
+    place = checkpoints_of(run, directory)
+    found = restore(place, wanted)
+    _refuse_others(run, tokens, place, found, known=True)
+    if not bool(_all_finite(found.state["params"])):
+        raise UserError(
+            f"{place}: the parameters of checkpoint {found.step} are not finite: the run"
+            " diverged; train it again in another directory with a lower"
+            f" optimizer.learning_rate ({run.optimizer.learning_rate:g})"
+        )
     return Trained(run, tokens, program, found.state["params"])
 
 
@@ -158,26 +215,71 @@ def checkpoints_of(run: Run, directory: Path) -> str:
     return f"{run.checkpoints.directory.rstrip('/')}/{name}"
 
 
-def _newest(program: Program, checkpoints: Checkpoints) -> tuple[State, Result]:
+def _decided_by(run: Run, tokens: Tokens) -> dict[str, str]:
+    """Digests of all that decides a run's state: its settings, by field, and its data."""
+    data = {name: getattr(tokens, name) for name in ("corpus_digest", "tokenizer_digest")}
+    return decided_by(run) | data
+
+
+def _refuse_others(
+    run: Run, tokens: Tokens, place: str, found: Restored, *, known: bool
+) -> None:
+    """Raises UserError where a checkpoint is of another run, or of other data.
+
+    One of an older version does not say what decided it: it is believed where the run is
+    `known` by the config.json of its directory.
+    """
+    there, mine = found.extra.get("decided_by"), _decided_by(run, tokens)
+    if there is None and not known:
+        why = "does not say of which run it is, and no config.json does"
+    elif there is None or there == mine:
+        return
+    else:
+        names = [name for name in mine | there if mine.get(name) != there.get(name)]
+        why = f"is of another run: {', '.join(names)} differ"
+    raise UserError(
+        f"{place}: checkpoint {found.step} {why}; choose another directory or remove it"
+    )
+
+
+@jax.jit
+def _all_finite(params: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+
+
+def _newest(
+    run: Run,
+    directory: Path,
+    tokens: Tokens,
+    program: Program,
+    checkpoints: Checkpoints,
+    known: bool,
+) -> tuple[State, Result]:
     """Where to go on: the newest intact checkpoint, or the beginning."""
     extra: Result = {"seconds": 0.0, "predicted": 0.0, "validation": None, "losses": []}
     # Steps whose update was left out, returns to a checkpoint, and batches left out by them.
     extra |= {"skipped": 0, "rolled_back": 0, "left_out": 0}
+    extra["decided_by"] = _decided_by(run, tokens)
     restored = checkpoints.restore_newest(program.abstract)
     if restored is None:
         return program.init(), extra
+    _refuse_others(run, tokens, checkpoints_of(run, directory), restored, known=known)
     return restored.state, extra | restored.extra
 
 
-def _diverged(run: Run, label: str, step: int, why: str) -> Diverged:
-    more = {
-        "stop": "nothing of which is saved; go on from the last checkpoint with"
-        " faults.policy=skip or roll_back, or start",
-        "skip": f"like {run.faults.most} in a row before it; start",
-        "roll_back": f"after {run.faults.most} returns to one checkpoint; start",
-    }
+def _diverged(run: Run, label: str, step: int, why: str, *, in_a_row: bool = False) -> Diverged:
+    if run.faults.policy == "roll_back":
+        more = f"after {run.faults.most} returns to one checkpoint; start"
+    elif in_a_row:
+        more = f"like {run.faults.most} in a row before it; start"
+    else:
+        others = "roll_back" if run.faults.policy == "skip" else "skip or roll_back"
+        more = (
+            "nothing of which is saved; go on from the last checkpoint with"
+            f" faults.policy={others}, or start"
+        )
     return Diverged(
-        f"{label}: {why} at step {step}, {more[run.faults.policy]} again in another directory"
+        f"{label}: {why} at step {step}, {more} again in another directory"
         f" with a lower optimizer.learning_rate ({run.optimizer.learning_rate:g}) or a longer"
         " schedule.warmup"
     )
@@ -190,21 +292,26 @@ def _train(
     program: Program,
     label: str,
     requests: Sequence[int],
+    check: Callable[[], None],
+    known: bool,
 ) -> tuple[State, Result, bool]:
     """Trains on from the newest checkpoint and saves the end, or where it was asked to stop."""
     where = checkpoints_of(run, directory)
     with Checkpoints(where, keep=run.checkpoints.keep) as checkpoints:
-        state, extra = _newest(program, checkpoints)
+        state, extra = _newest(run, directory, tokens, program, checkpoints, known)
+        start = int(state.step)
+        hosts.told(lambda: _add_session(directory, program.mesh, start))
         again = 0
         while True:
             start = int(state.step)
             try:
                 state, extra, stopped = _loop(
-                    run, directory, tokens, program, state, extra, checkpoints, label, requests
-                )
+                    run, directory, tokens, program, state, extra, checkpoints, label, requests,
+                    check,
+                )  # fmt: skip
                 break
             except RollBack as fault:
-                state, extra = _newest(program, checkpoints)
+                state, extra = _newest(run, directory, tokens, program, checkpoints, known)
                 back = int(state.step)
                 again = again + 1 if back == start else 1
                 if again > run.faults.most:
@@ -232,6 +339,7 @@ def _loop(
     checkpoints: Checkpoints,
     label: str,
     requests: Sequence[int],
+    check: Callable[[], None],
 ) -> tuple[State, Result, bool]:
     """Trains to the end of the budget, or to a request to stop.
 
@@ -254,9 +362,26 @@ def _loop(
     ahead = extra["left_out"]
 
     with (
-        Metrics(directory, start) as metrics,
+        Metrics(directory, start, extra.pop("recent", ())) as metrics,
         Bar(label, steps=total, start=start, step_flops=flops / positions) as bar,
     ):
+
+        def fail(step: int, why: str) -> NoReturn:
+            if run.faults.policy == "roll_back":
+                raise RollBack(step, why, extra)
+            in_a_row = run.faults.policy == "skip" and skipped > run.faults.most
+            raise _diverged(run, label, step, why, in_a_row=in_a_row)
+
+        def kept_records() -> Result:
+            """What a checkpoint keeps of metrics.jsonl, where that may be lost before it."""
+            return {"recent": metrics.recent} if run.checkpoints.directory else {}
+
+        def prove_sound(step: int) -> None:
+            """Before a state is saved: all is settled, and it is worth it."""
+            settle()
+            check()
+            if not hosts.fetch(_all_finite(state.params)):
+                fail(step, "parameters that are not finite")
 
         def settle() -> None:
             """Reads the last step's metrics, which waits for it, and records them."""
@@ -264,6 +389,7 @@ def _loop(
             if pending is None:
                 return
             step, arrays, asked = pending
+            check()
             found = jax.device_get(arrays)
             batches = chain_text(found.pop("batches"))
             stop, due = map(bool, found.pop("asks", asked))
@@ -272,10 +398,8 @@ def _loop(
             empty = not values["predicted"]
             if why := wrong(values | {"loss": 0.0} if empty else values, losses.limit(step)):
                 skipped += 1
-                if run.faults.policy == "roll_back":
-                    raise RollBack(step, why, extra)
-                if run.faults.policy == "stop" or skipped > run.faults.most:
-                    raise _diverged(run, label, step, why)
+                if run.faults.policy != "skip" or skipped > run.faults.most:
+                    fail(step, why)
                 extra["skipped"] += 1
             elif empty:
                 if not extra["predicted"] and step >= min(total, 8):
@@ -317,19 +441,22 @@ def _loop(
             pending = step, newest, asked
             if step in evaluations:
                 settle()
-                extra["validation"] = _validation_loss(run, tokens, program, state.params)
-                metrics.write(step, {"validation_loss": extra["validation"]})
+                found = _validation_loss(run, tokens, program, state.params)
+                if not math.isfinite(found):
+                    fail(step, f"validation_loss {found}")
+                extra["validation"] = found
+                metrics.write(step, {"validation_loss": found})
                 tick = None
             if stop:
                 break
             if run.checkpoints.steps is not None:
                 due = step % run.checkpoints.steps == 0
             if due and step < total:
-                settle()
-                checkpoints.save(step, state, dict(extra))
+                prove_sound(step)
+                checkpoints.save(step, state, extra | kept_records())
                 saved, tick, due = time.monotonic(), None, False
-        settle()
-        return state, extra, stop
+        prove_sound(int(state.step))
+        return state, extra | kept_records(), stop
 
 
 def chain_text(batches: Any) -> str:
@@ -441,12 +568,8 @@ def _checked_tokens(run: Run, directory: Path) -> Tokens:
     if path.exists():
         there = read_json(path)
         for name in ("corpus_digest", "tokenizer_digest"):
-            if there[name] != getattr(tokens, name):
-                raise UserError(
-                    f"{directory}: the corpus, or the tokenizer learnt from it, has changed:"
-                    f" {name} is {getattr(tokens, name)[:12]}, was {there[name][:12]};"
-                    " restore it, or train in another directory"
-                )
+            if there[name] != (now := getattr(tokens, name)):
+                raise UserError(_changed(directory, name, now, there[name]))
     return tokens
 
 
@@ -457,33 +580,55 @@ def _seen(run: Run, tokens: Tokens) -> int:
 
 
 def _finished(run: Run, directory: Path) -> Result | None:
-    """The result that is there already; refuses a directory of another run, and a file."""
+    """The result that is there already, if the corpus is still the one that it is of.
+
+    Refuses a directory of another run, and a file.
+    """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: there is a file of this name; choose another directory")
-    there = (directory / "config.json").exists()
-    if there and (differ := same_result(run, read_run(directory))):
+    if why := other_settings(run, directory):
         raise UserError(
-            f"{directory} holds another run: {', '.join(differ)} differ; choose another"
-            " directory or remove this one"
+            f"{directory} holds another run: {why}; choose another directory or remove this one"
         )
-    result = directory / "result.json"
-    return read_json(result) if result.exists() else None
+    path = directory / "result.json"
+    if not path.exists():
+        return None
+    result: Result = read_json(path)
+    now, then = corpus_digest(run.data), result.get("corpus_digest")
+    if then not in (None, now):
+        raise UserError(_changed(directory, "corpus_digest", now, then))
+    return result
 
 
-def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+def other_settings(run: Run, directory: Path) -> str:
+    """Which fields of a run differ from what its directory is of, in words; "" if none.
+
+    Both config.json and result.json say so; the result of an older version does not, and
+    without a config.json nothing tells whose it is.
+    """
+    names: list[str] = []
+    if known := (directory / "config.json").exists():
+        names += same_result(run, read_run(directory))
+    path = directory / "result.json"
+    if path.exists():
+        carried = read_json(path).get("decided_by")
+        if carried is None and not known:
+            return "nothing says which settings its result.json is of"
+        names += differing(run, carried) if carried is not None else []
+    return f"{', '.join(dict.fromkeys(names))} differ" if names else ""
+
+
+def _changed(directory: Path, name: str, now: str, then: str) -> str:
+    return (
+        f"{directory}: the corpus, or the tokenizer learnt from it, has changed: {name} is"
+        f" {now[:12]}, was {then[:12]}; restore it, or train in another directory"
+    )
+
+
+def _describe(run: Run, directory: Path, tokens: Tokens) -> bool:
+    """Writes what the run is; whether the directory had said so before."""
+    known = (directory / "config.json").exists()
     _write(directory / "config.json", dump(run))
-    devices = jax.devices()
-    environment = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "mesh": dict(mesh.shape),
-        "hosts": jax.process_count(),
-        "commit": commit(),
-        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
-    }
-    _write(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
     described: Result = {
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
@@ -496,17 +641,55 @@ def _describe(run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh
         }
     _write(directory / "data.json", json.dumps(described, indent=2) + "\n")
     _write(directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n")
+    return known
+
+
+def _add_session(directory: Path, mesh: jax.sharding.Mesh, step: int) -> None:
+    """Writes where and by what code the run goes on from a step, and keeps what did before.
+
+    Sessions from which no step is left, as they began no earlier, are forgotten.
+    """
+    devices = jax.devices()
+    earlier = [each for each in sessions(directory) if each.get("step", 0) < step]
+    environment = {
+        "step": step,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "mesh": dict(mesh.shape),
+        "hosts": jax.process_count(),
+        "commit": commit(),
+        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+    }
+    environment |= {"earlier": earlier} if earlier else {}
+    _write(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def sessions(directory: Path) -> list[dict[str, Any]]:
+    """The environments that a run was trained in, one after the other."""
+    path = directory / "environment.json"
+    if not path.exists():
+        return []
+    newest = read_json(path)
+    return [*newest.pop("earlier", []), newest]
 
 
 def commit() -> str | None:
-    """The commit of the source that runs, with `+` if it was changed; None if not in git."""
-    here = Path(__file__).parent
+    """The commit of the source that runs, with `+` and a digest of what was changed since.
+
+    None if it is not in git.
+    """
+
+    def git(*command: str) -> bytes:
+        ask = ["git", "-C", str(Path(__file__).parent), *command]
+        return subprocess.run(ask, capture_output=True, check=True, timeout=10).stdout
+
     try:
-        ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
-        done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10)
+        found = git("describe", "--always", "--abbrev=12", "--dirty=+").decode().strip()
+        changes = git("diff", "HEAD") if found.endswith("+") else b""
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return found + (hashlib.sha256(changes).hexdigest()[:8] if changes else "")
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,7 +4,8 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,35 @@ from lm.chips import peak_of
 from lm.config import UserError
 from lm.numerics import Precision
 
+RECENT = 4096
+"""Records that a checkpoint keeps where it is not beside metrics.jsonl."""
+
 
 class Metrics:
     """The run's records, one JSON object a line, and the same numbers for TensorBoard.
 
     Opening it after a restart at `step` forgets the records of later steps: they will be
-    written again. Of several hosts the first writes.
+    written again. Records that the checkpoint kept, its `recent`, take the place of those that
+    were lost: on a pod checkpoints are in the bucket minutes before the records. Of several
+    hosts the first writes.
     """
 
-    def __init__(self, directory: Path, step: int) -> None:
+    def __init__(
+        self, directory: Path, step: int, recent: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self._writes = hosts.first()
+        self._recent = deque(recent, maxlen=RECENT)
         if not self._writes:
             return
         self._path = directory / "metrics.jsonl"
         kept = [record for record in read_metrics(directory) if record["step"] <= step]
+        last = kept[-1]["step"] if kept else 0
+        kept += [r for r in recent if last <= r["step"] <= step and r not in kept[-2:]]
+        if gaps := missing([r["step"] for r in kept if "loss" in r], step):
+            print(
+                f"lm: {self._path}: the records of steps {spans(gaps)} are lost",
+                file=sys.stderr,
+            )
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         temporary.replace(self._path)
@@ -45,11 +61,18 @@ class Metrics:
         """Records the values after `step` steps; TensorBoard gets the numbers."""
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        record = {"step": step, **values}
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
+        self._recent.append(record)
         for name, value in values.items():
             if not isinstance(value, str):
                 self._board.add_scalar(name, value, step)
+
+    @property
+    def recent(self) -> list[dict[str, Any]]:
+        """The newest records, `RECENT` at most, for a checkpoint."""
+        return list(self._recent)
 
     def __enter__(self) -> "Metrics":
         return self
@@ -77,6 +100,29 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: line {number} is damaged: {error}") from None
     return records
+
+
+def missing(steps: Iterable[int], end: int) -> list[tuple[int, int]]:
+    """The gaps in what was recorded up to step `end`, each by its first and last step.
+
+    >>> missing([1, 2, 5, 6], 8)
+    [(3, 4), (7, 8)]
+    """
+    gaps, before = [], 0
+    for step in [*sorted(steps), end + 1]:
+        if step > before + 1:
+            gaps.append((before + 1, step - 1))
+        before = step
+    return gaps
+
+
+def spans(gaps: Iterable[tuple[int, int]]) -> str:
+    """Gaps in words.
+
+    >>> spans([(3, 4), (7, 7)])
+    '3 to 4, 7'
+    """
+    return ", ".join(f"{a:,} to {b:,}" if a < b else f"{a:,}" for a, b in gaps)
 
 
 class Bar:

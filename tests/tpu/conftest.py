@@ -310,6 +310,7 @@ STUDY = """\
 # somebody says to stop, and not at once.
 printf '%s\\n' "$@" > "$YARDSTICK_HOME/arguments"
 echo ran >> "$YARDSTICK_HOME/ran"
+echo "$YARDSTICK_JOB" >> "$YARDSTICK_HOME/jobs"
 next="$(head -1 "$YARDSTICK_HOME/plan")"
 run="../runs/toy_study/smoke/a=b +c"
 mkdir -p "$run/checkpoints" && cd "$run" || exit 1

@@ -78,6 +78,13 @@ def test_exit_code_75_starts_the_study_again_until_it_is_done(host):
     ]
 
 
+def test_r3_a_restart_is_known_by_its_job(host):
+    """Fails if a lock in the bucket, of a host that is gone, keeps the next one waiting."""
+    assert host.boot(75, 0) == 0
+    (job,) = set((host.home / "jobs").read_text().splitlines())
+    assert job.endswith(f"launches/{TOY.name}")
+
+
 def test_what_runs_is_the_commit_with_its_pins(host):
     """Fails if another commit is checked out, or the constraints are left out."""
     assert host.boot(0) == 0

@@ -1,11 +1,13 @@
 """Checkpoints straight in a bucket: a local server that speaks Cloud Storage's own protocol."""
 
 import json
+import os
 import random
 import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,10 +16,13 @@ from typing import Any
 
 import pytest
 
-from lm.config import dump, override
+from lm.config import UserError, dump, override
 from lm.data import Bytes, Data, Text
 from lm.model import Transformer
 from lm.run import Run, steps
+from lm.train import lock
+from lm.train.fit import checkpoints_of
+from lm.train.lock import only_writer
 from lm.train.progress import read_metrics
 
 
@@ -59,6 +64,8 @@ class Bucket:
             if name not in self.objects:
                 return 404, {"error": {"code": 404, "message": f"No such object: {name}"}}, {}
             if method == "DELETE":
+                if asked.get("ifGenerationMatch", was := self._at(name)) != was:
+                    return 412, {"error": {"code": 412}}, {}
                 del self.objects[name]
                 return 204, b"", {}
             return self._read(name, asked, headers)
@@ -128,10 +135,17 @@ class Bucket:
             _, about, content, _ = body.split(b"--" + boundary.encode())
             name = name or json.loads(about.partition(b"\n\n")[2] or about)["name"]
             body = content.partition(b"\n\n")[2].removesuffix(b"\n")
-        was = str(self.objects[name][0]) if name in self.objects else "0"
-        if asked.get("ifGenerationMatch", was) != was:
+        if asked.get("ifGenerationMatch", was := self._at(name)) != was:
             return 412, {"error": {"code": 412}}, {}
         return 200, self._store(name, body), {}
+
+    def _at(self, name: str) -> str:
+        return str(self.objects[name][0]) if name in self.objects else "0"
+
+    def put(self, name: str, content: bytes) -> None:
+        """Stores an object, as another client may."""
+        with self._lock:
+            self._store(name, content)
 
     def _store(self, name: str, content: bytes) -> dict[str, Any]:
         self._generation += 1
@@ -247,4 +261,97 @@ def test_a_bucket_that_may_not_be_read_is_one_line(run, bucket, tmp_path):
     saving = override(run, ["checkpoints.directory=gs://ours/runs"])
     code, line = train(saving, tmp_path / "run")
     assert code == 2, line
-    assert re.search(r"^lm: gs://ours/runs/\S+: no place for checkpoints: .*Forbidden", line)
+    assert re.search(
+        r"^lm: gs://ours/runs/\S+: no place for checkpoints: .*PERMISSION_DENIED", line
+    )
+    assert line.count("\n") == 0
+
+
+def test_r3_a_second_process_on_a_bucket_is_refused(run, bucket, tmp_path):
+    """Fails if the run directory alone is locked: another machine's is another."""
+    saving = override(run, ["checkpoints.directory=gs://ours/runs"])
+    place = checkpoints_of(saving, tmp_path / "run")
+    with only_writer(place):
+        assert [name.rpartition("/")[2] for name in bucket.objects] == [".lock"]
+        code, line = train(saving, tmp_path / "run")
+    assert code == 2 and line.count("\n") == 0
+    assert line.startswith(f"lm: {place} is being trained in by process {os.getpid()} on ")
+    assert bucket.objects == {}
+
+
+HOLDERS = {
+    "another machine's": ({"machine": "b", "job": "7"}, False),
+    "another machine's, of no job": ({"machine": "b", "job": None}, False),
+    "without a sign of life": ({"machine": "b", "job": "7", "time": 0}, True),
+    "of this job": ({"machine": "b", "job": "8"}, True),
+    "of this machine": ({"pid": os.getpid(), "started": lock._started(os.getpid())}, False),
+    "of this machine, killed": ({"pid": os.getpid(), "started": "1"}, True),
+    "nobody's": ({}, True),
+}
+
+
+@pytest.mark.parametrize("whose", HOLDERS)
+def test_r3_a_lock_in_a_bucket_is_broken_where_its_holder_has_ended(bucket, monkeypatch, whose):
+    """Fails if a restart waits for itself, a live process is robbed, or a dead one stays."""
+    monkeypatch.setenv("YARDSTICK_JOB", "8")
+    holder, ended = HOLDERS[whose]
+    if holder:
+        about = {"host": "a", "pid": 1, "time": time.time(), "machine": lock._machine()}
+        holder = about | holder
+    bucket.put("runs/x/.lock", json.dumps(holder).encode())
+    if ended:
+        with only_writer("gs://ours/runs/x") as check:
+            check()
+            assert json.loads(bucket.objects["runs/x/.lock"][1])["job"] == "8"
+        assert bucket.objects == {}
+        return
+    before = dict(bucket.objects)
+    with (
+        pytest.raises(UserError, match=r"^gs://ours/runs/x is being trained in by process"),
+        only_writer("gs://ours/runs/x"),
+    ):
+        pass
+    assert bucket.objects == before
+
+
+def test_r3_a_lock_in_a_bucket_is_kept_alive_and_its_loss_is_noticed(bucket, monkeypatch):
+    """Fails if a long run is taken for dead, or goes on when another has taken over."""
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+
+    def wait_for(found: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not found():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    name = "runs/x/.lock"
+    with only_writer("gs://ours/runs/x") as check:
+        first = json.loads(bucket.objects[name][1])["time"]
+        wait_for(lambda: json.loads(bucket.objects[name][1])["time"] > first + 0.1)
+        check()
+        bucket.put(name, json.dumps({"id": "another", "pid": 3, "host": "b"}).encode())
+
+        def lost() -> bool:
+            try:
+                check()
+            except UserError as error:
+                return "process 3 on b has taken it over" in str(error)
+            return False
+
+        wait_for(lost)
+    assert json.loads(bucket.objects[name][1])["id"] == "another"
+
+
+def test_r3_an_answer_that_was_lost_loses_no_lock(bucket, monkeypatch):
+    """Fails if a process takes its own renewal for another's."""
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    name = "runs/x/.lock"
+    with only_writer("gs://ours/runs/x") as check:
+        bucket.put(name, bucket.objects[name][1])  # the same words, of a later generation
+        again = bucket.objects[name][0]
+        end = time.monotonic() + 20
+        while bucket.objects[name][0] <= again + 1:
+            check()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert bucket.objects == {}

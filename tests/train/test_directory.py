@@ -1,0 +1,404 @@
+"""A run directory is of one run, of one text and of one process, and says so (R1 to R5)."""
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lm import mesh
+from lm.config import UserError, dump, override
+from lm.data import Bytes, Data, Text, open_tokens
+from lm.model import Transformer
+from lm.optimizer import Adamw
+from lm.run import Run, decided_by, differing, steps
+from lm.train.checkpoint import Checkpoints
+from lm.train.fit import Diverged, checkpoints_of, fit, load, sessions
+from lm.train.lock import NAME, only_writer
+from lm.train.progress import Metrics, read_metrics
+from lm.train.step import prepare
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    random_ = random.Random(0)
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(40):
+        text = " ".join(random_.choices(("one", "two", "three"), k=random_.randint(20, 60)))
+        (folder / f"{number}.txt").write_text(text)
+    return Run(
+        data=Data(
+            corpus=Text(paths=(f"{folder}/*.txt",)),
+            tokenizer=Bytes(),
+            length=16,
+            batch=8,
+            validation=0.2,
+        ),
+        model=Transformer(depth=1, width=16, heads=2),
+        optimizer=Adamw(learning_rate=1e-2),
+        tokens=8 * 8 * 16,
+        precision="float32",
+        evaluations=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def _finished(run, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    fit(run, directory)
+    return directory
+
+
+@pytest.fixture
+def finished(_finished, tmp_path) -> Path:
+    """A finished run, to be spoilt."""
+    return Path(shutil.copytree(_finished, tmp_path / "finished"))
+
+
+def change(run: Run, *overrides: str) -> Run:
+    return override(run, overrides)
+
+
+def result_of(directory: Path) -> dict:
+    return json.loads((directory / "result.json").read_text())
+
+
+def losses_of(directory: Path) -> list[tuple[int, float]]:
+    return [(r["step"], r["loss"]) for r in read_metrics(directory) if "loss" in r]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != NAME
+    }
+
+
+# R1: one run
+
+
+def test_r1_a_result_says_itself_which_run_it_is_of(run, finished):
+    """Fails if config.json alone is asked: it may be gone, or another's."""
+    other = change(run, "seed=5", "model.width=32")
+    (finished / "config.json").unlink()
+    before = files_of(finished)
+    with pytest.raises(UserError, match="holds another run: model, seed differ"):
+        fit(other, finished)
+    assert files_of(finished) == before
+    assert fit(run, finished) == result_of(finished)
+    (finished / "config.json").write_text(dump(other))
+    with pytest.raises(UserError, match="holds another run: model, seed differ"):
+        fit(other, finished)
+
+
+@pytest.mark.parametrize("changed", ["seed=5", "model.width=32"])
+def test_r1_checkpoints_say_themselves_which_run_they_are_of(run, finished, changed):
+    """Fails if a run goes on from, or is used with, the parameters of another."""
+    other = change(run, changed)
+    (finished / "result.json").unlink()
+    (finished / "config.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
+        fit(other, finished)
+    assert (finished / "checkpoints" / "8").is_dir()
+    (finished / "config.json").write_text(dump(other))
+    with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
+        load(finished)
+
+
+def test_r1_what_is_left_of_a_run_goes_on_by_its_own_command(run, finished):
+    """Fails if whatever has lost its config.json is refused."""
+    expected = result_of(finished)
+    for name in ("result.json", "config.json", "metrics.jsonl"):
+        (finished / name).unlink()
+    assert fit(run, finished)["validation_loss"] == expected["validation_loss"]
+
+
+def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
+    run, finished, tmp_path
+):
+    """Fails if first-edition runs are lost, or what says nothing passes for any run's."""
+    result = result_of(finished)
+    del result["decided_by"]
+    (finished / "result.json").write_text(json.dumps(result))
+    assert fit(run, finished) == result
+    (finished / "config.json").rename(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"nothing says which settings its result.json is of"):
+        fit(run, finished)
+
+    (finished / "result.json").unlink()
+    program = prepare(run, open_tokens(run.data).tokenizer.vocabulary, mesh.make(run.mesh))
+    place = finished / "checkpoints"
+    with Checkpoints(str(place), keep=1) as checkpoints:
+        found = checkpoints.restore_newest(program.abstract)
+    shutil.rmtree(place)
+    del found.extra["decided_by"]
+    with Checkpoints(str(place), keep=1) as checkpoints:
+        checkpoints.save(found.step, found.state, found.extra)
+    with pytest.raises(UserError, match=r"checkpoint 8 does not say of which run it is"):
+        fit(run, finished)
+    (tmp_path / "config.json").rename(finished / "config.json")
+    assert fit(run, finished)["batches_digest"] == result["batches_digest"]
+
+
+def test_r1_what_decides_a_run_is_said_without_defaults(run):
+    """Fails if execution counts, a nested field does not, or a new default would."""
+    assert differing(run, decided_by(change(run, "microbatches=2", "checkpoints.keep=7"))) == []
+    assert differing(run, decided_by(change(run, "optimizer.b2=0.9"))) == ["optimizer"]
+    assert differing(run, decided_by(change(run, "data.unique=512"))) == ["data"]
+    assert decided_by(Run()) == {}
+    assert list(decided_by(change(Run(), "optimizer.b2=0.9"))) == ["optimizer"]
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_r1_a_directory_that_goes_during_training_is_an_error(run, tmp_path, how):
+    """Fails if it ends with exit code 0 and checkpoints that nothing describes."""
+    directory = tmp_path / "run"
+
+    def spoil() -> None:
+        while not directory.exists() or len(losses_of(directory)) < 3:
+            time.sleep(0.01)
+        if how == "moved":
+            directory.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(directory)
+
+    thread = threading.Thread(target=spoil)
+    thread.start()
+    with pytest.raises(UserError, match=rf"^{directory}: it was removed or moved"):
+        fit(change(run, "tokens=256000"), directory)
+    thread.join()
+    assert not (directory / "result.json").exists()
+    assert not list(directory.glob("checkpoints/[0-9]*"))
+
+
+# R2: one text
+
+
+def moved(run: Run, folder: Path, *overrides: str) -> Run:
+    """The run with a corpus of its own, which can be edited."""
+    shutil.copytree(Path(run.data.corpus.paths[0]).parent, folder)
+    return change(run, f'data.corpus.paths=["{folder}/*.txt"]', *overrides)
+
+
+def test_r2_a_finished_run_whose_corpus_was_edited_is_refused(run, tmp_path):
+    """Fails if the old result passes for that of the text as it is now."""
+    own = moved(run, tmp_path / "corpus", "tokens=256")
+    result = fit(own, tmp_path / "run")
+    assert fit(own, tmp_path / "run") == result
+    (tmp_path / "corpus" / "more.txt").write_text("eleven twelve")
+    before = files_of(tmp_path / "run")
+    with pytest.raises(UserError, match=r"has changed: corpus_digest is \w{12}, was \w{12}"):
+        fit(own, tmp_path / "run")
+    assert files_of(tmp_path / "run") == before
+
+
+def test_r2_checkpoints_elsewhere_of_another_text_are_refused(run, tmp_path):
+    """Fails if a place that is named by the settings is taken for one of the same text."""
+    place = f"checkpoints.directory={tmp_path / 'shared'}"
+    own = moved(run, tmp_path / "corpus", "tokens=256", place)
+    fit(own, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "corpus" / "more.txt").write_text("eleven twelve")
+    with pytest.raises(UserError, match=r"of another run: corpus_digest differ"):
+        fit(own, tmp_path / "run")
+
+
+# R3: one process
+
+
+def test_r3_a_second_process_on_a_directory_is_refused(run, tmp_path):
+    """Fails if there is no lock, it does not last until the result, or it stays."""
+    directory = tmp_path / "run"
+    found = []
+
+    def evaluate(_) -> dict:
+        with pytest.raises(UserError) as info:
+            fit(run, directory)
+        found.append(str(info.value))
+        return {}
+
+    fit(run, directory, evaluate=evaluate)
+    assert found[0].startswith(f"{directory} is being trained in by process {os.getpid()} on ")
+    assert "\n" not in found[0]
+    with only_writer(directory):
+        pass
+
+
+def test_r3_a_second_writer_of_checkpoints_elsewhere_is_refused(run, tmp_path):
+    """Fails if the run directory alone is locked: another machine's has the same name."""
+    elsewhere = change(run, f"checkpoints.directory={tmp_path / 'shared'}")
+    place = checkpoints_of(elsewhere, tmp_path / "a" / "run")
+    with only_writer(place), pytest.raises(UserError, match=rf"^{place} is being trained in"):
+        fit(elsewhere, tmp_path / "a" / "run")
+    fit(elsewhere, tmp_path / "b" / "run")
+
+
+HOLDER = """
+import sys, time
+from lm.train.lock import only_writer
+with only_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_r3_kill_9_leaves_no_lock(tmp_path):
+    """Fails if the lock is the file, and not the kernel's."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with (
+        pytest.raises(UserError, match=f"by process {holder.pid} on "),
+        only_writer(tmp_path / "run"),
+    ):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with only_writer(tmp_path / "run") as check:
+        check()
+
+
+def test_r3_some_may_share_a_place_that_others_want_alone(tmp_path):
+    """Fails if cells of a study cannot be trained side by side, or a study beside them."""
+    with only_writer(tmp_path, shared=True):
+        with only_writer(tmp_path, shared=True):
+            pass
+        with pytest.raises(UserError, match="is being trained in"), only_writer(tmp_path):
+            pass
+    with (
+        only_writer(tmp_path),
+        pytest.raises(UserError, match="is being trained in"),
+        only_writer(tmp_path, shared=True),
+    ):
+        pass
+
+
+# R4: what diverged is no result
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip", "roll_back"])
+def test_r4_a_ruined_last_update_is_no_success(run, tmp_path, policy):
+    """Fails if losses before updates are all that is checked, or the ruin is saved."""
+    wild = change(
+        run,
+        *("optimizer.learning_rate=1e15", "optimizer.clip=none", "tokens=128"),
+        *(f"faults.policy={policy}", "faults.most=2"),
+    )
+    assert steps(wild) == 1
+    with pytest.raises(Diverged, match=r"validation_loss \w+ at step 1, .* lower optimizer"):
+        fit(wild, tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_r4_parameters_that_are_not_finite_are_neither_saved_nor_used(run, tmp_path):
+    """Fails if losses alone tell: the row of a token that no text holds may be ruined."""
+    unused = change(run, "model.embedding=untied", "optimizer.decay=0", "tokens=128")
+    program = prepare(unused, open_tokens(run.data).tokenizer.vocabulary, mesh.make(run.mesh))
+    state = program.init()
+    params = dict(state.params)
+    params["embedding"] = params["embedding"].at[255, 0].set(jnp.nan)
+    directory = tmp_path / "run"
+    with Checkpoints(str(directory / "checkpoints"), keep=1) as checkpoints:
+        shardings = jax.tree.map(lambda x: x.sharding, program.abstract)
+        checkpoints.save(0, jax.device_put(state._replace(params=params), shardings), {})
+    (directory / "config.json").write_text(dump(unused))
+    with pytest.raises(UserError, match="checkpoint 0 are not finite: the run diverged"):
+        load(directory)
+    with pytest.raises(Diverged, match="parameters that are not finite at step 1"):
+        fit(unused, directory)
+    assert [path.name for path in (directory / "checkpoints").glob("[0-9]*")] == ["0"]
+
+
+def test_r4_a_result_is_json_whatever_was_found(run, tmp_path):
+    """Fails if what is no number is written as NaN, which is no JSON."""
+    found = {"text_se": math.nan, "scores": {"a": {"mc_se": math.inf}}, "bytes": [1, math.nan]}
+    result = fit(change(run, "tokens=128"), tmp_path / "run", evaluate=lambda _: found)
+
+    def no_json(name: str) -> None:
+        raise AssertionError(name)
+
+    text = (tmp_path / "run" / "result.json").read_text()
+    assert json.loads(text, parse_constant=no_json) == result
+    assert result["text_se"] is result["scores"]["a"]["mc_se"] is result["bytes"][1] is None
+
+
+# R5: who made it
+
+
+def interrupted(run: Run, directory: Path, records: int) -> None:
+    """Trains until so many records are written, as a machine may that is taken away."""
+
+    class Interrupt(BaseException):
+        pass
+
+    original, calls = Metrics.write, []
+
+    def write(self, step, values):
+        original(self, step, values)
+        calls.append(step)
+        if len(calls) == records:
+            raise Interrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
+        patch.setattr(Metrics, "write", write)
+        fit(run, directory)
+
+
+def test_r5_each_session_of_a_run_stays_in_its_environment(run, tmp_path, monkeypatch):
+    """Fails if a resume overwrites who began, or one that came to nothing is kept."""
+    saving = change(run, "checkpoints.steps=2")
+    monkeypatch.setattr("lm.train.fit.commit", lambda: "first")
+    interrupted(saving, tmp_path / "run", 5)
+    monkeypatch.setattr("lm.train.fit.commit", lambda: "came to nothing")
+    interrupted(saving, tmp_path / "run", 1)
+    monkeypatch.setattr("lm.train.fit.commit", lambda: "second")
+    fit(saving, tmp_path / "run")
+    found = sessions(tmp_path / "run")
+    assert [(each["step"], each["commit"]) for each in found] == [(0, "first"), (4, "second")]
+    newest = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert newest["commit"] == "second" and newest["earlier"] == found[:1]
+
+
+# Records that are lost
+
+
+def test_records_that_a_pod_lost_come_back_from_the_checkpoint(run, tmp_path, capsys):
+    """Fails if a checkpoint in a bucket, minutes before the records, leaves a gap in them."""
+    elsewhere = change(
+        run, "checkpoints.steps=4", f"checkpoints.directory={tmp_path / 'shared'}"
+    )
+    fit(elsewhere, tmp_path / "whole")
+    lossy = tmp_path / "lossy"
+    interrupted(elsewhere, lossy, 6)
+    path = lossy / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1]))
+    fit(elsewhere, lossy)
+    assert losses_of(lossy) == losses_of(tmp_path / "whole")
+    assert "are lost" not in capsys.readouterr().err
+
+
+def test_records_that_are_lost_are_said(run, finished, capsys):
+    """Fails if a run goes on with a gap in its records and does not say so."""
+    (finished / "result.json").unlink()
+    path = finished / "metrics.jsonl"
+    kept = [r for r in read_metrics(finished) if r["step"] not in (3, 4, 7)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    fit(run, finished)
+    assert "the records of steps 3 to 4, 7 are lost" in capsys.readouterr().err
