@@ -4,19 +4,28 @@ Each step digests its global batch on the devices and chains the digest to those
 equal chains after a step are equal batches in every step up to it, whatever the objective, the
 mesh, the number of hosts and the restarts. Once two chains differ they differ for ever, so the
 first step at which they do is where the runs part.
+
+Runs record every step. Records may be lost: a pod's checkpoints are in the bucket minutes
+before its metrics. Such gaps are said; the batches in one follow from the settings, and are
+believed if their digests lead from the record before it to the one after it.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 
 from lm.config import UserError, read_json
 from lm.data import open_tokens
 from lm.run import Run, read_run
-from lm.train.progress import read_metrics
+from lm.train.checkpoint import array_digest
+from lm.train.fit import chain_text
+from lm.train.progress import missing, read_metrics, spans
 
 
 class Audit(NamedTuple):
@@ -28,14 +37,18 @@ class Audit(NamedTuple):
     """The chained digest after the last step that both recorded alike; "" if there is none."""
     lengths: tuple[int, int]
     """How many steps each run recorded."""
-    parted: bool
-    """Whether the next step had other batches; if not, the shorter run ends there."""
+    parted: int | None
+    """After this step their chains differ; None: the shorter run ends alike.
+
+    It is the next step, unless records are lost and the settings do not tell the batches."""
     why: list[str]
     """Settings and digests in which what decides the batches differs: `seed is 0 and 1`."""
+    lost: tuple[str, str] = ("", "")
+    """Steps of which each run has no record, in words."""
 
     @property
     def same(self) -> bool:
-        return not self.parted and self.lengths[0] == self.lengths[1]
+        return self.parted is None and self.lengths[0] == self.lengths[1]
 
 
 def audit(a: Path, b: Path) -> Audit:
@@ -43,24 +56,53 @@ def audit(a: Path, b: Path) -> Audit:
     runs = read_run(a), read_run(b)
     chains = chain_of(a), chain_of(b)
     lengths = max(chains[0]), max(chains[1])
-    why = _why((a, b), runs)
-    alike, digest = 0, ""
-    for step in sorted(chains[0].keys() & chains[1].keys()):
-        if chains[0][step] != chains[1][step]:
-            return Audit(_narrowed(runs, alike, step), digest, lengths, True, why)
-        alike, digest = step, chains[0][step]
-    if not alike:
+    why, lost = _why((a, b), runs), (_lost(a, lengths[0]), _lost(b, lengths[1]))
+    alike, parted = _compared(*chains)
+    if parted is not None and parted > alike + 1:
+        within = alike, parted
+        chains = (
+            _filled(a, runs[0], chains[0], *within),
+            _filled(b, runs[1], chains[1], *within),
+        )
+        alike, parted = _compared(*chains)
+    if parted is None and not alike:
         raise UserError(f"{a} and {b} recorded no step in common; finish one of them first")
-    return Audit(alike, digest, lengths, False, why)
+    return Audit(alike, chains[0].get(alike, ""), lengths, parted, why, lost)
+
+
+def _compared(a: dict[int, str], b: dict[int, str]) -> tuple[int, int | None]:
+    """The last common step before the chains differ (0: none), and the first where they do."""
+    alike = 0
+    for step in sorted(a.keys() & b.keys()):
+        if a[step] != b[step]:
+            return alike, step
+        alike = step
+    return alike, None
 
 
 def report(a: Path, b: Path, found: Audit) -> str:
-    """The finding in one line."""
+    """The finding in one line, and one for each run that has lost records."""
+    lines = [_finding(a, b, found)]
+    for directory, lost in zip((a, b), found.lost, strict=True):
+        if lost:
+            lines.append(
+                f"{directory} has no record of steps {lost}: only digests after them are known"
+            )
+    return "\n".join(lines)
+
+
+def _finding(a: Path, b: Path, found: Audit) -> str:
     if found.same:
         return f"{a} and {b} saw the same batches in all {found.steps:,} steps: {found.digest}"
-    if found.parted:
+    if found.parted is not None:
         why = "; ".join(found.why) or "nothing in their settings says why"
-        return f"{a} and {b} part at step {found.steps + 1:,}: {why}"
+        if found.parted == found.steps + 1:
+            return f"{a} and {b} part at step {found.parted:,}: {why}"
+        return (
+            f"{a} and {b} part in steps {found.steps + 1:,} to {found.parted:,}, which not both"
+            " recorded, and to which their settings with the corpus as it is now do not lead:"
+            f" {why}"
+        )
     longer, shorter = (a, b) if found.lengths[0] > found.lengths[1] else (b, a)
     return (
         f"{a} and {b} saw the same batches up to step {found.steps:,}, where {shorter} ends;"
@@ -70,7 +112,14 @@ def report(a: Path, b: Path, found: Audit) -> str:
 
 def chain_of(directory: Path) -> dict[int, str]:
     """The chained digest after each step that a run recorded."""
-    chain = {r["step"]: r["batches"] for r in read_metrics(directory) if "batches" in r}
+    chain: dict[int, str] = {}
+    for record in read_metrics(directory):
+        step, digest = record["step"], record.get("batches")
+        if digest is not None and chain.setdefault(step, digest) != digest:
+            raise UserError(
+                f"{directory}/metrics.jsonl: step {step} is recorded twice, with other batches:"
+                " two runs wrote it"
+            )
     result = directory / "result.json"
     if result.exists():
         try:
@@ -88,23 +137,57 @@ def chain_of(directory: Path) -> dict[int, str]:
     return chain
 
 
-def _narrowed(runs: tuple[Run, Run], alike: int, parted: int) -> int:
-    """The last step that was the same, of those between two that both runs recorded.
+def _lost(directory: Path, end: int) -> str:
+    """The steps up to `end` that metrics.jsonl does not record, in words."""
+    recorded = {r["step"] for r in read_metrics(directory) if "batches" in r}
+    return spans(missing(recorded, end))
 
-    Runs record every step; of older ones the end alone is known. What lies between follows from
-    the settings: a batch is a pure function of them.
+
+def _filled(
+    directory: Path, run: Run, chain: dict[int, str], start: int, end: int
+) -> dict[int, str]:
+    """The chain from `start` to `end`, with the steps between two records that lead there.
+
+    A batch is a pure function of the settings and of how many batches were left out before it
+    when the run rolled back, which records say. Where they differ before and after a gap, or
+    the corpus is another by now, the gap stays.
     """
-    if parted == alike + 1:
-        return alike
-    batches = [open_tokens(run.data).batches(run.data, run.seed) for run in runs]
-    for step in range(alike, parted):
-        both = zip(batches[0](step), batches[1](step), strict=True)
-        if not all(np.array_equal(one, other) for one, other in both):
-            return step
-    raise UserError(
-        f"the runs part between steps {alike + 1} and {parted}, but by their settings and the"
-        " corpus as it is now they would not"
-    )
+    try:
+        batches = open_tokens(run.data).batches(run.data, run.seed)
+    except UserError:  # the corpus is not there any more
+        return chain
+    left_out = {r["step"]: r.get("left_out", 0) for r in read_metrics(directory)}
+    result = directory / "result.json"
+    if result.exists():
+        left_out.setdefault(max(chain), read_json(result).get("left_out", 0))
+    filled = {step: digest for step, digest in chain.items() if start < step <= end}
+    for before, after in pairwise([start, *sorted(filled)]):
+        ahead = left_out.get(before, 0)
+        if after == before + 1 or ahead != left_out.get(after, 0):
+            continue
+        text, between = chain.get(before, "0" * 16), {}
+        for step in range(before, after):
+            text = chain_text(_chained(_words(text), *batches(step + ahead)))
+            between[step + 1] = text
+        if between[after] == chain[after]:
+            filled |= between
+    return filled | ({start: chain[start]} if start else {})
+
+
+def _words(text: str) -> np.ndarray:
+    """What `chain_text` wrote, uint32[2].
+
+    >>> chain_text(_words("00000001000000ff"))
+    '00000001000000ff'
+    """
+    return np.array([int(text[:8], 16), int(text[8:], 16)], np.uint32)
+
+
+@jax.jit
+def _chained(digest: jax.Array, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    """The chain after one more batch, as `lm.train.step` computes it."""
+    parts = [digest, array_digest(tokens_BL), array_digest(segments_BL)]
+    return array_digest(jnp.concatenate(parts))
 
 
 def _why(directories: tuple[Path, Path], runs: tuple[Run, Run]) -> list[str]:

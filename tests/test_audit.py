@@ -7,12 +7,15 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from lm import audit
 from lm.config import UserError, dump, override
-from lm.data import Bytes, Data, Text
+from lm.data import Bytes, Data, Text, open_tokens
 from lm.run import Run
+from lm.train.checkpoint import array_digest
+from lm.train.fit import chain_text
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +29,20 @@ def run(tmp_path_factory) -> Run:
     return Run(data=data, tokens=6 * 4 * 32)
 
 
-def directory(path: Path, run: Run, chain: dict[int, str], end: str | None = None) -> Path:
+def directory(
+    path: Path,
+    run: Run,
+    chain: dict[int, str],
+    end: str | None = None,
+    left_out: dict[int, int] | None = None,
+) -> Path:
     """A run directory that recorded this chain, and `end` as its last."""
     path.mkdir()
     (path / "config.json").write_text(dump(run))
-    lines = [json.dumps({"step": step, "batches": text}) for step, text in chain.items()]
+    lines = [
+        json.dumps({"step": step, "batches": text, "left_out": (left_out or {}).get(step, 0)})
+        for step, text in chain.items()
+    ]
     lines.insert(1, json.dumps({"step": 1, "validation_loss": 2.0}))
     (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     if end:
@@ -53,7 +65,7 @@ def test_the_first_step_that_differs_is_named_and_why(run, tmp_path, parted):
     other = override(run, ["seed=3", "objective.type=masked"])
     b = directory(tmp_path / "b", other, other_from(parted))
     found = audit.audit(a, b)
-    assert (found.steps, found.parted, found.same) == (parted - 1, True, False)
+    assert (found.steps, found.parted, found.same) == (parted - 1, parted, False)
     assert audit.report(a, b, found) == f"{a} and {b} part at step {parted}: seed is 0 and 3"
 
 
@@ -65,21 +77,79 @@ def test_equal_chains_are_the_same_and_a_shorter_one_is_not(run, tmp_path):
     assert WHOLE[6] in audit.report(a, b, audit.audit(a, b))
     c = directory(tmp_path / "c", run, {s: WHOLE[s] for s in (1, 2, 3)})
     found = audit.audit(c, a)
-    assert (found.steps, found.parted, found.same) == (3, False, False)
+    assert (found.steps, found.parted, found.same) == (3, None, False)
     assert f"up to step 3, where {c} ends; {a} has 6" in audit.report(c, a, found)
+
+
+def real_chain(run: Run, left_out: dict[int, int] | None = None) -> dict[int, str]:
+    """The chain of a run as training computes it; `left_out` batches before each step."""
+    batches = open_tokens(run.data).batches(run.data, run.seed)
+    digest, chain = jnp.zeros(2, jnp.uint32), {}
+    for step in range(1, 7):
+        tokens, segments = batches(step - 1 + (left_out or {}).get(step, 0))
+        parts = [digest, array_digest(jnp.asarray(tokens)), array_digest(jnp.asarray(segments))]
+        digest = array_digest(jnp.concatenate(parts))
+        chain[step] = chain_text(digest)
+    return chain
+
+
+def only(chain: dict[int, str], *steps: int) -> dict[int, str]:
+    return {step: chain[step] for step in steps}
+
+
+def test_r3_steps_that_were_not_recorded_are_said(run, tmp_path):
+    """Fails if lost records pass for a whole run's, or make equal batches other ones."""
+    a = directory(tmp_path / "a", run, WHOLE, WHOLE[6])
+    b = directory(tmp_path / "b", run, only(WHOLE, 1, 2, 5), WHOLE[6])
+    found = audit.audit(a, b)
+    assert found.same
+    first, second = audit.report(a, b, found).splitlines()
+    assert first.startswith(f"{a} and {b} saw the same batches in all 6 steps")
+    assert second.startswith(f"{b} has no record of steps 3 to 4, 6")
 
 
 def test_steps_that_no_run_recorded_are_read_again(run, tmp_path):
     """Fails if runs whose end alone is known are not narrowed down by their settings."""
-    a = directory(tmp_path / "a", run, {}, WHOLE[6])
+    a = directory(tmp_path / "a", run, {}, real_chain(run)[6])
     longer = override(run, ["data.length=33"])
-    b = directory(tmp_path / "b", longer, {}, other_from(1)[6])
+    b = directory(tmp_path / "b", longer, {}, real_chain(longer)[6])
     found = audit.audit(a, b)
-    assert (found.steps, found.parted) == (0, True)
+    assert (found.steps, found.parted) == (0, 1)
     assert found.why == ["data.length is 32 and 33"]
-    c = directory(tmp_path / "c", run, {}, other_from(1)[6])
-    with pytest.raises(UserError, match="between steps 1 and 6, but by their settings"):
-        audit.audit(a, c)
+
+
+def test_a_gap_in_which_batches_were_left_out_names_the_right_step(run, tmp_path):
+    """Fails if batches that a roll-back left out are read again in a gap after it."""
+    rolled = dict.fromkeys((4, 5, 6), 2)
+    chain = real_chain(run, rolled)
+    a = directory(tmp_path / "a", run, only(real_chain(run), 1, 6))
+    b = directory(tmp_path / "b", run, only(chain, 1, 4, 6), left_out=rolled)
+    found = audit.audit(a, b)
+    # What b read in steps 2 to 4 is not known: the roll-back was in one of them.
+    assert (found.steps, found.parted) == (1, 4)
+    assert f"{a} and {b} part in steps 2 to 4, which not both recorded" in audit.report(
+        a, b, found
+    )
+    c = directory(tmp_path / "c", run, only(chain, 1, 3, 4, 6), left_out=rolled)
+    assert audit.audit(a, c)[::3] == (3, 4)
+
+
+def test_a_gap_that_settings_do_not_explain_names_no_step(run, tmp_path):
+    """Fails if a step is named from settings, or a corpus, that recorded other digests."""
+    a = directory(tmp_path / "a", run, {}, real_chain(run)[6])
+    c = directory(tmp_path / "c", override(run, ["seed=3"]), {}, other_from(1)[6])
+    found = audit.audit(a, c)
+    assert (found.steps, found.parted) == (0, 6)
+    assert "part in steps 1 to 6" in audit.report(a, c, found)
+
+
+def test_r3_a_step_recorded_twice_with_other_batches_is_refused(run, tmp_path):
+    """Fails if the last of two records counts, as two processes wrote them."""
+    a = directory(tmp_path / "a", run, WHOLE, WHOLE[6])
+    with (a / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 5, "batches": other_from(5)[5]}) + "\n")
+    with pytest.raises(UserError, match=r"step 5 is recorded twice, with other batches"):
+        audit.audit(a, a)
 
 
 def test_what_cannot_be_audited_is_one_line(run, tmp_path):
