@@ -43,6 +43,7 @@ from experiments.common import (
     made,
     main_table,
     missing,
+    mixed,
     parameters,
     probe_difference,
     probe_figure,
@@ -188,7 +189,7 @@ def report(cells: list[Cell]) -> Report:
         table=main_table(grid),
         rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
         sections=tuple(section for section in sections if section is not None),
-        warnings=(*missing(cells), *violations(grid.compared)),
+        warnings=(*missing(cells), *mixed(cells), *violations(grid.compared)),
         made=made("bert_vs_gpt", cells),
     )
 

@@ -1,6 +1,5 @@
 """What studies of several arms at several sizes share: their grid, checks, tables, figures."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
+from lm.config import read_json
 from lm.model import Model
 from lm.objectives import Masked, Objective
 from lm.report import (
@@ -41,6 +41,7 @@ from lm.report import (
 from lm.run import same_result
 from lm.score.bits import paired_se
 from lm.study import Cell
+from lm.train.fit import sessions
 from lm.train.progress import read_metrics
 
 Result = dict[str, Any]
@@ -649,17 +650,67 @@ def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
     scale, *changed = re.split("-(?=[0-9a-f]{6}$)", cells[0].directory.parent.name)
     command = f"python -m experiments.{study} --scale {scale}"
     made = {"command": command + (" with changed settings (config.json)" if changed else "")}
-    finished = [cell for cell in cells if cell.result] or cells
-    for file in ("environment.json", "data.json"):
-        path = finished[0].directory / file
-        if not path.exists():
-            continue
-        for key, value in json.loads(path.read_text()).items():
-            if isinstance(value, dict):
-                made[key] = ", ".join(f"{number:,} {what}" for what, number in value.items())
-            elif value is not None and not key.endswith("_digest"):
-                made[key] = str(value)
-    return made
+    return made | {key: _listed(values) for key, values in _circumstances(cells).items()}
+
+
+def mixed(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Warnings about cells, or parts of one, that other code, devices or texts have made."""
+    found = {
+        key: values
+        for key, values in _circumstances(cells).items()
+        if key not in _BY_DESIGN and len(values) > 1
+    }
+    for cell in cells:
+        if cell.result:
+            what = f"text of {cell.run.data.corpus}"
+            digest = f"{cell.result['corpus_digest'][:12]}…"
+            found.setdefault(what, {}).setdefault(digest, []).append(cell.name)
+    return tuple(
+        f"Not the same for all cells: {key}: {_listed(values)}."
+        for key, values in found.items()
+        if len(values) > 1
+    )
+
+
+_BY_DESIGN = ("mesh", "hosts", "train", "validation")
+"""What may differ between cells and change nothing, or follows from their settings."""
+
+
+def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
+    """All that run directories say about machine, code and data: by key and value, which cells.
+
+    A cell that went on elsewhere, or by other code, has several values.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for cell in [cell for cell in cells if cell.result] or cells:
+        path = cell.directory / "data.json"
+        data = [read_json(path)] if path.exists() else []
+        for about in [*sessions(cell.directory), *data]:
+            for key, value in about.items():
+                if isinstance(value, dict):
+                    text = ", ".join(f"{number:,} {what}" for what, number in value.items())
+                elif value is None or key == "step" or key.endswith("_digest"):
+                    continue
+                else:
+                    text = str(value)
+                names = found.setdefault(key, {}).setdefault(text, [])
+                if cell.name not in names:
+                    names.append(cell.name)
+    return found
+
+
+def _listed(values: Mapping[str, Sequence[str]]) -> str:
+    """Values, and where there are several, which cells have each.
+
+    >>> _listed({"a": ["x", "y"]}), _listed({"a": ["x"], "b": ["x", "y", "z", "w"]})
+    ('a', 'a (x); b (4 cells)')
+    """
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(
+        f"{value} ({', '.join(names) if len(names) < 4 else f'{len(names)} cells'})"
+        for value, names in values.items()
+    )
 
 
 def study_report(
@@ -682,6 +733,6 @@ def study_report(
         table=table,
         rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
         sections=tuple(section for section in sections if section is not None),
-        warnings=(*missing(cells), *warnings),
+        warnings=(*missing(cells), *mixed(cells), *warnings),
         made=made(Path(study.__file__ or "").stem, cells),
     )

@@ -22,9 +22,10 @@ from lm.config import UserError, dump, override, read_json
 from lm.data import vocabulary_size
 from lm.evaluate import Effort, evaluate
 from lm.report import count
-from lm.run import DECISIVE, Run, read_run, same_result, validate
+from lm.run import DECISIVE, Run, same_result, validate
 from lm.start import Parser, one_line_errors, prepare_machine
-from lm.train.fit import Diverged, fit
+from lm.train.fit import Diverged, fit, other_settings
+from lm.train.lock import only_writer
 
 
 class Cell(NamedTuple):
@@ -70,7 +71,10 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         failed = []
         if not given.report:
             names = chosen(runs, given.cell)
-            failed = train(runs, names, directory, effort_of(study, given.scale))
+            prepare_machine()
+            # All cells are for one process; several may each train some of them.
+            with only_writer(directory, shared=bool(given.cell)):
+                failed = train(runs, names, directory, effort_of(study, given.scale))
         if hosts.first():
             draw(study, runs, directory)
         if failed:
@@ -84,7 +88,6 @@ def train(
 
     Returns the names of those that diverged, which keeps nobody from running the others.
     """
-    prepare_machine()
     evaluator = partial(evaluate, effort=effort)
     failed = []
     for name in names:
@@ -156,11 +159,8 @@ def _result(run: Run, directory: Path) -> dict[str, Any] | None:
     path = directory / "result.json"
     if not path.exists():
         return None
-    if differ := same_result(run, read_run(directory)):
-        print(
-            f"lm: {directory} is left out: {', '.join(differ)} differ from the settings",
-            file=sys.stderr,
-        )
+    if why := other_settings(run, directory):
+        print(f"lm: {directory} is left out, it is of another run: {why}", file=sys.stderr)
         return None
     result: dict[str, Any] = read_json(path)
     return result

@@ -3,9 +3,11 @@
 import csv
 import importlib
 import json
+import os
 import pkgutil
 import random
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -17,12 +19,16 @@ import jax.numpy as jnp
 import pytest
 
 import experiments
+from experiments import common
 from lm import ledger, mesh, study
+from lm.config import override
 from lm.data import vocabulary_size
 from lm.evaluate import Effort
 from lm.example import Vocabulary
 from lm.report import LEADING
 from lm.run import Run, steps, validate
+from lm.train.fit import sessions
+from lm.train.lock import only_writer
 from lm.train.step import prepare
 
 STUDIES = {
@@ -254,3 +260,71 @@ def test_the_studies_are_listed_with_their_questions():
     for name, module in STUDIES.items():
         assert module.__doc__.splitlines()[0] in lines[name]
         assert f"[{', '.join(module.SCALES)}]" in lines[name]
+
+
+def test_r3_a_second_process_of_a_study_is_refused(stopped, toy, capsys):
+    """Fails if two train the same cells, or cells cannot be trained side by side."""
+    module, arguments = toy
+    directory, first = stopped
+    with only_writer(directory), pytest.raises(SystemExit) as exit_:
+        study.main(module, [*arguments, "--cell", first])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"lm: {directory} is being trained in by process {os.getpid()} on ")
+    with only_writer(directory, shared=True):
+        study.main(module, [*arguments, "--cell", first])
+        with pytest.raises(SystemExit):
+            study.main(module, arguments)
+    assert "is being trained in" in capsys.readouterr().err
+
+
+def test_r1_a_study_leaves_out_a_result_of_another_run(stopped, toy, tmp_path, capsys):
+    """Fails if config.json alone is asked whose result it is, or its lack ends the study."""
+    directory, first = stopped
+    runs = toy_runs(toy)
+    second = list(runs)[1]
+    shutil.copytree(directory, tmp_path / "study", ignore=shutil.ignore_patterns("*check*"))
+    (tmp_path / "study" / first / "config.json").unlink()
+    shutil.copytree(tmp_path / "study" / first, tmp_path / "study" / second)
+    cells = {cell.name: cell for cell in study.results(runs, tmp_path / "study")}
+    assert cells[first].result is not None and cells[second].result is None
+    line = capsys.readouterr().err
+    assert f"{second} is left out, it is of another run: objective differ" in line
+
+
+def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_path):
+    """Fails if the first cell's code, device or text is said to be that of all."""
+    directory, first = stopped
+    runs = toy_runs(toy)
+    names = list(runs)[:2]
+    cells = []
+    for number, name in enumerate(names):
+        folder = tmp_path / "smoke" / name
+        shutil.copytree(directory / first, folder, ignore=shutil.ignore_patterns("*check*"))
+        result = json.loads((folder / "result.json").read_text())
+        if number:
+            environment = json.loads((folder / "environment.json").read_text())
+            earlier = environment | {"commit": "aaaa", "devices": "8 x TPU v5e", "step": 0}
+            later = environment | {"commit": "bbbb", "step": 4, "earlier": [earlier]}
+            (folder / "environment.json").write_text(json.dumps(later))
+            result["corpus_digest"] = "0" * 64
+        cells.append(study.Cell(name, runs[name], result, folder))
+    (ours,) = {each["commit"] for each in sessions(tmp_path / "smoke" / names[0])}
+    made = common.made("bert_vs_gpt", cells)
+    commits = f"{ours} ({names[0]}); aaaa ({names[1]}); bbbb ({names[1]})"
+    assert made["commit"] == commits
+    assert made["devices"] == f"8 x cpu ({', '.join(names)}); 8 x TPU v5e ({names[1]})"
+    assert made["jax"] == jax.__version__ and "step" not in made and "earlier" not in made
+    warnings = common.mixed(cells)
+    assert f"Not the same for all cells: commit: {commits}." in warnings
+    assert len(warnings) == 3 and any("text of Text(" in warning for warning in warnings)
+    assert set(warnings) <= set(STUDIES["bert_vs_gpt"].report(cells).warnings)
+    assert common.mixed(cells[:1]) == ()
+
+
+def toy_runs(toy: tuple[ModuleType, list[str]]) -> dict[str, Run]:
+    module, arguments = toy
+    return {
+        name: validate(override(run, arguments[2:]))
+        for name, run in module.runs("smoke").items()
+    }
