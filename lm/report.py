@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -568,8 +569,8 @@ def _inline(svg: str, name: str, caption: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Whole or not at all, though another process, with other cells, may write it too."""
+    temporary = path.with_name(f"{path.name}.{threading.get_native_id()}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

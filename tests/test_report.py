@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -479,3 +480,16 @@ def test_the_terminal_shows_the_table(written):
     console.print(report.table(written[1]))
     shown = console.file.getvalue()
     assert "2.060 ± 0.060" in shown and "BERT, 15%" in shown and "93.5 ± 0.4%" in shown
+
+
+def test_r3_two_may_write_a_report_at_once(tmp_path):
+    """Fails if they share a temporary file: cells of a study may be trained side by side."""
+    drawn = Report(title="a", question="b?", answer="c", table=Table((), ()), rows=())
+
+    def write(_) -> None:
+        for _ in range(100):
+            report.write(drawn, tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    assert not list(tmp_path.glob("*.tmp"))

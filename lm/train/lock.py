@@ -110,7 +110,7 @@ class _Bucket:
         except UserError:
             raise
         except Exception as error:  # of any type: of what stands for a bucket
-            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            said = (str(error).splitlines() or [f"no answer within {PATIENCE:g} s"])[0][:200]
             raise UserError(f"{self._place}: no place for checkpoints: {said}") from error
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
