@@ -661,10 +661,9 @@ def mixed(cells: Sequence[Cell]) -> tuple[str, ...]:
         if key not in _BY_DESIGN and len(values) > 1
     }
     for cell in cells:
-        if cell.result:
-            what = f"text of {cell.run.data.corpus}"
-            digest = f"{cell.result['corpus_digest'][:12]}…"
-            found.setdefault(what, {}).setdefault(digest, []).append(cell.name)
+        if digest := (cell.result or {}).get("corpus_digest"):
+            texts = found.setdefault(f"text of {cell.run.data.corpus}", {})
+            texts.setdefault(f"{digest[:12]}…", []).append(cell.name)
     return tuple(
         f"Not the same for all cells: {key}: {_listed(values)}."
         for key, values in found.items()
