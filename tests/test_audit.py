@@ -132,6 +132,13 @@ def test_a_gap_in_which_batches_were_left_out_names_the_right_step(run, tmp_path
     )
     c = directory(tmp_path / "c", run, only(chain, 1, 3, 4, 6), left_out=rolled)
     assert audit.audit(a, c)[::3] == (3, 4)
+    # With as many left out before a gap as after it, its steps are known.
+    once = {2: 2, 3: 2, 4: 2, 5: 2, 6: 2}
+    twice = once | {5: 4, 6: 4}
+    d = directory(tmp_path / "d", run, only(real_chain(run, once), 3, 6), left_out=once)
+    e = directory(tmp_path / "e", run, only(real_chain(run, twice), 3, 5, 6), left_out=twice)
+    found = audit.audit(d, e)
+    assert (found.steps, found.parted) == (3, 5)
 
 
 def test_a_gap_that_settings_do_not_explain_names_no_step(run, tmp_path):

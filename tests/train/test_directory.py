@@ -24,6 +24,7 @@ from lm.optimizer import Adamw
 from lm.run import Run, decided_by, differing, steps
 from lm.train.checkpoint import Checkpoints
 from lm.train.fit import Diverged, checkpoints_of, fit, load, sessions
+from lm.train.fit import _validation_loss as validation_loss
 from lm.train.lock import NAME, only_writer
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
@@ -336,6 +337,18 @@ def test_r4_a_result_is_json_whatever_was_found(run, tmp_path):
     text = (tmp_path / "run" / "result.json").read_text()
     assert json.loads(text, parse_constant=no_json) == result
     assert result["text_se"] is result["scores"]["a"]["mc_se"] is result["bytes"][1] is None
+
+
+def test_r4_a_validation_over_no_target_is_no_number(run):
+    """Fails if it reads as the best of losses, 0."""
+    never = change(run, "objective.type=masked", "objective.rate=0.01")
+    tokens = open_tokens(run.data)
+    program = prepare(never, tokens.tokenizer.vocabulary, mesh.make(run.mesh))
+    params = program.init().params
+    assert validation_loss(never, tokens, program, params) is None
+    often = change(never, "objective.rate=0.5")
+    program = prepare(often, tokens.tokenizer.vocabulary, mesh.make(run.mesh))
+    assert validation_loss(often, tokens, program, params) > 5
 
 
 # R5: who made it
