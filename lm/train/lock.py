@@ -62,7 +62,10 @@ def only_writer(*places: str | Path, shared: bool = False) -> Iterator[Callable[
 
 class _Disk:
     def __init__(self, place: Path, shared: bool) -> None:
-        place.mkdir(parents=True, exist_ok=True)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{place}: there is a file of this name; remove it") from None
         self._place, self._path = place, place / NAME
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -220,8 +223,8 @@ def _job() -> str | None:
     """What a restart on another machine is known by: at most one of a job runs at a time."""
     if job := os.environ.get("YARDSTICK_JOB"):
         return job
-    slurm = [os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
-    return f"slurm {slurm[0]}.{slurm[1]}" if slurm[0] else None
+    slurm = [os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "PROCID")]
+    return f"slurm {'.'.join(slurm)}" if slurm[0] else None
 
 
 def _read(content: bytes) -> dict[str, Any]:

@@ -284,6 +284,8 @@ HOLDERS = {
     "another machine's, of no job": ({"machine": "b", "job": None}, False),
     "without a sign of life": ({"machine": "b", "job": "7", "time": 0}, True),
     "of this job": ({"machine": "b", "job": "8"}, True),
+    "of this Slurm step, requeued": ({"machine": "b", "job": "slurm 77.0.0"}, True),
+    "of another step": ({"machine": "b", "job": "slurm 77.1.0"}, False),
     "of this machine": ({"pid": os.getpid(), "started": lock._started(os.getpid())}, False),
     "of this machine, killed": ({"pid": os.getpid(), "started": "1"}, True),
     "nobody's": ({}, True),
@@ -293,8 +295,12 @@ HOLDERS = {
 @pytest.mark.parametrize("whose", HOLDERS)
 def test_r3_a_lock_in_a_bucket_is_broken_where_its_holder_has_ended(bucket, monkeypatch, whose):
     """Fails if a restart waits for itself, a live process is robbed, or a dead one stays."""
-    monkeypatch.setenv("YARDSTICK_JOB", "8")
     holder, ended = HOLDERS[whose]
+    if "step" in whose:
+        for name, value in (("JOB_ID", "77"), ("STEP_ID", "0"), ("PROCID", "0")):
+            monkeypatch.setenv(f"SLURM_{name}", value)
+    else:
+        monkeypatch.setenv("YARDSTICK_JOB", "8")
     if holder:
         about = {"host": "a", "pid": 1, "time": time.time(), "machine": lock._machine()}
         holder = about | holder
@@ -302,7 +308,7 @@ def test_r3_a_lock_in_a_bucket_is_broken_where_its_holder_has_ended(bucket, monk
     if ended:
         with only_writer("gs://ours/runs/x") as check:
             check()
-            assert json.loads(bucket.objects["runs/x/.lock"][1])["job"] == "8"
+            assert json.loads(bucket.objects["runs/x/.lock"][1])["job"] == lock._job()
         assert bucket.objects == {}
         return
     before = dict(bucket.objects)

@@ -287,6 +287,16 @@ def test_r3_some_may_share_a_place_that_others_want_alone(tmp_path):
         pass
 
 
+def test_r3_a_file_where_a_lock_should_be_is_one_line(tmp_path):
+    """Fails if it is a traceback."""
+    (tmp_path / "smoke").touch()
+    with (
+        pytest.raises(UserError, match="smoke: there is a file of this name"),
+        only_writer(tmp_path / "smoke"),
+    ):
+        pass
+
+
 # R4: what diverged is no result
 
 
