@@ -18,7 +18,7 @@ import pytest
 
 from lm import mesh
 from lm.config import UserError, dump, override
-from lm.data import Bytes, Data, Text, open_tokens
+from lm.data import Bytes, Data, Text, Tokens, open_tokens
 from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, differing, steps
@@ -242,6 +242,21 @@ def test_r3_a_second_writer_of_checkpoints_elsewhere_is_refused(run, tmp_path):
     place = checkpoints_of(elsewhere, tmp_path / "a" / "run")
     with only_writer(place), pytest.raises(UserError, match=rf"^{place} is being trained in"):
         fit(elsewhere, tmp_path / "a" / "run")
+
+
+def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
+    run, finished, tmp_path, monkeypatch
+):
+    """Fails if the directory is looked at before it is this process's alone."""
+    directory = tmp_path / "run"
+
+    def slowly(data: Data) -> Tokens:
+        if not directory.exists():
+            finished.rename(directory)
+        return open_tokens(data)
+
+    monkeypatch.setattr("lm.train.fit.open_tokens", slowly)
+    assert fit(run, directory, evaluate=pytest.fail) == result_of(directory)
 
 
 HOLDER = """
