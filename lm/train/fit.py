@@ -110,7 +110,7 @@ def fit(
         finished = hosts.told(lambda: _finished(run, directory))
         if finished is not None:
             return finished
-        known = hosts.told(lambda: _describe(run, directory, tokens))
+        known = hosts.told(lambda: (directory / "config.json").exists())
         with _stop_requests() as requests:
             state, extra, stopped = _train(
                 run, directory, tokens, program, label, requests, check, known
@@ -300,7 +300,7 @@ def _train(
     with Checkpoints(where, keep=run.checkpoints.keep) as checkpoints:
         state, extra = _newest(run, directory, tokens, program, checkpoints, known)
         start = int(state.step)
-        hosts.told(lambda: _add_session(directory, program.mesh, start))
+        hosts.told(lambda: _describe(run, directory, tokens, program.mesh, start))
         again = 0
         while True:
             start = int(state.step)
@@ -625,9 +625,10 @@ def _changed(directory: Path, name: str, now: str, then: str) -> str:
     )
 
 
-def _describe(run: Run, directory: Path, tokens: Tokens) -> bool:
-    """Writes what the run is; whether the directory had said so before."""
-    known = (directory / "config.json").exists()
+def _describe(
+    run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh, step: int
+) -> None:
+    """Writes what the run is, on what, and where and by what code it goes on from a step."""
     _write(directory / "config.json", dump(run))
     described: Result = {
         "corpus_digest": tokens.corpus_digest,
@@ -641,15 +642,8 @@ def _describe(run: Run, directory: Path, tokens: Tokens) -> bool:
         }
     _write(directory / "data.json", json.dumps(described, indent=2) + "\n")
     _write(directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n")
-    return known
-
-
-def _add_session(directory: Path, mesh: jax.sharding.Mesh, step: int) -> None:
-    """Writes where and by what code the run goes on from a step, and keeps what did before.
-
-    Sessions from which no step is left, as they began no earlier, are forgotten.
-    """
     devices = jax.devices()
+    # Sessions from which no step is left, as they began no earlier, are forgotten.
     earlier = [each for each in sessions(directory) if each.get("step", 0) < step]
     environment = {
         "step": step,

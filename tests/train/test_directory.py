@@ -105,13 +105,14 @@ def test_r1_a_result_says_itself_which_run_it_is_of(run, finished):
 
 @pytest.mark.parametrize("changed", ["seed=5", "model.width=32"])
 def test_r1_checkpoints_say_themselves_which_run_they_are_of(run, finished, changed):
-    """Fails if a run goes on from, or is used with, the parameters of another."""
+    """Fails if a run goes on from, or is used with, or describes, another's parameters."""
     other = change(run, changed)
     (finished / "result.json").unlink()
     (finished / "config.json").unlink()
+    before = files_of(finished)
     with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
         fit(other, finished)
-    assert (finished / "checkpoints" / "8").is_dir()
+    assert files_of(finished) == before
     (finished / "config.json").write_text(dump(other))
     with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
         load(finished)
