@@ -41,7 +41,7 @@ from lm.report import (
 from lm.run import same_result
 from lm.score.bits import paired_se
 from lm.study import Cell
-from lm.train.fit import sessions
+from lm.train.fit import environments
 from lm.train.progress import read_metrics
 
 Result = dict[str, Any]
@@ -684,7 +684,7 @@ def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
     for cell in [cell for cell in cells if cell.result] or cells:
         path = cell.directory / "data.json"
         data = [read_json(path)] if path.exists() else []
-        for about in [*sessions(cell.directory), *data]:
+        for about in [*environments(cell.directory), *data]:
             for key, value in about.items():
                 if isinstance(value, dict):
                     text = ", ".join(f"{number:,} {what}" for what, number in value.items())

@@ -27,7 +27,7 @@ from lm.evaluate import Effort
 from lm.example import Vocabulary
 from lm.report import LEADING
 from lm.run import Run, steps, validate
-from lm.train.fit import sessions
+from lm.train.fit import environments
 from lm.train.lock import only_writer
 from lm.train.step import prepare
 
@@ -309,7 +309,7 @@ def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_p
             (folder / "environment.json").write_text(json.dumps(later))
             result["corpus_digest"] = "0" * 64
         cells.append(study.Cell(name, runs[name], result, folder))
-    (ours,) = {each["commit"] for each in sessions(tmp_path / "smoke" / names[0])}
+    (ours,) = {each["commit"] for each in environments(tmp_path / "smoke" / names[0])}
     made = common.made("bert_vs_gpt", cells)
     commits = f"{ours} ({names[0]}); aaaa ({names[1]}); bbbb ({names[1]})"
     assert made["commit"] == commits

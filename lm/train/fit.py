@@ -643,8 +643,8 @@ def _describe(
     _write(directory / "data.json", json.dumps(described, indent=2) + "\n")
     _write(directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n")
     devices = jax.devices()
-    # Sessions from which no step is left, as they began no earlier, are forgotten.
-    earlier = [each for each in sessions(directory) if each.get("step", 0) < step]
+    # Environments from which no step is left, as they began no earlier, are forgotten.
+    earlier = [each for each in environments(directory) if each.get("step", 0) < step]
     environment = {
         "step": step,
         "python": platform.python_version(),
@@ -659,7 +659,7 @@ def _describe(
     _write(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
-def sessions(directory: Path) -> list[dict[str, Any]]:
+def environments(directory: Path) -> list[dict[str, Any]]:
     """The environments that a run was trained in, one after the other."""
     path = directory / "environment.json"
     if not path.exists():

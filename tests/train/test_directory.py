@@ -23,8 +23,7 @@ from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, differing, steps
 from lm.train.checkpoint import Checkpoints
-from lm.train.fit import Diverged, checkpoints_of, fit, load, sessions
-from lm.train.fit import _validation_loss as validation_loss
+from lm.train.fit import Diverged, checkpoints_of, commit, environments, fit, load
 from lm.train.lock import NAME, only_writer
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
@@ -364,18 +363,6 @@ def test_r4_a_result_is_json_whatever_was_found(run, tmp_path):
     assert result["text_se"] is result["scores"]["a"]["mc_se"] is result["bytes"][1] is None
 
 
-def test_r4_a_validation_over_no_target_is_no_number(run):
-    """Fails if it reads as the best of losses, 0."""
-    never = change(run, "objective.type=masked", "objective.rate=0.01")
-    tokens = open_tokens(run.data)
-    program = prepare(never, tokens.tokenizer.vocabulary, mesh.make(run.mesh))
-    params = program.init().params
-    assert validation_loss(never, tokens, program, params) is None
-    often = change(never, "objective.rate=0.5")
-    program = prepare(often, tokens.tokenizer.vocabulary, mesh.make(run.mesh))
-    assert validation_loss(often, tokens, program, params) > 5
-
-
 # R5: who made it
 
 
@@ -398,7 +385,7 @@ def interrupted(run: Run, directory: Path, records: int) -> None:
         fit(run, directory)
 
 
-def test_r5_each_session_of_a_run_stays_in_its_environment(run, tmp_path, monkeypatch):
+def test_r5_each_environment_of_a_run_is_kept(run, tmp_path, monkeypatch):
     """Fails if a resume overwrites who began, or one that came to nothing is kept."""
     saving = change(run, "checkpoints.steps=2")
     monkeypatch.setattr("lm.train.fit.commit", lambda: "first")
@@ -407,10 +394,26 @@ def test_r5_each_session_of_a_run_stays_in_its_environment(run, tmp_path, monkey
     interrupted(saving, tmp_path / "run", 1)
     monkeypatch.setattr("lm.train.fit.commit", lambda: "second")
     fit(saving, tmp_path / "run")
-    found = sessions(tmp_path / "run")
+    found = environments(tmp_path / "run")
     assert [(each["step"], each["commit"]) for each in found] == [(0, "first"), (4, "second")]
     newest = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert newest["commit"] == "second" and newest["earlier"] == found[:1]
+
+
+def test_r5_changes_that_no_commit_holds_are_told_apart(tmp_path, monkeypatch):
+    """Fails if one commit with two changes passes for the same code."""
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    (tmp_path / "code.py").write_text("1\n")
+    for command in (("init",), ("add", "code.py"), (*who, "commit", "--message", "a")):
+        subprocess.run(["git", *command], check=True, capture_output=True)
+    found = [commit()]
+    for text in ("2\n", "3\n"):
+        (tmp_path / "code.py").write_text(text)
+        found.append(commit())
+    assert len(set(found)) == 3
+    assert all(each.startswith(f"{found[0]}+") for each in found[1:])
 
 
 # Records that are lost
