@@ -1,1 +1,8 @@
 """One file, one study, runnable: `python -m experiments.NAME --scale SCALE`."""
+
+import sys
+
+from lm import signals
+
+if sys.argv[0] == "-m":  # so it is called while Python looks for the module that it shall run
+    signals.listen()

@@ -11,31 +11,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text as RichText
-
-from lm import audit as auditing
-from lm import plan
+from lm import signals
 from lm.config import UserError, describe, override, parse
-from lm.data import Data, open_tokens
-from lm.evaluate import (
-    Effort,
-    blank_of,
-    evaluate,
-    plain,
-    score_by,
-    scorers,
-    valid,
-    windows_for,
-)
-from lm.run import Run, read_run, validate
-from lm.score import say
-from lm.score.bits import paired
-from lm.score.likelihood import FixedOrder, Scorer, refuses
 from lm.start import Parser, one_line_errors, prepare_machine
-from lm.train.fit import Evaluator, fit, load
+
+# All that takes jax, or other seconds, is imported where it is used: what ends the process is
+# heard before, and neither --help nor a misspelt command waits for it.
+if TYPE_CHECKING:
+    from lm.evaluate import Effort
+    from lm.run import Run
+    from lm.score.likelihood import Scorer
+    from lm.train.fit import Evaluator
 
 FITTING = {
     "fit": "fit a scaling law to a table of runs",
@@ -48,7 +36,9 @@ PLANNING = {"budget": "plan runs for a budget of FLOPs: sizes, tokens, steps, ho
 
 def main(arguments: list[str] | None = None) -> None:
     """The console command `lm`."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        signals.listen()
+        arguments = sys.argv[1:]
     if arguments and arguments[0] in FITTING:
         from lm import fitting  # scipy and matplotlib, for which no other command should wait
 
@@ -57,6 +47,37 @@ def main(arguments: list[str] | None = None) -> None:
         from lm import budget
 
         return budget.main(arguments[1:])
+    parser = _parser(arguments[:1])
+    given, rest = parser.parse_known_args(arguments)
+    if "overrides" in given and not any(text.startswith("-") for text in rest):
+        given.overrides += rest  # argparse itself takes none that follow an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    with one_line_errors():
+        match given.command:
+            case "train":
+                _train(given.run, given.dir, given.overrides)
+            case "prove":
+                _prove(given.run, given.overrides)
+            case "plan":
+                _plan(given)
+            case "score":
+                _score(given)
+            case "say":
+                _say(given)
+            case "audit":
+                from lm import audit as auditing
+
+                a, b = given.directories
+                found = auditing.audit(a, b)
+                print(auditing.report(a, b, found))
+                sys.exit(0 if found.same else 1)
+            case "show":
+                _show_tokens(given.text, given.run, given.overrides)
+
+
+def _parser(command: list[str]) -> Parser:
+    """All commands; what takes long to say, only of the one that is given."""
     parser = Parser(prog="lm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -64,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         "train",
         help="train a run: RUN.json, or STUDY[/SCALE]:CELL",
         description="Trains a run, from its newest checkpoint if it has one.",
-        epilog="fields, as field.path=value:\n\n" + describe(Run),
+        epilog=_fields() if command == ["train"] else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument(
@@ -79,16 +100,18 @@ def main(arguments: list[str] | None = None) -> None:
     prove.add_argument("run", help="as for train; of it, the objective and the kind of model")
     prove.add_argument("overrides", nargs="*", metavar="field.path=value")
 
-    plan.add_arguments(
-        commands.add_parser(
-            "plan",
-            help="what runs need and how long they take on a slice that you do not have",
-            description="Compiles the steps of runs for a slice that need not be there: memory,"
-            " products, traffic, collectives and the time of a step, a device each, and whether"
-            " it fits.",
-            epilog="lm train --help lists the fields that may follow, as model.depth=32.",
-        )
+    planning = commands.add_parser(
+        "plan",
+        help="what runs need and how long they take on a slice that you do not have",
+        description="Compiles the steps of runs for a slice that need not be there: memory,"
+        " products, traffic, collectives and the time of a step, a device each, and whether"
+        " it fits.",
+        epilog="lm train --help lists the fields that may follow, as model.depth=32.",
     )
+    if command == ["plan"]:
+        from lm import plan
+
+        plan.add_arguments(planning)
 
     score = commands.add_parser(
         "score",
@@ -123,7 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
     say.add_argument("directory", metavar="RUN_DIR", type=Path)
     say.add_argument(
         "text",
-        help="each ___ is one hidden piece; without any, a causal model continues the text",
+        help="each ___ is one masked token; without any, a causal model continues the text",
+    )
+    say.add_argument(
+        "--blank",
+        default="___",
+        metavar="MARK",
+        help="what stands for a masked token (___); another, where the text has ___ itself",
     )
     say.add_argument("--count", type=int, default=64, help="pieces to add, at most (causal)")
     say.add_argument("--temperature", type=float, help="0 takes the likeliest piece")
@@ -150,34 +179,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     for name, purpose in (FITTING | PLANNING).items():
         commands.add_parser(name, help=purpose)
+    return parser
 
-    given, rest = parser.parse_known_args(arguments)
-    if "overrides" in given and not any(text.startswith("-") for text in rest):
-        given.overrides += rest  # argparse itself takes none that follow an option
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    with one_line_errors():
-        match given.command:
-            case "train":
-                _train(given.run, given.dir, given.overrides)
-            case "prove":
-                _prove(given.run, given.overrides)
-            case "plan":
-                _plan(given)
-            case "score":
-                _score(given)
-            case "say":
-                _say(given)
-            case "audit":
-                a, b = given.directories
-                found = auditing.audit(a, b)
-                print(auditing.report(a, b, found))
-                sys.exit(0 if found.same else 1)
-            case "show":
-                _show_tokens(given.text, given.run, given.overrides)
+
+def _fields() -> str:
+    from lm.run import Run
+
+    return "fields, as field.path=value:\n\n" + describe(Run)
 
 
 def _train(name: str, directory: str | None, overrides: list[str]) -> None:
+    from lm.run import validate
+    from lm.train.fit import fit
+
     if "=" in name:
         overrides, name = [name, *overrides], "-"
     run, default, evaluator = _find_run(name)
@@ -189,7 +203,10 @@ def _train(name: str, directory: str | None, overrides: list[str]) -> None:
 
 
 def _prove(name: str, overrides: list[str]) -> None:
+    from rich.console import Console
+
     from lm.prove import prove_all
+    from lm.run import validate
 
     if "=" in name:
         overrides, name = [name, *overrides], "-"
@@ -198,11 +215,13 @@ def _prove(name: str, overrides: list[str]) -> None:
     prove_all(run.objective, run.model, Console(highlight=False), attention=run.attention)
 
 
-def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
+def _find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
     """The run that a file or STUDY[/SCALE]:CELL names, and where it goes by default.
 
     A study's cell goes where the study looks for it, and is asked what the study asks.
     """
+    from lm.run import Run
+
     if name == "-":
         return Run(), "default", None
     path = Path(name)
@@ -210,6 +229,7 @@ def _find_run(name: str) -> tuple[Run, str, Evaluator | None]:
         return parse(Run, path.read_bytes(), name), path.stem, None
     if ":" not in name:
         raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
+    from lm.evaluate import evaluate
     from lm.study import chosen, effort_of
 
     study_name, _, cell = name.partition(":")
@@ -244,6 +264,9 @@ def _scale_of(study: Any, name: str, scale: str) -> str:
 
 
 def _plan(given: argparse.Namespace) -> None:
+    from lm import plan
+    from lm.run import validate
+
     name, overrides, scale = given.run, given.overrides, given.scale
     if "=" in name:
         overrides, name = [name, *overrides], "-"
@@ -266,6 +289,9 @@ def _plan(given: argparse.Namespace) -> None:
 
 
 def _score(given: argparse.Namespace) -> None:
+    from lm.evaluate import Effort, evaluate, plain, score_by
+    from lm.train.fit import load
+
     for option in ("block", "rows", "mc_se"):
         value = getattr(given, option)
         if value is not None and not 0 < value < math.inf:
@@ -325,13 +351,17 @@ ORDER_ROWS = 16
 
 
 def _chosen_scorers(
-    directories: list[Path], names: list[str], effort: Effort
-) -> dict[Path, dict[str, Scorer]]:
+    directories: list[Path], names: list[str], effort: "Effort"
+) -> dict[Path, dict[str, "Scorer"]]:
     """The named scorers that are valid for each run; if none is named, all but the orders.
 
     Raises UserError for a name that is valid for none of the runs, and for a run for which no
     name is valid.
     """
+    from lm.evaluate import scorers, valid
+    from lm.run import read_run
+    from lm.score.likelihood import FixedOrder, refuses
+
     found: dict[Path, dict[str, Scorer]] = {}
     used: set[str] = set()
     for directory in directories:
@@ -358,9 +388,13 @@ def _chosen_scorers(
 
 
 def _print_paired(
-    chosen: dict[Path, dict[str, Scorer]], effort: Effort, *, as_json: bool
+    chosen: dict[Path, dict[str, "Scorer"]], effort: "Effort", *, as_json: bool
 ) -> None:
     """Each run's first scorer, and how far it lies above the first run's, by document."""
+    from lm.evaluate import plain, score_by, windows_for
+    from lm.score.bits import paired
+    from lm.train.fit import load
+
     asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
     models = {directory: load(directory) for directory in asked}
     first, *others = asked
@@ -449,23 +483,34 @@ def _dashed(name: str) -> str:
 
 
 def _say(given: argparse.Namespace) -> None:
+    from lm.evaluate import blank_of
+    from lm.run import read_run
+    from lm.score import say
+    from lm.train.fit import load
+
     for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
         value = getattr(given, option)
         if value is not None and not least <= value < math.inf:
             raise UserError(f"--{option.replace('_', '-')} {value}: must be >= {least}")
     if given.seed >= 2**31:
         raise UserError(f"--seed {given.seed}: must be < 2**31")
+    mark = given.blank
+    if not mark:
+        raise UserError("--blank: the mark of a masked token cannot be empty")
     answers = read_run(given.directory).objective.answers
     blank = blank_of(answers)
     if blank is None and "next" not in answers:
         raise UserError(
             "a span model neither continues a text nor fills ___; use a causal or a masked run"
         )
-    filling = "___" in given.text
+    filling = mark in given.text
     if blank is None and filling:
-        raise UserError("a causal model continues a text, it cannot fill ___; use a masked run")
+        raise UserError(
+            f"a causal model continues a text, it cannot fill {mark}; use a masked run, or"
+            f" another --blank if {mark} is text"
+        )
     if "next" not in answers and not filling:
-        raise UserError("a masked model fills blanks: put ___ where a piece is to be found")
+        raise UserError(f"a masked model fills blanks: put {mark} where a token is to be found")
     prepare_machine()
     trained = load(given.directory)
     tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
@@ -483,7 +528,7 @@ def _say(given: argparse.Namespace) -> None:
         )
         _print_said([(False, given.text), (True, tokenizer.decode(said))])
         return
-    parts = [tokenizer.encode(part).tolist() for part in given.text.split("___")]
+    parts = [tokenizer.encode(part).tolist() for part in given.text.split(mark)]
     tokens = parts[0]
     for part in parts[1:]:
         tokens = [*tokens, tokenizer.vocabulary.mask, *part]
@@ -506,21 +551,30 @@ def _say(given: argparse.Namespace) -> None:
 
 def _print_said(parts: list[tuple[bool, str]]) -> None:
     """Prints the text as it is, with what the model said set off on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False)
     if not console.is_terminal:  # rich would expand tabs and drop some controls
         print("".join(text for _, text in parts))
         return
     styled = [(text, "bold green" if said else "") for said, text in parts]
-    console.print(RichText.assemble(*styled), soft_wrap=True)
+    console.print(Text.assemble(*styled), soft_wrap=True)
 
 
 def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> None:
-    data = Data()
-    if directory is not None:
-        data = read_run(directory).data
-    tokenizer = open_tokens(override(data, overrides)).tokenizer
+    from rich.console import Console
+    from rich.text import Text
+
+    from lm.data import open_tokens
+    from lm.run import Run, read_run
+
+    run = Run() if directory is None else Run(data=read_run(directory).data)
+    # All of them are of the data, so that `data.` may be left out.
+    full = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
+    tokenizer = open_tokens(override(run, full).data).tokenizer
     ids = tokenizer.encode(text).tolist()
-    coloured, colours = RichText(), ("black on bright_cyan", "black on bright_yellow")
+    coloured, colours = Text(), ("black on bright_cyan", "black on bright_yellow")
     for number, piece in enumerate(ids):
         shown = _visible(tokenizer.pieces[piece])
         coloured.append(shown, colours[number % 2])

@@ -45,8 +45,13 @@ T = TypeVar("T")
 
 
 def parse(type_: type[T], text: str | bytes, where: str) -> T:
-    """The value that this JSON describes; `where` (a file name) begins every error."""
+    """The value that this JSON describes; `where` (a file name) begins every error.
+
+    Bytes may be UTF-8, -16 or -32, and begin with a byte order mark.
+    """
     try:
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text)).removeprefix("\ufeff")
         return _convert(msgspec.json.decode(text), type_, "")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

@@ -29,11 +29,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.config import UserError
-
-STOPPED = 75
-"""Exit code of a run that is saved and is to be run again by the same command.
-
-It is EX_TEMPFAIL of sysexits.h."""
+from lm.signals import STOPPED
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """How a host is told who it is where jax cannot find out: HOST:PORT of the first, how many

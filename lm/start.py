@@ -6,23 +6,22 @@ import errno
 import importlib.util
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
-
-from lm import hosts
 from lm.config import UserError
-from lm.hosts import STOPPED
-from lm.train.fit import Stopped
+from lm.signals import SAID, STOPPED, Stopped, as_interrupts
 
 
 def prepare_machine() -> None:
     """Joins the other hosts, keeps memory between steps and compiled programs between runs."""
+    import jax  # seconds, for which neither --help nor an error need wait
+
+    from lm import hosts
+
     if needless_libtpu():
         jax.config.update("jax_platforms", "cpu")
     hosts.join()
@@ -91,26 +90,11 @@ class Parser(argparse.ArgumentParser):
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`."""
+    from lm import hosts
+
     logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
-    with hosts.leaving(), _exit_codes(), _terminated_as_interrupted():
+    with hosts.leaving(), _exit_codes(), as_interrupts():
         yield
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM stops as Ctrl-C does, so that whoever sent it knows what to do by the exit code.
-
-    Where there is more to do first, as in training, others take the signal.
-    """
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread: signals are not ours
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -124,8 +108,7 @@ def _exit_codes() -> Iterator[None]:
         print(f"lm: {stopped}; the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        said = "lm: stopped; the same command goes on from what was saved, if anything was"
-        print(said, file=sys.stderr)
+        print(SAID, file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:  # `lm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,6 @@ import msgspec
 import pytest
 
 from experiments import bert_vs_gpt
-from lm import cli
 from lm.cli import ORDER_ROWS, main
 from lm.config import dump, override
 from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
@@ -262,7 +261,7 @@ def test_train_goes_where_the_study_looks_and_asks_what_it_asks(capsys, tmp_path
         given.append((run, directory, evaluate and evaluate.keywords))
         return {}
 
-    monkeypatch.setattr(cli, "fit", note)
+    monkeypatch.setattr("lm.train.fit.fit", note)
     cell, expected = next(iter(bert_vs_gpt.runs("laptop").items()))
     (tmp_path / "a:b.json").write_text(dump(Run(seed=3)))
     for name in (f"bert_vs_gpt/laptop:{cell}", "a:b.json", "-"):
@@ -359,7 +358,7 @@ def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
             document_bytes=(1,),
         )
 
-    monkeypatch.setattr(cli, "score_by", note)
+    monkeypatch.setattr("lm.evaluate.score_by", note)
     ask = ["score", str(masked), "--scorer", "left-to-right"]
     assert re.fullmatch(
         r"left-to-right +2.0000 bits per byte +exact +layout 0.5000 +mc_se 0.0000\n",

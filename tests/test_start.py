@@ -1,14 +1,17 @@
 """The machine made ready, each in a process of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from lm.hosts import STOPPED
+from lm import signals
+from lm.signals import STOPPED
 from lm.start import needless_libtpu, one_line_errors
 
 PROGRAM = """
@@ -36,6 +39,72 @@ def test_a_request_to_end_is_answered_with_the_code_to_come_again(capsys):
     assert ended.value.code == STOPPED == 75
     assert "the same command goes on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+LISTENING = "import signal, time; from lm import signals; signals.listen()\n"
+CLI = "from lm.cli import main; main()"
+
+
+def begin(*command: str) -> subprocess.Popen[str]:
+    """A Python that has begun to listen for SIGTERM, as the kernel says."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(re.findall(r"SigCgt:\s(\w+)", status.read_text())[0], 16) >> 14 & 1:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+def ended(process: subprocess.Popen[str], within: float) -> tuple[int, str, str]:
+    """Asks a process to end, and says how it did: exit code, output, errors."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        out, err = process.communicate(timeout=within)
+    finally:
+        process.kill()
+        process.communicate()
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-c", CLI, "train", "-"),
+        ("-c", CLI, "fit", "nowhere.csv"),
+        ("-m", "experiments.bert_vs_gpt"),
+    ],
+)
+def test_oneline_a_request_to_end_is_heard_during_imports(command):
+    """Fails if a module that takes seconds to import is imported before signals are heard."""
+    assert ended(begin(*command), within=1.5) == (STOPPED, "", f"{signals.SAID}\n")
+
+
+def test_oneline_a_request_to_end_is_heard_in_a_long_call_of_c():
+    """Fails if whoever is in a compiler, which lets no handler of Python's run, is deaf."""
+    call = (
+        "import numpy; matrix = numpy.random.default_rng(0).random((3000, 3000))\n"
+        "with signals.as_interrupts(): print('here', flush=True); numpy.linalg.eigvals(matrix)"
+    )
+    process = begin("-c", LISTENING + call)
+    assert process.stdout and process.stdout.readline() == "here\n"
+    time.sleep(0.3)
+    code, _, said = ended(process, within=1.0 + signals.PATIENCE)
+    assert (code, said) == (STOPPED, f"{signals.SAID}\n")
+
+
+def test_oneline_whoever_has_something_to_save_is_left_the_time():
+    """Fails if a save that takes longer than a second is cut in two."""
+    saves = "signals.keep_alive(True); signal.signal(15, lambda *_: None); print('here')\n"
+    wait = f"time.sleep({signals.PATIENCE} + 1); print('saved')\n"
+    process = begin("-c", LISTENING + saves + wait)
+    time.sleep(0.3)
+    assert ended(process, within=5) == (0, "here\nsaved\n", "")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "file/below"])

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -225,4 +226,5 @@ def _report(line: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

@@ -5,10 +5,11 @@ import glob
 import hashlib
 import math
 import os
+import stat
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -172,7 +173,7 @@ def paragraphs(path: Path) -> Iterator[tuple[int, int, bytes]]:
     start = position = first = 0
     lines: list[bytes] = []
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file), 1):
             if line.strip():
                 if not lines:
                     first, start = number, position
@@ -183,6 +184,13 @@ def paragraphs(path: Path) -> Iterator[tuple[int, int, bytes]]:
             position += len(line)
     if lines:
         yield first, start, b"".join(lines)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines as they are; where no line ends in a newline, a carriage return ends one."""
+    for line in file:
+        alone = file.tell() == len(line) and not line.endswith(b"\n")
+        yield from line.splitlines(keepends=True) if alone else (line,)
 
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -229,9 +237,37 @@ def _text_files(corpus: Text) -> list[tuple[str, Path]]:
             raise UserError(
                 f"data.corpus.paths: {pattern} matches no file; {_nearest(pattern)}"
             )
+        for match in matches:
+            _check_readable(match)
         files.update(os.path.abspath(match) for match in matches)
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     return sorted((Path(file).relative_to(root).as_posix(), Path(file)) for file in files)
+
+
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def _check_readable(path: str) -> None:
+    """Raises UserError for what a glob may find and nobody can read twice to its end."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"data.corpus.paths: {path!a}: its name is not UTF-8; rename it or leave it out"
+        ) from None
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise UserError(
+            f"data.corpus.paths: {path} is a link to nothing; mend it or leave it out"
+        ) from None
+    if kind := next((kind for is_kind, kind in _KINDS if is_kind(mode)), None):
+        raise UserError(f"data.corpus.paths: {path} is {kind}; name regular files")
 
 
 def _nearest(pattern: str) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +101,11 @@ def _build(
     tokenizer: Tokenizer,
     validation: float,
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-    try:
+    with cache.unfinished(folder.parent) as temporary:
+        store = temporary / "store"
         dtype = "uint16" if tokenizer.vocabulary.size <= 2**16 else "uint32"
-        train = _Writer(temporary / "train", dtype)
-        held_out = _Writer(temporary / "validation", dtype)
+        train = _Writer(store / "train", dtype)
+        held_out = _Writer(store / "validation", dtype)
         for batch in _batches(documents):
             encoded = tokenizer.encode_all([document.text for document in batch])
             for document, ids in zip(batch, encoded, strict=True):
@@ -119,31 +117,28 @@ def _build(
         train.close()
         held_out.close()
         files = {
-            name: [(temporary / name).stat().st_size, _sha_file(temporary / name)]
-            for name in _files(temporary)
+            name: [(store / name).stat().st_size, _sha_file(store / name)]
+            for name in _files(store)
         }
         manifest = json.dumps({"key": key, "files": files}, indent=1)
-        (temporary / "manifest.json").write_text(manifest)
-        _move_in(temporary, folder, key)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (store / "manifest.json").write_text(manifest)
+        _move_in(store, folder, key)
 
 
-def _move_in(temporary: Path, folder: Path, key: Key) -> None:
+def _move_in(built: Path, folder: Path, key: Key) -> None:
     """Rename the built store into place, unless another process has put a whole one there."""
     while True:
         try:
-            os.rename(temporary, folder)
+            os.rename(built, folder)
             return
         except OSError:
             if not folder.exists():
                 raise
         if _damage(folder, key) is None:
             return
-        discarded = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".damaged-"))
         with contextlib.suppress(FileNotFoundError):  # another process was first
-            os.rename(folder, discarded)
-        shutil.rmtree(discarded, ignore_errors=True)
+            os.rename(folder, built.parent / "damaged")
+        shutil.rmtree(built.parent / "damaged", ignore_errors=True)
 
 
 class _Writer:

@@ -213,6 +213,11 @@ def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
             bound = f"at most {int(found[1]) + ORDINARY - 1}"
         elif found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
             bound = f"at least {int(found[1]) + ORDINARY - 1}"
+        elif "sentences_.empty()" in str(error):
+            raise UserError(
+                "data.tokenizer: the training text is line ends and controls alone, from which"
+                " no pieces can be learnt; take other text, or data.tokenizer.type=bytes"
+            ) from None
         else:
             raise
         raise UserError(

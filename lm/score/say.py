@@ -108,8 +108,11 @@ def _continue(
     def draw(scores_BV: jax.Array, key: jax.Array) -> jax.Array:
         scores_BV = jnp.where(possible_V[None], scores_BV, -jnp.inf)
         if top_k is not None:
-            least_B1 = jax.lax.top_k(scores_BV, min(top_k, vocabulary.size))[0][:, -1:]
-            scores_BV = jnp.where(scores_BV >= least_B1, scores_BV, -jnp.inf)
+            # By rank, not by score: of equal scores no more may be drawn either.
+            best_BK = jax.lax.top_k(scores_BV, min(top_k, vocabulary.size))[1]
+            kept_BV = jnp.zeros(scores_BV.shape, bool)
+            kept_BV = kept_BV.at[jnp.arange(batch)[:, None], best_BK].set(True)
+            scores_BV = jnp.where(kept_BV, scores_BV, -jnp.inf)
         drawn_B = jax.random.categorical(key, scores_BV / jnp.maximum(temperature, 1e-6))
         return jnp.where(temperature == 0, scores_BV.argmax(axis=-1), drawn_B)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from lm import hosts, ledger
+from lm import hosts, ledger, signals
 from lm import mesh as _mesh
 from lm.config import UserError, dump, read_json
 from lm.data import (
@@ -47,6 +47,7 @@ from lm.run import (
     steps,
     validate,
 )
+from lm.signals import Stopped
 from lm.train.checkpoint import Checkpoints, Restored, restore
 from lm.train.faults import Losses, RollBack, wrong
 from lm.train.lock import only_writer
@@ -68,10 +69,6 @@ class Trained:
 
 class Diverged(UserError):
     """A loss, an update, or the parameters are not finite any more."""
-
-
-class Stopped(Exception):
-    """The user or the system asked the run to stop; it is saved, the same command goes on."""
 
 
 Evaluator = Callable[[Trained], Result]
@@ -437,6 +434,7 @@ def _loop(
             state, newest = program.step(
                 state, *program.place(part), objective, limit=losses.limit(step), asks=asked
             )
+            signals.keep_alive(True)  # it compiled, and did what is not saved yet
             settle()
             pending = step, newest, asked
             if step in evaluations:
@@ -532,6 +530,7 @@ def _stop_requests() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        signals.keep_alive(False)
         for caught, handler in previous.items():
             signal.signal(caught, handler)
 

@@ -1,0 +1,93 @@
+"""Requests to end are heard at all times: in imports, in compilation, in long calls of C.
+
+Python runs a signal's handler between two of its own instructions, so that a compiler or an
+import keeps the handler waiting for as long as it takes. A thread, to which the interpreter
+writes each signal at once, ends the process where the handler does not.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+STOPPED = 75
+"""Exit code of a command that is to be run again, and goes on from what it has saved.
+
+It is EX_TEMPFAIL of sysexits.h."""
+
+REQUESTS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what Slurm, Kubernetes and `kill` send."""
+
+SAID = "lm: stopped; the same command goes on from what was saved, if anything was"
+"""How a command ends that was asked to, if it has nothing more to say."""
+
+PATIENCE = 1.0
+"""Seconds in which a command may end by itself, if it has nothing to save."""
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop; it is saved, the same command goes on."""
+
+
+def listen() -> None:
+    """From here to its end the process answers `REQUESTS`, within `PATIENCE` or after saving.
+
+    For whoever owns the process, before anything else is imported. What is ignored already, as
+    under nohup, stays so.
+    """
+    for number in REQUESTS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_guard, args=(told,), daemon=True).start()
+
+
+@contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Within, `REQUESTS` raise KeyboardInterrupt once; what they did before is restored."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        for request in before:
+            signal.signal(request, _end)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+    except ValueError:  # not the main thread: signals are not ours
+        before = {}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
+
+
+def keep_alive(needed: bool) -> None:
+    """Says whether this process holds what it has to save, for which it may take its time."""
+    global _needed
+    _needed = needed
+
+
+_needed = False
+
+
+def _guard(told: int) -> None:
+    while number := os.read(told, 1):
+        if number[0] in REQUESTS:
+            time.sleep(PATIENCE)
+            if not _needed:
+                _end()
+
+
+def _end(*_: object) -> NoReturn:
+    """Ends the process at once, whatever the other threads are at."""
+    os.write(2, f"{SAID}\n".encode())
+    os._exit(STOPPED)
