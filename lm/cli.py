@@ -486,7 +486,7 @@ def _say(given: argparse.Namespace) -> None:
     from lm.evaluate import blank_of
     from lm.run import read_run
     from lm.score import say
-    from lm.train.fit import load
+    from lm.train.fit import load_speaker
 
     for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
         value = getattr(given, option)
@@ -512,8 +512,8 @@ def _say(given: argparse.Namespace) -> None:
     if "next" not in answers and not filling:
         raise UserError(f"a masked model fills blanks: put {mark} where a token is to be found")
     prepare_machine()
-    trained = load(given.directory)
-    tokenizer, length = trained.tokens.tokenizer, trained.run.data.length
+    trained = load_speaker(given.directory)
+    tokenizer, length = trained.tokenizer, trained.run.data.length
     if blank is None or not filling:
         (said,) = say.generate(
             trained.program.body,
@@ -566,13 +566,18 @@ def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> Non
     from rich.console import Console
     from rich.text import Text
 
-    from lm.data import open_tokens
+    from lm.data import tokenizer_of
     from lm.run import Run, read_run
+    from lm.train import fit
 
-    run = Run() if directory is None else Run(data=read_run(directory).data)
+    run = Run() if directory is None else read_run(directory)
     # All of them are of the data, so that `data.` may be left out.
     full = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
-    tokenizer = open_tokens(override(run, full).data).tokenizer
+    data = override(run, full).data
+    if directory is not None and data == run.data:
+        tokenizer = fit.tokenizer_of(run, directory)
+    else:
+        tokenizer = tokenizer_of(data)
     ids = tokenizer.encode(text).tolist()
     coloured, colours = Text(), ("black on bright_cyan", "black on bright_yellow")
     for number, piece in enumerate(ids):

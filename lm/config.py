@@ -143,6 +143,16 @@ def override(value: T, assignments: Iterable[str]) -> T:
     return _convert(plain, type(value), "")
 
 
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending.
+
+    >>> divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
 def describe(type_: Any) -> str:
     """Every field of every variant with type, default and description, 100 columns wide."""
     rows = [

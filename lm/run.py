@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from lm import config as _config
@@ -82,7 +83,9 @@ class Run(Config):
     tokens: Annotated[int, Meta(ge=1, description="budget: positions trained on")] = 1_000_000
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of data order, masks, weights")] = 0
     precision: Annotated[Precision, Meta(description="of matrix products")] = "bfloat16"
-    evaluations: Annotated[int, Meta(ge=1, description="times validated, evenly spaced")] = 8
+    evaluations: Annotated[
+        int, Meta(ge=1, le=2**20, description="times validated, evenly spaced")
+    ] = 8
     evaluation_rows: Annotated[int, Meta(ge=1, description="validation rows, at most")] = 128
     microbatches: Annotated[
         int, Meta(ge=1, description="parts of a batch, one after the other, to save memory")
@@ -133,6 +136,7 @@ def evaluation_steps(run: Run) -> list[int]:
 def validate(run: Run) -> Run:
     """Checks a run as a whole, before anything is allocated; raises UserError in one line."""
     run = _config.validate_fields(run)
+    _check_sizes(msgspec.to_builtins(run), "")
     if why := run.model.check():
         raise UserError(f"model.{why}")
     if why := refuse_attention(run):
@@ -151,14 +155,37 @@ def validate(run: Run) -> Run:
             f"data.unique={run.data.unique} is less than a row; at least data.length,"
             f" {run.data.length}"
         )
+    if (count := steps(run)) > LARGEST:
+        each = run.data.batch * run.data.length
+        raise UserError(
+            f"tokens={run.tokens}: {count} steps of data.batch x data.length; at most {LARGEST}"
+            f" steps, which are {LARGEST * each} tokens"
+        )
     if run.data.batch % run.microbatches:
-        legal = [n for n in range(1, run.data.batch + 1) if run.data.batch % n == 0]
+        legal = _config.divisors(run.data.batch)
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])
         raise UserError(
             f"microbatches={run.microbatches} does not divide data.batch={run.data.batch};"
             f" nearest: {near}"
         )
     return run
+
+
+LARGEST = 2**31 - 1
+"""Steps are counted, and axes of arrays indexed, in 32 bits."""
+_UNBOUNDED = ("tokens", "data.unique", "data.corpus.documents")
+
+
+def _check_sizes(value: Any, path: str) -> None:
+    """Raises UserError for a number larger than any size can be."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_sizes(item, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_sizes(item, f"{path}[{number}]")
+    elif isinstance(value, int) and value > LARGEST and path not in _UNBOUNDED:
+        raise UserError(f"{path}={value}: must be <= {LARGEST}")
 
 
 def splits(run: Run) -> list[Split]:

@@ -113,8 +113,21 @@ def _exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # `lm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError as error:
+        print(f"lm: more than this machine's memory: {_first_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:  # jax's own
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = "; lm plan says what a run needs"
+        print(f"lm: more than the devices' memory: {_first_line(error)}{said}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in _USERS:
             raise
         print(f"lm: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or "it is full"

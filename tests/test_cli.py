@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -439,6 +440,49 @@ def test_say_continues_a_text_the_same_way_with_the_same_seed(capsys, causal):
     assert more("--temperature", "0", "--seed", "1") == more("--top-k", "1", "--seed", "2")
     assert len(more()) <= 8
     assert more("--count", "0") == ""
+
+
+def test_small_a_text_may_hold_what_else_stands_for_a_masked_token(capsys, causal, masked):
+    """Fails if ___ cannot be text: of a causal model's prompt, or beside another mark."""
+    out = said(capsys, "say", str(causal), "one ___ two", "--blank", "?", "--count", "2")
+    assert out.startswith("one ___ two")
+    out = said(capsys, "say", str(masked), "one ___ ??", "--blank", "?")
+    assert re.fullmatch(r"one ___ ..\n", out, re.S) and "?" not in out
+    assert "put ? where" in refused(capsys, "say", str(masked), "___", "--blank", "?")
+    assert "cannot be empty" in refused(capsys, "say", str(masked), "___", "--blank", "")
+
+
+def test_small_say_reads_no_corpus(capsys, run, causal, tmp_path, monkeypatch):
+    """Fails if the corpus is opened for its tokenizer, which is known by its digest."""
+    text = said(capsys, "say", str(causal), "one", "--temperature", "0")
+    shown = said(capsys, "show", "tokens", "one", "--run", str(causal))
+    monkeypatch.setattr("lm.data.corpus.documents", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("lm.data.corpus.survey", lambda *_: pytest.fail("surveyed"))
+    monkeypatch.setattr("lm.data.open_store", lambda *_: pytest.fail("checked"))
+    assert said(capsys, "say", str(causal), "one", "--temperature", "0") == text
+    assert said(capsys, "show", "tokens", "one", "--run", str(causal)) == shown
+
+
+def test_small_say_refuses_another_tokenizer_than_the_runs(capsys, causal, tmp_path):
+    """Fails if ids of one tokenizer are read by another."""
+    copy = shutil.copytree(causal, tmp_path / "copy")
+    facts = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(facts | {"tokenizer_digest": "0" * 64}))
+    assert "tokenizer_digest is" in refused(capsys, "say", "copy", "one")
+
+
+def test_small_show_tokens_takes_fields_as_all_commands_do(capsys):
+    """Fails if `data.` is refused, or must be written, or other fields are taken."""
+    plain = said(capsys, "show", "tokens", "one", "tokenizer.type=bytes")
+    assert plain == said(capsys, "show", "tokens", "one", "data.tokenizer.type=bytes")
+    assert "no such field" in refused(capsys, "show", "tokens", "one", "model.width=8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_small_a_config_may_begin_with_a_byte_order_mark(capsys, tmp_path, encoding):
+    """Fails if what editors on Windows write is no JSON; it is read as far as its mistake."""
+    (tmp_path / "run.json").write_bytes('{"modle": {}}'.encode(encoding))
+    assert "did you mean model?" in refused(capsys, "train", "run.json")
 
 
 def test_say_sets_off_what_is_new_on_a_terminal(capsys, causal, monkeypatch):

@@ -28,6 +28,7 @@ from lm.data.tokenizer import (
     SentencePiece,
     Tokenizer,
     TokenizerConfig,
+    kept_tokenizer,
     open_tokenizer,
     vocabulary_size,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "open_tokenizer",
     "open_tokens",
     "rows",
+    "tokenizer_of",
     "unique_rows",
     "vocabulary_size",
 ]
@@ -113,12 +115,7 @@ def open_tokens(data: Data) -> Tokens:
     Only `corpus`, `tokenizer` and `validation` matter. Raises `UserError` for what the user can
     mend in them.
     """
-    survey = corpora.survey(data.corpus, data.validation)
-
-    def train_texts() -> Iterator[str]:
-        for document in corpora.documents(data.corpus):
-            if corpora.share_of(document.text.encode()) >= data.validation:
-                yield document.text
+    tokenizer, survey = _learn(data)
 
     def same_documents() -> Iterator[Document]:
         digest = corpora.Digest()
@@ -129,9 +126,6 @@ def open_tokens(data: Data) -> Tokens:
             corpora.forget(data.corpus, data.validation)
             raise UserError("data.corpus: its files changed while they were read; run again")
 
-    tokenizer = open_tokenizer(
-        data.tokenizer, survey.digest, data.validation, survey.train_bytes, train_texts
-    )
     key: Key = {
         "format": 1,
         "corpus": survey.digest,
@@ -142,3 +136,30 @@ def open_tokens(data: Data) -> Tokens:
     return Tokens(
         tokenizer, splits["train"], splits["validation"], survey.digest, tokenizer.digest
     )
+
+
+def tokenizer_of(data: Data, corpus_digest: str | None = None) -> Tokenizer:
+    """The tokenizer alone: nothing is tokenized with it.
+
+    Where the digest of the corpus is known, the corpus is read only if the tokenizer is not in
+    the cache any more.
+    """
+    if corpus_digest is not None:
+        kept = kept_tokenizer(data.tokenizer, corpus_digest, data.validation)
+        if kept is not None:
+            return kept
+    return _learn(data)[0]
+
+
+def _learn(data: Data) -> tuple[Tokenizer, corpora.Survey]:
+    survey = corpora.survey(data.corpus, data.validation)
+
+    def train_texts() -> Iterator[str]:
+        for document in corpora.documents(data.corpus):
+            if corpora.share_of(document.text.encode()) >= data.validation:
+                yield document.text
+
+    tokenizer = open_tokenizer(
+        data.tokenizer, survey.digest, data.validation, survey.train_bytes, train_texts
+    )
+    return tokenizer, survey

@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -128,18 +129,31 @@ def open_tokenizer(
     `train_texts` is only called when there is something to learn. Raises `UserError` if they
     cannot give as many pieces as `config` asks for.
     """
+    if there := kept_tokenizer(config, corpus_digest, validation):
+        return there
+    assert isinstance(config, SentencePiece)
+    model = _train(config, _sample(train_texts(), train_bytes))
+    cache.write(_path(config, corpus_digest, validation), model)
+    return _from_model(model, config.sentinels)
+
+
+def kept_tokenizer(
+    config: TokenizerConfig, corpus_digest: str, validation: float
+) -> Tokenizer | None:
+    """The same, if nothing is to be learnt for it; else None."""
     if isinstance(config, Bytes):
         pieces = [bytes([byte]) for byte in range(256)]
         return Tokenizer(pieces, _sha(b"bytes 1"), _encode_bytes, config.sentinels)
+    model = cache.read(_path(config, corpus_digest, validation))
+    return None if model is None else _from_model(model, config.sentinels)
+
+
+def _path(config: SentencePiece, corpus_digest: str, validation: float) -> Path:
+    """Where a learnt tokenizer is kept: named by what it was learnt from, and how."""
     learnt = (config.kind, config.size)
     origin = (corpus_digest, validation, learnt, sentencepiece.__version__, _VERSION, _SAMPLE)
     name = _sha(msgspec.json.encode(origin))[:32]
-    path = cache.folder() / "tokenizers" / f"{name}.model"
-    model = cache.read(path)
-    if model is None:
-        model = _train(config, _sample(train_texts(), train_bytes))
-        cache.write(path, model)
-    return _from_model(model, config.sentinels)
+    return cache.folder() / "tokenizers" / f"{name}.model"
 
 
 _VERSION = 1  # of the training settings, the chunks and the order of ids
@@ -213,7 +227,7 @@ def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
             bound = f"at most {int(found[1]) + ORDINARY - 1}"
         elif found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
             bound = f"at least {int(found[1]) + ORDINARY - 1}"
-        elif "sentences_.empty()" in str(error):
+        elif re.search(r"sentences_\.empty|all_chars_count", str(error)):
             raise UserError(
                 "data.tokenizer: the training text is line ends and controls alone, from which"
                 " no pieces can be learnt; take other text, or data.tokenizer.type=bytes"

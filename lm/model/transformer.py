@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from msgspec import Meta
 
-from lm.config import Config
+from lm.config import Config, divisors
 from lm.example import Causal, Example, Full, Visible, visible_mask
 from lm.mesh import constrain
 from lm.model.attention import Reach, Turn, attend, reaches, rotate, turn
@@ -86,17 +86,16 @@ class Transformer(Config, tag="transformer"):
     def check(self) -> str | None:
         """What is wrong with the fields taken together, in one line, or None."""
         if self.width % self.heads:
-            legal = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            near = sorted(sorted(legal, key=lambda h: abs(h - self.heads))[:3])
+            near = sorted(sorted(divisors(self.width), key=lambda h: abs(h - self.heads))[:3])
             return f"heads={self.heads} does not divide width {self.width}; nearest: {near}"
         if self.head_size % 2:
             return (
                 f"heads={self.heads} leaves an odd head size {self.head_size}: not for rotary"
             )
         if self.heads % self.groups:
-            legal = [g for g in range(1, self.heads + 1) if self.heads % g == 0]
             return (
-                f"kv_heads={self.kv_heads} does not divide heads {self.heads}; one of {legal}"
+                f"kv_heads={self.kv_heads} does not divide heads {self.heads}; one of"
+                f" {divisors(self.heads)}"
             )
         return None
 

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from lm import hosts, ledger, signals
+from lm import hosts, ledger, memory, signals
 from lm import mesh as _mesh
 from lm.config import UserError, dump, read_json
 from lm.data import (
     Rows,
+    Tokenizer,
     Tokens,
     corpus_digest,
     most_content,
@@ -33,6 +34,7 @@ from lm.data import (
     rows,
     unique_rows,
 )
+from lm.data import tokenizer_of as learn_tokenizer
 from lm.run import (
     DECISIVE,
     Run,
@@ -89,6 +91,7 @@ def fit(
     finished = hosts.told(lambda: _finished(run, directory))
     if finished is not None:
         return finished
+    memory.check(run, jax.devices())
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
@@ -174,9 +177,50 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """A trained model with what it needs to read and write text, and no corpus."""
+
+    run: Run
+    tokenizer: Tokenizer
+    program: Program
+    params: Any
+
+
 def load(directory: Path) -> Trained:
-    """The model of a run directory, from its newest intact checkpoint."""
+    """The model of a run directory, from its newest intact checkpoint, and its corpus."""
     run = validate(read_run(directory))
+    tokens = _open_tokens(run, directory)
+    there = _restored(run, directory, tokens.tokenizer, corpus_digest=tokens.corpus_digest)
+    return Trained(there.run, tokens, there.program, there.params)
+
+
+def load_speaker(directory: Path) -> Speaker:
+    """The model of a run directory, from its newest intact checkpoint, without its corpus."""
+    run = validate(read_run(directory))
+    return _restored(run, directory, tokenizer_of(run, directory))
+
+
+def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
+    """The tokenizer of a run directory, by what is recorded there of its corpus.
+
+    Raises UserError where it had to be learnt anew and is another.
+    """
+    path = directory / "data.json"
+    if not path.exists():
+        return learn_tokenizer(run.data)
+    there = read_json(path)
+    tokenizer = learn_tokenizer(run.data, there["corpus_digest"])
+    if tokenizer.digest != there["tokenizer_digest"]:
+        raise UserError(
+            _changed(directory, "tokenizer_digest", tokenizer.digest, there["tokenizer_digest"])
+        )
+    return tokenizer
+
+
+def _restored(
+    run: Run, directory: Path, tokenizer: Tokenizer, *, corpus_digest: str | None = None
+) -> Speaker:
     # Trained on whatever mesh, it is used on this machine's devices, on any number of rows.
     run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1, attention="auto")
     rows = "batch", "length"
@@ -184,19 +228,20 @@ def load(directory: Path) -> Trained:
     devices = jax.devices()
     slices = _mesh.count_slices(devices)
     chosen = _mesh.choose(run.mesh, sizes, devices=len(devices), slices=slices)
-    tokens = _open_tokens(run, directory)
-    program = prepare(run, tokens.tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
+    program = prepare(run, tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
     wanted = {"params": program.abstract.params}
     place = checkpoints_of(run, directory)
     found = restore(place, wanted)
-    _refuse_others(run, tokens, place, found, known=True)
+    data = {"tokenizer_digest": tokenizer.digest}
+    data |= {"corpus_digest": corpus_digest} if corpus_digest else {}
+    _refuse_others(decided_by(run) | data, place, found, known=True)
     if not bool(_all_finite(found.state["params"])):
         raise UserError(
             f"{place}: the parameters of checkpoint {found.step} are not finite: the run"
             " diverged; train it again in another directory with a lower"
             f" optimizer.learning_rate ({run.optimizer.learning_rate:g})"
         )
-    return Trained(run, tokens, program, found.state["params"])
+    return Speaker(run, tokenizer, program, found.state["params"])
 
 
 def checkpoints_of(run: Run, directory: Path) -> str:
@@ -218,21 +263,23 @@ def _decided_by(run: Run, tokens: Tokens) -> dict[str, str]:
     return decided_by(run) | data
 
 
-def _refuse_others(
-    run: Run, tokens: Tokens, place: str, found: Restored, *, known: bool
-) -> None:
+def _refuse_others(mine: dict[str, str], place: str, found: Restored, *, known: bool) -> None:
     """Raises UserError where a checkpoint is of another run, or of other data.
 
     One of an older version does not say what decided it: it is believed where the run is
-    `known` by the config.json of its directory.
+    `known` by the config.json of its directory. A corpus that is not at hand is not compared.
     """
-    there, mine = found.extra.get("decided_by"), _decided_by(run, tokens)
+    there = found.extra.get("decided_by")
     if there is None and not known:
         why = "does not say of which run it is, and no config.json does"
-    elif there is None or there == mine:
+    elif there is None:
         return
     else:
         names = [name for name in mine | there if mine.get(name) != there.get(name)]
+        if "corpus_digest" not in mine:
+            names.remove("corpus_digest")
+        if not names:
+            return
         why = f"is of another run: {', '.join(names)} differ"
     raise UserError(
         f"{place}: checkpoint {found.step} {why}; choose another directory or remove it"
@@ -260,7 +307,8 @@ def _newest(
     restored = checkpoints.restore_newest(program.abstract)
     if restored is None:
         return program.init(), extra
-    _refuse_others(run, tokens, checkpoints_of(run, directory), restored, known=known)
+    place = checkpoints_of(run, directory)
+    _refuse_others(extra["decided_by"], place, restored, known=known)
     return restored.state, extra | restored.extra
 
 

@@ -200,7 +200,8 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     ) -> Sum:
         return loss(params, run.objective.last(tokens_BL, segments_BL, vocabulary, key), {})
 
-    boxed = jax.eval_shape(body.init, jax.random.key(0), _blank(run, shards))["params"]
+    boxed = jax.eval_shape(lambda key: body.init(key, _blank(run, shards)), jax.random.key(0))
+    boxed = boxed["params"]
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
     transformation = build_optimizer(
         run.optimizer, run.schedule, steps(run), axes, width=run.model.width

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -44,6 +45,45 @@ def test_paragraphs_are_runs_of_lines_between_blank_ones(tmp_path: Path) -> None
         Document("a.txt:7", "three\n"),
         Document("a.txt:10", "four"),
     ]
+
+
+def test_small_files_of_carriage_returns_have_paragraphs(tmp_path: Path) -> None:
+    """Fails if they are one paragraph, or a carriage return elsewhere becomes a line's end."""
+    path = tmp_path / "a.txt"
+    for content, expected in [
+        (b"one\r two\r\r\rthree\r", [("a.txt:1", "one\r two\r"), ("a.txt:5", "three\r")]),
+        (
+            b"10%\r\r\n20%\r\n\r\n3\r\r4",
+            [("a.txt:1", "10%\r\r\n20%\r\n"), ("a.txt:4", "3\r\r4")],
+        ),
+    ]:
+        path.write_bytes(content)
+        found = documents(Text(paths=(str(path),), documents="paragraph"))
+        assert list(found) == [Document(*each) for each in expected]
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.symlink_to("nowhere"), r"x\.txt is a link to nothing"),
+        (os.mkfifo, r"x\.txt is a pipe"),
+        (_socket, r"x\.txt is a socket"),
+        (lambda path: path.symlink_to("/dev/zero"), r"x\.txt is a device"),
+        (lambda path: path.with_name("caf\udce9.txt").touch(), r"caf.udce9\.txt.* not UTF-8"),
+    ],
+    ids=["link", "pipe", "socket", "device", "name"],
+)
+def test_oneline_what_is_no_file_is_named(folder: Path, monkeypatch, make, why: str) -> None:
+    """Fails if it is opened, which may wait for ever, or its name is written as text."""
+    monkeypatch.chdir(folder)  # a socket's path is short
+    make(Path("x.txt"))
+    with pytest.raises(UserError, match=rf"^data\.corpus\.paths: [^\n]*{why}[^\n]*$"):
+        survey(Text(paths=(f"{folder}/*.txt",)), 0.2)
 
 
 @pytest.mark.parametrize("kind", ["file", "paragraph"])

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import pytest
 
 from lm.config import UserError
 from lm.data import Data, SentencePiece, Text, Tokenizer, Tokens, open_tokens
+from lm.data.cache import unfinished
 from lm.data.corpus import Document, documents, share_of, survey
 from lm.data.store import open_store
+from lm.start import one_line_errors
 
 
 def content(tokens: Tokens) -> list[object]:
@@ -172,6 +175,58 @@ def test_a_corpus_that_changes_while_it_is_read_is_an_error(
         open_tokens(data)
     assert not list((cache / "tokens").iterdir())
     open_tokens(data)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow above so many bytes: to a program it is a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("folder_", ["corpora", "tokens"])
+def test_oneline_a_full_disk_under_the_cache_is_named_and_leaves_nothing(
+    data: Data,
+    cache: Path,
+    full_disk: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+    folder_: str,
+) -> None:
+    """Fails if tensorstore's own error gets through, or half a store stays."""
+    if folder_ == "tokens":
+        open_tokens(data)
+        shutil.rmtree(store_folder(cache))
+    full_disk(100)
+    with pytest.raises(SystemExit) as refused, one_line_errors():
+        open_tokens(data)
+    assert refused.value.code == 2
+    assert capsys.readouterr().err == f"lm: {cache / folder_}: File too large\n"
+    assert not list((cache / folder_).iterdir()) or folder_ == "corpora"
+    assert not list(cache.rglob(".unfinished-*"))
+
+
+BUILDING = """
+import sys, time
+from pathlib import Path
+from lm.data import cache
+with cache.unfinished(Path(sys.argv[1])) as folder:
+    (folder / "half").touch()
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_small_what_a_killed_build_left_is_removed_by_the_next(cache: Path) -> None:
+    """Fails if leftovers stay, or one of a process that is still at work is taken from it."""
+    command = [sys.executable, "-c", BUILDING, str(cache / "tokens")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as builder:
+        assert builder.stdout
+        killed = Path(builder.stdout.readline().strip())
+        builder.kill()
+    assert (killed / "half").exists()
+    with unfinished(cache / "tokens") as first, unfinished(cache / "tokens") as second:
+        assert set((cache / "tokens").iterdir()) == {first, second}
 
 
 def test_ids_beyond_two_bytes_are_kept(cache: Path) -> None:

@@ -58,6 +58,16 @@ def test_decode_undoes_encode(tokenizer: Tokenizer, text: str) -> None:
     assert b"".join(tokenizer.pieces[id] for id in ids) == text.encode()
 
 
+@pytest.mark.parametrize("text", ["\n" * 9, "\r\n" * 9, "\0" * 99, "▁" * 9])
+def test_oneline_text_without_a_character_to_learn_from_is_one_line(tmp_path, text) -> None:
+    """Fails if sentencepiece's own complaint gets through."""
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode() * (number + 1))
+    data = Data(corpus=Text(paths=(f"{tmp_path}/*.txt",)), validation=0.3)
+    with pytest.raises(UserError, match=r"^data\.tokenizer: [^\n]*type=bytes$"):
+        open_tokens(data)
+
+
 @settings(max_examples=50)
 @given(texts=st.lists(st.text("ab é\n▁", max_size=6), max_size=5))
 def test_a_text_is_encoded_the_same_alone_and_among_others(

@@ -78,6 +78,17 @@ def test_draws_follow_the_tempered_distribution(tiny, settings):
     assert np.abs(tempered - p).max() > 0.1  # and these are told apart
 
 
+def test_small_one_likeliest_piece_is_temperature_zero_on_ties(body, params, settings):
+    """Fails if all pieces of equal score are drawn from, however few are asked for."""
+    equal = jax.tree.map(jnp.zeros_like, params)
+    likeliest = continue_(body, equal, [5], count=4, temperature=0, **settings)
+    for seed in range(4):
+        drawn = continue_(body, equal, [5], count=4, top_k=1, seed=seed, **settings)
+        assert drawn == likeliest
+    two = [continue_(body, equal, [5], count=1, top_k=2, seed=s, **settings) for s in range(30)]
+    assert len({tuple(drawn) for drawn in two}) == 2
+
+
 def test_only_the_likeliest_k_are_drawn(body, params, settings):
     """Fails when top_k keeps one more or one less."""
     p = probabilities(body, params, [BEGIN, 5], Causal())[-1]
