@@ -9,13 +9,13 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import msgspec
 
 from lm import ledger
-from lm.config import UserError
-from lm.data import vocabulary_size
+from lm.config import UserError, override
+from lm.data import Hmm, vocabulary_size
 from lm.model import choose
 from lm.optimizer import Adafactor, Adamw
 from lm.run import Run, steps
@@ -24,9 +24,11 @@ STATE = "parameters, gradients and the optimizer's state"
 ROWS = "batches, of which some are read ahead"
 ACTIVATIONS = "what layers keep for the backward pass"
 SCORES = "attention scores"
+DOCUMENTS = "names and ends of documents"
 _FIELDS = {
     STATE: ("model.width", "model.depth"),
     SCORES: ("data.length", "data.batch", "model.depth"),
+    DOCUMENTS: ("data.corpus.documents",),
 }
 """Which fields to make smaller, the first that is enough by itself."""
 
@@ -64,13 +66,19 @@ def least(run: Run, platform: str) -> dict[str, int]:
     parameters = ledger.parameters(run, vocabulary_size(run.data.tokenizer)).total
     moments = {Adamw: 2, Adafactor: 0}.get(type(run.optimizer), 1)
     positions = rows // run.microbatches * length
-    again = run.remat == "block"
-    kept = model.width if again else model.width + model.mlp_width
+    # Bytes a position and layer; queries, keys, values in half precision, residuals in float32.
+    kept = {
+        "block": 2 * model.width,
+        "products": 6 * model.width + 2 * model.mlp_width,
+        "none": 16 * model.width + 4 * model.mlp_width,
+    }[run.remat]
+    corpus = run.data.corpus
     found = {
         STATE: 4 * parameters * (2 + moments),
         # Tokens and segments, on the devices and in the reader's buffer.
         ROWS: 2 * 4 * rows * length * (1 + min(8, steps(run))),
-        ACTIVATIONS: 2 * positions * model.depth * kept,
+        ACTIVATIONS: positions * model.depth * kept,
+        DOCUMENTS: 80 * corpus.documents if isinstance(corpus, Hmm) else 0,
     }
     backend = choose(run.attention, platform=platform, precision=run.precision, length=length)
     if backend == "xla":
@@ -132,15 +140,14 @@ def _largest(run: Run, field: str, platform: str, there: int) -> int | None:
 
 
 def _value(run: Run, field: str) -> int:
-    part, name = field.split(".")
-    value: int = getattr(getattr(run, part), name)
-    return value
+    value: Any = run
+    for name in field.split("."):
+        value = getattr(value, name)
+    return int(value)
 
 
 def _replaced(run: Run, field: str, value: int) -> Run:
-    part, name = field.split(".")
-    changed = msgspec.structs.replace(getattr(run, part), **{name: value})
-    return msgspec.structs.replace(run, **{part: changed})
+    return override(run, [f"{field}={value}"])
 
 
 def _gb(size: int) -> str:

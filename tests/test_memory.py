@@ -36,6 +36,7 @@ RUN = Run(
         (["model.depth=1000000000"], "model.depth"),
         (["data.length=1e9"], "data.length"),
         (["data.batch=1e8"], "data.batch"),
+        (["data.corpus.type=hmm", "data.corpus.documents=1e15"], "data.corpus.documents"),
         (["data.batch=99999996", "microbatches=12"], "data.batch"),
     ],
 )
@@ -61,9 +62,12 @@ def test_oneline_fields_that_are_all_too_large_are_all_named(tmp_path):
     "overrides",
     [
         [],
-        ["remat=block", "precision=float32"],
-        ["objective.type=masked", "microbatches=4", "optimizer.type=lion"],
-        ["model.mlp=swiglu", "remat=products", "optimizer.type=adafactor"],
+        pytest.param(["remat=block", "precision=float32"], marks=pytest.mark.slow),
+        pytest.param(["objective.type=masked", "microbatches=4"], marks=pytest.mark.slow),
+        pytest.param(
+            ["model.mlp=swiglu", "remat=products", "optimizer.type=adafactor"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_oneline_the_least_is_no_more_than_the_compiler_asks_for(overrides):
@@ -77,7 +81,7 @@ def test_oneline_the_least_is_no_more_than_the_compiler_asks_for(overrides):
     found = lowered.compile().memory_analysis()
     needed = found.argument_size_in_bytes + found.temp_size_in_bytes
     counted = sum(size for part, size in least(run, "cpu").items() if part != ROWS)
-    assert 0.2 * needed < counted < needed
+    assert 0.05 * needed < counted < needed
 
 
 def test_oneline_no_study_is_refused_on_the_laptop_that_it_is_for():
