@@ -486,7 +486,7 @@ def _say(given: argparse.Namespace) -> None:
     from lm.evaluate import blank_of
     from lm.run import read_run
     from lm.score import say
-    from lm.train.fit import load_speaker
+    from lm.train.fit import load_model
 
     for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
         value = getattr(given, option)
@@ -512,7 +512,7 @@ def _say(given: argparse.Namespace) -> None:
     if "next" not in answers and not filling:
         raise UserError(f"a masked model fills blanks: put {mark} where a token is to be found")
     prepare_machine()
-    trained = load_speaker(given.directory)
+    trained = load_model(given.directory)
     tokenizer, length = trained.tokenizer, trained.run.data.length
     if blank is None or not filling:
         (said,) = say.generate(

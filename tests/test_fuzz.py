@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,13 @@ FIELDS = (
     ),
     *("checkpoints.keep", "faults.policy", "faults.most", "data", "model", "objective", ""),
 )
+DAMAGE = {"nothing": b"", "object": b"{}", "list": b"[]", "number": b"1", "noise": b"\xff{\0"}
+DAMAGED = ("config.json", "data.json", "result.json", "metrics.jsonl", "environment.json")
+DIRECTORIES = (
+    *("causal", "masked") * 6,
+    *(f"hurt/{file}-{what}" for file in (*DAMAGED, "checkpoints") for what in DAMAGE),
+)
+"""Two trained runs, and copies of one in which a file is not what it was."""
 TABLES = ("good.csv", "holes.csv", "nan.csv", "words.csv", "header.csv", "rows.json", "empty")
 
 
@@ -130,6 +138,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     run = override(Run(), settings)
     fit(run, folder / "causal")
     fit(override(run, ["objective.type=masked"]), folder / "masked")
+    for file in DAMAGED:
+        for what, content in DAMAGE.items():
+            copy = shutil.copytree(folder / "causal", folder / "hurt" / f"{file}-{what}")
+            (copy / file).write_bytes(content)
+    for what, content in DAMAGE.items():
+        copy = shutil.copytree(folder / "causal", folder / "hurt" / f"checkpoints-{what}")
+        for path in (copy / "checkpoints").rglob("*"):
+            if path.is_file() and words.random() < 0.5:
+                path.write_bytes(content)
     (folder / "run.json").write_text(dump(run))
     (folder / "folder").mkdir()
     (folder / "empty").touch()
@@ -156,10 +173,20 @@ def command(draw: random.Random, world: World) -> list[str]:
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
         "train": lambda: ["run.json", "--dir", draw.choice(("causal", "runs/new"))],
-        "score": lambda: [draw.choice(("causal", "masked")), "--rows", "2", "--json"],
-        "say": lambda: [*draw.choice((("causal", "one"), ("masked", "o___e"))), "--count", "2"],
-        "audit": lambda: ["causal", draw.choice(("masked", "causal"))],
-        "show": lambda: ["tokens", draw.choice(("one", *WORDS)), "--run", "causal"],
+        "score": lambda: [draw.choice(DIRECTORIES), "--rows", "2", "--json"],
+        "say": lambda: [
+            draw.choice(DIRECTORIES),
+            draw.choice(("one", "o___e")),
+            "--count",
+            "2",
+        ],
+        "audit": lambda: [draw.choice(DIRECTORIES), draw.choice(DIRECTORIES)],
+        "show": lambda: [
+            "tokens",
+            draw.choice(("one", *WORDS)),
+            "--run",
+            draw.choice(DIRECTORIES),
+        ],
         "prove": lambda: ["-", "objective.type=none"],
         "plan": lambda: ["-", "--slice", "v9-0"],
         "fit": lambda: [draw.choice(TABLES), "--bootstrap", "0", "--law", draw.choice(LAWS)],
@@ -171,32 +198,45 @@ def command(draw: random.Random, world: World) -> list[str]:
     }[name]()
     line = [name, *legal]
     if name == "train":
-        # Among them those that would take long, so that what is drawn is spoilt or quick.
         line += [*world.settings[2:], f"seed={draw.randrange(3)}"]
-    for _ in range(draw.choice((0, 1, 1, 1, 2, 3)) if name != "train" else draw.choice((1, 2))):
+    # What is legal takes its time where a model is at work, so that most of it is spoilt.
+    slow = name in ("train", "score", "say") and draw.random() < 0.95
+    for _ in range(draw.choice((1, 1, 2, 3) if slow else (0, 1, 1, 2, 3))):
         line = draw.choice(SPOIL)(draw, line)
     return line
 
 
 LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
-STUDIES = ("bert_vs_gpt", "isoflop", "known_truth", "curriculum", "mask_rate", "seeds")
-OPTIONS = (
-    *("--dir", "--rows", "--mc-se", "--scorer", "--block", "--paired", "--json", "--count"),
-    *("--temperature", "--top-k", "--seed", "--blank", "--run", "--law", "--by", "--fix"),
-    *("--predict", "--share", "--cluster", "--tolerance", "--drop-worst", "--delta", "--plot"),
-    *("--bootstrap", "--method", "--against", "--loss", "--params", "--tokens", "--unique"),
-    *(
-        "--rungs",
-        "--slice",
-        "--mfu",
-        "--group",
-        "--flops",
-        "--data-length",
-        "--scale",
-        "--cell",
+STUDIES = ("bert_vs_gpt", "isoflop", "known_truth", "curriculum", "mask_rate")
+OPTIONS = {
+    "train": ("--dir",),
+    "score": ("--rows", "--mc-se", "--scorer", "--block", "--paired", "--json"),
+    "say": ("--count", "--temperature", "--top-k", "--seed", "--blank"),
+    "show": ("--run",),
+    "plan": ("--slice", "--scale", "--slices", "--json"),
+    "fit": (
+        *("--law", "--by", "--share", "--cluster", "--method", "--against", "--tolerance"),
+        *("--drop-worst", "--delta", "--fix", "--predict", "--params", "--tokens", "--loss"),
+        *("--flops", "--unique", "--bootstrap", "--seed", "--plot", "--json"),
     ),
-    *("--report", "--cost", "--kind", "--bucket", "--gpus", "--nodes", "--slices", "--spot"),
-)
+    "compare": ("--by", "--loss", "--params", "--flops", "--bootstrap", "--plot", "--json"),
+    "budget": (
+        *("--flops", "--law", "--group", "--unique", "--params", "--rungs", "--slice", "--mfu"),
+        *("--data-length", "--json"),
+    ),
+    "study": ("--scale", "--runs", "--cell", "--report", "--cost"),
+    "tpu": (
+        "--scale",
+        "--kind",
+        "--slice",
+        "--bucket",
+        "--slices",
+        "--spot",
+        "--gpus",
+        "--nodes",
+    ),
+}
+EVERY = tuple({option: None for options in OPTIONS.values() for option in options})
 
 
 def _override(draw: random.Random, line: list[str]) -> list[str]:
@@ -207,8 +247,21 @@ def _override(draw: random.Random, line: list[str]) -> list[str]:
 
 
 def _option(draw: random.Random, line: list[str]) -> list[str]:
-    value = draw.choice((*HOSTILE, *TABLES, "causal", "arm", "loss", "flops=1e20", "E=0", "2"))
-    return [*line, draw.choice(OPTIONS), value]
+    own = OPTIONS.get(line[0] if line else "", EVERY)
+    option = draw.choice(own if draw.random() < 0.9 else EVERY)
+    likely = (
+        *TABLES,
+        *DIRECTORIES,
+        *LAWS,
+        "arm",
+        "loss",
+        "flops=1e20",
+        "E=0",
+        "2",
+        "1e3",
+        "0.5",
+    )
+    return [*line, option, draw.choice(HOSTILE if draw.random() < 0.5 else likely)]
 
 
 def _replace(draw: random.Random, line: list[str]) -> list[str]:
@@ -231,7 +284,7 @@ def entry(line: list[str]) -> None:
     if line[:1] == ["tpu"]:
         tpu.main(line[1:])
     elif line[:1] == ["study"]:
-        name = line[1] if line[1:] and line[1] in STUDIES else "seeds"
+        name = line[1] if line[1:] and line[1] in STUDIES else STUDIES[0]
         study.main(importlib.import_module(f"experiments.{name}"), line[2:])
     else:
         cli.main(line)
@@ -319,7 +372,7 @@ def process(line: list[str], folder: Path) -> "subprocess.Popen[str]":
     if line[:1] == ["tpu"]:
         program = ["-m", *line]
     elif line[:1] == ["study"]:
-        program = ["-m", "experiments.seeds", *line[2:]]
+        program = ["-m", f"experiments.{STUDIES[0]}", *line[2:]]
     started = subprocess.Popen(
         [sys.executable, *program],
         stdout=subprocess.PIPE,

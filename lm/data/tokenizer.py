@@ -230,7 +230,7 @@ def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
         elif re.search(r"sentences_\.empty|all_chars_count", str(error)):
             raise UserError(
                 "data.tokenizer: the training text is line ends and controls alone, from which"
-                " no pieces can be learnt; take other text, or data.tokenizer.type=bytes"
+                " no tokens can be learnt; take other text, or data.tokenizer.type=bytes"
             ) from None
         else:
             raise

@@ -178,7 +178,7 @@ def _finite(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class LoadedModel:
     """A trained model with what it needs to read and write text, and no corpus."""
 
     run: Run
@@ -195,7 +195,7 @@ def load(directory: Path) -> Trained:
     return Trained(there.run, tokens, there.program, there.params)
 
 
-def load_speaker(directory: Path) -> Speaker:
+def load_model(directory: Path) -> LoadedModel:
     """The model of a run directory, from its newest intact checkpoint, without its corpus."""
     run = validate(read_run(directory))
     return _restored(run, directory, tokenizer_of(run, directory))
@@ -209,7 +209,7 @@ def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
     path = directory / "data.json"
     if not path.exists():
         return learn_tokenizer(run.data)
-    there = read_json(path)
+    there = _digests(path)
     tokenizer = learn_tokenizer(run.data, there["corpus_digest"])
     if tokenizer.digest != there["tokenizer_digest"]:
         raise UserError(
@@ -220,7 +220,7 @@ def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
 
 def _restored(
     run: Run, directory: Path, tokenizer: Tokenizer, *, corpus_digest: str | None = None
-) -> Speaker:
+) -> LoadedModel:
     # Trained on whatever mesh, it is used on this machine's devices, on any number of rows.
     run = msgspec.structs.replace(run, mesh=_mesh.Mesh(), microbatches=1, attention="auto")
     rows = "batch", "length"
@@ -241,7 +241,7 @@ def _restored(
             " diverged; train it again in another directory with a lower"
             f" optimizer.learning_rate ({run.optimizer.learning_rate:g})"
         )
-    return Speaker(run, tokenizer, program, found.state["params"])
+    return LoadedModel(run, tokenizer, program, found.state["params"])
 
 
 def checkpoints_of(run: Run, directory: Path) -> str:
@@ -613,11 +613,19 @@ def _checked_tokens(run: Run, directory: Path) -> Tokens:
     tokens = open_tokens(run.data)
     path = directory / "data.json"
     if path.exists():
-        there = read_json(path)
+        there = _digests(path)
         for name in ("corpus_digest", "tokenizer_digest"):
             if there[name] != (now := getattr(tokens, name)):
                 raise UserError(_changed(directory, name, now, there[name]))
     return tokens
+
+
+def _digests(path: Path) -> dict[str, str]:
+    there = read_json(path)
+    try:
+        return {name: there[name][:] for name in ("corpus_digest", "tokenizer_digest")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged: {error!r}") from None
 
 
 def _seen(run: Run, tokens: Tokens) -> int:
