@@ -102,7 +102,8 @@ def _exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"lm: {error}", file=sys.stderr)
+        # A path in it may have line ends.
+        print(f"lm: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(f"lm: {stopped}; the same command goes on from there", file=sys.stderr)

@@ -70,6 +70,7 @@ MORE = (
     "%s",
     "{0}",
     "9" * 400,
+    "a\nb",
     "1_0",
 )
 HOSTILE = (*PATHS, *NUMBERS, *WORDS, *MORE)
@@ -325,7 +326,7 @@ def wrong(line: list[str], code: Any, err: str) -> str | None:
     if code == 1 and line[:1] != ["audit"]:
         return f"exit code 1: {err}"
     last = next(reversed(err.splitlines()), "")
-    if code == 2 and not re.match(r"(lm|tpu): \S", last):
+    if code == 2 and not re.match(r"(lm|tpu): ", last):
         return f"exit code 2, and not in one line: {err}"
     return None
 
@@ -406,7 +407,7 @@ def test_fuzz_every_process_ends_when_it_is_asked_to(world: World, seeds: range)
         time.sleep(draw.random() * 3)
         started.terminate()
         try:
-            _, err = started.communicate(timeout=signals.PATIENCE + 1)
+            _, err = started.communicate(timeout=signals.PATIENCE + 2)
         except subprocess.TimeoutExpired:
             started.kill()
             started.communicate()

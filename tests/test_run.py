@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import pkgutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,25 @@ def test_a_value_out_of_bounds_is_one_line_that_names_the_field(run, field):
     assert str(info.value).startswith(field)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["tokens=1e18"], "tokens=1000000000000000000: .* at most 2147483647 steps"),
+        (["evaluations=1e12"], "evaluations=1000000000000: must be <= 1048576"),
+        (["model.width=1e18"], "model.width=1000000000000000000: must be <= 2147483647"),
+        (["objective.type=masked", "objective.span=1e12"], "objective.span=.*must be <= "),
+        (["data.batch=2147483646", "microbatches=5"], r"nearest: \[3, 6, 7\]"),
+        (["model.width=2147483646", "model.heads=5"], r"nearest: \[3, 6, 7\]"),
+    ],
+)
+def test_oneline_numbers_beyond_any_machine_are_one_line_at_once(overrides, line):
+    """Fails if one is counted up to, or is left to what indexes in 32 bits."""
+    start = time.monotonic()
+    with pytest.raises(UserError, match=line):
+        validate(override(Run(), overrides))
+    assert time.monotonic() - start < 5
+
+
 @pytest.mark.parametrize("share", range(101))
 def test_shares_that_add_up_to_one_are_not_above_it(share):
     """Fails if the check of a sum is exact where floats are not."""
@@ -164,7 +184,7 @@ RUNS = st.builds(
     ),
     schedule=st.builds(WarmupStableDecay, warmup=SHARE, decay=SHARE, final=SHARE)
     | st.builds(Cosine, warmup=SHARE),
-    tokens=st.integers(1, 2**62),
+    tokens=st.integers(1, 2**32),
     seed=st.integers(0, 2**31 - 1),
     mesh=st.builds(Mesh, fsdp=st.none() | st.integers(1, 8)),
     checkpoints=st.builds(Checkpoints, steps=st.none() | st.integers(1, 9)),

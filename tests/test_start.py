@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lm import signals
+from lm.config import UserError
 from lm.signals import STOPPED
 from lm.start import needless_libtpu, one_line_errors
 
@@ -82,7 +85,11 @@ def ended(process: subprocess.Popen[str], within: float) -> tuple[int, str, str]
 )
 def test_oneline_a_request_to_end_is_heard_during_imports(command):
     """Fails if a module that takes seconds to import is imported before signals are heard."""
-    assert ended(begin(*command), within=1.5) == (STOPPED, "", f"{signals.SAID}\n")
+    assert ended(begin(*command), within=signals.PATIENCE + 2) == (
+        STOPPED,
+        "",
+        f"{signals.SAID}\n",
+    )
 
 
 def test_oneline_a_request_to_end_is_heard_in_a_long_call_of_c():
@@ -94,7 +101,7 @@ def test_oneline_a_request_to_end_is_heard_in_a_long_call_of_c():
     process = begin("-c", LISTENING + call)
     assert process.stdout and process.stdout.readline() == "here\n"
     time.sleep(0.3)
-    code, _, said = ended(process, within=1.0 + signals.PATIENCE)
+    code, _, said = ended(process, within=signals.PATIENCE + 2)
     assert (code, said) == (STOPPED, f"{signals.SAID}\n")
 
 
@@ -105,6 +112,22 @@ def test_oneline_whoever_has_something_to_save_is_left_the_time():
     process = begin("-c", LISTENING + saves + wait)
     time.sleep(0.3)
     assert ended(process, within=5) == (0, "here\nsaved\n", "")
+
+
+@pytest.mark.parametrize("allocate", [np.ones, jnp.ones], ids=["host", "device"])
+def test_oneline_more_than_memory_after_all_is_one_line(capsys, allocate):
+    """Fails if what no estimate foresaw ends in the allocator's traceback."""
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        allocate((1 << 25, 1 << 25))
+    assert ended.value.code == 2
+    assert re.fullmatch(r"lm: more than .* memory: .*\n", capsys.readouterr().err)
+
+
+def test_oneline_an_error_that_names_a_file_with_a_line_end_is_one_line(capsys):
+    """Fails if what the user named breaks the line."""
+    with pytest.raises(SystemExit), one_line_errors():
+        raise UserError("a\nb: no such file")
+    assert capsys.readouterr().err == "lm: a b: no such file\n"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "file/below"])
