@@ -92,6 +92,13 @@ def test_oneline_a_request_to_end_is_heard_during_imports(command):
     )
 
 
+def test_oneline_help_imports_no_jax():
+    """Fails if `lm --help`, or a misspelt command, waits for modules that it does not need."""
+    code = f"import sys\ntry: {CLI}\nfinally: print('jax' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout.endswith("\nFalse\n")
+
+
 def test_oneline_a_request_to_end_is_heard_in_a_long_call_of_c():
     """Fails if whoever is in a compiler, which lets no handler of Python's run, is deaf."""
     call = (
