@@ -27,7 +27,7 @@ import jax
 import pytest
 
 from lm import cli, signals, study
-from lm.config import dump, override
+from lm.config import describe, dump, override
 from lm.run import Run
 from lm.train.fit import fit
 from tpu import __main__ as tpu
@@ -73,39 +73,27 @@ MORE = (
     "a\nb",
     "1_0",
 )
-HOSTILE = (*PATHS, *NUMBERS, *WORDS, *MORE)
+KINDS = (
+    *("masked", "spans", "curriculum", "mixture", "diffusion", "muon", "adafactor", "cosine"),
+    *("hmm", "text", "stdlib", "bytes", "sentencepiece", "word", "block", "splash", "swiglu"),
+)
+LISTS = (
+    *('["pipe"]', '["noise"]', '["link"]', '["empty"]', '["folder/*"]', '["/dev/null"]'),
+    *('["*"]', '["run.json"]', "[0.5,0.5]", '[{"objective": {"type": "spans"}}]', "[1,null]"),
+)
+HOSTILE = (*PATHS, *NUMBERS, *WORDS, *MORE, *KINDS, *LISTS)
 
 FIELDS = (
-    *("data.length", "data.batch", "data.validation", "data.unique", "data.tokenizer.size"),
-    *("data.tokenizer.type", "data.corpus.type", "data.corpus.paths", "data.corpus.documents"),
-    *(
-        "objective.type",
-        "objective.rate",
-        "objective.span",
-        "objective.select",
-        "objective.mixed",
+    "",
+    *sorted(
+        {
+            re.sub(r"type=\w+", "type", line.split()[0])
+            for line in describe(Run).splitlines()
+            if line[:1].strip()
+        }
     ),
-    *(
-        "objective.first",
-        "model.type",
-        "model.depth",
-        "model.width",
-        "model.heads",
-        "model.mlp",
-    ),
-    *("model.kv_heads", "model.hidden", "model.dropout", "model.rope_theta", "optimizer.type"),
-    *("optimizer.learning_rate", "optimizer.clip", "optimizer.base_width", "schedule.type"),
-    *("schedule.warmup", "schedule.decay", "tokens", "seed", "precision", "evaluations"),
-    *("evaluation_rows", "microbatches", "remat", "unroll", "attention", "mesh", "mesh.fsdp"),
-    *(
-        "mesh.tensor",
-        "mesh.context",
-        "checkpoints.seconds",
-        "checkpoints.steps",
-        "faults.spike",
-    ),
-    *("checkpoints.keep", "faults.policy", "faults.most", "data", "model", "objective", ""),
 )
+"""Every field that there is, as `lm train --help` lists them."""
 DAMAGE = {"nothing": b"", "object": b"{}", "list": b"[]", "number": b"1", "noise": b"\xff{\0"}
 DAMAGED = ("config.json", "data.json", "result.json", "metrics.jsonl", "environment.json")
 DIRECTORIES = (
@@ -173,7 +161,7 @@ def command(draw: random.Random, world: World) -> list[str]:
                "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4, "": 1}  # fmt: skip
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
-        "train": lambda: ["run.json", "--dir", draw.choice(("causal", "runs/new"))],
+        "train": lambda: ["run.json", "--dir", draw.choice((*("causal",) * 9, "runs/new"))],
         "score": lambda: [draw.choice(DIRECTORIES), "--rows", "2", "--json"],
         "say": lambda: [
             draw.choice(DIRECTORIES),
