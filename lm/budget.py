@@ -284,6 +284,8 @@ class SavedFile(Saved, kw_only=True):
 
 def read_law(path: Path, group: str | None) -> Fit:
     """The law of a file that `lm fit --json` wrote; UserError where it is none."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: not a file")
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=SavedFile)
     except OSError as error:

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import os
+import threading
 
 import msgspec
 import numpy as np
@@ -192,6 +194,21 @@ def _law(**changes):
 
 
 GROUP = {"parameters": {"k_N": 0.1, "a": 0.5}, "objective": 0.0, "rows_used": 9}
+
+
+def test_oneline_a_pipe_is_no_law(tmp_path):
+    """Fails if it is opened, which waits until somebody writes to it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("{}",))
+    writer.start()
+    try:
+        with pytest.raises(UserError, match=r"pipe: not a file$"):
+            budget.read_law(pipe, None)
+    finally:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,8 @@ def outcome(line: list[str], seconds: int = 60) -> tuple[Any, str]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+    if code == signals.STOPPED:  # it was pytest that was asked to end
+        raise KeyboardInterrupt
     return code or 0, err.getvalue()
 
 
