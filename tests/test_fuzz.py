@@ -191,7 +191,7 @@ def command(draw: random.Random, world: World) -> list[str]:
     # What is legal takes its time where a model is at work, so that most of it is spoilt.
     slow = name in ("train", "score", "say") and draw.random() < 0.95
     for _ in range(draw.choice((1, 1, 2, 3) if slow else (0, 1, 1, 2, 3))):
-        line = draw.choice(SPOIL)(draw, line)
+        line = draw.choice(SPOIL)(draw, line) if line else []
     return line
 
 
