@@ -206,7 +206,10 @@ def _decisive(directory: Path, run: Run) -> dict[str, Any]:
     path = directory / "data.json"
     if path.exists():
         data = read_json(path)
-        found |= {name: data[name] for name in ("corpus_digest", "tokenizer_digest")}
+        try:
+            found |= {name: data[name] for name in ("corpus_digest", "tokenizer_digest")}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged: {error!r}") from None
     return found
 
 

@@ -471,6 +471,17 @@ def test_small_say_refuses_another_tokenizer_than_the_runs(capsys, causal, tmp_p
     assert "tokenizer_digest is" in refused(capsys, "say", "copy", "one")
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "1"])
+def test_oneline_facts_that_are_not_in_data_json_are_one_line(
+    capsys, causal, tmp_path, content
+):
+    """Fails if JSON of another shape is a traceback: found by a random command line."""
+    copy = shutil.copytree(causal, tmp_path / "copy")
+    (copy / "data.json").write_text(content)
+    for arguments in (["audit", str(causal), "copy"], ["say", "copy", "one"]):
+        assert "data.json: damaged" in refused(capsys, *arguments)
+
+
 def test_small_show_tokens_takes_fields_as_all_commands_do(capsys):
     """Fails if `data.` is refused, or must be written, or other fields are taken."""
     plain = said(capsys, "show", "tokens", "one", "tokenizer.type=bytes")
