@@ -64,7 +64,7 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             raise UserError(
                 "objective: the study's cells are named by it; use lm train instead"
             )
-        if given.cost:
+        if given.cost is not None:
             print(cost({cell: runs[cell] for cell in chosen(runs, given.cell)}, given.cost))
             return
         directory = Path(given.runs) / name / _variant(given.scale, planned, runs)

@@ -403,3 +403,10 @@ def test_fuzz_every_process_ends_when_it_is_asked_to(world: World, seeds: range)
             started.communicate()
             pytest.fail(f"seed {seed}: deaf: {line}")
         assert wrong(line, started.returncode, err) is None, f"seed {seed}: {line}\n{err}"
+
+
+@pytest.mark.usefixtures("here")
+def test_fuzz_an_empty_slice_is_not_trained_on() -> None:
+    """Fails if `--cost ""` is taken for no --cost, and trains: found by a random command line."""
+    code, err = outcome(["study", "isoflop", "--cost", ""], seconds=20)
+    assert code == 2 and err.startswith("lm: ")
