@@ -407,6 +407,6 @@ def test_fuzz_every_process_ends_when_it_is_asked_to(world: World, seeds: range)
 
 @pytest.mark.usefixtures("here")
 def test_fuzz_an_empty_slice_is_not_trained_on() -> None:
-    """Fails if `--cost ""` is taken for no --cost, and trains: found by a random command line."""
+    """Fails if `--cost ""` is taken for no --cost, and the study trains."""
     code, err = outcome(["study", "isoflop", "--cost", ""], seconds=20)
     assert code == 2 and err.startswith("lm: ")
