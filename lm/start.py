@@ -84,6 +84,8 @@ class Parser(argparse.ArgumentParser):
                 argument.encode()
             except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as lone surrogates
                 self.error(f"{argument!a}: not UTF-8")
+            if "\0" in argument:  # no shell passes it on, and no file may have it in its name
+                self.error(f"{argument!a}: it holds a zero byte")
         return super().parse_known_args(args, namespace)
 
 

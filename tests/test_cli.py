@@ -147,6 +147,7 @@ def refused(capsys, *arguments: str) -> str:
         (["show", "tokens", "text", "--run", "nowhere"], "nowhere: not a run directory"),
         (["show", "tokens", "text", "tokenizer.type=byte"], "did you mean bytes?"),
         (["show", "tokens", "\ud83d"], "not UTF-8"),
+        (["budget", "--flops", "1e18", "--json", "\0"], "zero byte"),
         (["shwo"], "invalid choice: 'shwo'"),
         ([], "arguments are required: command"),
     ],
