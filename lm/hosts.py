@@ -8,7 +8,6 @@ same command again", instead of waiting for an answer that never comes.
 
 import contextlib
 import ctypes
-import importlib.util
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -35,33 +35,55 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """How a host is told who it is where jax cannot find out: HOST:PORT of the first, how many
 there are, and which of them it is, from 0."""
 
+CLUSTER = "LM_CLUSTER"
+"""Names the one of jax's ways to find the other hosts that is asked, such as mpi4py, which jax
+asks in no other case; without it the first that recognizes its variables is."""
+
+ALONE = "JAX_NUM_PROCESSES=1"
+"""What a process is told that stands alone whatever else its environment says."""
+
 T = TypeVar("T")
 
 
 def join() -> None:
     """Makes this process one of several, if it is; must come before a device is used.
 
-    TPU slices, Slurm and Open MPI are recognized by jax; elsewhere `VARIABLES` say it. Without
-    any of that the process is alone. Of the others than the first, what they print is dropped.
+    `VARIABLES` say who they are, or what started them does, where jax recognizes it: Slurm,
+    Open MPI, TPU slices by metadata or by GKE's variables, Kubernetes. Of the others than the
+    first, what they print is dropped. Raises UserError where the environment tells of others
+    and not who they are, and where the others were started by another command.
     """
-    if jax.distributed.is_initialized() or not (who := _who()):
+    global _joined
+    if _joined or (who := _who()) is None:
         return
     # Signals are ours: `lm.train.fit` saves, and all hosts agree on the step.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(**who)
-    except ValueError:  # jax recognizes nothing: a TPU's library without a TPU
-        if who:
-            raise
-        return
-    if several():
-        _watch_each_other()
-        _speak_for_all()
+    _meet(who)
+    _joined = True
+    _watch_each_other()
+    _speak_for_all()
+    _same_command()
 
 
 def several() -> bool:
     """Whether there are other hosts."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    return _joined
+
+
+def described() -> str:
+    """How many hosts and devices there are: `2 hosts, 8 devices (TPU v5 lite)`.
+
+    Raises UserError where the devices are those of several hosts that have not joined.
+    """
+    number, devices = jax.process_count(), jax.devices()
+    if number > 1 and not several():
+        raise UserError(
+            f"the devices are those of {number} hosts, which did not find each other; set"
+            f" {', '.join(VARIABLES)} on each"
+        )
+    hosts = "1 host" if number == 1 else f"{number} hosts"
+    many = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
+    return f"{hosts}, {many} ({devices[0].device_kind})"
 
 
 def first() -> bool:
@@ -168,35 +190,211 @@ def leaving() -> Iterator[None]:
 
 
 def _who() -> dict[str, Any] | None:
-    """How this process joins the others: {} if jax finds out by itself, None if it is alone."""
+    """How this process joins the others, as jax takes it; None if it is alone."""
+    address, number, host = (os.environ.get(name) for name in VARIABLES)
+    if number == "1" and host in (None, "", "0"):
+        return None
+    if number or host:
+        return _told_who()
+    try:
+        return _found_by_jax(address)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever jax asks: variables, servers, libraries
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"jax does not find the other hosts: {what}; set {', '.join(VARIABLES)}, or {ALONE}"
+            " for a run of this process alone"
+        ) from None
+
+
+def _found_by_jax(address: str | None) -> dict[str, Any] | None:
+    """How this process joins the others as jax sees it; the address may be given."""
+    cluster = _recognized()
+    if cluster is None:
+        _refuse_to_stand_alone()
+        return None
+    hosts = cluster.get_process_count()
+    if hosts == 1:
+        return None
+    port = os.environ.get("JAX_COORDINATOR_PORT")
+    return {
+        "coordinator_address": address or cluster.get_coordinator_address(_PATIENCE, port),
+        "num_processes": hosts,
+        "process_id": cluster.get_process_id(),
+        "local_device_ids": _own_devices(cluster),
+    }
+
+
+def _told_who() -> dict[str, Any]:
+    """What `VARIABLES` say, checked."""
     given = {name: os.environ.get(name) for name in VARIABLES}
-    # jax reads the address itself, so that Slurm's users may set it alone.
-    if given["JAX_NUM_PROCESSES"] or given["JAX_PROCESS_ID"]:
-        for name, value in given.items():
-            if not value:
-                raise UserError(f"{name} is not set; several hosts need {', '.join(VARIABLES)}")
-        address, *numbers = given.values()
-        if not re.fullmatch(r"\S+:\d+", address or ""):
-            raise UserError(f"{VARIABLES[0]}={address}: must be HOST:PORT")
-        if not all(text and text.isdecimal() for text in numbers):
-            raise UserError(f"{VARIABLES[1]} and {VARIABLES[2]} must be numbers: {numbers}")
-        hosts, host = (int(text or 0) for text in numbers)
-        if host >= hosts:
-            raise UserError(f"{VARIABLES[2]}={host}: must be below {VARIABLES[1]}={hosts}")
-        if hosts == 1:
-            return None
-        return {
-            "coordinator_address": address,
-            "num_processes": hosts,
-            "process_id": host,
-            "cluster_detection_method": "deactivate",
-        }
-    tasks = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
-    on_tpu = "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
-    return {} if on_tpu or any(number != "1" for number in tasks) else None
+    for name, value in given.items():
+        if not value:
+            raise UserError(f"{name} is not set; several hosts need {', '.join(VARIABLES)}")
+    address, *numbers = given.values()
+    port = re.fullmatch(r"\S+:(\d{1,5})", address or "")
+    if not port or int(port[1]) > 65535:
+        raise UserError(f"{VARIABLES[0]}={address}: must be HOST:PORT")
+    if not all(text and text.isdecimal() for text in numbers):
+        raise UserError(f"{VARIABLES[1]} and {VARIABLES[2]} must be numbers: {numbers}")
+    hosts, host = (int(text or 0) for text in numbers)
+    if host >= hosts:
+        raise UserError(f"{VARIABLES[2]}={host}: must be below {VARIABLES[1]}={hosts}")
+    return {"coordinator_address": address, "num_processes": hosts, "process_id": host}
 
 
+def _recognized() -> Any:
+    """What started this process, of all that jax recognizes; None if it knows none of it."""
+    from jax._src.clusters import ClusterEnv  # the list has no public name
+
+    kinds = ClusterEnv._cluster_types
+    if wanted := os.environ.get(CLUSTER):
+        named = {kind.name: kind for kind in kinds if kind.name not in ("", "tpu")}
+        if wanted not in named:
+            raise UserError(f"{CLUSTER}={wanted}: must be one of {', '.join(sorted(named))}")
+        if not named[wanted].is_env_present():
+            raise UserError(f"{CLUSTER}={wanted}: there is nothing of it here")
+        return named[wanted]
+    for kind in kinds:
+        if kind.opt_in_only_method:
+            continue
+        # A pod may be anything; one of several is numbered. jax asks the cluster itself.
+        if kind.__name__ == "K8sCluster" and not os.environ.keys() >= _NUMBERED_POD:
+            continue
+        with warnings.catch_warnings(action="ignore"):  # that its client is not installed
+            if kind.is_env_present():
+                return kind
+    return None
+
+
+_NUMBERED_POD = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"}
+
+_NUMBERS = {
+    "SLURM_NTASKS": "start it with srun",
+    "SLURM_JOB_NUM_NODES": "start it with srun",
+    "OMPI_COMM_WORLD_SIZE": f"install mpi4py and set {CLUSTER}=mpi4py",
+    "PMI_SIZE": f"install mpi4py and set {CLUSTER}=mpi4py",
+    "WORLD_SIZE": "start it without torchrun",
+}
+"""How many processes were started, by those that start them; what helps if jax does not know
+these."""
+
+
+def _refuse_to_stand_alone() -> None:
+    """Raises UserError where the environment tells of other processes, which jax cannot find.
+
+    Each would train alone, as the first, in one directory.
+    """
+    found = {
+        f"{name}={value}": way
+        for name, way in _NUMBERS.items()
+        if (value := os.environ.get(name, "")).isdecimal() and int(value) > 1
+    }
+    if "," in (names := os.environ.get("TPU_WORKER_HOSTNAMES", "")):
+        found[f"TPU_WORKER_HOSTNAMES={names}"] = 'pip install -e ".[tpu]"'
+    if os.environ.keys() >= _NUMBERED_POD:
+        found["JOB_COMPLETION_INDEX is set"] = 'pip install "jax[k8s]"'
+    if address := os.environ.get(VARIABLES[0]):
+        found[f"{VARIABLES[0]}={address}"] = "start it with srun or mpirun"
+    for said, way in found.items():
+        raise UserError(
+            f"{said}: this process is one of several, but jax does not find the others;"
+            f" {way}, or set {', '.join(VARIABLES)}, or {ALONE} for a run of this process alone"
+        )
+
+
+def _own_devices(cluster: Any) -> list[int] | None:
+    """Which of the GPUs that this process sees it takes; None: `JAX_LOCAL_DEVICE_IDS`, or all.
+
+    jax gives each process the one of its number on its machine. That is right where the
+    processes of a machine see all of its GPUs: not where Slurm has dealt them out, nor where
+    the process is the only one of its machine, and seven of eight would idle.
+    """
+    get = os.environ.get
+    only = get("OMPI_COMM_WORLD_LOCAL_SIZE", get("MPI_LOCALNRANKS")) == "1" or (
+        "SLURM_NTASKS" in os.environ and get("SLURM_NTASKS") == get("SLURM_STEP_NUM_NODES")
+    )
+    number = cluster.get_local_process_id()
+    if number is None or only or get("SLURM_GPUS_PER_TASK") or get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    return [number]
+
+
+_MEETING = 300.0
+"""Seconds that hosts wait for each other at the start."""
+
+
+def _meet(who: dict[str, Any]) -> None:
+    """Connects with the other hosts; ends the process if they do not come.
+
+    jax would end it with a stack trace, and not hear of signals before that: so it waits in
+    another thread.
+    """
+    if who["process_id"] == 0:
+        _check_free(who["coordinator_address"])
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                **who,
+                cluster_detection_method="deactivate",
+                initialization_timeout=round(2 * _MEETING),
+            )
+        except Exception as error:
+            failed.append(error)
+
+    waiting = threading.Thread(target=connect, daemon=True)
+    waiting.start()
+    here = f"lm: host {who['process_id']} of {who['num_processes']}"
+    waiting.join(_MEETING / 15)
+    if waiting.is_alive():
+        print(f"{here} waits for the others at {who['coordinator_address']}", file=sys.stderr)
+        waiting.join(_MEETING)
+    if waiting.is_alive():
+        print(
+            f"{here}: not all hosts came; the same command must run on each, and {ALONE} runs"
+            " it on one alone",
+            file=sys.stderr,
+        )
+        _exit(STOPPED)
+    for error in failed:
+        raise UserError(f"{who['coordinator_address']}: {str(error).splitlines()[0]}")
+
+
+def _check_free(address: str) -> None:
+    """Raises UserError where another program has the port at which the hosts are to meet.
+
+    jax would crash, or, if that is another run's first host, share the port with it.
+    """
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2]))).close()
+    except OSError as error:
+        raise UserError(
+            f"{address}: {os.strerror(error.errno or 0)}, and the hosts are to meet there; set"
+            f" another port by {VARIABLES[0]}, or by JAX_COORDINATOR_PORT where jax finds them"
+        ) from None
+
+
+def _same_command() -> None:
+    """Raises UserError on all hosts if one was started with other arguments than the first.
+
+    Runs that differ by host, as in a sweep, must not become one.
+    """
+    arguments: list[str] = told(lambda: sys.argv[1:])
+
+    def check() -> None:
+        if sys.argv[1:] != arguments:
+            raise UserError(
+                "started with other arguments than the first host; hosts of one run need the"
+                f" same, and each run of its own needs {ALONE}"
+            )
+
+    together(check)
+
+
+_joined = False
 _WEEK = 7 * 24 * 3600 * 1000
 """Milliseconds that one waits for the first host: it may build a store of any corpus."""
 _count = itertools.count()

@@ -96,6 +96,9 @@ def fit(
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
         raise UserError(why)
+    label = label or directory.name
+    if hosts.first():
+        print(f"lm: {label}: {hosts.described()}", file=sys.stderr, flush=True)
     tokens = _open_tokens(run, directory)
     seen = _seen(run, tokens)
     _check_targets(run, tokens)
@@ -104,7 +107,6 @@ def fit(
     places: list[str | Path] = [directory]
     if run.checkpoints.directory is not None:  # whoever else writes there
         places.append(checkpoints_of(run, directory))
-    label = label or directory.name
     with only_writer(*places) as check:
         # By now another process may have finished it.
         finished = hosts.told(lambda: _finished(run, directory))
