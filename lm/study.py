@@ -22,7 +22,14 @@ from lm.config import UserError, dump, override, read_json
 from lm.data import vocabulary_size
 from lm.evaluate import Effort, evaluate
 from lm.report import count
-from lm.run import DECISIVE, Run, same_result, validate
+from lm.run import (
+    DECISIVE,
+    Run,
+    mesh_for,
+    refuse_attention,
+    same_result,
+    validate,
+)
 from lm.start import Parser, one_line_errors, prepare_machine
 from lm.train.fit import Diverged, fit, other_settings
 from lm.train.lock import only_writer
@@ -51,8 +58,11 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
     parser.add_argument("--cell", action="append", metavar="NAME", help="only this cell")
     parser.add_argument("--report", action="store_true", help="only draw the report again")
     parser.add_argument(
-        "--cost", metavar="SLICE", help="only say what the runs would take, as on v5e-16"
+        "--cost",
+        metavar="SLICE",
+        help="only say what the runs would take, as on v5e-16, and whether they divide on it",
     )
+    parser.add_argument("--slices", type=int, default=1, metavar="N", help="so many of it (1)")
     parser.add_argument(
         "overrides", nargs="*", metavar="field.path=value", help="changes every run alike"
     )
@@ -65,7 +75,8 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
                 "objective: the study's cells are named by it; use lm train instead"
             )
         if given.cost is not None:
-            print(cost({cell: runs[cell] for cell in chosen(runs, given.cell)}, given.cost))
+            asked = {cell: runs[cell] for cell in chosen(runs, given.cell)}
+            print(cost(asked, given.cost, slices=given.slices))
             return
         directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
         failed = []
@@ -99,8 +110,10 @@ def train(
     return failed
 
 
-def cost(runs: dict[str, Run], name: str, utilization: float = 0.4) -> str:
-    """What training these runs takes, and for how long a slice is at it, in a line.
+def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: int = 1) -> str:
+    """What training these runs takes, and for how long a slice or several are at it, in a line.
+
+    Raises UserError where a run cannot be divided among their devices, as training would there.
 
     >>> for part in cost({"a": Run(), "b": Run()}, "v5e-16").split("; "):
     ...     print(part)
@@ -109,10 +122,20 @@ def cost(runs: dict[str, Run], name: str, utilization: float = 0.4) -> str:
     """
     costs = [ledger.cost(run, vocabulary_size(run.data.tokenizer)) for run in runs.values()]
     flops, tokens = sum(each.flops for each in costs), sum(each.tokens for each in costs)
-    hours = parse_slice(name).hours(flops, utilization)
+    slice_ = parse_slice(name)
+    if slices < 1:
+        raise UserError(f"--slices {slices}: must be >= 1")
+    slice_ = slice_._replace(chips=slices * slice_.chips)
+    groups = max(slices, slice_.chips // slice_.together)
+    for run in runs.values():
+        mesh_for(run, devices=slice_.chips * slice_.chip.devices, slices=groups)
+        if why := refuse_attention(run, slice_.chip.platform):
+            raise UserError(why)
+    hours = slice_.hours(flops, utilization)
+    many = f"{slices} x {name}" if slices > 1 else name
     return (
         f"{len(runs)} runs: {flops:.2g} FLOPs, {count(tokens)} tokens; {hours:.2g} hours on"
-        f" {name} at {utilization:.0%} of peak, by FLOPs alone"
+        f" {many} at {utilization:.0%} of peak, by FLOPs alone"
     )
 
 

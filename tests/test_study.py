@@ -219,6 +219,11 @@ def test_a_report_is_drawn_again_from_files_alone(stopped, toy, monkeypatch, cap
         (["model.heads=5"], "model.heads=5 does not divide"),
         (["--cell", "\udcff"], "not UTF-8"),
         (["--cost", "v5e"], "v5e: no such slice; nearest: v5e-16"),
+        (["--cost", "v5e-8", "--slices", "0"], "--slices 0: must be >= 1"),
+        (["--cost", "v5e-8", "objective.type=masked"], "objective: the study's cells"),
+        (["--cost", "v5e-8", "data.batch=7", "mesh.fsdp=8"], "data.batch=7 is not a multiple"),
+        (["--cost", "v5e-4", "--slices", "3", "mesh.fsdp=8"], "8, but there are 12 devices"),
+        (["--cost", "h100-8", "attention=splash"], "attention=splash is for the platform tpu"),
     ],
 )
 def test_what_a_study_cannot_do_is_refused_in_one_line(arguments, part, tmp_path, capsys):
@@ -246,6 +251,9 @@ def test_what_a_study_would_cost_is_said_before_it_is_run(tmp_path, capsys):
     )
     assert line.startswith(f"{len(runs)} runs: {flops:.2g} FLOPs, ")
     assert f"{flops / (0.4 * 8 * 197e12) / 3600:.2g} hours on v5e-8" in line
+    assert f"{flops / (0.4 * 16 * 197e12) / 3600:.2g} hours on 2 x v5e-8" in study.cost(
+        runs, "v5e-8", slices=2
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -80,8 +80,9 @@ def parser() -> Parser:
     manifest.add_argument("--slice", help="jobset: such as v5e-8")
     manifest.add_argument("--bucket", help="jobset: gs://NAME[/FOLDER]")
     _add_slices(manifest)
-    manifest.add_argument("--gpus", type=_count, default=8, help="slurm: GPUs of a machine")
-    manifest.add_argument("--nodes", type=_count, default=1, help="slurm: machines")
+    manifest.set_defaults(slices=None)
+    manifest.add_argument("--gpus", type=_count, help="slurm: GPUs of a machine (8)")
+    manifest.add_argument("--nodes", type=_count, help="slurm: machines (1)")
     return top
 
 
@@ -120,9 +121,11 @@ def _study(given: argparse.Namespace) -> study.Study:
 def _launch(given: argparse.Namespace) -> None:
     chosen = _study(given)
     slice_ = slices.find(given.slice)
+    slices.check_number(slice_, given.slices)
     runtime = slices.check_runtime(slice_, given.runtime)
     where = place(given.bucket, chosen)
     commit = study.commit()
+    cost = study.check(chosen, slice_.name, given.slices)
     # Manifests need no Google client.
     from tpu import launch
     from tpu.queued import Job, Requests
@@ -139,6 +142,7 @@ def _launch(given: argparse.Namespace) -> None:
         requests = Requests(given.project, given.zone, chosen.name)
         print(_dry_run(job, requests, where, commit))
         return
+    _report(f"{chosen.name}: {cost}")
     queue, bucket, id = _queue(given, chosen), _bucket(where), launch_id(chosen, commit)
     bucket.put_source(commit, study.bundle())
     if launch.start(job, queue, bucket, id, _report):
@@ -178,14 +182,25 @@ def _stop(given: argparse.Namespace) -> None:
 
 def _manifest(given: argparse.Namespace) -> None:
     chosen = _study(given)
+    options = {"jobset": ("slice", "slices", "spot", "bucket"), "slurm": ("gpus", "nodes")}
+    own = options.pop(given.kind)
+    for option in (option for others in options.values() for option in others):
+        if getattr(given, option):
+            legal = ", ".join(f"--{name}" for name in own)
+            raise UserError(f"--{option}: not of --kind {given.kind}, which has {legal}")
     if given.kind == "slurm":
-        print(slurm(chosen, given.gpus, given.nodes), end="")
+        gpus, nodes = given.gpus or 8, given.nodes or 1
+        study.check(chosen, f"h100-{gpus * nodes}", 1)  # another GPU differs in speed alone
+        print(slurm(chosen, gpus, nodes), end="")
         return
     if not given.slice or not given.bucket:
         raise UserError("--kind jobset needs --slice and --bucket")
     slice_, where = slices.find(given.slice), place(given.bucket, chosen)
+    number = given.slices or 1
+    slices.check_number(slice_, number)
+    study.check(chosen, slice_.name, number)
     tier = "spot" if given.spot else "on demand"
-    print(jobset(chosen, slice_, given.slices, tier, where, study.commit()), end="")
+    print(jobset(chosen, slice_, number, tier, where, study.commit()), end="")
 
 
 def _dry_run(job: Any, requests: Any, where: Place, commit: str) -> str:

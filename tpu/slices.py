@@ -25,6 +25,8 @@ class Generation(NamedTuple):
     gke: str
     """The node label `cloud.google.com/gke-tpu-accelerator`."""
     topologies: tuple[str, ...]
+    multislice: bool = True
+    """Whether several of its slices can be one run: tpu/docs/multislice-introduction."""
 
 
 class Slice(NamedTuple):
@@ -38,6 +40,7 @@ class Slice(NamedTuple):
     chips_per_host: int
     runtime: str | None
     gke: str
+    multislice: bool
 
     @property
     def hosts(self) -> int:
@@ -54,6 +57,7 @@ GENERATIONS = {
         runtime="tpu-ubuntu2204-base",
         gke="tpu-v3-slice",
         topologies=("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32"),
+        multislice=False,
     ),
     "v4": Generation(
         accelerator="v4",
@@ -110,6 +114,7 @@ def _slice(name: str, generation: Generation, topology: str) -> Slice:
         chips_per_host=chips if chips == 1 or topology == "2x4" else 4,
         runtime=generation.runtime,
         gke=gke,
+        multislice=generation.multislice,
     )
 
 
@@ -146,6 +151,16 @@ def find(name: str) -> Slice:
             " and a size: v5e-16"
         )
     raise UserError(f"--slice {name}: no such slice; nearest: {', '.join(near)}")
+
+
+def check_number(slice_: Slice, number: int) -> None:
+    """Raises UserError for several slices of a generation of which one run takes one."""
+    if number > 1 and not slice_.multislice:
+        several = ", ".join(name for name, g in GENERATIONS.items() if g.multislice)
+        raise UserError(
+            f"--slices {number}: slices of {slice_.name.partition('-')[0]} cannot be one run,"
+            f" those of {several} can; take one, or a larger one"
+        )
 
 
 def check_runtime(slice_: Slice, runtime: str | None) -> str:

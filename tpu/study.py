@@ -2,8 +2,11 @@
 
 import ast
 import hashlib
+import importlib.util
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +88,27 @@ def scales(path: Path) -> tuple[str, ...]:
     if len(strings) != len(names):
         raise UserError(f"{path}: SCALES must be strings, or tuple(a dictionary by strings)")
     return strings
+
+
+def check(study: Study, slice_: str, slices: int) -> str:
+    """What the study would take on such slices, in a line; raises UserError if it cannot run.
+
+    The study itself is asked, in a process of its own: nothing here knows its settings.
+    """
+    if importlib.util.find_spec("jax") is None:
+        return "no jax here, so the settings are not checked"
+    arguments = ["-m", f"experiments.{study.study}", "--scale", study.scale, "--cost", slice_]
+    done = subprocess.run(
+        [sys.executable, *arguments, "--slices", str(slices), *study.overrides],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise UserError(f"{study.study}: {last.removeprefix('lm: ')}")
+    return done.stdout.strip()
 
 
 def commit(root: Path = ROOT) -> str:

@@ -9,11 +9,14 @@ from google.cloud import tpu_v2
 
 from tpu import __main__ as command
 from tpu import bucket, queued, study
+from tpu.errors import UserError
 
 STUDY = ["bert_vs_gpt", "--scale", "v5e-8"]
 WHERE = ["--project", "our-project", "--zone", "us-west4-a"]
 BUCKET = ["--bucket", "gs://ours"]
 LAUNCH = ["launch", *STUDY, "--slice", "v5e-8", *BUCKET, *WHERE]
+SLURM = ["manifest", *STUDY, "--kind", "slurm"]
+JOBSET = ["manifest", *STUDY, "--kind", "jobset"]
 NAME = "yardstick-bert-vs-gpt-v5e-8"
 
 
@@ -29,6 +32,8 @@ def _clean(monkeypatch):
     """The tests' own checkout may have changes."""
     monkeypatch.setattr(study, "commit", lambda: "c" * 40)
     monkeypatch.setattr(study, "bundle", lambda: b"source")
+    # Each would ask the study, in a process of seconds; one test does.
+    monkeypatch.setattr(study, "check", lambda *_: "nine runs")
 
 
 @pytest.fixture
@@ -84,6 +89,51 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
     subprocess.run(["bash", "-n", "-c", script], check=True)
 
 
+CHECK = study.check
+
+
+def test_launching_asks_the_study_about_its_settings_first(monkeypatch, capsys):
+    """Fails if a setting that no run can have is noticed by hosts that are paid for."""
+    monkeypatch.setattr(study, "check", CHECK)
+    monkeypatch.setattr(queued, "Queue", None)
+    monkeypatch.setattr(bucket, "Bucket", None)
+    with pytest.raises(SystemExit) as raised:
+        command.main([*LAUNCH, "model.depht=3"])
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tpu: bert_vs_gpt: model.depht=3: no such field; did you mean")
+    assert error.count("\n") == 1
+
+
+def test_launching_checks_the_settings_for_the_slices_that_are_asked_for(monkeypatch, capsys):
+    """Fails if a launch or a manifest is checked for other devices, or not at all."""
+    asked = []
+
+    def refuse(chosen, slice_, number):
+        asked.append((slice_, number, chosen.overrides))
+        raise UserError("refused")
+
+    monkeypatch.setattr(study, "check", refuse)
+    launch, jobset = [*LAUNCH, "--slices", "2"], ["--kind", "jobset", "--slice", "v6e-8"]
+    for arguments in (
+        [*launch, "seed=1"],
+        [*launch, "--dry-run", "seed=1"],
+        ["manifest", *STUDY, *jobset, *BUCKET, "seed=1"],
+        ["manifest", *STUDY, "--kind", "slurm", "--nodes", "3", "--gpus", "4", "seed=1"],
+    ):
+        with pytest.raises(SystemExit):
+            command.main(arguments)
+    assert capsys.readouterr().out == ""
+    asked_for = [("v5e-8", 2), ("v5e-8", 2), ("v6e-8", 1), ("h100-12", 1)]
+    assert asked == [(*slices, ("seed=1",)) for slices in asked_for]
+
+
+def test_launching_where_jax_is_not_says_that_nothing_was_checked(monkeypatch):
+    """Fails if the launcher needs what it is kept free of, or keeps silent about it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "not checked" in CHECK(study.Study("bert_vs_gpt", "v5e-8", ("no=1",)), "v5e-8", 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -104,6 +154,11 @@ def test_a_dry_run_prints_the_requests_and_the_script_and_sends_nothing(monkeypa
         (["launch", "speed", "--scale", "x", "--slice", "y", *BUCKET, *WHERE], "no such study"),
         ([*LAUNCH, "--slice", "tpu7x-8"], "manifest --kind jobset"),
         (["manifest", *STUDY, "--kind", "jobset"], "needs --slice and --bucket"),
+        ([*LAUNCH, "--slice", "v3-8", "--slices", "2"], "slices of v3 cannot be one run"),
+        (
+            [*JOBSET, "--slice", "v3-32", "--slices", "2", *BUCKET],
+            "slices of v3 cannot be one run",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_before_anything_is_sent(
@@ -189,6 +244,25 @@ def test_missing_credentials_are_one_line(monkeypatch, capsys):
     assert "run gcloud auth application-default login" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([*SLURM, "--slice", "v5e-8"], "--slice: not of --kind slurm, which has --gpus"),
+        ([*SLURM, "--spot"], "--spot: not of --kind slurm"),
+        ([*SLURM, "--slices", "1"], "--slices: not of --kind slurm"),
+        ([*SLURM, *BUCKET], "--bucket: not of --kind slurm"),
+        ([*JOBSET, "--slice", "v5e-8", *BUCKET, "--gpus", "1"], "--gpus: not of --kind jobset"),
+        ([*JOBSET, "--slice", "v5e-8", *BUCKET, "--nodes", "2"], "--nodes: not of"),
+    ],
+)
+def test_launching_by_a_manifest_takes_the_options_of_its_kind_alone(arguments, line, capsys):
+    """Fails if an option is ignored: the job is then not what was asked for."""
+    with pytest.raises(SystemExit) as raised:
+        command.main(arguments)
+    assert raised.value.code == 2
+    assert line in capsys.readouterr().err
+
+
 def test_manifests_are_printed(capsys):
     """Fails if a manifest's arguments do not reach it."""
     command.main(["manifest", *STUDY, "--kind", "slurm", "--gpus", "4"])
@@ -211,6 +285,7 @@ import sys
 sys.modules["google"] = None
 from tpu import __main__ as command, study
 study.commit = lambda: "c" * 40
+study.check = lambda *_: ""
 command.main(sys.argv[1:])
 """
 

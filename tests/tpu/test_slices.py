@@ -3,7 +3,7 @@
 import pytest
 
 from tpu.errors import UserError
-from tpu.slices import GENERATIONS, SLICES, check_runtime, find
+from tpu.slices import GENERATIONS, SLICES, check_number, check_runtime, find
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,15 @@ def test_a_runtime_of_another_generation_is_refused():
         check_runtime(find("v5e-16"), "v2-alpha-tpuv6e")
     with pytest.raises(UserError, match="did you mean v2-alpha-tpuv6e"):
         check_runtime(find("v6e-8"), "v2-alpha-tpu-v6e")
+
+
+def test_launching_several_slices_of_v3_is_refused():
+    """Fails if a slice is paid for whose hosts never find those of the other."""
+    check_number(find("v3-32"), 1)
+    for name in ("v4-32", "v5e-16", "tpu7x-16"):
+        check_number(find(name), 2)
+    with pytest.raises(UserError, match=r"slices of v3 .* v4, v5e, v5p, v6e, tpu7x"):
+        check_number(find("v3-32"), 2)
 
 
 def test_what_only_gke_offers_is_not_asked_of_the_tpu_api():
