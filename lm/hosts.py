@@ -315,8 +315,11 @@ def _own_devices(cluster: Any) -> list[int] | None:
     only = get("OMPI_COMM_WORLD_LOCAL_SIZE", get("MPI_LOCALNRANKS")) == "1" or (
         "SLURM_NTASKS" in os.environ and get("SLURM_NTASKS") == get("SLURM_STEP_NUM_NODES")
     )
+    # By --gpus-per-task or --gpu-bind; the names are those of Slurm 22 to 24.
+    bound = get("SLURM_GPUS_PER_TASK") or "gpu" in get("SLURM_TRES_PER_TASK", "")
+    dealt = bound or re.search("per_task|single|map|mask", get("SLURMD_TRES_BIND", ""))
     number = cluster.get_local_process_id()
-    if number is None or only or get("SLURM_GPUS_PER_TASK") or get("JAX_LOCAL_DEVICE_IDS"):
+    if number is None or only or dealt or get("JAX_LOCAL_DEVICE_IDS"):
         return None
     return [number]
 

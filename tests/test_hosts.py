@@ -421,7 +421,11 @@ def test_m1_the_only_process_stands_alone(monkeypatch, environment):
     [
         ({}, [1]),
         ({"SLURM_STEP_NUM_NODES": "2"}, None),  # a task a machine
-        ({"SLURM_GPUS_PER_TASK": "4"}, None),  # Slurm shows each task its own alone
+        # Slurm shows each task its own alone, or does not
+        ({"SLURM_GPUS_PER_TASK": "4"}, None),
+        ({"SLURM_TRES_PER_TASK": "gres/gpu:4"}, None),
+        ({"SLURMD_TRES_BIND": "gpu:per_task:4"}, None),
+        ({"SLURMD_TRES_BIND": "gpu:closest"}, [1]),
         ({"JAX_LOCAL_DEVICE_IDS": "2,3"}, None),  # which jax reads
     ],
 )

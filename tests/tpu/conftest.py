@@ -5,8 +5,9 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -261,18 +262,26 @@ def files(tmp_path):
     return DirFileSystem(str(tmp_path / "buckets"), LocalFileSystem(auto_mkdir=True))
 
 
-@pytest.fixture
-def machine(tmp_path, files):
-    """Metadata and Cloud Storage, as a machine sees them."""
-    machine = Machine(tmp_path / "buckets")
+@contextmanager
+def serving(machine: Machine) -> Iterator[Machine]:
+    """The machine, while its server answers."""
     thread = threading.Thread(
         target=machine.server.serve_forever, kwargs={"poll_interval": 0.01}
     )
     thread.start()
-    yield machine
-    machine.server.shutdown()
-    machine.server.server_close()
-    thread.join()
+    try:
+        yield machine
+    finally:
+        machine.server.shutdown()
+        machine.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def machine(tmp_path, files):
+    """Metadata and Cloud Storage, as a machine sees them."""
+    with serving(Machine(tmp_path / "buckets")) as machine:
+        yield machine
 
 
 @pytest.fixture
@@ -390,6 +399,24 @@ class Computer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+
+@pytest.fixture
+def four_hosts(tmp_path, files):
+    """The machines of a slice of four hosts, each told of the others by its metadata."""
+    with ExitStack() as stack:
+        computers = []
+        for number in range(4):
+            machine = stack.enter_context(serving(Machine(tmp_path / "buckets")))
+            machine.metadata |= {
+                "attributes/agent-worker-number": str(number),
+                "attributes/worker-network-endpoints": ",".join(["127.0.0.1"] * 4),
+                "attributes/tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\n",
+            }
+            folder = tmp_path / f"host{number}"
+            folder.mkdir()
+            computers.append(Computer(folder, machine))
+        yield computers
 
 
 @pytest.fixture
