@@ -404,7 +404,6 @@ def test_m1_a_process_that_has_siblings_does_not_stand_alone(monkeypatch, enviro
         # one of several tasks, each a run of its own: srun -n 1 -N 1 in an allocation of two
         slurm(0, 1, 7) | {"SLURM_JOB_NUM_NODES": "2"},
         ompi(0, 1, 7),
-        {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
         {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1"},
     ],
 )
@@ -414,6 +413,22 @@ def test_m1_the_only_process_stands_alone(monkeypatch, environment):
         monkeypatch.setenv(name, value)
     join()
     assert not hosts.several() and not jax.distributed.is_initialized()
+
+
+def test_m1_a_pod_that_is_not_numbered_stands_alone(monkeypatch):
+    """Fails if any pod must be one of a job's, and may ask the cluster, to train."""
+
+    def refuse():
+        raise PermissionError("no service account")
+
+    client = SimpleNamespace(config=SimpleNamespace(load_incluster_config=refuse))
+    monkeypatch.setitem(sys.modules, "kubernetes", client)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    join()
+    assert not hosts.several()
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    with pytest.raises(UserError, match="no service account; set JAX_COORDINATOR_ADDRESS"):
+        join()
 
 
 @pytest.mark.parametrize(
