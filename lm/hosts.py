@@ -219,7 +219,7 @@ def _found_by_jax(address: str | None) -> dict[str, Any] | None:
         return None
     port = os.environ.get("JAX_COORDINATOR_PORT")
     return {
-        "coordinator_address": address or cluster.get_coordinator_address(_PATIENCE, port),
+        "coordinator_address": address or cluster.get_coordinator_address(_MEETING, port),
         "num_processes": hosts,
         "process_id": cluster.get_process_id(),
         "local_device_ids": _own_devices(cluster),
@@ -363,7 +363,7 @@ def _meet(who: dict[str, Any]) -> None:
         )
         _exit(STOPPED)
     for error in failed:
-        raise UserError(f"{who['coordinator_address']}: {str(error).splitlines()[0]}")
+        raise UserError(f"{who['coordinator_address']}: {' '.join(str(error).split())}")
 
 
 def _check_free(address: str) -> None:
