@@ -335,7 +335,6 @@ with hosts.leaving():
 @pytest.mark.parametrize(
     ("environment", "gpus"),
     [
-        (told, "all all"),
         (slurm, "0 1"),
         (ompi, "all all"),
         (gke, "all all"),
