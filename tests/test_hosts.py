@@ -138,7 +138,7 @@ def trained_twice(corpus, tmp_path, monkeypatch, number, cell, *overrides):
     assert "report.html" in printed[0]
     assert printed[1:] == [""] * (number - 1)
     first_line, *_ = together.said(0).splitlines()
-    assert first_line == f"lm: {cell}: {number} hosts, 8 devices (cpu)"
+    assert first_line == f"{cell}: {number} hosts, 8 devices (cpu)"
     monkeypatch.setattr(bert_vs_gpt, "EFFORT", {"smoke": Effort(**TOY)})
     study.main(bert_vs_gpt, ["--runs", str(tmp_path / "b"), *arguments])
     found = []

@@ -98,7 +98,7 @@ def fit(
         raise UserError(why)
     label = label or directory.name
     if hosts.first():
-        print(f"lm: {label}: {hosts.described()}", file=sys.stderr, flush=True)
+        print(f"{label}: {hosts.described()}", file=sys.stderr, flush=True)
     tokens = _open_tokens(run, directory)
     seen = _seen(run, tokens)
     _check_targets(run, tokens)
