@@ -59,12 +59,15 @@ def parse(type_: type[T], text: str | bytes, where: str) -> T:
         raise UserError(f"{where}: not JSON: {error}") from None
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of ours holds; raises UserError where it is damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of ours holds; raises UserError where it is damaged."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except ValueError as error:  # UnicodeDecodeError, too
         raise UserError(f"{path}: damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged: no JSON object")
+    return found
 
 
 def dump(value: object) -> str:

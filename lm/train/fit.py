@@ -650,10 +650,12 @@ def _finished(run: Run, directory: Path) -> Result | None:
     path = directory / "result.json"
     if not path.exists():
         return None
-    result: Result = read_json(path)
+    result = read_json(path)
+    if "batches_digest" not in result:
+        raise UserError(f"{path}: damaged: it is not a run's result; remove it to go on")
     now, then = corpus_digest(run.data), result.get("corpus_digest")
     if then not in (None, now):
-        raise UserError(_changed(directory, "corpus_digest", now, then))
+        raise UserError(_changed(directory, "corpus_digest", now, str(then)))
     return result
 
 
@@ -669,6 +671,8 @@ def other_settings(run: Run, directory: Path) -> str:
     path = directory / "result.json"
     if path.exists():
         carried = read_json(path).get("decided_by")
+        if not isinstance(carried, dict | None):
+            raise UserError(f"{path}: damaged: decided_by is no object")
         if carried is None and not known:
             return "nothing says which settings its result.json is of"
         names += differing(run, carried) if carried is not None else []
