@@ -5,6 +5,7 @@ import keeps the handler waiting for as long as it takes. A thread, to which the
 writes each signal at once, ends the process where the handler does not.
 """
 
+import atexit
 import os
 import signal
 import threading
@@ -45,6 +46,9 @@ def listen() -> None:
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     threading.Thread(target=_guard, args=(told,), daemon=True).start()
+    # Python's own end gives signals back their defaults, but for those that are ignored: what
+    # is done by then ends with its own exit code.
+    atexit.register(_ignore)
 
 
 @contextmanager
@@ -85,6 +89,11 @@ def _guard(told: int) -> None:
             time.sleep(PATIENCE)
             if not _needed:
                 _end()
+
+
+def _ignore() -> None:
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(*_: object) -> NoReturn:

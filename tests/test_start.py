@@ -112,6 +112,20 @@ def test_oneline_a_request_to_end_is_heard_in_a_long_call_of_c():
     assert (code, said) == (STOPPED, f"{signals.SAID}\n")
 
 
+def test_oneline_what_is_done_ends_with_its_own_code():
+    """Fails if a request during Python's own end, when handlers are gone, ends it with -15."""
+    ending = (
+        "import os, time\n"
+        "class Late:\n"
+        "    def __del__(self, write=os.write, sleep=time.sleep):\n"
+        "        write(1, b'here\\n'); sleep(1)\n"
+        "late = Late(); time.sleep(0.5)"
+    )
+    process = begin("-c", LISTENING + ending)
+    assert process.stdout and process.stdout.readline() == "here\n"
+    assert ended(process, within=5) == (0, "", "")
+
+
 def test_oneline_whoever_has_something_to_save_is_left_the_time():
     """Fails if a save that takes longer than a second is cut in two."""
     saves = "signals.keep_alive(True); signal.signal(15, lambda *_: None); print('here')\n"
