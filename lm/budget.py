@@ -23,7 +23,7 @@ from lm.model import Model
 from lm.run import Run, validate
 from lm.scaling import laws
 from lm.scaling.fit import Fit, predict
-from lm.start import Parser, one_line_errors
+from lm.start import Parser, check_outputs, one_line_errors, write_whole
 
 Convention = Literal["total", "non_embedding", "matmul"]
 
@@ -341,7 +341,8 @@ def main(arguments: list[str]) -> None:
         )
         notes = _notes(given, base, fit, best, rungs, machine)
         if given.json:
-            _write(given.json, _report(given, fit, best, rungs, machine, notes))
+            report = _report(given, fit, best, rungs, machine, notes)
+            write_whole(given.json, report.encode())
         _print(given, fit, best, rungs, machine, notes)
 
 
@@ -390,8 +391,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--rungs {given.rungs}: must be >= 1")
     if given.group is not None and not given.law:
         raise UserError(f"--group {given.group}: of which --law?")
-    if given.json and not given.json.parent.is_dir():
-        raise UserError(f"--json {given.json}: there is no directory {given.json.parent}")
+    check_outputs({"--json": given.json}, [given.law])
     for assignment in given.overrides:
         name = assignment.partition("=")[0]
         if name in (*_SET, "optimizer.learning_rate"):
@@ -435,7 +435,12 @@ def _notes(
     if machine:
         notes.append(
             f"hours on {given.slice} ({machine.chips} chips of {machine.chip.flops / 1e12:g}"
-            f" TFLOP/s) assume {given.mfu:.0%} of peak; evaluation is not in them"
+            f" TFLOP/s in bfloat16) assume {given.mfu:.0%} of peak; evaluation is not in them"
+            + (
+                ""
+                if base.precision == "bfloat16"
+                else f", and precision={base.precision} takes several times as long"
+            )
         )
     if far := best.get("extrapolated"):
         rows = ", ".join(
@@ -446,7 +451,14 @@ def _notes(
             f"extrapolated: the law was fit to {rows}, and is drawn on beyond that; N*, D* and"
             " loss are as good as that it holds there"
         )
-    elif not fit.ranges:
+    # A ladder goes down from the budget, and the loss of its lower rungs is told by them.
+    low = fit.ranges.get("flops", (0.0,))[0]
+    if below := [rung for rung in rungs[:-1] if rung.budget * 1.05 < low]:
+        notes.append(
+            f"extrapolated downward: the law was fit to flops of {low:.3g} and more, and"
+            f" {len(below)} of {len(rungs)} rungs spend less, down to {below[0].budget:.3g}"
+        )
+    if not fit.ranges:
         notes.append("the law's file does not say which runs it was fit to: is this within?")
     if given.law and not best.get("ci95"):
         notes.append("no intervals: the law's file holds no resamples")
@@ -556,10 +568,3 @@ def _range(ends: Sequence[float]) -> str:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

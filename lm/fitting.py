@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lm.config import UserError
 from lm.scaling import envelope, isoflop
+from lm.scaling.bootstrap import FEWEST_DRAWS
 from lm.scaling.compare import Comparison, held_equal, mean_of_seeds
 from lm.scaling.compare import compare as compare_arms
 from lm.scaling.data_constrained import fit_data_constrained
@@ -34,7 +35,7 @@ from lm.scaling.table import (
     read,
     unit_of,
 )
-from lm.start import Parser, one_line_errors
+from lm.start import Parser, check_outputs, one_line_errors, write_whole
 
 LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
 
@@ -55,6 +56,13 @@ _NEEDS = {
     "envelope": ("loss", "flops"),
     "data-constrained": ("loss", "params", "tokens", "unique"),
 }
+_OF_LAWS = {
+    "against": ("flops", ("power",)),
+    "delta": (1e-3, ("parametric", "data-constrained")),
+    "tolerance": (0.1, ("isoflop",)),
+    "unique": (None, ("data-constrained",)),
+}
+"""Options that some laws alone know: what they are where none was given, and those laws."""
 _STANDS_IN = {
     "flops": "6 × params × tokens",
     "tokens": "flops / (6 × params)",
@@ -77,18 +85,20 @@ def main(arguments: list[str]) -> None:
 def fit(given: argparse.Namespace) -> None:
     """`lm fit`."""
     _check(given)
-    fixed = dict(_assignment(text) for text in given.fix)
+    fixed = _once("--fix", map(_assignment, given.fix))
     points = [_point(text) for text in given.predict]
-    units = dict(_unit(text) for text in given.unit)
+    units = _once("--unit", map(_unit, given.unit))
     try:
-        columns, notes = _without_doubles(_read(given.file))
+        columns = _read(given.file)
         needs = ("loss", given.against) if given.law == "power" else _NEEDS[given.law]
-        names, found = _named(columns, given, needs)
+        names, notes = _named(columns, given, needs)
         runs, columns, left_out = _runs(columns, names, needs, units)
-        notes += [*found, *left_out, *_magnitudes(runs, names)]
+        notes += [*left_out, *_magnitudes(runs, names)]
         if given.cluster:
             runs = replace(runs, cluster_R=_clusters(columns, given.cluster))
         rows = groups(columns, given.by) if given.by else {"": np.arange(len(runs))}
+        for name, rows_R in rows.items():
+            notes += [f"{name}: {said}" if name else said for said in _mixed(columns, rows_R)]
         parts = {
             name: runs.take(rows_R).without_worst(given.drop_worst)
             for name, rows_R in rows.items()
@@ -115,8 +125,8 @@ def fit(given: argparse.Namespace) -> None:
     notes += _extrapolations(fits, predictions)
     report = _report(fits, predictions, notes, joint)
     figure = _fit_drawing(fits, parts, names["loss"], given.plot)
-    _write(given.json, _json(report))
-    _write(given.plot, figure)
+    write_whole(given.json, _json(report))
+    write_whole(given.plot, figure)
     _print_fit(fits, predictions, notes, joint, given.bootstrap)
 
 
@@ -126,9 +136,12 @@ def compare(given: argparse.Namespace) -> None:
     arms, labels = _arms(given)
     files = given.first, given.second or given.first
     _common_loss(arms, labels, given)
-    units = dict(_unit(text) for text in given.unit)
+    units = _once("--unit", map(_unit, given.unit))
+    # Rows of a group are counted within it, which is said.
+    within = [f" of {name}'s" for name in given.groups or ()] or ["", ""]
     ours, theirs = (
-        _arm(columns, given, where, units) for columns, where in zip(arms, files, strict=True)
+        _arm(columns, given, where, units, of)
+        for columns, where, of in zip(arms, files, within, strict=True)
     )
     try:
         found = compare_arms(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
@@ -150,8 +163,8 @@ def compare(given: argparse.Namespace) -> None:
         "warnings": [*notes, *found.warnings],
     }
     figure = _comparison_drawing(found, labels, loss, given.plot)
-    _write(given.json, _json(report))
-    _write(given.plot, figure)
+    write_whole(given.json, _json(report))
+    write_whole(given.plot, figure)
     _print_comparison(found, labels, equal, differ, notes)
 
 
@@ -198,13 +211,18 @@ def _add_commands(commands: Any) -> None:
         "--tolerance",
         type=float,
         metavar="SHARE",
-        default=0.1,
+        default=_OF_LAWS["tolerance"][0],
         help="isoFLOP: runs whose flops differ by less than this share are of one budget",
     )
     fit.add_argument(
         "--drop-worst", type=int, default=0, metavar="K", help="without the K highest losses"
     )
-    fit.add_argument("--delta", type=float, default=1e-3, help="of the Huber loss of ln L")
+    fit.add_argument(
+        "--delta",
+        type=float,
+        default=_OF_LAWS["delta"][0],
+        help="of the Huber loss of ln L",
+    )
     fit.add_argument(
         "--fix", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="not fit"
     )
@@ -255,6 +273,10 @@ def _check(given: argparse.Namespace) -> None:
             raise UserError(
                 f"--{option.replace('_', '-')} {getattr(given, option)}: must be >= {least}"
             )
+    if 0 < given.bootstrap < FEWEST_DRAWS:
+        raise UserError(
+            f"--bootstrap {given.bootstrap}: intervals need {FEWEST_DRAWS} or more; 0: none"
+        )
     if given.bootstrap > _MOST_DRAWS:
         raise UserError(f"--bootstrap {given.bootstrap}: at most {_MOST_DRAWS:,}")
     for option in ("delta", "tolerance"):
@@ -262,20 +284,17 @@ def _check(given: argparse.Namespace) -> None:
             raise UserError(f"--{option} {getattr(given, option)}: must be above 0")
     if given.plot and given.plot.suffix not in (".png", ".svg"):
         raise UserError(f"--plot {given.plot}: must end in .png or .svg")
-    for option in ("json", "plot"):
-        path = getattr(given, option)
-        if path and not path.parent.is_dir():
-            raise UserError(f"--{option} {path}: there is no directory {path.parent}")
-        read_from = [getattr(given, name, None) for name in ("file", "first", "second")]
-        if path and path.resolve() in [table.resolve() for table in read_from if table]:
-            raise UserError(f"--{option} {path}: would be written over the table it is made of")
+    named = [getattr(given, name, None) for name in ("file", "first", "second")]
+    tables = [path / "results.csv" if path and path.is_dir() else path for path in named]
+    check_outputs({"--json": given.json, "--plot": given.plot}, tables)
     law = getattr(given, "law", None)
     methods = {"isoflop": isoflop.METHODS, "envelope": envelope.METHODS}
     if law and given.method and given.method not in methods.get(law, ()):
         legal = ", ".join(methods.get(law, ())) or "it has none"
         raise UserError(f"--method {given.method}: no method of --law {law}; {legal}")
-    if law and given.against != "flops" and law != "power":
-        raise UserError(f"--against: for --law power, not {law}")
+    for option, (usual, laws) in _OF_LAWS.items():
+        if law and getattr(given, option) != usual and law not in laws:
+            raise UserError(f"--{option}: for --law {' or '.join(laws)}, not {law}")
     if law in ("power", "isoflop") and given.cluster:
         raise UserError(f"--cluster: --law {law} resamples residuals, not rows")
     if law and given.share and law != "parametric":
@@ -295,6 +314,16 @@ def _assignment(text: str) -> tuple[str, float]:
     return name.strip(), number
 
 
+def _once(option: str, pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The pairs, each name once: of two values for one, neither is what was meant."""
+    found: dict[str, float] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"{option}: {name} is given twice ({found[name]:g}, {value:g})")
+        found[name] = value
+    return found
+
+
 def _unit(text: str) -> tuple[str, float]:
     what, equals, unit = text.partition("=")
     try:
@@ -309,7 +338,7 @@ def _unit(text: str) -> tuple[str, float]:
 
 
 def _point(text: str) -> dict[str, float]:
-    point = dict(_assignment(part) for part in text.split(","))
+    point = _once(f"--predict {text}", map(_assignment, text.split(",")))
     for name, value in point.items():
         if name not in ("flops", "params", "tokens", "unique") or value <= 0:
             raise UserError(
@@ -358,36 +387,41 @@ def _named(
     return names, notes
 
 
-def _without_doubles(columns: Columns) -> tuple[Columns, list[str]]:
-    """The table with rows that are alike in every column once, and what to say of them."""
+def _not_doubled(columns: Columns) -> np.ndarray:
+    """Whether each row is the first that is so in every column."""
+    rows = list(zip(*(map(str, values) for values in columns.values()), strict=True))
     first: dict[tuple[str, ...], int] = {}
-    for row, values in enumerate(zip(*columns.values(), strict=True)):
-        first.setdefault(tuple(map(str, values)), row)
-    rows = len(next(iter(columns.values())))
-    if len(first) == rows:
-        return columns, []
-    kept = {name: [values[row] for row in first.values()] for name, values in columns.items()}
-    return kept, [
-        f"{rows - len(first)} of {rows} rows stand in the file before, alike in every column:"
-        " they count once"
-    ]
+    return np.array([first.setdefault(cells, row) == row for row, cells in enumerate(rows)])
 
 
 def _runs(
-    columns: Columns, names: Mapping[str, str], needs: Sequence[str], units: Mapping[str, float]
+    columns: Columns,
+    names: Mapping[str, str],
+    needs: Sequence[str],
+    units: Mapping[str, float],
+    of: str = "",
 ) -> tuple[Runs, Columns, list[str]]:
     """The rows that have what a law needs, their columns, and what to say of the others.
 
+    Rows are said by their places in these columns, and of what those are a part.
     Runs that are unfinished or diverged have no loss, and are left out; where most rows hold
     no number the column is another than was meant. Raises DataError then.
     """
+    for what in units:
+        if what not in names:
+            raise DataError(f"--unit {what}: there is no column of {what}")
     values = {what: parsed(columns, name, units.get(what, 1)) for what, name in names.items()}
     needed = {what for what in needs if what in names}
     if missing := set(needs) - needed:
         needed |= {"params", "tokens", "flops"} - missing
     rows = len(values["loss"])
-    good_R = np.ones(rows, bool)
+    good_R = _not_doubled(columns)
     notes = []
+    if not good_R.all():
+        notes.append(
+            f"{rows - good_R.sum()} of {rows} rows stand in the file before, alike in every"
+            " column: they count once"
+        )
     for what in names:
         wrong = np.flatnonzero(np.isnan(values[what]))
         if what not in needed or not len(wrong):
@@ -398,14 +432,16 @@ def _runs(
         shown = str(columns[names[what]][wrong[0]]).strip()[:20] or "nothing"
         notes.append(
             f"{len(wrong)} of {rows} rows left out: {names[what]} is no number above 0 in row"
-            f"{'s' * (len(wrong) > 1)} {listed} ({shown})"
+            f"{'s' * (len(wrong) > 1)} {listed}{of} ({shown})"
         )
         good_R[wrong] = False
     kept = {what: values_R[good_R] for what, values_R in values.items()}
     for what in set(names) - needed:
         if np.isnan(kept[what]).any():
             row = int(np.flatnonzero(good_R)[np.isnan(kept[what])][0]) + 1
-            notes.append(f"column {names[what]} is not used: row {row} holds no number above 0")
+            notes.append(
+                f"column {names[what]} is not used: row {row}{of} holds no number above 0"
+            )
             del kept[what]
     left = np.flatnonzero(good_R).tolist()
     columns = {name: [cells[row] for row in left] for name, cells in columns.items()}
@@ -417,6 +453,27 @@ def _runs(
             " intervals are too narrow"
         )
     return runs, columns, notes
+
+
+_KINDS = ("objective", "kind", "scorer", "corpus_digest", "tokenizer_digest")
+"""Columns that say what a loss is of: where rows differ in them, one law is of no run."""
+
+
+def _mixed(columns: Columns, rows_R: np.ndarray) -> list[str]:
+    """What to say of rows of several kinds that are fit as one."""
+    for name in _KINDS:
+        kinds = list(
+            dict.fromkeys(
+                str(columns[name][row])[:20] for row in rows_R.tolist() if name in columns
+            )
+        )
+        if len(kinds) > 1:
+            more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+            return [
+                f"rows of {len(kinds)} kinds of {name} ({', '.join(kinds[:3])}{more}) are fit"
+                f" as one: --by {name} parts them"
+            ]
+    return []
 
 
 _LEAST = {"params": 500.0, "tokens": 1e4, "flops": 1e9}
@@ -517,17 +574,21 @@ def _common_loss(
 
 
 def _arm(
-    columns: Columns, given: argparse.Namespace, where: Path, units: Mapping[str, float]
+    columns: Columns,
+    given: argparse.Namespace,
+    where: Path,
+    units: Mapping[str, float],
+    of: str,
 ) -> _Arm:
     try:
-        columns, doubled = _without_doubles(columns)
         names, notes = _named(columns, given, ("loss", "flops"))
-        runs, columns, left_out = _runs(columns, names, ("loss", "flops"), units)
+        runs, columns, left_out = _runs(columns, names, ("loss", "flops"), units, of)
+        left_out += _mixed(columns, np.arange(len(runs)))
         if runs.params_R is None and "seed" in columns:
             runs = mean_of_seeds(runs, list(columns["seed"]))
-        return _Arm(runs, names, [*doubled, *notes, *left_out, *_magnitudes(runs, names)])
+        return _Arm(runs, names, [*notes, *left_out, *_magnitudes(runs, names)])
     except DataError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{where}{of and f', rows{of}'}: {error}") from None
 
 
 def _label(path: Path) -> str:
@@ -691,9 +752,9 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fit_drawing(
     fits: Mapping[str, Fit], parts: Mapping[str, Runs], loss: str, path: Path | None
-) -> bytes | None:
+) -> bytes:
     if path is None:
-        return None
+        return b""
     from lm.report import drawing, styled  # matplotlib takes a while, and is seldom asked for
     from lm.scaling.plots import figure_of
 
@@ -703,9 +764,9 @@ def _fit_drawing(
 
 def _comparison_drawing(
     found: Comparison, labels: Sequence[str], loss: str, path: Path | None
-) -> bytes | None:
+) -> bytes:
     if path is None:
-        return None
+        return b""
     from lm.report import drawing, styled
     from lm.scaling.plots import comparison_figure
 
@@ -718,15 +779,6 @@ def _json(report: Mapping[str, Any]) -> bytes:
     text = json.dumps(report, indent=2, allow_nan=False)
     lists = re.sub(r"\[[-+0-9.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
     return (lists + "\n").encode()
-
-
-def _write(path: Path | None, content: bytes | None) -> None:
-    """Whole or not at all; nothing where no path was given."""
-    if path is None or content is None:
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _print_fit(

@@ -32,6 +32,7 @@ from lm.data import Data, vocabulary_size
 from lm.model import Remat, Transformer
 from lm.objectives import Base
 from lm.run import Run, evaluation_steps, mesh_for, refuse_attention, steps, validate
+from lm.start import check_outputs, write_whole
 
 CALIBRATION = Run(
     data=Data(length=256, batch=8), model=Transformer(depth=4, width=256, heads=4)
@@ -57,6 +58,8 @@ class Machine(NamedTuple):
     """Of products of float32 operands, where they are known to be slower."""
     efficiency: float = 1.0
     """Share of the floors' speed that is reached."""
+    told: bool = False
+    """Whether that share is what the user says, and was not measured."""
     decides: bool = False
     """Whether the compiler refuses what does not fit."""
     estimate: str = ""
@@ -414,8 +417,7 @@ def main(given: argparse.Namespace, runs: Mapping[str, Run], scale: str | None) 
         raise UserError(f"--efficiency {given.efficiency:g}: must be above 0 and at most 1")
     if given.measure and name != HERE:
         raise UserError(f"--measure: --slice {name} is not here; --slice {HERE} is")
-    if given.json and not given.json.parent.is_dir():
-        raise UserError(f"--json {given.json}: there is no directory {given.json.parent}")
+    check_outputs({"--json": given.json}, [Path(given.run)])
     machine = find_machine(name, given.slices)
     for run in runs.values():
         # What does not divide, or is not for such devices, is said before anything is compiled.
@@ -428,7 +430,7 @@ def main(given: argparse.Namespace, runs: Mapping[str, Run], scale: str | None) 
         if name == HERE:
             machine = calibrated(machine, compiled)
         if given.efficiency is not None:
-            machine = machine._replace(efficiency=given.efficiency)
+            machine = machine._replace(efficiency=given.efficiency, told=True)
         for number, (cell, run) in enumerate(runs.items(), 1):
             if sys.stderr.isatty():
                 print(f"lm: compiling {cell} ({number}/{len(runs)})", file=sys.stderr)
@@ -436,7 +438,8 @@ def main(given: argparse.Namespace, runs: Mapping[str, Run], scale: str | None) 
                 run, machine, compiled, wanted=wanted, quick=given.quick, measure=given.measure
             )
     if given.json:
-        given.json.write_text(json.dumps(report(plans, machine), indent=2) + "\n")
+        text = json.dumps(report(plans, machine), indent=2) + "\n"
+        write_whole(given.json, text.encode())
     show(plans, machine, quick=given.quick)
 
 
@@ -639,16 +642,22 @@ def _notes(plans: Mapping[str, Plan], machine: Machine, *, quick: bool) -> Itera
     )
     if machine.estimate:
         yield f"an estimate: {machine.estimate}"
+    if any(of.train and "validate" not in of.others for of in plans.values()):
+        yield "hours are of training alone: validation was not asked for (--step)"
     if machine.name == HERE:
-        yield (
-            f"speeds are measured; a step reaches {machine.efficiency:.0%} of them, as one of"
-            f" {CALIBRATION.model.depth} layers of width {CALIBRATION.model.width} does"
+        yield f"speeds are measured; a step reaches {machine.efficiency:.0%} of them, " + (
+            "as --efficiency says"
+            if machine.told
+            else f"as one of {CALIBRATION.model.depth} layers of width"
+            f" {CALIBRATION.model.width} does"
         )
     else:
         yield (
             f"times are floors divided by an efficiency of {machine.efficiency:g}: a real step"
-            " takes longer than its slowest part; hours are of training and validation"
+            " takes longer than its slowest part"
         )
+    if all("validate" in of.others for of in plans.values()):
+        yield "hours are of training and validation"
 
 
 def _gb(size: float) -> str:

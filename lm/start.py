@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,6 +87,38 @@ class Parser(argparse.ArgumentParser):
             if "\0" in argument:  # no shell passes it on, and no file may have it in its name
                 self.error(f"{argument!a}: it holds a zero byte")
         return super().parse_known_args(args, namespace)
+
+
+def check_outputs(outputs: Mapping[str, Path | None], made_of: Iterable[Path | None]) -> None:
+    """Refuses, before anything is computed, files that cannot be written, by their options.
+
+    What is made is renamed over what was there, so that must be a file, and none of those that
+    it is made of. Raises UserError.
+    """
+    taken = {path.resolve(): "the file it is made of" for path in made_of if path}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise UserError(f"{option} {path}: there is no directory {path.parent}")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{option} {path}: is there, and no file")
+        if path.resolve() in taken:
+            raise UserError(f"{option} {path}: would be written over {taken[path.resolve()]}")
+        taken[path.resolve()] = option
+
+
+def write_whole(path: Path | None, content: bytes) -> None:
+    """Writes a file whole or not at all, at a link's end; nothing where no path was given."""
+    if path is None:
+        return
+    path = path.resolve()
+    temporary = path.with_name(f".{os.getpid()}.tmp")  # a name may be as long as names can be
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

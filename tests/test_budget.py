@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import stat
 import threading
 
 import msgspec
@@ -194,6 +195,43 @@ def _law(**changes):
 
 
 GROUP = {"parameters": {"k_N": 0.1, "a": 0.5}, "objective": 0.0, "rows_used": 9}
+
+
+def test_h1_a_plan_is_not_written_over_its_law(capsys, tmp_path, law):
+    """Fails when --json of the law's own path loses it, or a pipe is renamed over."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    kept = law.read_text()
+    for out, says in ((law, "would be written over the file"), (pipe, "is there, and no")):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            cli.main(["budget", "--flops", "1e20", "--law", str(law), "--json", str(out)])
+        assert says in capsys.readouterr().err
+    assert law.read_text() == kept and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_h8_rungs_below_the_runs_are_said(capsys, tmp_path, law):
+    """Fails when only the budget at the top is held to the runs, and not the ladder's foot."""
+    low, _ = json.loads(law.read_text())["ranges"]["flops"]
+
+    def notes(rungs):
+        flops, options = str(10 * low), ["--law", str(law), "--rungs", str(rungs)]
+        cli.main(["budget", "--flops", flops, *options])
+        return capsys.readouterr().out
+
+    assert "downward" not in notes(2)
+    said = notes(3)
+    assert f"fit to flops of {low:.3g} and more, and 1 of 3 rungs spend less" in said
+    assert f"down to {10 * low / 16:.3g}" in said
+
+
+def test_h9_hours_say_of_which_products(capsys):
+    """Fails when a float32 ladder's hours are those of bfloat16 without a word."""
+    command = ["budget", "--flops", "1e20", "--rungs", "1", "--slice", "h100-8"]
+    cli.main(command)
+    assert "several times as long" not in capsys.readouterr().out
+    cli.main([*command, "precision=float32"])
+    assert "in bfloat16) assume 40% of peak" in (said := capsys.readouterr().out)
+    assert "precision=float32 takes several times as long" in said
 
 
 def test_oneline_a_pipe_is_no_law(tmp_path):

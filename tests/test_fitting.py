@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -209,7 +211,7 @@ def test_one_line_says_what_is_wrong(
     table = of_one["causal"] if "--predict" in options else table
     monkeypatch.chdir(tmp_path)
     options = [*options, *([] if "--plot" in options else ["--plot", "out.png"])]
-    arguments = ["fit", table, "--bootstrap", 5, *options, "--json", "out.json"]
+    arguments = ["fit", table, "--bootstrap", 20, *options, "--json", "out.json"]
     assert message in fails(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
@@ -327,9 +329,138 @@ def test_a_table_is_not_written_over(capsys, tmp_path, plain):
     """Fails when --json of the table's own path loses the runs."""
     path = write(tmp_path / "runs.csv", plain)
     before = path.read_text()
-    assert "written over the table" in fails(capsys, "fit", path, "--json", path)
-    assert "written over the table" in fails(capsys, "compare", path, path, "--json", path)
-    assert path.read_text() == before
+    assert "written over the file" in fails(capsys, "fit", path, "--json", path)
+    assert "written over the file" in fails(capsys, "compare", path, path, "--json", path)
+    folder = tmp_path / "results.csv"
+    folder.write_text(before)
+    said = fails(capsys, "compare", tmp_path, path, "--json", folder)
+    assert "written over the file" in said
+    assert path.read_text() == before == folder.read_text()
+
+
+@pytest.mark.parametrize("command", ["fit", "compare"])
+def test_h1_what_is_no_file_stays_what_it_is(capsys, tmp_path, plain, command):
+    """Fails when a pipe, or a device, is renamed over, or --plot is lost to --json."""
+    path = write(tmp_path / "runs.csv", plain)
+    tables = [path] if command == "fit" else [path, path]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    said = fails(capsys, command, *tables, "--json", pipe)
+    assert f"--json {pipe}: is there, and no file" in said
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    out = tmp_path / "out.svg"
+    said = fails(capsys, command, *tables, "--json", out, "--plot", out)
+    assert "--plot" in said and "written over --json" in said
+    assert not out.exists()
+
+
+def test_h1_what_a_link_leads_to_is_written(tmp_path, plain):
+    """Fails when the link itself is renamed over and its end stays old, or a file is left."""
+    path, link, end = (tmp_path / name for name in ("runs.csv", "link.json", "end.json"))
+    end.write_text("old")
+    link.symlink_to(end)
+    run("fit", write(path, plain), "--bootstrap", 0, "--json", link)
+    assert link.is_symlink() and json.loads(end.read_text())["law"] == "parametric"
+    assert {each.name for each in tmp_path.iterdir()} == {"runs.csv", "link.json", "end.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--fix", "E=1", "E=1.5"], "--fix: E is given twice (1, 1.5)"),
+        (["--unit", "params=M", "--unit", "params=B"], "--unit: params is given twice"),
+        (["--predict", "flops=1e21,flops=1e20"], "flops is given twice (1e+21, 1e+20)"),
+        (["--law", "power", "--delta", "1"], "--delta: for --law parametric or data-const"),
+        (["--tolerance", "0.5"], "--tolerance: for --law isoflop, not parametric"),
+        (["--unique", "tokens"], "--unique: for --law data-constrained, not parametric"),
+        (["--unit", "flops=M"], "--unit flops: there is no column of flops"),
+        (["--bootstrap", "5"], "--bootstrap 5: intervals need 20 or more; 0: none"),
+    ],
+)
+def test_h2_an_option_without_an_effect_is_refused(capsys, tmp_path, plain, options, says):
+    """Fails when the last of two values wins, or an option is passed over, without a word."""
+    path = write(tmp_path / "runs.csv", plain)
+    usual = [] if "--bootstrap" in options else ["--bootstrap", 0]
+    assert says in fails(capsys, "fit", path, *usual, *options)
+
+
+def test_h2_a_unit_in_cells_and_another_on_the_command_line(capsys, tmp_path, plain):
+    """Fails when 10M read in millions is 1e13."""
+    rows = [[f"{float(row[0]) / 1e6}M", *row[1:]] for row in plain]
+    said = fails(capsys, "fit", write(tmp_path / "runs.csv", rows), "--unit", "params=M")
+    assert "column params, row 1:" in said and "says its own unit" in said
+
+
+def test_h3_rows_are_counted_as_the_file_has_them(capsys, tmp_path, plain):
+    """Fails when rows that stand twice shift the numbers of those after them."""
+    rows = [*plain[:2], plain[0], [1e8, 1e9, "nan"], *plain[2:]]
+    path = write(tmp_path / "runs.csv", rows)
+    assert any("in row 4 (nan)" in said for said in fitted(path)["warnings"])
+    arms = [["a", *row] for row in plain] + [["b", *row] for row in rows]
+    path = write(tmp_path / "arms.csv", arms, "arm,params,tokens,loss")
+    run("compare", path, "--by", "arm", "--groups", "a", "b", "--bootstrap", 0)
+    assert "in row 4 of b's (nan)" in capsys.readouterr().out
+
+
+def test_h4_groups_are_told_apart_and_named(tmp_path, plain):
+    """Fails when a group without a name is not in the JSON, or two groups' rows are joined."""
+    names = [("", "a,b", "c"), ("x", "a", "b,c")]
+    rows = [
+        [*each, *row[:2], float(row[2]) + i] for i, each in enumerate(names) for row in plain
+    ]
+    text = "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
+    path = tmp_path / "runs.csv"
+    path.write_text(f"arm,first,second,params,tokens,loss\n{text}\n")
+    assert set(fitted(path, "--by", "arm")["groups"]) == {"(blank)", "x"}
+    both = fitted(path, "--by", "first", "second")["groups"]
+    assert {name: one["rows_used"] for name, one in both.items()} == {
+        '"a,b",c': 16,
+        'a,"b,c"': 16,
+    }
+
+
+def test_h5_rows_of_several_kinds_in_one_law_are_said(capsys, table, of_one):
+    """Fails when one law is drawn through a GPT's and a BERT's losses without a word."""
+    alone = "--bootstrap", 0
+    run("fit", table, *alone)
+    said = capsys.readouterr().out
+    assert "rows of 2 kinds of objective (causal, masked) are fit as one: --by obj" in said
+    run("compare", table, of_one["causal"], *alone)
+    assert "rows of 2 kinds of objective" in capsys.readouterr().out
+    run("fit", table, "--by", "objective", *alone)
+    run("compare", of_one["causal"], of_one["masked"], *alone)
+    assert "kinds of objective" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("law", ["isoflop", "envelope"])
+def test_h7_a_range_is_of_the_runs_that_a_law_is_of(capsys, tmp_path, law):
+    """Fails when budgets that are left out count as rows: a law of 4e20 ends not at 1e22."""
+    rows = []
+    for C in np.geomspace(1e18, 1e22, 9):
+        best = 0.07 * C**0.51
+        # The larger budgets have sizes on one side of the best, each worse than any before.
+        left_out = C > 5e20
+        for step in np.arange(5) + 1 if left_out else np.arange(5) - 2:
+            N = best * 2.0**-step
+            loss = float(parametric_loss(BESIROGLU, N, C / 6 / N)) + 2 * left_out
+            rows.append([N, C / 6 / N, C, loss])
+    path = write(tmp_path / "runs.csv", rows, "params,tokens,flops,loss")
+    found = fitted(path, "--law", law, "--predict", "flops=1e22")
+    assert found["ranges"]["flops"] == pytest.approx((1e18, 10**20.5))
+    assert found["predictions"][0]["extrapolated"]["flops"] == pytest.approx(31.6)
+    assert "flops 1e+18 to 3.16e+20" in capsys.readouterr().out
+
+
+def test_h6_no_multiplier_that_is_no_number(capsys, tmp_path):
+    """Fails when an arm whose loss hardly falls needs inf times the compute: no JSON."""
+    flops = np.geomspace(1e17, 1e20, 5).tolist()
+    steep = write(tmp_path / "steep.csv", [[C, 20 * C**-0.05] for C in flops], "flops,loss")
+    flat = write(
+        tmp_path / "flat.csv", [[C, 3 - 1e-7 * i] for i, C in enumerate(flops)], "flops,loss"
+    )
+    out = tmp_path / "out.json"
+    said = fails(capsys, "compare", steep, flat, "--bootstrap", 0, "--json", out)
+    assert "the second arm's loss hardly falls with compute" in said and not out.exists()
 
 
 def test_predictions_that_are_not_finite_are_refused(capsys, tmp_path):

@@ -364,6 +364,30 @@ def test_what_cannot_be_planned_is_one_line(arguments, line, capsys):
     assert line in said
 
 
+def test_h1_a_plan_is_not_written_over_its_run(capsys, tmp_path):
+    """Fails when --json RUN.json loses the settings that it plans."""
+    path = tmp_path / "run.json"
+    path.write_text("{}")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["plan", str(path), "--slice", "cpu", "--json", str(path)])
+    assert "would be written over the file" in capsys.readouterr().err
+    assert path.read_text() == "{}"
+
+
+def test_h10_notes_say_what_hours_and_efficiency_are():
+    """Fails when what --efficiency says is called measured, or hours miss validation unsaid."""
+    found = compiled.Found({}, flops=1e6)
+    whole = plan.Plan(SMALL, {}, {SMALL.objective: found}, {"validate": found}, {}, {})
+    measured = Machine(HERE, 1, 1, 1, 1e12, 1e9, 1e9, efficiency=0.5)
+    said = " ".join(plan._notes({"a": whole}, measured, quick=False))
+    assert "reaches 50% of them, as one of 4 layers" in said
+    assert "hours are of training and validation" in said
+    train = whole._replace(others={})
+    said = " ".join(plan._notes({"a": train}, measured._replace(told=True), quick=False))
+    assert "reaches 50% of them, as --efficiency says" in said
+    assert "hours are of training alone" in said and "and validation" not in said
+
+
 def test_a_compiler_that_is_not_there_is_one_line(monkeypatch):
     """Fails if the child's import error is what a user reads."""
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)

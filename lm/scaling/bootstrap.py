@@ -21,6 +21,10 @@ def resample(runs: Runs, draws: int, seed: int) -> np.ndarray:
     return counts[:, place_R].astype(float)
 
 
+FEWEST_DRAWS = 20
+"""Fewer say nothing of ends that one in forty lies beyond."""
+
+
 def interval(
     value: float, draws_B: np.ndarray, degrees: int, level: float = 0.95
 ) -> tuple[float, float] | None:
@@ -37,7 +41,7 @@ def interval(
     True
     """
     draws_B = draws_B[np.isfinite(draws_B)]
-    if degrees < 1 or len(draws_B) < 20:
+    if degrees < 1 or len(draws_B) < FEWEST_DRAWS:
         return None
     tail = (1 - level) / 2
     widening = float(special.stdtrit(degrees, 1 - tail) / special.ndtri(1 - tail))

@@ -79,10 +79,18 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
     degrees = min(fit.degrees for fit in fits)
     points = []
     for flops in _places(measured.flops_R):
-        loss, needed = _needed(ours.parameters, theirs.parameters, flops)
+        with np.errstate(over="ignore"):
+            loss, needed = _needed(ours.parameters, theirs.parameters, flops)
+        if not 0 < needed < np.inf:
+            raise DataError(
+                "the second arm's loss hardly falls with compute"
+                f" (x {theirs.parameters['x']:.2g}), so no compute is known for the loss"
+                f" {loss:.4g}: no multiplier"
+            )
         ends = None
         if ours.draws and theirs.draws:
-            _, needed_B = _needed(ours.draws, theirs.draws, flops)
+            with np.errstate(all="ignore"):
+                _, needed_B = _needed(ours.draws, theirs.draws, flops)
             falls_B = (ours.draws["x"] > 0) & (theirs.draws["x"] > 0)
             ends = interval(float(needed / flops), needed_B[falls_B] / flops, degrees)
         points.append(

@@ -46,7 +46,7 @@ def fit_envelope(
         degrees=len(rows_R) - 2,
         draws=draws,
         warnings=(*_warnings(runs, rows_R), *line_doubts(parameters, draws)),
-        ranges=ranges_of(runs),
+        ranges=ranges_of(runs.take(rows_R)),
         details={"rows": rows_R, "method": method},
     )
 

@@ -97,16 +97,21 @@ def fit_isoflop(
             f" a law needs 2: run smaller or larger models ({'; '.join(doubts)})"
         )
     parameters, draws, objective = _law_of(minima, bootstrap, seed)
+    used = [
+        rows_R[near_R]
+        for rows_R, near_R, b in zip(groups, inside, found, strict=True)
+        if isinstance(b, Budget)
+    ]
+    used_R = np.concatenate(used)
     fit = Fit(
         law="isoflop",
         parameters=parameters,
         objective=objective,
-        rows_used=sum(
-            len(part) for part, b in zip(kept, found, strict=True) if isinstance(b, Budget)
-        ),
+        rows_used=len(used_R),
         degrees=len(minima) - 2,
         draws=draws,
-        ranges=ranges_of(runs),
+        # Budgets without a minimum say nothing of what is best for them.
+        ranges=ranges_of(runs.take(used_R)),
         details={"budgets": minima, "method": method},
     )
     if len(minima) < 4:

@@ -155,6 +155,11 @@ def parsed(columns: Columns, name: str, unit: float = 1.0) -> np.ndarray:
             f"column {name}, row {row}: {commas[0]} may be {point} or"
             f" {commas[0].replace(',', '')}: write it without a comma"
         )
+    for row, text in enumerate(texts, 1):
+        if unit != 1 and isinstance(text, str) and text[-1:] in _SUFFIXES:
+            raise DataError(
+                f"column {name}, row {row}: {text} says its own unit, and --unit another"
+            )
     mark = "" if grouped else "."
     read_R = np.array(
         [_number(text.replace(",", mark) if isinstance(text, str) else text) for text in texts]
@@ -191,13 +196,23 @@ def groups(columns: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
     >>> found = groups({"model": ["a", "b", "a"], "seed": [0, 0, 0]}, ["model", "seed"])
     >>> {name: rows_R.tolist() for name, rows_R in found.items()}
     {'a,0': [0, 2], 'b,0': [1]}
+    >>> list(groups({"model": ["", "a,b"]}, ["model"]))
+    ['(blank)', '"a,b"']
     """
     found: dict[str, list[int]] = {}
     for number, values in enumerate(
         zip(*(column(columns, name) for name in names), strict=True)
     ):
-        found.setdefault(",".join(map(str, values)), []).append(number)
+        found.setdefault(",".join(map(_name, values)), []).append(number)
     return {name: np.array(rows) for name, rows in found.items()}
+
+
+def _name(value: Any) -> str:
+    """A value as a part of a group's name: not empty, and told apart from two with a comma."""
+    text = str(value)
+    if value is None or not text.strip():
+        return "(blank)"
+    return f'"{text}"' if "," in text else text
 
 
 def _number(value: Any) -> float:
