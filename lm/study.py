@@ -74,6 +74,9 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             raise UserError(
                 "objective: the study's cells are named by it; use lm train instead"
             )
+        _no_twins(planned, runs)
+        if given.cell:
+            chosen(runs, given.cell)  # a name that is not there is said by --report too
         if given.cost is not None:
             asked = {cell: runs[cell] for cell in chosen(runs, given.cell)}
             print(cost(asked, given.cost, slices=given.slices))
@@ -90,6 +93,21 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             draw(study, runs, directory)
         if failed:
             raise UserError(f"{len(failed)} of {len(runs)} cells failed: {', '.join(failed)}")
+
+
+def _no_twins(planned: dict[str, Run], runs: dict[str, Run]) -> None:
+    """Refuses overrides that make one run of several cells: seeds that are alike have no error.
+
+    What only one run stands for would be counted as often as it has names.
+    """
+    first: dict[str, str] = {}
+    for cell, run in runs.items():
+        other = first.setdefault(dump(run), cell)
+        if planned[other] != planned[cell]:
+            raise UserError(
+                f"cells {other} and {cell} would be the same run: the study varies what is"
+                " overridden"
+            )
 
 
 def train(
@@ -132,10 +150,12 @@ def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: i
         if why := refuse_attention(run, slice_.chip.platform):
             raise UserError(why)
     hours = slice_.hours(flops, utilization)
+    float32 = any(run.precision == "float32" for run in runs.values())
+    slower = ", in bfloat16: float32 takes several times as long" if float32 else ""
     many = f"{slices} x {name}" if slices > 1 else name
     return (
         f"{len(runs)} runs: {flops:.2g} FLOPs, {count(tokens)} tokens; {hours:.2g} hours on"
-        f" {many} at {utilization:.0%} of peak, by FLOPs alone"
+        f" {many} at {utilization:.0%} of peak, by FLOPs alone{slower}"
     )
 
 

@@ -336,3 +336,25 @@ def toy_runs(toy: tuple[ModuleType, list[str]]) -> dict[str, Run]:
         name: validate(override(run, arguments[2:]))
         for name, run in module.runs("smoke").items()
     }
+
+
+def test_h11_no_cells_that_are_one_run(capsys, tmp_path):
+    """Fails when seed=3 makes one run of all seeds, whose error is then none."""
+    module, arguments = STUDIES["repeated_data"], ["--scale", "laptop", "--cost", "v5e-8"]
+    where = ["--runs", str(tmp_path)]
+    for change in ("seed=3", "tokens=4096"):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            study.main(module, [*arguments, *where, change])
+        assert "would be the same run: the study varies" in capsys.readouterr().err
+    study.main(module, [*arguments, *where, "data.batch=16"])
+    assert "hours on v5e-8" in (said := capsys.readouterr().out) and "float32" not in said
+    study.main(module, [*arguments, *where, "precision=float32"])
+    assert "in bfloat16: float32 takes several times as long" in capsys.readouterr().out
+
+
+def test_h12_a_cell_that_is_not_there_is_said_by_report_too(capsys, tmp_path):
+    """Fails when --report --cell of a mistyped name draws a report."""
+    options = ["--report", "--cell", "nosuch", "--runs", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"^2$"):
+        study.main(STUDIES["repeated_data"], options)
+    assert "cell nosuch: not in this study" in capsys.readouterr().err
