@@ -274,7 +274,9 @@ def entry(line: list[str]) -> None:
         tpu.main(line[1:])
     elif line[:1] == ["study"]:
         name = line[1] if line[1:] and line[1] in STUDIES else STUDIES[0]
-        study.main(importlib.import_module(f"experiments.{name}"), line[2:])
+        # A line that has lost what it asked for would train a whole study, for minutes.
+        asks = [] if any(word.startswith("--") for word in line[2:]) else ["--report"]
+        study.main(importlib.import_module(f"experiments.{name}"), line[2:] + asks)
     else:
         cli.main(line)
 
