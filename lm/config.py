@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:  # UnicodeDecodeError, too
         raise UserError(f"{path}: damaged: {error}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: damaged: no JSON object")
+        raise UserError(f"{path}: damaged: it is no object")
     return found
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lm import hosts, ledger, report
 from lm.chips import parse_slice
-from lm.config import UserError, dump, override, read_json
+from lm.config import UserError, dump, override
 from lm.data import vocabulary_size
 from lm.evaluate import Effort, evaluate
 from lm.report import count
@@ -31,7 +31,7 @@ from lm.run import (
     validate,
 )
 from lm.start import Parser, one_line_errors, prepare_machine
-from lm.train.fit import Diverged, fit, other_settings
+from lm.train.fit import Diverged, fit, other_settings, read_result
 from lm.train.lock import only_writer
 
 
@@ -205,7 +205,10 @@ def _result(run: Run, directory: Path) -> dict[str, Any] | None:
     if why := other_settings(run, directory):
         print(f"lm: {directory} is left out, it is of another run: {why}", file=sys.stderr)
         return None
-    result: dict[str, Any] = read_json(path)
+    result = read_result(path)
+    if not result.get("evaluated", True):
+        print(f"lm: {directory} is left out, it was trained and not scored", file=sys.stderr)
+        return None
     return result
 
 

@@ -88,7 +88,7 @@ def fit(
     SIGINT or SIGTERM, with everything saved.
     """
     run = validate(run)
-    finished = hosts.told(lambda: _finished(run, directory))
+    finished = hosts.told(lambda: _finished(run, directory, asked=evaluate is not None))
     if finished is not None:
         return finished
     memory.check(run, jax.devices())
@@ -109,7 +109,7 @@ def fit(
         places.append(checkpoints_of(run, directory))
     with only_writer(*places) as check:
         # By now another process may have finished it.
-        finished = hosts.told(lambda: _finished(run, directory))
+        finished = hosts.told(lambda: _finished(run, directory, asked=evaluate is not None))
         if finished is not None:
             return finished
         known = hosts.told(lambda: (directory / "config.json").exists())
@@ -124,6 +124,7 @@ def fit(
         result = _result(run, tokens, seen, state, extra)
         if evaluate is not None:
             result |= evaluate(Trained(run, tokens, program, state.params))
+        result["evaluated"] = evaluate is not None
         result = _finite(result)
         if hosts.first():
             check()
@@ -242,6 +243,12 @@ def _restored(
             f"{place}: the parameters of checkpoint {found.step} are not finite: the run"
             " diverged; train it again in another directory with a lower"
             f" optimizer.learning_rate ({run.optimizer.learning_rate:g})"
+        )
+    if found.step < steps(run) and hosts.first():
+        print(
+            f"lm: {directory}: not trained to its end: this is step {found.step} of"
+            f" {steps(run)}",
+            file=sys.stderr,
         )
     return LoadedModel(run, tokenizer, program, found.state["params"])
 
@@ -636,8 +643,21 @@ def _seen(run: Run, tokens: Tokens) -> int:
     return min(steps(run) * run.data.batch, there)
 
 
-def _finished(run: Run, directory: Path) -> Result | None:
+def read_result(path: Path) -> Result:
+    """What a result.json holds; raises UserError where it is damaged."""
+    result = read_json(path)
+    kinds = {"decided_by": dict, "corpus_digest": str}
+    if not result or any(
+        not isinstance(result.get(n, kind()), kind) for n, kind in kinds.items()
+    ):
+        raise UserError(f"{path}: damaged: it is no result; remove it and train again")
+    return result
+
+
+def _finished(run: Run, directory: Path, *, asked: bool) -> Result | None:
     """The result that is there already, if the corpus is still the one that it is of.
+
+    None where an evaluator is `asked` that has not been asked yet.
 
     Refuses a directory of another run, and a file.
     """
@@ -650,9 +670,10 @@ def _finished(run: Run, directory: Path) -> Result | None:
     path = directory / "result.json"
     if not path.exists():
         return None
-    result = read_json(path)
-    if "batches_digest" not in result:
-        raise UserError(f"{path}: damaged: it is not a run's result; remove it to go on")
+    result = read_result(path)
+    # One that was trained without being asked anything lacks what the evaluator finds.
+    if asked and not result.get("evaluated", True):
+        return None
     now, then = corpus_digest(run.data), result.get("corpus_digest")
     if then not in (None, now):
         raise UserError(_changed(directory, "corpus_digest", now, str(then)))
@@ -670,9 +691,7 @@ def other_settings(run: Run, directory: Path) -> str:
         names += same_result(run, read_run(directory))
     path = directory / "result.json"
     if path.exists():
-        carried = read_json(path).get("decided_by")
-        if not isinstance(carried, dict | None):
-            raise UserError(f"{path}: damaged: decided_by is no object")
+        carried = read_result(path).get("decided_by")
         if carried is None and not known:
             return "nothing says which settings its result.json is of"
         names += differing(run, carried) if carried is not None else []

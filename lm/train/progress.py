@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from lm import hosts
 from lm.chips import peak_of
@@ -53,9 +55,13 @@ class Metrics:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         temporary.replace(self._path)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=step + 1, flush_secs=30
-        )
+        # Not by SummaryWriter, whose thread a full disk ends: whoever writes then waits.
+        (directory / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(directory / "tensorboard" / "events"))
+        self._flushed = time.monotonic()
+        # TensorBoard then hides what an earlier process had written from here on.
+        started = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(step=step + 1, session_log=started))
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """Records the values after `step` steps; TensorBoard gets the numbers."""
@@ -67,7 +73,11 @@ class Metrics:
         self._recent.append(record)
         for name, value in values.items():
             if not isinstance(value, str):
-                self._board.add_scalar(name, value, step)
+                event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                self._board.write_event(event)
+        if time.monotonic() - self._flushed > 30:
+            self._board.flush()
+            self._flushed = time.monotonic()
 
     @property
     def recent(self) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from lm.data import Bytes, Data, Text, Tokens, open_tokens
 from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, differing, steps
+from lm.study import results
 from lm.train.checkpoint import Checkpoints
 from lm.train.fit import Diverged, checkpoints_of, commit, environments, fit, load
 from lm.train.lock import NAME, only_writer
@@ -263,6 +264,8 @@ def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
     def slowly(data: Data) -> Tokens:
         if not directory.exists():
             finished.rename(directory)
+            scored = result_of(directory) | {"evaluated": True}
+            (directory / "result.json").write_text(json.dumps(scored))
         return open_tokens(data)
 
     monkeypatch.setattr("lm.train.fit.open_tokens", slowly)
@@ -453,3 +456,43 @@ def test_records_that_are_lost_are_said(run, finished, capsys):
     path.write_text("".join(json.dumps(record) + "\n" for record in kept))
     fit(run, finished)
     assert "the records of steps 3 to 4, 7 are lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"decided_by": 5}'])
+def test_oneline_a_result_that_is_none_is_no_result(run, tmp_path, content):
+    """Fails if it is a traceback, or if nothing at all counts as finished."""
+    (tmp_path / "config.json").write_text(dump(run))
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result\.json: damaged"):
+        fit(run, tmp_path)
+
+
+def test_oneline_an_environment_that_is_no_object(tmp_path):
+    """Fails if it is a traceback."""
+    (tmp_path / "environment.json").write_text("[]")
+    with pytest.raises(UserError, match=r"environment\.json: damaged"):
+        environments(tmp_path)
+
+
+def test_r1_a_result_without_scores_is_no_result_of_a_study(run, tmp_path, capsys):
+    """Fails if a cell that `lm train` has trained counts as scored: its numbers never come."""
+    trained = fit(run, tmp_path)
+    assert results({"cell": run}, tmp_path.parent / "no")[0].result is None
+    assert results({tmp_path.name: run}, tmp_path.parent)[0].result is None
+    assert "trained and not scored" in capsys.readouterr().err
+    scored = fit(run, tmp_path, evaluate=lambda _: {"bits_per_byte": 2.0})
+    assert scored == trained | {"bits_per_byte": 2.0, "evaluated": True}
+    assert results({tmp_path.name: run}, tmp_path.parent)[0].result == scored
+    assert fit(run, tmp_path) == scored
+
+
+def test_r1_a_model_that_is_not_trained_to_its_end_says_so(run, tmp_path, capsys):
+    """Fails if the score of half a run passes for that of the run."""
+    fit(override(run, ["checkpoints.steps=1"]), tmp_path)
+    load(tmp_path)
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "checkpoints" / str(steps(run)))
+    load(tmp_path)
+    assert (
+        f"not trained to its end: this is step {steps(run) - 1} of" in capsys.readouterr().err
+    )

@@ -222,3 +222,23 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run, tmp_path):
     damage: list[str] = []
     found = restore(str(directory / "checkpoints"), abstract, report=damage.append)
     assert found.step == int(found.state.step) and damage == []
+
+
+def test_hang_a_disk_that_is_full_for_tensorboard_alone_ends_the_run(tmp_path):
+    """Fails if its records wait for a thread that a full disk has ended: nothing hears SIGTERM
+    then."""
+    code = f"""
+import resource
+from pathlib import Path
+from lm.train.progress import Metrics
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+with Metrics(Path({str(tmp_path)!r}), 0) as metrics:
+    for step in range(1, 100_000):
+        metrics.write(step, {{"a" * 90 : 1.0}} if step % 2 else {{}})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1 and "File too large" in done.stderr
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.stat().st_size == 30_000
