@@ -234,7 +234,7 @@ from lm.train.progress import Metrics
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 with Metrics(Path({str(tmp_path)!r}), 0) as metrics:
     for step in range(1, 100_000):
-        metrics.write(step, {{"a" * 90 : 1.0}} if step % 2 else {{}})
+        metrics.write(step, {{str(n): 1.0 for n in range(20)}})
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
