@@ -676,7 +676,7 @@ def _finished(run: Run, directory: Path, *, asked: bool) -> Result | None:
         return None
     now, then = corpus_digest(run.data), result.get("corpus_digest")
     if then not in (None, now):
-        raise UserError(_changed(directory, "corpus_digest", now, str(then)))
+        raise UserError(_changed(directory, "corpus_digest", now, then))
     return result
 
 

@@ -126,16 +126,6 @@ def test_r1_what_is_left_of_a_run_goes_on_by_its_own_command(run, finished):
     assert fit(run, finished)["validation_loss"] == expected["validation_loss"]
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "1", "{}", '{"batches_digest": "", "decided_by": 3}']
-)
-def test_r1_what_is_no_result_is_not_taken_for_one(run, finished, content):
-    """Fails if JSON that no run wrote is returned as its result, or is a traceback."""
-    (finished / "result.json").write_text(content)
-    with pytest.raises(UserError, match=r"result\.json: damaged"):
-        fit(run, finished)
-
-
 def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
     run, finished, tmp_path
 ):
