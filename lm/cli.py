@@ -243,12 +243,13 @@ def _find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
 
 def _find_study(name: str) -> Any:
     sys.path.insert(0, str(Path.cwd()))
+    study: Any = None
     try:
-        study: Any = importlib.import_module(f"experiments.{name}")
+        if name.isidentifier():
+            study = importlib.import_module(f"experiments.{name}")
     except ModuleNotFoundError as error:
         if error.name not in ("experiments", f"experiments.{name}"):
             raise
-        study = None
     if not hasattr(study, "runs"):
         raise UserError(
             f"study {name}: there is no study experiments/{name}.py here;"

@@ -118,6 +118,8 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "common:x"], "no study experiments/common.py"),
         (["train", "__main__:x"], "no study"),
         (["train", ":x"], "no study"),
+        (["train", "no.such:x"], "no study"),
+        (["plan", ".", "--slice", "v5e-8"], "no study"),
         (["train", "bert_vs_gpt/smok:x"], "scale smok: bert_vs_gpt has smoke, laptop"),
         (["train", "bert_vs_gpt:causal-nope"], "nearest: causal-"),
         (["train", "\udcff.json"], "not UTF-8"),
