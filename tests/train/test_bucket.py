@@ -229,8 +229,8 @@ def train(run: Run, directory: Path) -> tuple[int, str]:
         text=True,
         timeout=300,
     )
-    # gcsfs warns beside it that it has no credentials.
-    said = [line for line in done.stderr.splitlines() if line.startswith("lm: ")]
+    # gcsfs warns beside it that it has no credentials, and its threads may be within a line.
+    said = re.findall(r"(?<!\w)lm: .*", done.stderr)
     return done.returncode, "\n".join(said) or done.stderr * (done.returncode != 0)
 
 

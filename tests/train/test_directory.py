@@ -479,6 +479,7 @@ def test_r1_a_result_without_scores_is_no_result_of_a_study(run, tmp_path, capsy
 def test_r1_a_model_that_is_not_trained_to_its_end_says_so(run, tmp_path, capsys):
     """Fails if the score of half a run passes for that of the run."""
     fit(override(run, ["checkpoints.steps=1"]), tmp_path)
+    capsys.readouterr()
     load(tmp_path)
     assert capsys.readouterr().err == ""
     shutil.rmtree(tmp_path / "checkpoints" / str(steps(run)))
