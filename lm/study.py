@@ -75,16 +75,14 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
                 "objective: the study's cells are named by it; use lm train instead"
             )
         _no_twins(planned, runs)
-        if given.cell:
-            chosen(runs, given.cell)  # a name that is not there is said by --report too
+        names = chosen(runs, given.cell)
         if given.cost is not None:
-            asked = {cell: runs[cell] for cell in chosen(runs, given.cell)}
+            asked = {cell: runs[cell] for cell in names}
             print(cost(asked, given.cost, slices=given.slices))
             return
         directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
         failed = []
         if not given.report:
-            names = chosen(runs, given.cell)
             prepare_machine()
             # All cells are for one process; several may each train some of them.
             with only_writer(directory, shared=bool(given.cell)):

@@ -31,12 +31,12 @@ def layout_nats(
     >>> np.exp(-found).round(6).tolist()
     [[1.0, 1.0, 0.5, 1.0, 1.0], [1.0, 0.5, 0.5, 1.0, 1.0]]
     """
+    if told == "nothing":
+        return np.zeros((len(windows), length))
     paid_RL = ends_nats(lengths, windows=windows, offsets=offsets, length=length)
     whole_R = (windows + 1) * (length - 1) < offsets[-1]
     paid_RL[whole_R, -1] = 0.0
-    if told == "nothing":
-        paid_RL[:] = 0.0
-    elif told == "number of documents":
+    if told == "number of documents":
         # A row that ends in padding pays for all ends, which is more.
         place_RL, end_RL = _places(windows, offsets, length)
         _pay_for_numbers(paid_RL, np.flatnonzero(whole_R), lengths, place_RL, end_RL[:, 0])
