@@ -2,7 +2,7 @@
 
 import sys
 
-from lm import signals
+from lm.distributed import signals
 
 if sys.argv[0] == "-m":  # so it is called while Python looks for the module that it shall run
     signals.listen()

@@ -29,7 +29,15 @@ where all is.
 import sys
 from typing import Any, NamedTuple
 
-from experiments.common import (
+from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds
+from lm.evaluate.scoring import Effort
+from lm.model import Transformer
+from lm.objectives import AnyOrder, Causal, Masked
+from lm.optimizer import Muon, WarmupStableDecay
+from lm.output.numbers import count, decimals, percent, with_error
+from lm.run import Run
+from lm.study import runner
+from lm.study.common import (
     COMPRESSORS,
     Arm,
     Grid,
@@ -52,30 +60,10 @@ from experiments.common import (
     spent_table,
     violations,
 )
-from experiments.plans import Size
-from lm import study
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds
-from lm.evaluate import Effort
-from lm.model import Transformer
-from lm.objectives import AnyOrder, Causal, Masked
-from lm.optimizer import Muon, WarmupStableDecay
-from lm.report import (
-    BLUE,
-    GREEN,
-    VERMILLION,
-    Block,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    count,
-    decimals,
-    percent,
-    with_error,
-)
-from lm.run import Run
-from lm.study import Cell
+from lm.study.plans import Size
+from lm.study.report.figures import BLUE, GREEN, VERMILLION
+from lm.study.report.values import Block, Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
 
 ARMS = {
     "causal": Arm("GPT", "the GPT", Causal(), BLUE),
@@ -499,4 +487,4 @@ def _gap(bits: float) -> str:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

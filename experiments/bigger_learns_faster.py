@@ -35,8 +35,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from experiments.common import Arm, arm_of, size_text, study_report, ticks, violations
-from experiments.fits import (
+from lm.evaluate.scoring import Effort
+from lm.objectives import AnyOrder, Causal
+from lm.optimizer import WarmupStableDecay
+from lm.output.numbers import count, decimals
+from lm.run import Run
+from lm.scaling.fit import Fit, band, evaluate
+from lm.scaling.power import fit_power
+from lm.scaling.table import Runs
+from lm.study import runner
+from lm.study.common import Arm, arm_of, size_text, study_report, ticks, violations
+from lm.study.fits import (
     NO_ANSWER,
     arms_rows,
     attempt,
@@ -44,14 +53,8 @@ from experiments.fits import (
     number_text,
     section,
 )
-from experiments.plans import LAPTOP_SOURCE, SMOKE_SOURCE, V5E_16, Plan, Size
-from experiments.sections import equal_section, limits
-from experiments.seeds import groups_of, together
-from lm import study
-from lm.evaluate import Effort
-from lm.objectives import AnyOrder, Causal
-from lm.optimizer import WarmupStableDecay
-from lm.report import (
+from lm.study.plans import LAPTOP_SOURCE, SMOKE_SOURCE, V5E_16, Plan, Size
+from lm.study.report.figures import (
     BLUE,
     GREEN,
     INK,
@@ -62,21 +65,13 @@ from lm.report import (
     PURPLE,
     SKY,
     VERMILLION,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    count,
-    decimals,
     panels,
     styled,
 )
-from lm.run import Run
-from lm.scaling.fit import Fit, band, evaluate
-from lm.scaling.power import fit_power
-from lm.scaling.table import Runs
-from lm.study import Cell
+from lm.study.report.values import Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.sections import equal_section, limits
+from lm.study.seeds import groups_of, together
 from lm.train.progress import read_metrics
 
 ARMS = {
@@ -493,4 +488,4 @@ def to_loss_figure(races: Mapping[str, Race]) -> Figure:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

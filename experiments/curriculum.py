@@ -27,14 +27,20 @@ few steps are taken; no arm tests it.
 
 import sys
 
-from experiments.common import Arm
-from experiments.plans import (
+from lm.objectives import Causal, Curriculum, Masked, Objective
+from lm.run import Run
+from lm.study import runner
+from lm.study.common import Arm
+from lm.study.plans import (
     EFFORT,
     LAPTOP,
     SMOKE,
     V5E_8,
 )
-from experiments.sections import (
+from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from lm.study.report.values import Plot, Report, Section
+from lm.study.runner import Cell
+from lm.study.sections import (
     BARS,
     NO_ANSWER,
     baselines_of,
@@ -45,7 +51,7 @@ from experiments.sections import (
     report_of,
     shares_section,
 )
-from experiments.seeds import (
+from lm.study.seeds import (
     BITS,
     PROBE,
     Group,
@@ -55,11 +61,6 @@ from experiments.seeds import (
     groups_of,
     signed,
 )
-from lm import study
-from lm.objectives import Causal, Curriculum, Masked, Objective
-from lm.report import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, Plot, Report, Section
-from lm.run import Run
-from lm.study import Cell
 
 __all__ = ["EFFORT", "SCALES", "report", "runs"]
 
@@ -187,4 +188,4 @@ def _switch(group: Group) -> float:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

@@ -34,7 +34,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator
 
-from experiments.common import (
+from lm.data import Data
+from lm.evaluate.scoring import Effort
+from lm.objectives import AnyOrder, Causal, Masked
+from lm.output.numbers import count, decimals, with_error
+from lm.run import Run
+from lm.scaling.fit import Fit, band, evaluate
+from lm.scaling.joint import Joint, fit_joint
+from lm.scaling.parametric import fit_parametric
+from lm.scaling.table import DataError
+from lm.study import runner
+from lm.study.common import (
     Arm,
     Result,
     equal_table,
@@ -43,7 +53,7 @@ from experiments.common import (
     ticks,
     violations,
 )
-from experiments.fits import (
+from lm.study.fits import (
     NO_ANSWER,
     ONE_SIZE,
     arms_rows,
@@ -58,37 +68,21 @@ from experiments.fits import (
     signed_text,
     truth_of,
 )
-from experiments.plans import FEW_ROWS, SMOKE_SOURCE, V5E_16, Plan, Size
-from experiments.sections import limits
-from experiments.seeds import BITS, Gap, Group, Measure, gaps, groups_of, together
-from lm import study
-from lm.data import Data
-from lm.evaluate import Effort
-from lm.objectives import AnyOrder, Causal, Masked
-from lm.report import (
+from lm.study.plans import FEW_ROWS, SMOKE_SOURCE, V5E_16, Plan, Size
+from lm.study.report.figures import (
     BLUE,
     GREEN,
     MARKERS,
     PAPER,
     VERMILLION,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    count,
-    decimals,
     panels,
     reference_lines,
     styled,
-    with_error,
 )
-from lm.run import Run
-from lm.scaling.fit import Fit, band, evaluate
-from lm.scaling.joint import Joint, fit_joint
-from lm.scaling.parametric import fit_parametric
-from lm.scaling.table import DataError
-from lm.study import Cell
+from lm.study.report.values import Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.sections import limits
+from lm.study.seeds import BITS, Gap, Group, Measure, gaps, groups_of, together
 
 ARMS = {
     "causal": Arm("GPT", "the GPT", Causal(), BLUE),
@@ -465,4 +459,4 @@ def growth_figure(
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

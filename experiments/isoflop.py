@@ -40,8 +40,23 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from experiments.common import Arm, Result, arm_of, study_report
-from experiments.fits import (
+from lm.cost import ledger
+from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
+from lm.evaluate.scoring import Effort
+from lm.model import Transformer
+from lm.objectives import Causal, Masked
+from lm.objectives.masked import Drawn
+from lm.optimizer import Cosine, Muon
+from lm.output.numbers import count, decimals, power
+from lm.run import Run
+from lm.scaling.compare import Comparison, compare
+from lm.scaling.fit import Fit
+from lm.scaling.isoflop import METHODS, Budget, fit_isoflop
+from lm.scaling.parametric import fit_parametric
+from lm.scaling.table import DataError, Runs
+from lm.study import runner
+from lm.study.common import Arm, Result, arm_of, study_report
+from lm.study.fits import (
     BITS,
     NO_ANSWER,
     Trials,
@@ -63,21 +78,9 @@ from experiments.fits import (
     trials_of,
     trials_table,
 )
-from lm import ledger, study
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
-from lm.evaluate import Effort
-from lm.model import Transformer
-from lm.objectives import Causal, Masked
-from lm.objectives.masked import Drawn
-from lm.optimizer import Cosine, Muon
-from lm.report import BLUE, GREEN, Column, Report, Section, Table, count, decimals, power
-from lm.run import Run
-from lm.scaling.compare import Comparison, compare
-from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, Budget, fit_isoflop
-from lm.scaling.parametric import fit_parametric
-from lm.scaling.table import DataError, Runs
-from lm.study import Cell
+from lm.study.report.figures import BLUE, GREEN
+from lm.study.report.values import Column, Report, Section, Table
+from lm.study.runner import Cell
 
 ARMS = {
     "causal": Arm("GPT", "the GPT", Causal(), BLUE),
@@ -561,4 +564,4 @@ def _limits_section(cells: list[Cell], named: Mapping[str, Fit | DataError]) -> 
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

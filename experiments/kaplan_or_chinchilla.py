@@ -46,8 +46,20 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from experiments.common import study_report
-from experiments.fits import (
+from lm.cost.budget import batch_and_rate
+from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
+from lm.evaluate.scoring import Effort
+from lm.model import Transformer
+from lm.optimizer import Adamw, Cosine, WarmupStableDecay
+from lm.output.numbers import count, decimals
+from lm.run import Run
+from lm.scaling.fit import Fit
+from lm.scaling.isoflop import METHODS, Budget, Method, budgets, fit_isoflop
+from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN as SIX
+from lm.scaling.table import DataError, Runs
+from lm.study import runner
+from lm.study.common import study_report
+from lm.study.fits import (
     NO_ANSWER,
     attempt,
     cells_table,
@@ -55,14 +67,7 @@ from experiments.fits import (
     exponent_text,
     section,
 )
-from experiments.seeds import together
-from lm import study
-from lm.budget import batch_and_rate
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
-from lm.evaluate import Effort
-from lm.model import Transformer
-from lm.optimizer import Adamw, Cosine, WarmupStableDecay
-from lm.report import (
+from lm.study.report.figures import (
     BLUE,
     GREEN,
     INK,
@@ -72,23 +77,13 @@ from lm.report import (
     PURPLE,
     RULE,
     VERMILLION,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    count,
-    decimals,
     panels,
     reference_lines,
     styled,
 )
-from lm.run import Run
-from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, Budget, Method, budgets, fit_isoflop
-from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN as SIX
-from lm.scaling.table import DataError, Runs
-from lm.study import Cell
+from lm.study.report.values import Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.seeds import together
 from lm.train.progress import read_metrics
 
 
@@ -792,4 +787,4 @@ def _trials_section(trials: list[Trial]) -> Section | None:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

@@ -35,35 +35,28 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator
 
-from experiments.common import Arm, size_text, ticks
-from experiments.plans import Plan, Size, source_data
-from experiments.sections import NO_ANSWER, equal_section, report_of
-from experiments.seeds import Group, Measure, Sums, groups_of
-from lm import study
 from lm.data import Hmm
-from lm.evaluate import Effort
+from lm.evaluate.scoring import Effort
 from lm.objectives import AnyOrder, Causal, Masked
-from lm.report import (
+from lm.output.numbers import count, decimals, percent, with_error
+from lm.run import Run
+from lm.study import runner
+from lm.study.common import Arm, size_text, ticks
+from lm.study.plans import Plan, Size, source_data
+from lm.study.report.figures import (
     BLUE,
     GREEN,
     INK,
     MARKERS,
     VERMILLION,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    count,
-    decimals,
     panels,
-    percent,
     reference_lines,
     styled,
-    with_error,
 )
-from lm.run import Run
-from lm.study import Cell
+from lm.study.report.values import Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.sections import NO_ANSWER, equal_section, report_of
+from lm.study.seeds import Group, Measure, Sums, groups_of
 
 ARMS = {
     "causal": Arm("GPT", "the GPT", Causal(), BLUE),
@@ -496,4 +489,4 @@ def _limits(cells: Sequence[Cell], groups: Sequence[Group]) -> Section:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

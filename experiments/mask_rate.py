@@ -20,15 +20,21 @@ best rate is thus no advice for fine-tuning; the probe's is nearer to that.
 
 import sys
 
-from experiments.common import Arm, size_text
-from experiments.plans import (
+from lm.objectives import Masked
+from lm.run import Run
+from lm.study import runner
+from lm.study.common import Arm, size_text
+from lm.study.plans import (
     EFFORT,
     LAPTOP,
     SMOKE,
     V5E_8,
     Size,
 )
-from experiments.sections import (
+from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from lm.study.report.values import Plot, Report, Section
+from lm.study.runner import Cell
+from lm.study.sections import (
     BARS,
     NO_ANSWER,
     baselines_of,
@@ -39,7 +45,7 @@ from experiments.sections import (
     report_of,
     shares_section,
 )
-from experiments.seeds import (
+from lm.study.seeds import (
     BITS,
     PROBE,
     Group,
@@ -49,11 +55,6 @@ from experiments.seeds import (
     signed,
     winner,
 )
-from lm import study
-from lm.objectives import Masked
-from lm.report import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, Plot, Report, Section
-from lm.run import Run
-from lm.study import Cell
 
 __all__ = ["EFFORT", "SCALES", "report", "runs"]
 
@@ -166,4 +167,4 @@ def _rate(group: Group) -> float:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

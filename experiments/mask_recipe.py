@@ -23,14 +23,20 @@ without a mask piece.
 
 import sys
 
-from experiments.common import Arm
-from experiments.plans import (
+from lm.objectives import Masked
+from lm.run import Run
+from lm.study import runner
+from lm.study.common import Arm
+from lm.study.plans import (
     EFFORT,
     LAPTOP,
     SMOKE,
     V5E_8,
 )
-from experiments.sections import (
+from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
+from lm.study.report.values import Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.sections import (
     BARS,
     NO_ANSWER,
     dots_figure,
@@ -40,7 +46,7 @@ from experiments.sections import (
     report_of,
     shares_section,
 )
-from experiments.seeds import (
+from lm.study.seeds import (
     BITS,
     PROBE,
     Group,
@@ -50,23 +56,6 @@ from experiments.seeds import (
     signed,
     together,
 )
-from lm import study
-from lm.objectives import Masked
-from lm.report import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    Plot,
-    Report,
-    Section,
-    Table,
-)
-from lm.run import Run
-from lm.study import Cell
 
 __all__ = ["EFFORT", "SCALES", "report", "runs"]
 
@@ -202,4 +191,4 @@ def _named(groups: list[Group]) -> dict[str, Group]:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

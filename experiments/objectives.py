@@ -2,7 +2,7 @@
 
 Every objective that there is trains one model from the same initial values on the same rows:
 once on as many tokens as the GPT, and once on as many as make its FLOPs equal to the GPT's (to
-the nearest step, by `lm.ledger`). All are scored in bits per byte of the same held-out text.
+the nearest step, by `lm.cost.ledger`). All are scored in bits per byte of the same text.
 
 Answers to: Raffel et al. 2020 (arXiv:1910.10683), section 3.3, Tay et al. 2023 (UL2,
 arXiv:2205.05131), table 2, and Charpentier & Samuel 2024 (GPT-BERT, arXiv:2410.24159), which
@@ -27,33 +27,6 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from experiments.common import Arm, arm_of
-from experiments.plans import EFFORT as USUAL_EFFORT
-from experiments.plans import (
-    LAPTOP,
-    SMOKE,
-    V5E_8,
-    Plan,
-)
-from experiments.sections import (
-    BARS,
-    NO_ANSWER,
-    dots_figure,
-    equal_section,
-    limits,
-    main_table,
-    report_of,
-    shares_section,
-)
-from experiments.seeds import (
-    BITS,
-    PROBE,
-    Group,
-    gaps,
-    groups_of,
-    winner,
-)
-from lm import study
 from lm.objectives import (
     AnyOrder,
     Causal,
@@ -66,24 +39,38 @@ from lm.objectives import (
     Shifted,
     Spans,
 )
-from lm.report import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    decimals,
-    power,
-)
+from lm.output.numbers import decimals, power
 from lm.run import Run
-from lm.study import Cell
+from lm.study import runner
+from lm.study.common import Arm, arm_of
+from lm.study.plans import EFFORT as USUAL_EFFORT
+from lm.study.plans import (
+    LAPTOP,
+    SMOKE,
+    V5E_8,
+    Plan,
+)
+from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
+from lm.study.report.values import Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.sections import (
+    BARS,
+    NO_ANSWER,
+    dots_figure,
+    equal_section,
+    limits,
+    main_table,
+    report_of,
+    shares_section,
+)
+from lm.study.seeds import (
+    BITS,
+    PROBE,
+    Group,
+    gaps,
+    groups_of,
+    winner,
+)
 
 UL2 = Mixture(
     mixed=(
@@ -276,4 +263,4 @@ def _flops_line(groups: list[Group]) -> str:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

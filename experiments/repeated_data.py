@@ -40,7 +40,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from experiments.common import (
+from lm.data import Data
+from lm.evaluate.scoring import Effort
+from lm.objectives import AnyOrder, Causal
+from lm.output.numbers import count
+from lm.run import Run
+from lm.scaling.data_constrained import fit_data_constrained
+from lm.scaling.fit import Fit, band, evaluate
+from lm.scaling.laws import effective_tokens
+from lm.scaling.table import DataError
+from lm.study import runner
+from lm.study.common import (
     Arm,
     Result,
     equal_table,
@@ -49,7 +59,7 @@ from experiments.common import (
     ticks,
     violations,
 )
-from experiments.fits import (
+from lm.study.fits import (
     NO_ANSWER,
     ONE_SIZE,
     arms_rows,
@@ -63,14 +73,8 @@ from experiments.fits import (
     short_text,
     truth_of,
 )
-from experiments.plans import FEW_ROWS, SMOKE_SOURCE, V5E_16, Plan, Size
-from experiments.sections import limits
-from experiments.seeds import BITS, Gap, Group, gaps, groups_of, signed, together
-from lm import study
-from lm.data import Data
-from lm.evaluate import Effort
-from lm.objectives import AnyOrder, Causal
-from lm.report import (
+from lm.study.plans import FEW_ROWS, SMOKE_SOURCE, V5E_16, Plan, Size
+from lm.study.report.figures import (
     BLUE,
     GREEN,
     INK,
@@ -81,22 +85,14 @@ from lm.report import (
     PURPLE,
     SKY,
     VERMILLION,
-    Column,
-    Plot,
-    Report,
-    Section,
-    Table,
-    count,
     panels,
     reference_lines,
     styled,
 )
-from lm.run import Run
-from lm.scaling.data_constrained import fit_data_constrained
-from lm.scaling.fit import Fit, band, evaluate
-from lm.scaling.laws import effective_tokens
-from lm.scaling.table import DataError
-from lm.study import Cell
+from lm.study.report.values import Column, Plot, Report, Section, Table
+from lm.study.runner import Cell
+from lm.study.sections import limits
+from lm.study.seeds import BITS, Gap, Group, gaps, groups_of, signed, together
 
 ARMS = {
     "causal": Arm("GPT", "the GPT", Causal(), BLUE),
@@ -600,4 +596,4 @@ def _signed(value: float) -> str:
 
 
 if __name__ == "__main__":
-    study.main(sys.modules[__name__])
+    runner.main(sys.modules[__name__])

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm import signals
 from lm.config import UserError, describe, override, parse
-from lm.start import Parser, one_line_errors, prepare_machine
+from lm.distributed import signals
+from lm.distributed.process import Parser, one_line_errors, prepare_machine
 
 # All that takes jax, or other seconds, is imported where it is used: what ends the process is
 # heard before, and neither --help nor a misspelt command waits for it.
 if TYPE_CHECKING:
-    from lm.evaluate import Effort
+    from lm.evaluate.scorers.base import Scorer
+    from lm.evaluate.scoring import Effort
     from lm.run import Run
-    from lm.score.likelihood import Scorer
     from lm.train.fit import Evaluator
 
 FITTING = {
@@ -40,11 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
         signals.listen()
         arguments = sys.argv[1:]
     if arguments and arguments[0] in FITTING:
-        from lm import fitting  # scipy and matplotlib, for which no other command should wait
+        from lm.commands import (
+            fit as fitting,  # scipy and matplotlib, for which no other command should wait
+        )
 
         return fitting.main(arguments)
     if arguments and arguments[0] in PLANNING:
-        from lm import budget
+        from lm.cost import budget
 
         return budget.main(arguments[1:])
     parser = _parser(arguments[:1])
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
             case "say":
                 _say(given)
             case "audit":
-                from lm import audit as auditing
+                from lm.verify import batches as auditing
 
                 a, b = given.directories
                 found = auditing.audit(a, b)
@@ -109,7 +111,7 @@ def _parser(command: list[str]) -> Parser:
         epilog="lm train --help lists the fields that may follow, as model.depth=32.",
     )
     if command == ["plan"]:
-        from lm import plan
+        from lm.plan import plan
 
         plan.add_arguments(planning)
 
@@ -205,8 +207,8 @@ def _train(name: str, directory: str | None, overrides: list[str]) -> None:
 def _prove(name: str, overrides: list[str]) -> None:
     from rich.console import Console
 
-    from lm.prove import prove_all
     from lm.run import validate
+    from lm.verify.leaks import prove_all
 
     if "=" in name:
         overrides, name = [name, *overrides], "-"
@@ -229,8 +231,8 @@ def _find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
         return parse(Run, path.read_bytes(), name), path.stem, None
     if ":" not in name:
         raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
-    from lm.evaluate import evaluate
-    from lm.study import chosen, effort_of
+    from lm.evaluate.evaluate import evaluate
+    from lm.study.runner import chosen, effort_of
 
     study_name, _, cell = name.partition(":")
     study_name, _, scale = study_name.partition("/")
@@ -265,7 +267,7 @@ def _scale_of(study: Any, name: str, scale: str) -> str:
 
 
 def _plan(given: argparse.Namespace) -> None:
-    from lm import plan
+    from lm.plan import plan
     from lm.run import validate
 
     name, overrides, scale = given.run, given.overrides, given.scale
@@ -277,7 +279,7 @@ def _plan(given: argparse.Namespace) -> None:
         run, title, _ = _find_run(name)
         runs = {title: run}
     else:
-        from lm.study import chosen
+        from lm.study.runner import chosen
 
         study_name, _, cell = name.partition(":")
         study_name, _, named = study_name.partition("/")
@@ -290,8 +292,9 @@ def _plan(given: argparse.Namespace) -> None:
 
 
 def _score(given: argparse.Namespace) -> None:
-    from lm.evaluate import Effort, evaluate, plain, score_by
-    from lm.train.fit import load
+    from lm.evaluate.evaluate import evaluate
+    from lm.evaluate.scoring import Effort, plain, score_by
+    from lm.train.load import load
 
     for option in ("block", "rows", "mc_se"):
         value = getattr(given, option)
@@ -359,9 +362,10 @@ def _chosen_scorers(
     Raises UserError for a name that is valid for none of the runs, and for a run for which no
     name is valid.
     """
-    from lm.evaluate import scorers, valid
+    from lm.evaluate.scorers.base import refuses
+    from lm.evaluate.scorers.fixed_order import FixedOrder
+    from lm.evaluate.scoring import scorers, valid
     from lm.run import read_run
-    from lm.score.likelihood import FixedOrder, refuses
 
     found: dict[Path, dict[str, Scorer]] = {}
     used: set[str] = set()
@@ -392,9 +396,9 @@ def _print_paired(
     chosen: dict[Path, dict[str, "Scorer"]], effort: "Effort", *, as_json: bool
 ) -> None:
     """Each run's first scorer, and how far it lies above the first run's, by document."""
-    from lm.evaluate import plain, score_by, windows_for
-    from lm.score.bits import paired
-    from lm.train.fit import load
+    from lm.evaluate.bits import paired
+    from lm.evaluate.scoring import plain, score_by, windows_for
+    from lm.train.load import load
 
     asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
     models = {directory: load(directory) for directory in asked}
@@ -484,10 +488,10 @@ def _dashed(name: str) -> str:
 
 
 def _say(given: argparse.Namespace) -> None:
-    from lm.evaluate import blank_of
+    from lm.evaluate.scoring import blank_of
+    from lm.generate import generate as say
     from lm.run import read_run
-    from lm.score import say
-    from lm.train.fit import load_model
+    from lm.train.load import load_model
 
     for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
         value = getattr(given, option)
@@ -569,14 +573,14 @@ def _show_tokens(text: str, directory: Path | None, overrides: list[str]) -> Non
 
     from lm.data import tokenizer_of
     from lm.run import Run, read_run
-    from lm.train import fit
+    from lm.train import directory as directories
 
     run = Run() if directory is None else read_run(directory)
     # All of them are of the data, so that `data.` may be left out.
     full = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
     data = override(run, full).data
     if directory is not None and data == run.data:
-        tokenizer = fit.tokenizer_of(run, directory)
+        tokenizer = directories.tokenizer_of(run, directory)
     else:
         tokenizer = tokenizer_of(data)
     ids = tokenizer.encode(text).tolist()

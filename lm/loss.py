@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lm.mesh import constrain, ways
+from lm.distributed.mesh import constrain, ways
 from lm.numerics import Einsum
 
 

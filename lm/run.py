@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lm import config as _config
-from lm.config import Config, UserError
+from lm.config import Config, UserError, divisors, essence, parse, validate_fields
 from lm.data import Data, vocabulary_size
-from lm.mesh import Mesh, Split, choose
+from lm.distributed.mesh import Mesh, Split, choose
 from lm.model import Attention, Model, Remat, Transformer, refusal
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
@@ -135,7 +134,7 @@ def evaluation_steps(run: Run) -> list[int]:
 
 def validate(run: Run) -> Run:
     """Checks a run as a whole, before anything is allocated; raises UserError in one line."""
-    run = _config.validate_fields(run)
+    run = validate_fields(run)
     _check_sizes(msgspec.to_builtins(run), "")
     if why := run.model.check():
         raise UserError(f"model.{why}")
@@ -162,7 +161,7 @@ def validate(run: Run) -> Run:
             f" steps, which are {LARGEST * each} tokens"
         )
     if run.data.batch % run.microbatches:
-        legal = _config.divisors(run.data.batch)
+        legal = divisors(run.data.batch)
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])
         raise UserError(
             f"microbatches={run.microbatches} does not divide data.batch={run.data.batch};"
@@ -242,7 +241,7 @@ def decided_by(run: Run) -> dict[str, str]:
     >>> list(decided_by(Run(seed=1, microbatches=2)))
     ['seed']
     """
-    found = _config.essence(_config.validate_fields(run))
+    found = essence(validate_fields(run))
     return {
         name: hashlib.sha256(json.dumps(found[name], sort_keys=True).encode()).hexdigest()[:16]
         for name in DECISIVE
@@ -262,4 +261,4 @@ def read_run(directory: Path) -> Run:
     settings = directory / "config.json"
     if not settings.exists():
         raise UserError(f"{directory}: not a run directory, it has no config.json")
-    return _config.parse(Run, settings.read_bytes(), str(settings))
+    return parse(Run, settings.read_bytes(), str(settings))

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import hlo, loss, mesh
+from lm import loss
+from lm.distributed import mesh
 from lm.numerics import Einsum
+from lm.plan.plan import hlo
 
 
 @pytest.fixture

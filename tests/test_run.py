@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import experiments
 from lm.config import UserError, digest, dump, override, parse
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
-from lm.mesh import Mesh
+from lm.distributed.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import AnyOrder, Causal, Masked
 from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Muon, WarmupStableDecay

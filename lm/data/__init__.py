@@ -9,7 +9,6 @@ import numpy as np
 from msgspec import Meta
 
 from lm.config import Config, UserError
-from lm.data import corpus as corpora
 from lm.data.batches import (
     Batches,
     Rows,
@@ -19,11 +18,12 @@ from lm.data.batches import (
     rows,
     unique_rows,
 )
-from lm.data.corpus import Corpus, Document, Stdlib, Text, Tfds
-from lm.data.hmm import Hmm
 from lm.data.lengths import LengthModel
+from lm.data.sources import corpus as corpora
+from lm.data.sources.corpus import Corpus, Document, Stdlib, Text, Tfds
+from lm.data.sources.hmm import Hmm
 from lm.data.store import Key, Split, open_store
-from lm.data.tokenizer import (
+from lm.data.tokenizers.tokenizer import (
     Bytes,
     SentencePiece,
     Tokenizer,

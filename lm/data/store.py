@@ -21,8 +21,8 @@ import numpy as np
 import tensorstore as ts
 
 from lm.data import cache
-from lm.data.corpus import Document, share_of
-from lm.data.tokenizer import Tokenizer
+from lm.data.sources.corpus import Document, share_of
+from lm.data.tokenizers.tokenizer import Tokenizer
 
 Key = Mapping[str, str | float | int]
 

@@ -17,8 +17,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jax.sharding import PartitionSpec
 
+from lm.distributed.mesh import constrain, spec
 from lm.example import Causal, Until, Visible
-from lm.mesh import constrain, spec
 from lm.model.attention import reaches
 from lm.numerics import Einsum, Precision
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config, divisors
+from lm.distributed.mesh import constrain
 from lm.example import Causal, Example, Full, Visible, visible_mask
-from lm.mesh import constrain
 from lm.model.attention import Reach, Turn, attend, reaches, rotate, turn
 from lm.model.backends import (
     BACKWARD,

@@ -15,6 +15,9 @@ is shown, asked at that place. hidden before: the same, asked at the place befor
 which pieces stand where a sentinel is shown, one after the other.
 """
 
+Blank = Literal["hidden", "hidden before"]
+"""Where a model says what stands at a mask piece: there, or at the position before."""
+
 
 class Base(Config):
     """An objective: a frozen value that turns rows into an `Example`, on device.

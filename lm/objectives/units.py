@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lm import words
+from lm.data import words
 from lm.example import Vocabulary
 
 LONGEST_WORD = 24
@@ -13,7 +13,7 @@ CHARACTER = 4
 
 
 def word_starts(tokens_BL: jax.Array, wanted_B: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-    """Where a word begins, bool[B, L]: see `lm.words`.
+    """Where a word begins, bool[B, L]: see `lm.data.words`.
 
     A longer one than `LONGEST_WORD` is cut into parts of so many pieces, or of those that are
     wanted of the row, if they are fewer, and at most three more, which complete a character

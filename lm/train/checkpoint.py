@@ -16,7 +16,6 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -30,8 +29,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lm import hosts
 from lm.config import UserError
+from lm.data.digest import array_digest
+from lm.distributed import hosts
 
 
 class Restored(NamedTuple):
@@ -184,11 +184,6 @@ def leaf_digests(tree: Any) -> dict[str, str]:
     return {path: f"{a:08x}{b:08x}" for path, (a, b) in zip(leaves, lanes, strict=True)}
 
 
-def array_digest(x: jax.Array) -> jax.Array:
-    """The digest of one array as two words, uint32[2]; for use inside jit."""
-    return jnp.stack([_lane(x, *constants) for constants in _CONSTANTS])
-
-
 def _everywhere(leaves: dict[str, Any]) -> NamedSharding | None:
     """Every process needs every digest, so they are replicated on the leaves' mesh."""
     for leaf in leaves.values():
@@ -203,29 +198,6 @@ def _digests(out: NamedSharding | None) -> Any:
         return jnp.stack([array_digest(x) for x in leaves])
 
     return jax.jit(digests, out_shardings=out)
-
-
-_CONSTANTS = ((0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35), (0x85EBCA77, 0x7FEB352D, 0x846CA68B))
-"""Odd: a stride for the index and the two multipliers of a 32-bit finalizer (MurmurHash3's, and
-Wellons's lowbias32)."""
-
-
-def _lane(x: jax.Array, stride: int, first: int, second: int) -> jax.Array:
-    index = jnp.zeros(x.shape, jnp.uint32)
-    for axis in range(x.ndim):
-        step = math.prod(x.shape[axis + 1 :]) % 2**32
-        index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(step)
-    word = _words(x) ^ (index * jnp.uint32(stride) + jnp.uint32(first))
-    word = (word ^ (word >> 16)) * jnp.uint32(first)
-    word = (word ^ (word >> 13)) * jnp.uint32(second)
-    return jnp.sum(word ^ (word >> 16), dtype=jnp.uint32)
-
-
-def _words(x: jax.Array) -> jax.Array:
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
 
 
 def _described(leaves: dict[str, Any]) -> dict[str, list[Any]]:

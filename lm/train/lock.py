@@ -21,8 +21,8 @@ from typing import Any
 
 import tensorstore as ts
 
-from lm import hosts
 from lm.config import UserError
+from lm.distributed import hosts
 
 BEAT = 20.0
 """Seconds from one sign of life in a bucket to the next."""

@@ -17,10 +17,12 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from lm import hosts
-from lm.chips import peak_of
 from lm.config import UserError
+from lm.cost.chips import peak_of
+from lm.distributed import hosts
 from lm.numerics import Precision
+from lm.output.files import write_whole
+from lm.output.numbers import duration
 
 RECENT = 4096
 """Records that a checkpoint keeps where it is not beside metrics.jsonl."""
@@ -51,9 +53,7 @@ class Metrics:
                 f"lm: {self._path}: the records of steps {spans(gaps)} are lost",
                 file=sys.stderr,
             )
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(self._path)
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a")
         # Not by SummaryWriter, whose thread a full disk ends: whoever writes then waits.
         (directory / "tensorboard").mkdir(exist_ok=True)
@@ -166,7 +166,7 @@ class Bar:
         )
         facts = (
             f"{step}/{self._steps}  loss {loss:.3f}  {_thousands(rate)} tokens/s"
-            f"  {share:.0%} of peak  {_duration(left)} left"
+            f"  {share:.0%} of peak  {duration(left)} left"
         )
         self._progress.update(self._task, completed=step, facts=facts)
         quiet = self._console.is_terminal or not hosts.first()
@@ -185,8 +185,9 @@ class Bar:
 def device_peak() -> float:
     """FLOP/s of one device in bfloat16 products: an accelerator's as its maker prints it.
 
-    Where it is not in `lm.chips`, as no CPU is, it is measured. The product that is measured
-    takes a TPU v6e 19 microseconds, less than it takes to start: a clock would flatter there.
+    Where it is not in `lm.cost.chips`, as no CPU is, it is measured. The product that is
+    measured takes a TPU v6e 19 microseconds, less than it takes to start: a clock would flatter
+    there.
     """
     return peak_of(jax.devices()[0].device_kind) or matmul_peak()
 
@@ -211,14 +212,3 @@ def matmul_peak(precision: Precision = "bfloat16") -> float:
 
 def _thousands(rate: float) -> str:
     return f"{rate / 1e3:.1f}k" if rate < 1e6 else f"{rate / 1e6:.1f}M"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as minutes or hours.
-
-    >>> _duration(75), _duration(7500)
-    ('1:15', '2:05:00')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

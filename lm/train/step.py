@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm import hosts
-from lm import mesh as _mesh
 from lm.config import UserError
 from lm.data import Rows
+from lm.data.digest import chained
+from lm.distributed import hosts
+from lm.distributed import mesh as _mesh
 from lm.example import Example, Full, Vocabulary, content_of
 from lm.loss import Sum, cross_entropy
 from lm.model import Body, build
@@ -25,7 +26,6 @@ from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
 from lm.optimizer import learning_rate, state_axes
 from lm.run import Run, steps
-from lm.train.checkpoint import array_digest
 
 
 class State(NamedTuple):
@@ -165,9 +165,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
-        batches = array_digest(
-            jnp.concatenate([state.batches, array_digest(tokens_BL), array_digest(segments_BL)])
-        )
+        batches = chained(state.batches, tokens_BL, segments_BL)
         metrics = {
             "loss": both.mean,
             **_targets(example, content_of(tokens_BL, segments_BL, vocabulary), vocabulary),

@@ -12,8 +12,8 @@ import pytest
 
 from lm.config import UserError, override, validate_fields
 from lm.data import Bytes, Data, Hmm, n_rows, open_tokens, rows
-from lm.data.corpus import documents, share_of, survey
-from lm.data.hmm import (
+from lm.data.sources.corpus import documents, share_of, survey
+from lm.data.sources.hmm import (
     ALPHABET,
     Source,
     bayes_accuracy,
@@ -303,7 +303,7 @@ def test_documents_are_pinned() -> None:
 
 
 PROGRAM = """
-from lm.data.hmm import Hmm, contents
+from lm.data.sources.hmm import Hmm, contents
 import hashlib
 print(hashlib.sha256(b"".join(text for _, _, text in contents(Hmm(documents=99)))).hexdigest())
 """

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from lm import ledger
+from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.run import Run, evaluation_steps
-from lm.study import Cell
+from lm.study.runner import Cell
 
 Law = Callable[[float, float], float]
 """Loss by parameters in matrix products and tokens."""

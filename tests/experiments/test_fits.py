@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.fits import Trials, equal_text, laws_table, runs_of
 from lm.scaling.power import fit_power
 from lm.scaling.table import DataError, Runs
+from lm.study.fits import Trials, equal_text, laws_table, runs_of
 
 
 @pytest.mark.parametrize(

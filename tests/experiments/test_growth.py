@@ -12,15 +12,16 @@ import pytest
 
 from experiments import bigger_learns_faster, data_growth, repeated_data
 from experiments.bigger_learns_faster import Curve, Race
-from experiments.fits import difference_of, ratio_of
-from experiments.seeds import groups_of
-from lm import ledger, report
+from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.objectives import Causal
 from lm.run import Run
 from lm.scaling.fit import Fit
 from lm.scaling.laws import effective_tokens
-from lm.study import Cell
+from lm.study.fits import difference_of, ratio_of
+from lm.study.report import write as report
+from lm.study.runner import Cell
+from lm.study.seeds import groups_of
 
 Bits = Callable[[str, Run], float]
 """Bits per byte of an arm's run."""

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from experiments import isoflop
-from lm import ledger
+from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.scaling.laws import parametric_loss
-from lm.study import Cell
+from lm.study.runner import Cell
 from tests.experiments.results import cell
 
 LAW = {"E": 0.0, "A": 22.0, "B": 72.0, "alpha": 0.3, "beta": 0.3}

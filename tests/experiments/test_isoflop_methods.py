@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import isoflop_methods
+from experiments.benchmarks import isoflop_methods
 from lm.scaling.isoflop import METHODS
 
 

@@ -5,7 +5,7 @@ import pytest
 from experiments import kaplan_or_chinchilla as study
 from lm.run import steps
 from lm.scaling.laws import parametric_loss
-from lm.study import Cell
+from lm.study.runner import Cell
 from tests.experiments.results import cell
 
 LAW = {"E": 2.0, "A": 60.0, "B": 172.0, "alpha": 0.3, "beta": 0.3}

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from lm import ledger, mesh
 from lm.config import UserError
+from lm.cost import ledger
 from lm.data import Data
+from lm.distributed import mesh
+from lm.distributed.mesh import Mesh
 from lm.example import Causal, Full, Until, visible_mask
-from lm.mesh import Mesh
 from lm.model import Transformer, backends
 from lm.model.attention import attend, reaches
 from lm.model.backends import attend_in_blocks, choose, pairs, refusal
@@ -128,7 +129,7 @@ COMPILE = """
 import json, re, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
-from lm import mesh
+from lm.distributed import mesh
 from lm.example import Causal, Full, Until
 from lm.model.backends import attend_in_blocks
 from lm.numerics import Einsum

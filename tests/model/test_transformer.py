@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import mesh
+from lm.distributed import mesh
 from lm.example import Causal, Example, Full, Until, positions_of, visible_mask
 from lm.loss import cross_entropy
 from lm.model import Transformer, build
-from lm.prove import reach
+from lm.verify.leaks import reach
 
 SMALL = Transformer(depth=2, width=16, heads=4, kv_heads=2)
 VARIANTS = {

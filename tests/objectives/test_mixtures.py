@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import ledger
+from lm.cost import ledger
 from lm.data import Bytes, Data
 from lm.example import Until
 from lm.objectives import Causal, Curriculum, Masked, Mixture, Part, Prefix, Shifted, Spans

@@ -27,15 +27,15 @@ import os, sys
 import jax
 del os.environ["TPU_SKIP_MDS_QUERY"]  # jax sets it where it sees no TPU's chip
 from experiments import bert_vs_gpt
-from lm import study
-from lm.evaluate import Effort
+from lm.study import runner
+from lm.evaluate.scoring import Effort
 runs = bert_vs_gpt.runs
 bert_vs_gpt.runs = lambda scale: dict([next(iter(runs(scale).items()))])
 bert_vs_gpt.EFFORT = {"smoke": Effort(rows=8, samples=2, replicates=2, share_rows=8)}
 assert sys.argv[1:3] == ["-m", "experiments.bert_vs_gpt"]
 # A folder stands for the bucket that the hosts share.
 buckets = os.environ["BUCKETS"]
-study.main(bert_vs_gpt, [part.replace("gs://", f"{buckets}/") for part in sys.argv[3:]])
+runner.main(bert_vs_gpt, [part.replace("gs://", f"{buckets}/") for part in sys.argv[3:]])
 """
 
 

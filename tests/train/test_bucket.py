@@ -21,7 +21,7 @@ from lm.data import Bytes, Data, Text
 from lm.model import Transformer
 from lm.run import Run, steps
 from lm.train import lock
-from lm.train.fit import checkpoints_of
+from lm.train.directory import checkpoints_of
 from lm.train.lock import only_writer
 from lm.train.progress import read_metrics
 

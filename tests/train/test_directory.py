@@ -16,16 +16,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lm import mesh
 from lm.config import UserError, dump, override
 from lm.data import Bytes, Data, Text, Tokens, open_tokens
+from lm.distributed import mesh
 from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, differing, steps
-from lm.study import results
+from lm.study.runner import results
 from lm.train.checkpoint import Checkpoints
-from lm.train.fit import Diverged, checkpoints_of, commit, environments, fit, load
+from lm.train.directory import checkpoints_of, commit, environments
+from lm.train.fit import fit
+from lm.train.load import load
 from lm.train.lock import NAME, only_writer
+from lm.train.loop import Diverged
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
 
@@ -258,7 +261,7 @@ def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
             (directory / "result.json").write_text(json.dumps(scored))
         return open_tokens(data)
 
-    monkeypatch.setattr("lm.train.fit.open_tokens", slowly)
+    monkeypatch.setattr("lm.train.directory.open_tokens", slowly)
     assert fit(run, directory, evaluate=pytest.fail) == result_of(directory)
 
 
@@ -391,11 +394,11 @@ def interrupted(run: Run, directory: Path, records: int) -> None:
 def test_r5_each_environment_of_a_run_is_kept(run, tmp_path, monkeypatch):
     """Fails if a resume overwrites who began, or one that came to nothing is kept."""
     saving = change(run, "checkpoints.steps=2")
-    monkeypatch.setattr("lm.train.fit.commit", lambda: "first")
+    monkeypatch.setattr("lm.train.directory.commit", lambda: "first")
     interrupted(saving, tmp_path / "run", 5)
-    monkeypatch.setattr("lm.train.fit.commit", lambda: "came to nothing")
+    monkeypatch.setattr("lm.train.directory.commit", lambda: "came to nothing")
     interrupted(saving, tmp_path / "run", 1)
-    monkeypatch.setattr("lm.train.fit.commit", lambda: "second")
+    monkeypatch.setattr("lm.train.directory.commit", lambda: "second")
     fit(saving, tmp_path / "run")
     found = environments(tmp_path / "run")
     assert [(each["step"], each["commit"]) for each in found] == [(0, "first"), (4, "second")]

@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import mesh
 from lm.config import dump, override
 from lm.data import Batches, Bytes, Data, Text, open_tokens
+from lm.distributed import mesh
 from lm.model import Transformer
 from lm.objectives import Causal
 from lm.optimizer import Adamw
 from lm.run import Run, steps
 from lm.train.checkpoint import restore
-from lm.train.fit import Diverged, fit, load
+from lm.train.fit import fit
+from lm.train.load import load
+from lm.train.loop import Diverged
 from lm.train.progress import read_metrics
 from lm.train.step import prepare
 

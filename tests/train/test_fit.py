@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from lm import mesh, signals
 from lm.config import UserError, dump, override, parse
 from lm.data import Bytes, Data, Text, n_rows, open_tokens
-from lm.mesh import Mesh
+from lm.data.digest import chain_text
+from lm.distributed import mesh, signals
+from lm.distributed.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import (
     AnyOrder,
@@ -37,7 +38,8 @@ from lm.optimizer import Adamw
 from lm.run import Run
 from lm.train import checkpoint
 from lm.train.checkpoint import Checkpoints
-from lm.train.fit import Stopped, chain_text, fit, load
+from lm.train.fit import Stopped, fit
+from lm.train.load import load
 from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
 

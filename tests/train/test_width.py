@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from lm import mesh
 from lm.data import Data, Rows
+from lm.distributed import mesh
+from lm.distributed.mesh import Mesh
 from lm.example import Vocabulary
-from lm.mesh import Mesh
 from lm.model import Transformer
 from lm.objectives import Causal, Masked
 from lm.optimizer import Adamw, Lion, Muon, WarmupStableDecay

@@ -1,0 +1,23 @@
+"""Settings are frozen structs; what is wrong with them is one line."""
+
+from typing import (
+    dataclass_transform,
+)
+
+import msgspec
+
+
+class UserError(Exception):
+    """What the user can mend: one line that says what, where, and the nearest legal values.
+
+    Commands print it without a traceback and exit with code 2.
+    """
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every settings struct. Fields are `Annotated[type, Meta(description=...)]`.
+
+    Variants are structs with a tag, and a setting that has variants is a union of them. In JSON
+    and on the command line the tag is called `type`.
+    """

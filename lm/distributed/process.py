@@ -1,0 +1,136 @@
+"""How every command begins and ends: the machine made ready, errors in one line."""
+
+import argparse
+import ctypes
+import errno
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lm.config import UserError
+from lm.distributed.signals import SAID, STOPPED, Stopped, as_interrupts
+
+
+def prepare_machine() -> None:
+    """Joins the other hosts, keeps memory between steps and compiled programs between runs."""
+    import jax  # seconds, for which neither --help nor an error need wait
+
+    from lm.distributed import hosts
+
+    if needless_libtpu():
+        jax.config.update("jax_platforms", "cpu")
+    hosts.join()
+    keep_memory()
+    cache = os.environ.get("LM_CACHE") or "~/.cache/yardstick"
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def needless_libtpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether jax would load a TPU's library, installed for its compiler, and find no TPU.
+
+    It says so in five lines. A device of Google's, or another accelerator's plugin, is left to
+    jax, and so is all that `JAX_PLATFORMS` asks for.
+    """
+    if os.environ.get("JAX_PLATFORMS") or importlib.util.find_spec("jax_plugins"):
+        return False
+    google = "0x1ae0"
+    return importlib.util.find_spec("libtpu") is not None and all(
+        vendor.read_text().strip() != google for vendor in devices.glob("*/vendor")
+    )
+
+
+def keep_memory() -> None:
+    """Tells the C library to keep memory that was freed: each step asks for as much again.
+
+    Given back to Linux, it comes again page by page, each cleared first: up to a fifth of a
+    step's time on a CPU. Other C libraries and systems are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # the names in malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(top_pad, 256 << 20)
+    # Threads would each keep memory of their own, of no more than 64 MiB a piece.
+    mallopt(arena_max, 1)
+
+
+_USERS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What a file system may refuse that its user can mend: rights, space, quotas, names."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"lm: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for argument in sys.argv[1:] if args is None else args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as lone surrogates
+                self.error(f"{argument!a}: not UTF-8")
+            if "\0" in argument:  # no shell passes it on, and no file may have it in its name
+                self.error(f"{argument!a}: it holds a zero byte")
+        return super().parse_known_args(args, namespace)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`."""
+    from lm.distributed import hosts
+
+    logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
+    with hosts.leaving(), _exit_codes(), as_interrupts():
+        yield
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        # A path in it may have line ends.
+        print(f"lm: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(f"lm: {stopped}; the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
+    except KeyboardInterrupt:
+        print(SAID, file=sys.stderr)
+        sys.exit(STOPPED)
+    except BrokenPipeError:  # `lm ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError as error:
+        print(f"lm: more than this machine's memory: {_first_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:  # jax's own
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = "; lm plan says what a run needs"
+        print(f"lm: more than the devices' memory: {_first_line(error)}{said}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _USERS:
+            raise
+        print(f"lm: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or "it is full"

@@ -1,0 +1,75 @@
+"""Everything a trained model is asked: the scorers valid for it, the probe, baselines."""
+
+from typing import Any
+
+import numpy as np
+
+from lm.data import Split
+from lm.evaluate.baselines import baselines, window_contents
+from lm.evaluate.passage import says
+from lm.evaluate.probe.labels import probe_of
+from lm.evaluate.probe.probe import Probe
+from lm.evaluate.scorers.fixed_order import FixedOrder
+from lm.evaluate.scoring import Effort, blank_of, plain, score_by, shares_of, valid
+from lm.evaluate.truth import truth_of
+from lm.evaluate.windows import Windows
+from lm.train.load import Trained
+
+USUAL = Effort()
+
+
+def evaluate(trained: Trained, effort: Effort = USUAL) -> dict[str, Any]:
+    """Scores, probe, baselines and a sample of what the model says, as plain JSON values."""
+    asked = {
+        name: scorer
+        for name, scorer in valid(trained.run, effort).items()
+        if effort.orders is not None or not isinstance(scorer, FixedOrder)
+    }
+    scores = {name: score_by(trained, scorer, effort) for name, scorer in asked.items()}
+    windows = Windows.of(trained, trained.tokens.validation, effort.rows)
+    name, headline = next(iter(scores.items()))
+    probed = probe_of(trained, effort.probe_tokens)
+    blank = blank_of(trained.run.objective.answers)
+    return {
+        "bits_per_byte": headline.bits_per_byte,
+        "layout_bits": headline.layout_bits,
+        "mc_se": headline.mc_se,
+        "text_se": headline.text_se,
+        "scorer": name,
+        "kind": headline.kind,
+        "scores": {name: plain(value, asked[name]) for name, value in scores.items()},
+        "error_by_share": shares_of(trained, effort, blank) if blank else {},
+        "probe_accuracy": probed and probed.accuracy,
+        "probe_se": probed and probed.accuracy_se,
+        "probe": probed and {name: getattr(probed, name) for name in Probe.__struct_fields__},
+        "baselines": baselines_of(trained, windows),
+        "truth": truth_of(trained, effort),
+        "document_bytes": list(headline.document_bytes),
+        "document_nats": list(headline.document_nats),
+        "says": says(trained),
+    }
+
+
+def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:
+    """What predictors without a network need for the same validation text."""
+    tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
+    vocabulary = tokenizer.vocabulary
+    content_RL = windows.text.documents_RL >= 0
+    possible_V = np.arange(vocabulary.size) >= vocabulary.ordinary
+    possible_V[vocabulary.end] = True
+    return baselines(
+        [split.text(d).encode() for d in range(len(split.ids))],
+        window_contents(windows.tokens_RL, content_RL, tokenizer.pieces),
+        training_counts_V=_counts(trained.tokens.train, vocabulary.size),
+        counts_V=np.bincount(windows.tokens_RL[content_RL], minlength=vocabulary.size),
+        possible_V=possible_V,
+    )
+
+
+def _counts(split: Split, size: int) -> np.ndarray:
+    """How often each piece stands in a split, read a few megabytes at a time."""
+    counts_V, step = np.zeros(size, np.int64), 1 << 20
+    for start in range(0, split.size, step):
+        chunk = split.read([start], min(step, split.size - start))
+        counts_V += np.bincount(chunk.ravel(), minlength=size)
+    return counts_V

@@ -1,0 +1,40 @@
+"""The any-order bound: an upper bound on the code length."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from lm.evaluate.bits import Kind
+from lm.evaluate.scorers.masked import Hiding
+from lm.objectives.base import Blank
+
+
+@dataclass(frozen=True)
+class AnyOrder(Hiding):
+    """The mean code length over uniformly random orders, estimated: an upper bound.
+
+    It bounds -log of the mixture of all orders, not of a single one; m is uniform on 1..n (Uria
+    et al. 2014, equation 7). The samples of an estimate take m from equal parts of 1..n. The
+    model sees where documents begin and end in the row, which a causal one has to predict: the
+    length model pays for these places (`lm.evaluate.layout`).
+    """
+
+    samples: int = 8
+    answer: Blank = "hidden"
+    name: ClassVar[str] = "any-order bound"
+    kind: ClassVar[Kind] = "bound"
+
+    def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
+        """In sample k of K, m = ceil(n (k + u) / K).
+
+        >>> AnyOrder(samples=2).hidden(jnp.array([4, 0]), jnp.array([0.3, 0.3]), 5).tolist()
+        [[1, 1], [3, 1]]
+        """
+        part_KB = (jnp.arange(self.samples)[:, None] + uniform_B[None, :]) / self.samples
+        hidden_KB = jnp.ceil(content_B[None, :] * part_KB).astype(jnp.int32)
+        return jnp.maximum(hidden_KB, 1)  # u may be 0
+
+    def slots(self, length: int) -> int:
+        return length - 1

@@ -1,0 +1,209 @@
+"""Nats of every token of every window, by the scorers that are valid for a model.
+
+A scorer is a frozen value that asks one question (`lm.objectives.Answer`), so it is valid for
+the models that were taught to answer it. What it attributes to a token stays at that token, so
+that bits per byte, by document or by window, are sums over one array.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.distributed.hosts import fetch
+from lm.evaluate.bits import Kind
+from lm.evaluate.layout import Told
+from lm.example import Example, Vocabulary
+from lm.loss import token_nats
+from lm.model.base import Body
+from lm.objectives.base import Answer, Blank
+
+
+class Scorer(Protocol):
+    """Hashable; each sample attributes nats to a row's tokens, their mean is the estimate."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def answer(self) -> Answer:
+        """The question that it asks: what a model must have been taught to answer."""
+        ...
+
+    @property
+    def told(self) -> Told:
+        """What a model is given to know of where documents end, which is not in its nats."""
+        ...
+
+    @property
+    def samples(self) -> int: ...
+    def nats(
+        self,
+        body: Body,
+        params: Any,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        *,
+        vocabulary: Vocabulary,
+        key_B: jax.Array,
+        sample: jax.Array | int,
+    ) -> jax.Array:
+        """What a sample attributes to each token, float32[B, L]; 0 where there is no content.
+
+        `key_B` are the rows' keys: others in every replicate, unless the scorer is exact.
+        """
+        ...
+
+
+def refuses(scorer: Scorer, answers: Collection[Answer]) -> str | None:
+    """Why a scorer is not valid for a model that was taught `answers`; None if it is.
+
+    >>> refuses(ChainRule(), {"hidden"})
+    'the chain rule needs a model that was taught which piece is next'
+    >>> refuses(ChainRule(), {"hidden", "next"})
+    """
+    if scorer.answer in answers:
+        return None
+    return f"the {scorer.name} needs a model that was taught {_TAUGHT[scorer.answer]}"
+
+
+_TAUGHT: dict[Answer, str] = {
+    "next": "which piece is next",
+    "hidden": "which pieces are hidden",
+    "hidden before": "which pieces are hidden, at the place before",
+    "spans": "which pieces stand behind a sentinel",
+}
+
+
+def score(
+    scorer: Scorer,
+    body: Body,
+    params: Any,
+    windows: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    vocabulary: Vocabulary,
+    replicates: int = 1,
+    first: int = 0,
+    seed: int = 0,
+    place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
+) -> np.ndarray:
+    """Nats of each token of R windows by each sample of K independent replicates.
+
+    Returns float32[K, S, R, L]; a scorer's estimate is the mean over its S samples. `windows`
+    are batches of (tokens, segments), all of one size but the last, which is filled up with
+    padding; `place` puts an array of a batch's rows on the devices. A position without content
+    gets 0. Row r has the same masks for every model and every batch size. `first` is the number
+    of the first replicate: those from `first` on are independent of those before it.
+    """
+    nats: list[np.ndarray] = []
+    start = batch = 0
+    for tokens_BL, segments_BL in windows:
+        rows, batch = len(tokens_BL), batch or len(tokens_BL)
+        fill = ((0, batch - rows), (0, 0))
+        arrays = [place(np.pad(array, fill)) for array in (tokens_BL, segments_BL)]
+        number_B = place(np.arange(start, start + batch, dtype=np.uint32))
+        numbers = range(first, first + replicates)
+        drawn = [0 if scorer.kind == "exact" else number for number in numbers]
+        keys = [jax.random.fold_in(jax.random.key(seed), number) for number in drawn]
+        answers = [
+            [
+                nats_of(scorer, body, vocabulary, params, *arrays, number_B, key, sample)
+                for sample in range(scorer.samples)
+            ]
+            for key in keys
+        ]
+        fetched = [[fetch(nats_BL) for nats_BL in of] for of in answers]
+        nats.append(np.array(fetched)[:, :, :rows])
+        start += rows
+    return np.concatenate(nats, axis=2)
+
+
+class Asking:
+    """A scorer of which each sample is one example: what the model says, weighted."""
+
+    def ask(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        *,
+        vocabulary: Vocabulary,
+        key_B: jax.Array,
+        sample: jax.Array | int,
+    ) -> tuple[Example, jax.Array]:
+        """What to ask of the model, and the row position of each target, int32[B, P].
+
+        What is said of a target whose position is L belongs to no token of the row.
+        """
+        raise NotImplementedError
+
+    def nats(
+        self,
+        body: Body,
+        params: Any,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        *,
+        vocabulary: Vocabulary,
+        key_B: jax.Array,
+        sample: jax.Array | int,
+    ) -> jax.Array:
+        example, at_BP = self.ask(
+            tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B, sample=sample
+        )
+        hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
+        nats_BP = token_nats(
+            hidden_BPD, unembedding_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+        )
+        # Not a product: what a model says of padding may be anything, NaN too.
+        nats_BP = jnp.where(example.weights > 0, example.weights * nats_BP, 0.0)
+        return at_positions(jnp.zeros(tokens_BL.shape), at_BP).add(nats_BP, mode="drop")
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def nats_of(
+    scorer: Scorer,
+    body: Body,
+    vocabulary: Vocabulary,
+    params: Any,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    number_B: jax.Array,
+    key: jax.Array,
+    sample: jax.Array,
+) -> jax.Array:
+    """What one sample attributes to each token, float32[B, L]: the compiled part of `score`."""
+    key_B = jax.vmap(partial(jax.random.fold_in, key))(number_B)
+    return scorer.nats(
+        body,
+        params,
+        tokens_BL,
+        segments_BL,
+        vocabulary=vocabulary,
+        key_B=key_B,
+        sample=sample,
+    )
+
+
+def mask_count(share: float, content: int) -> int:
+    """How many of so many tokens of content a fraction is, at least one."""
+    return max(1, math.floor(share * content + 0.5))
+
+
+def shift_left(x_BL: jax.Array) -> jax.Array:
+    """Each row one position to the left, 0 at its end."""
+    return jnp.pad(x_BL[:, 1:], ((0, 0), (0, 1)))
+
+
+def at_positions(x_BL: jax.Array, at_BP: jax.Array) -> Any:
+    """`x_BL.at[...]` the given position of each row; one past the row is ignored by `drop`."""
+    return x_BL.at[jnp.arange(len(x_BL))[:, None], at_BP]
+
+
+def answer_positions(at_BP: jax.Array, answer: Blank) -> jax.Array:
+    """Where a model says what stands at these places; an unused slot may stand at 0."""
+    return at_BP if answer == "hidden" else (at_BP - 1).clip(0)

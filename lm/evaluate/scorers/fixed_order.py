@@ -1,0 +1,155 @@
+"""The exact likelihood of a masked model in a given decoding order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lm.evaluate.bits import Kind
+from lm.evaluate.layout import Told
+from lm.evaluate.scorers.base import answer_positions, at_positions
+from lm.example import Example, Full, Vocabulary, content_of, positions_of
+from lm.loss import token_and_least_nats, token_nats
+from lm.model.base import Body
+from lm.objectives.base import Blank
+
+Order = Literal["left to right", "random", "most confident first"]
+
+
+@dataclass(frozen=True)
+class FixedOrder:
+    """-log p of a row that is written in one order, some pieces at a time: exact.
+
+    At first all content is hidden. In each turn the model says what the next `block` pieces of
+    the order are, given those uncovered before, and they are uncovered. A block's pieces are
+    taken as independent of each other, which is how such a model writes several at once; with
+    one piece a turn this is the likelihood of an order (Uria et al. 2014). As each turn's
+    places are chosen without a look at what is hidden, it sums to one over all strings.
+
+    random: an order for each row, that the seed and the row's number fix for all models. most
+    confident first: next are the places whose likeliest piece has the highest probability, as
+    they are in Chang et al. 2022, section 3.2 (Shih et al. 2022 on what the order does); what
+    is true there is not looked at. As in the other scorers, a row's documents share its turns,
+    and the model sees where they begin and end, for which the length model pays.
+    """
+
+    order: Order = "left to right"
+    block: int = 1
+    answer: Blank = "hidden"
+    kind: ClassVar[Kind] = "exact"
+    told: ClassVar[Told] = "ends of documents"
+    samples: ClassVar[int] = 1
+
+    @property
+    def name(self) -> str:
+        """The order and the block, if it is not one piece.
+
+        >>> FixedOrder(block=4).name, FixedOrder("random").name
+        ('order from left to right, 4 at once', 'random order')
+        """
+        names: dict[Order, str] = {
+            "left to right": "order from left to right",
+            "random": "random order",
+            "most confident first": "order of confidence",
+        }
+        return names[self.order] + (f", {self.block} at once" if self.block > 1 else "")
+
+    def nats(
+        self,
+        body: Body,
+        params: Any,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        *,
+        vocabulary: Vocabulary,
+        key_B: jax.Array,
+        sample: jax.Array | int,
+    ) -> jax.Array:
+        return self.uncover(
+            body, params, tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B
+        )[1]
+
+    def uncover(
+        self,
+        body: Body,
+        params: Any,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        *,
+        vocabulary: Vocabulary,
+        key_B: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The turn in which each piece is uncovered, from 1, and its nats; 0: no content."""
+        length = tokens_BL.shape[1]
+        index_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
+        block = min(self.block, length)
+
+        def ask(hidden_BL: jax.Array, at_BP: jax.Array) -> Example:
+            return Example(
+                inputs=jnp.where(hidden_BL, vocabulary.mask, tokens_BL),
+                predict=answer_positions(at_BP, self.answer),
+                targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
+                weights=jnp.ones(at_BP.shape),
+                segments=segments_BL,
+                positions=positions_of(segments_BL),
+                visible=Full(),
+            )
+
+        def first(rank_BL: jax.Array, hidden_BL: jax.Array) -> jax.Array:
+            """The hidden places of the lowest rank, the leftmost of those that are equal."""
+            return jax.lax.top_k(-jnp.where(hidden_BL, rank_BL, jnp.inf), block)[1]
+
+        def known(rank_BL: jax.Array, hidden_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+            at_BP = first(rank_BL, hidden_BL)
+            example = ask(hidden_BL, at_BP)
+            states_BPD, table_VD = body.apply({"params": params}, example)
+            return at_BP, token_nats(
+                states_BPD, table_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+            )
+
+        def confident(hidden_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+            example = ask(hidden_BL, index_BL)
+            states_BLD, table_VD = body.apply({"params": params}, example)
+            nats_BL, least_BL = token_and_least_nats(
+                states_BLD, table_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+            )
+            at_BP = first(least_BL, hidden_BL)
+            return at_BP, jnp.take_along_axis(nats_BL, at_BP, axis=1)
+
+        choose: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+        match self.order:
+            case "left to right":
+                choose = partial(known, index_BL.astype(jnp.float32))
+            case "random":
+                draw = partial(jax.random.uniform, shape=(length,))
+                choose = partial(known, jax.vmap(draw)(key_B))
+            case _:
+                choose = confident
+
+        def turn(carry: _Uncovered) -> _Uncovered:
+            number, hidden_BL, turn_BL, nats_BL = carry
+            at_BP, nats_BP = choose(hidden_BL)
+            # A row that has fewer left than a block leaves slots unused.
+            used_BP = jnp.take_along_axis(hidden_BL, at_BP, axis=1)
+            at_BP = jnp.where(used_BP, at_BP, length)
+            hidden_BL = at_positions(hidden_BL, at_BP).set(False, mode="drop")
+            turn_BL = at_positions(turn_BL, at_BP).set(number, mode="drop")
+            return (
+                number + 1,
+                hidden_BL,
+                turn_BL,
+                at_positions(nats_BL, at_BP).set(nats_BP, mode="drop"),
+            )
+
+        content_BL = content_of(tokens_BL, segments_BL, vocabulary)
+        never_BL, no_BL = jnp.zeros(tokens_BL.shape, jnp.int32), jnp.zeros(tokens_BL.shape)
+        carry = jnp.int32(1), content_BL, never_BL, no_BL
+        _, _, turn_BL, nats_BL = jax.lax.while_loop(lambda carry: carry[1].any(), turn, carry)
+        return turn_BL, nats_BL
+
+
+_Uncovered = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""The next turn, what is hidden, and of each piece its turn and its nats."""

@@ -1,0 +1,64 @@
+"""The chain rule behind a sentinel, for models that were trained on spans: exact."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax
+
+from lm.evaluate.bits import Kind
+from lm.evaluate.layout import Told
+from lm.evaluate.scorers.base import Asking
+from lm.example import Example, Vocabulary, content_of
+from lm.objectives import Answer
+from lm.objectives.spans import lay_out
+
+
+@dataclass(frozen=True)
+class BehindSentinel(Asking):
+    """The chain rule where all content of a document stands behind one sentinel: exact.
+
+    A span model is given how many documents a row has, for which the length model pays, and
+    says each in one span, from left to right. Sentinels are given, as they are no text: only
+    pieces of the row count.
+    """
+
+    stack: Literal["single", "encoder_decoder"] = "single"
+    name: ClassVar[str] = "chain rule behind a sentinel"
+    kind: ClassVar[Kind] = "exact"
+    answer: ClassVar[Answer] = "spans"
+    told: ClassVar[Told] = "number of documents"
+    samples: ClassVar[int] = 1
+
+    def ask(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        *,
+        vocabulary: Vocabulary,
+        key_B: jax.Array,
+        sample: jax.Array | int,
+    ) -> tuple[Example, jax.Array]:
+        """Shows a begin piece and a sentinel for each document, and asks for all the rest.
+
+        >>> vocabulary = Vocabulary(
+        ...     size=12, pad=0, mask=1, begin=2, end=3, ordinary=6, begins_word=(True,) * 12,
+        ...     sentinels=(4, 5),
+        ... )
+        >>> example, at = BehindSentinel().ask(
+        ...     jnp.array([[2, 7, 8, 3]]), jnp.ones((1, 4), int), vocabulary=vocabulary,
+        ...     key_B=jax.random.key(0)[None], sample=0,
+        ... )
+        >>> example.inputs.tolist(), example.targets.tolist(), at.tolist()
+        ([[2, 4, 0, 0, 2, 4, 7, 8, 3, 5]], [[4, 7, 8, 3, 5, 0]], [[4, 1, 2, 3, 4, 4]])
+        """
+        length = tokens_BL.shape[1]
+        layout = lay_out(
+            tokens_BL,
+            segments_BL,
+            content_of(tokens_BL, segments_BL, vocabulary),
+            vocabulary,
+            text=length,
+            # A document of two positions or more takes one more: at most half as many again.
+            spans=length + -(-length // 2),
+        )
+        return layout.example(self.stack), layout.origin_BP

@@ -1,0 +1,194 @@
+"""A trained model's score by a scorer, with what is spent on it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm.config import UserError
+from lm.evaluate.bits import Score, measure
+from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.scorers.base import Scorer, refuses, score
+from lm.evaluate.scorers.chain_rule import ChainRule
+from lm.evaluate.scorers.curve import SharesHidden
+from lm.evaluate.scorers.fixed_order import FixedOrder
+from lm.evaluate.scorers.pseudo import Pseudo
+from lm.evaluate.scorers.spans import BehindSentinel
+from lm.evaluate.windows import Windows, place_of
+from lm.example import Visible
+from lm.objectives import Answer, Spans
+from lm.objectives.base import Blank
+from lm.run import Run
+from lm.train.load import Trained
+
+SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+"""Shares of a row that are hidden for the curve of a masked model's error."""
+
+
+TURNS = 32
+"""Passes that an order of writing takes for a row, where its block is not given."""
+
+
+MOST_REPLICATES = 128
+"""How many independent estimates are drawn at most to reach an `mc_se`."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on scoring; the defaults take a small model a minute on a laptop."""
+
+    rows: int | None = None
+    """Validation windows scored, evenly spaced; None: all."""
+    samples: int = 4
+    """Mask draws of one any-order estimate, stratified over the number hidden."""
+    replicates: int = 2
+    """Independent estimates, whose spread is `mc_se`."""
+    mc_se: float | None = None
+    """More are drawn until it is at most this; a UserError if that takes too many."""
+    share_rows: int = 128
+    """Windows for each point of the error against the share hidden, and pseudo-likelihood."""
+    probe_tokens: int = 20_000
+    orders: int | None = None
+    """Windows scored by the exact likelihood of each order of writing; None: not scored."""
+    block: int | None = None
+    """Pieces that an order uncovers at once; None: so many that a row takes `TURNS` passes."""
+
+
+def scorers(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
+    """Every scorer, valid for the model or not, as it would be asked; exact ones come first.
+
+    The first that is valid gives the headline.
+
+    >>> list(scorers(Run()))[:4], list(valid(Run()))
+    (['chain_rule', 'spans', 'any_order', 'pseudo'], ['chain_rule'])
+    """
+    last, blank = run.objective.last, blank_of(run.objective.answers) or "hidden"
+    block = effort.block or -(-(run.data.length - 1) // TURNS)
+    return {
+        "chain_rule": ChainRule(),
+        "spans": BehindSentinel(last.stack if isinstance(last, Spans) else "single"),
+        "any_order": AnyOrder(effort.samples, blank),
+        "pseudo": Pseudo(8, blank),
+        "left_to_right": FixedOrder("left to right", block, blank),
+        "random_order": FixedOrder("random", block, blank),
+        "confident_first": FixedOrder("most confident first", block, blank),
+    }
+
+
+def valid(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
+    """The scorers that ask what the model was taught to answer."""
+    answers = run.objective.answers
+    return {
+        name: scorer
+        for name, scorer in scorers(run, effort).items()
+        if refuses(scorer, answers) is None
+    }
+
+
+def blank_of(answers: frozenset[Answer]) -> Blank | None:
+    """Where a model says what is hidden, if it was taught that; at the place, if at both."""
+    blanks: tuple[Blank, ...] = ("hidden", "hidden before")
+    return next((blank for blank in blanks if blank in answers), None)
+
+
+def sees(trained: Trained) -> Visible:
+    """What the model's positions see where nothing is hidden."""
+    return trained.run.objective.last.visible
+
+
+def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
+    """Bits per byte by a scorer, with what is spent on it."""
+    windows = windows_for(trained, scorer, effort)
+    replicates, mc_se = effort.replicates, effort.mc_se
+    return score_of(trained, scorer, windows, replicates=replicates, mc_se=mc_se)
+
+
+def windows_for(trained: Trained, scorer: Scorer, effort: Effort) -> Windows:
+    """The held-out windows that are scored by a scorer: fewer by those that take longer."""
+    match scorer:
+        case FixedOrder():
+            number = effort.orders
+        case Pseudo():
+            number = effort.share_rows
+        case _:
+            number = effort.rows
+    return Windows.of(trained, trained.tokens.validation, number)
+
+
+def score_of(
+    trained: Trained,
+    scorer: Scorer,
+    windows: Windows,
+    *,
+    replicates: int = 1,
+    mc_se: float | None = None,
+) -> Score:
+    """A scorer's bits per byte of the windows: the mean over independent estimates.
+
+    With `mc_se`, estimates are added until theirs is not above it; raises UserError where that
+    would take too many. How many are missing is predicted from those there are.
+    """
+    exact = scorer.kind == "exact"
+    number = 1 if exact else replicates if mc_se is None else max(2, replicates)
+    layout_RL = windows.layout(scorer.told)
+    nats_KRL = nats_by(trained, scorer, windows, number).mean(axis=1)
+    while True:
+        found = measure(
+            nats_KRL,
+            windows.text,
+            scorer=scorer.name,
+            kind=scorer.kind,
+            layout_RL=layout_RL,
+        )
+        if mc_se is None or found.mc_se is None or found.mc_se <= mc_se:
+            return found
+        needed = math.ceil(len(nats_KRL) * (found.mc_se / mc_se) ** 2)
+        if needed > MOST_REPLICATES:
+            raise UserError(
+                f"mc_se {mc_se:g}: the {scorer.name} would take some {needed:,} replicates,"
+                f" and {MOST_REPLICATES} are the most; after {len(nats_KRL)} it is"
+                f" {found.mc_se:.2g}"
+            )
+        # A tenth more than predicted, as the prediction has an error too.
+        needed = min(MOST_REPLICATES, max(len(nats_KRL) + 1, math.ceil(1.1 * needed)))
+        more_KSRL = nats_by(
+            trained, scorer, windows, needed - len(nats_KRL), first=len(nats_KRL)
+        )
+        nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
+
+
+def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, dict[str, Any]]:
+    """Bits per byte of what is hidden by the share hidden, without the layout's."""
+    windows = Windows.of(trained, trained.tokens.validation, effort.share_rows)
+    scorer = SharesHidden(SHARES, blank)
+    nats_KSRL = nats_by(trained, scorer, windows, effort.replicates)
+    found = {}
+    for i, share in enumerate(SHARES):
+        name = f"{share:.0%} hidden"
+        value = measure(nats_KSRL[:, i], windows.text, scorer=name, kind=scorer.kind)
+        found[str(share)] = plain(value, scorer)
+    return found
+
+
+def nats_by(
+    trained: Trained, scorer: Scorer, windows: Windows, replicates: int, *, first: int = 0
+) -> np.ndarray:
+    """Nats of each token of the windows by a scorer's samples, float32[K, S, R, L]."""
+    return score(
+        scorer,
+        trained.program.body,
+        trained.params,
+        windows,
+        vocabulary=trained.tokens.tokenizer.vocabulary,
+        replicates=replicates,
+        first=first,
+        place=place_of(trained),
+    )
+
+
+def plain(value: Score, scorer: Scorer) -> dict[str, Any]:
+    """A score as JSON values, with the block of an order of writing."""
+    names = ("bits_per_byte", "layout_bits", "mc_se", "text_se", "kind", "tokens", "bytes")
+    found = {name: getattr(value, name) for name in names}
+    return found | ({"block": scorer.block} if isinstance(scorer, FixedOrder) else {})

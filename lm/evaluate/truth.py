@@ -1,0 +1,121 @@
+"""What a source whose truth is known answers to the questions that models are asked."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lm.data import Bytes, Hmm, Split
+from lm.data.lengths import Geometric
+from lm.data.sources.hmm import bayes_accuracy, index_of, symbols_of
+from lm.evaluate.bits import Score, measure
+from lm.evaluate.layout import ends_nats
+from lm.evaluate.oracle import Oracle
+from lm.evaluate.scorers.chain_rule import ChainRule
+from lm.evaluate.scoring import Effort, blank_of, score_by, sees, shares_of
+from lm.evaluate.windows import Windows
+from lm.example import Causal as SeesBefore
+from lm.run import Run
+from lm.train.load import Trained
+
+
+def known_source(run: Run) -> Hmm | None:
+    """The source of the run's text, where a row is one document of it and a symbol a piece."""
+    corpus = source_of(run)
+    rows = corpus and corpus.lengths == "equal" and run.data.length == corpus.row_length
+    return corpus if rows else None
+
+
+def source_of(run: Run) -> Hmm | None:
+    """The source of the run's text, where a symbol is a piece."""
+    corpus = run.data.corpus
+    return corpus if isinstance(corpus, Hmm) and isinstance(run.data.tokenizer, Bytes) else None
+
+
+def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
+    """What the source itself answers to the same questions; None where it is not known.
+
+    The least bits per byte of any model, whatever the order in which it predicts; and, where a
+    row is one document, the least error by share hidden, under the same masks, and how often
+    the likeliest hidden state, given what a position sees, is the true one, which bounds the
+    probe.
+    """
+    corpus = source_of(trained.run)
+    if corpus is None:
+        return None
+    further: dict[str, Any] = {"error_by_share": {}, "probe_accuracy": None, "probe_se": None}
+    if known_source(trained.run):
+        exact, further = _truth_of_rows(trained, effort, corpus)
+    elif corpus.lengths == "geometric":
+        exact = true_score(trained, corpus, effort)
+    else:
+        return None  # windows cut documents, and where they do tells what is left of them
+    rate = corpus.source().entropy_rate()
+    return {
+        "bits_per_byte": exact.bits_per_byte,
+        "layout_bits": exact.layout_bits,
+        "text_se": exact.text_se,
+        "document_bytes": list(exact.document_bytes),
+        "document_nats": list(exact.document_nats),
+        "entropy_rate": rate.bits,
+        "entropy_rate_se": rate.se,
+        **further,
+    }
+
+
+def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
+    """What a source of geometric lengths needs for the windows, each by itself.
+
+    What a window holds of a document is distributed as a document is, but for its end; where
+    documents end is paid for by their true lengths.
+    """
+    windows = Windows.of(trained, trained.tokens.validation, effort.rows)
+    symbols_RL = windows.text.bytes_RL > 0
+    # A run of symbols for each document of each window, filled up with any.
+    row_n, segment_n = np.nonzero(symbols_RL)[0], windows.segments_RL[symbols_RL]
+    first_n = np.diff(row_n * windows.tokens_RL.shape[1] + segment_n, prepend=-1) != 0
+    run_n = np.cumsum(first_n) - 1
+    place_n = np.arange(len(run_n)) - np.flatnonzero(first_n)[run_n]
+    pieces, tokens_n = trained.tokens.tokenizer.pieces, windows.tokens_RL[symbols_RL]
+    symbols_NT = np.zeros((run_n[-1] + 1, place_n.max() + 1), np.int64)
+    symbols_NT[run_n, place_n] = symbols_of(b"".join(pieces[t] for t in tokens_n).decode())
+    nats_RL = np.zeros(symbols_RL.shape)
+    nats_RL[symbols_RL] = corpus.source().prediction_nats(symbols_NT)[run_n, place_n]
+    ends_RL = ends_nats(
+        Geometric(corpus.length),
+        windows=windows.index_R,
+        offsets=windows.split.offsets,
+        length=symbols_RL.shape[1],
+    )
+    return measure(
+        nats_RL[None], windows.text, scorer="source", kind="exact", layout_RL=ends_RL
+    )
+
+
+def _truth_of_rows(
+    trained: Trained, effort: Effort, corpus: Hmm
+) -> tuple[Score, dict[str, Any]]:
+    """The source's own score, and further truths, where rows are one document each."""
+    blank = blank_of(trained.run.objective.answers)
+    oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)
+    source = replace(trained, program=replace(trained.program, body=oracle), params={})
+    test = Windows.of(
+        trained, trained.tokens.validation, -(-effort.probe_tokens // (corpus.row_length - 1))
+    )
+    states_NT, symbols_NT = drawn_rows(corpus, trained.tokens.validation, test)
+    given: Any = "so far" if isinstance(sees(trained), SeesBefore) else "all"
+    posterior_NTS = corpus.source().state_posterior(symbols_NT, given=given)
+    named = bayes_accuracy(posterior_NTS, states_NT)
+    return score_by(source, ChainRule(), effort), {
+        # It answers at the place of what is hidden, wherever the model does.
+        "error_by_share": shares_of(source, effort, "hidden") if blank else {},
+        "probe_accuracy": named.value,
+        "probe_se": named.se,
+    }
+
+
+def drawn_rows(corpus: Hmm, split: Split, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states and symbols of the windows' documents, int64[R, T] each."""
+    numbers = [index_of(split.ids[document]) for document in windows.text.documents_RL[:, 1]]
+    drawn = [corpus.draw(number, number + 1) for number in numbers]
+    return tuple(np.concatenate(arrays) for arrays in zip(*drawn, strict=True))  # type: ignore[return-value]

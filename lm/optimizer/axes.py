@@ -1,0 +1,52 @@
+"""What a parameter is, by the axes that it was declared with."""
+
+from typing import Any
+
+import jax
+
+
+def is_weight(axes: tuple[str, ...]) -> bool:
+    """Whether these are the axes of a matrix: inputs and outputs, one or a stack.
+
+    >>> is_weight(("layers", "embed", "heads", "head")), is_weight(("vocab", "embed"))
+    (True, True)
+    >>> is_weight(("layers", "embed")), is_weight(("layers", "heads", "head"))
+    (False, False)
+    """
+    return len(sides_of(axes)) == 2
+
+
+_SIDES = (("heads", "head"), ("kv", "head"), ("embed",), ("mlp",), ("vocab",), ("head",))
+"""Runs of axes that are one side of a matrix: all of its inputs or all of its outputs."""
+
+
+def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Positions of the axes of each side, inputs before outputs; layers are no side.
+
+    >>> sides_of(("layers", "embed", "heads", "head"))
+    [(1,), (2, 3)]
+    """
+    sides: list[tuple[int, ...]] = []
+    start = 1 if axes[:1] == ("layers",) else 0
+    while start < len(axes):
+        run = next((run for run in _SIDES if axes[start : start + len(run)] == run), None)
+        if run is None or len(sides) == 2:
+            raise ValueError(f"which axes of {axes} are inputs, which outputs? See _SIDES")
+        sides.append(tuple(range(start, start + len(run))))
+        start += len(run)
+    return sides
+
+
+def is_layer_matrix(axes: tuple[str, ...]) -> bool:
+    """Whether these are the axes of a matrix of the layers, and not of an embedding."""
+    return is_weight(axes) and "vocab" not in axes
+
+
+def is_axes(x: Any) -> bool:
+    """Whether this is a leaf of a tree of axes."""
+    return isinstance(x, tuple)
+
+
+def map_axes(function: Any, axes: Any, *trees: Any) -> Any:
+    """`jax.tree.map` over a tree whose leaves are tuples of axis names, and others like it."""
+    return jax.tree.map(function, axes, *trees, is_leaf=is_axes)

@@ -1,0 +1,65 @@
+"""Muon: orthogonalized momentum for the matrices of the layers."""
+
+import math
+from typing import Annotated, Any
+
+import optax
+from msgspec import Meta
+
+from lm.optimizer.axes import is_layer_matrix, map_axes, sides_of
+from lm.optimizer.base import Base, BaseWidth, Clip, Decay, Epsilon, Peak
+
+
+class Muon(Base, tag="muon"):
+    """Orthogonalized momentum for hidden matrices, adam for everything else.
+
+    A matrix's step is scaled to the RMS that adam's has, 0.2 sqrt(max(inputs, outputs))
+    (Liu et al. 2025, arXiv:2502.16982, eq. 4), so one rate and one decay serve both kinds.
+    """
+
+    learning_rate: Peak = 3e-3
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="decay of the momentum")] = 0.95
+    iterations: Annotated[int, Meta(ge=1, description="of Newton and Schulz")] = 5
+    b1: Annotated[float, Meta(ge=0, lt=1, description="adam's decay of the mean")] = 0.9
+    b2: Annotated[float, Meta(ge=0, lt=1, description="adam's decay of the mean square")] = 0.95
+    eps: Epsilon = 1e-8
+    decay: Decay = 0.1
+    clip: Clip = 1.0
+    base_width: BaseWidth = None
+
+    def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:
+        adam = optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps / ratio)
+        # The names of the parts are in checkpoints.
+        parts = {"hidden": self._orthogonalized(axes), "rest": adam}
+        return optax.partition(
+            parts, map_axes(lambda names: "hidden" if is_layer_matrix(names) else "rest", axes)
+        )
+
+    def layer_step(self, ratio: float) -> float:
+        return ratio**-0.5
+
+    def _orthogonalized(self, axes: Any) -> optax.GradientTransformation:
+        def dimensions(names: tuple[str, ...]) -> Any:
+            if not is_layer_matrix(names):
+                return optax.MaskedNode()
+            inputs, outputs = sides_of(names)
+            return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+
+        def scale(names: tuple[str, ...], update: Any) -> Any:
+            if not is_layer_matrix(names):
+                return update
+            sides = (math.prod(update.shape[i] for i in side) for side in sides_of(names))
+            return 0.2 * math.sqrt(max(sides)) * update
+
+        def scale_all(updates: Any, params: Any) -> Any:
+            del params
+            return map_axes(scale, axes, updates)
+
+        return optax.chain(
+            optax.contrib.scale_by_muon(
+                beta=self.momentum,
+                ns_steps=self.iterations,
+                weight_dimension_numbers=map_axes(dimensions, axes),
+            ),
+            optax.stateless(scale_all),
+        )

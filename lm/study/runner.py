@@ -1,0 +1,223 @@
+"""A study: a grid of runs, each trained and asked the same questions, and the report on them.
+
+A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(cells)`
+and `EFFORT`, how much a scale spends on scoring where that is not the usual.
+"""
+
+import argparse
+import difflib
+import hashlib
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from lm.config import UserError, dump, override
+from lm.cost import ledger
+from lm.cost.chips import parse_slice
+from lm.data import vocabulary_size
+from lm.distributed import hosts
+from lm.distributed.process import Parser, one_line_errors, prepare_machine
+from lm.evaluate.evaluate import evaluate
+from lm.evaluate.scoring import Effort
+from lm.output.numbers import count
+from lm.run import (
+    DECISIVE,
+    Run,
+    mesh_for,
+    refuse_attention,
+    same_result,
+    validate,
+)
+from lm.study.report import write as report
+from lm.train.directory import other_settings, read_result
+from lm.train.fit import fit
+from lm.train.lock import only_writer
+from lm.train.loop import Diverged
+
+
+class Cell(NamedTuple):
+    """One run of a study and what came of it."""
+
+    name: str
+    run: Run
+    result: dict[str, Any] | None
+    """None until it is finished."""
+    directory: Path
+
+
+def main(study: ModuleType, arguments: list[str] | None = None) -> None:
+    """`python -m experiments.NAME`: runs what is not finished yet, then draws the report."""
+    name = Path(study.__file__ or "").stem
+    parser = Parser(
+        prog=f"python -m experiments.{name}",
+        description=study.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scale", choices=study.SCALES, default=study.SCALES[0])
+    parser.add_argument("--runs", default="runs", metavar="DIR", help="where runs are kept")
+    parser.add_argument("--cell", action="append", metavar="NAME", help="only this cell")
+    parser.add_argument("--report", action="store_true", help="only draw the report again")
+    parser.add_argument(
+        "--cost",
+        metavar="SLICE",
+        help="only say what the runs would take, as on v5e-16, and whether they divide on it",
+    )
+    parser.add_argument("--slices", type=int, default=1, metavar="N", help="so many of it (1)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="field.path=value", help="changes every run alike"
+    )
+    given = parser.parse_args(arguments)
+    with one_line_errors():
+        planned = study.runs(given.scale)
+        runs = {cell: validate(override(run, given.overrides)) for cell, run in planned.items()}
+        if any(runs[cell].objective != run.objective for cell, run in planned.items()):
+            raise UserError(
+                "objective: the study's cells are named by it; use lm train instead"
+            )
+        _no_twins(planned, runs)
+        names = chosen(runs, given.cell)
+        if given.cost is not None:
+            asked = {cell: runs[cell] for cell in names}
+            print(cost(asked, given.cost, slices=given.slices))
+            return
+        directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
+        failed = []
+        if not given.report:
+            prepare_machine()
+            # All cells are for one process; several may each train some of them.
+            with only_writer(directory, shared=bool(given.cell)):
+                failed = train(runs, names, directory, effort_of(study, given.scale))
+        if hosts.first():
+            draw(study, runs, directory)
+        if failed:
+            raise UserError(f"{len(failed)} of {len(runs)} cells failed: {', '.join(failed)}")
+
+
+def _no_twins(planned: dict[str, Run], runs: dict[str, Run]) -> None:
+    """Refuses overrides that make one run of several cells: seeds that are alike have no error.
+
+    What only one run stands for would be counted as often as it has names.
+    """
+    first: dict[str, str] = {}
+    for cell, run in runs.items():
+        other = first.setdefault(dump(run), cell)
+        if planned[other] != planned[cell]:
+            raise UserError(
+                f"cells {other} and {cell} would be the same run: the study varies what is"
+                " overridden"
+            )
+
+
+def train(
+    runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort
+) -> list[str]:
+    """Trains and evaluates the named cells, one after the other; finished ones are skipped.
+
+    Returns the names of those that diverged, which keeps nobody from running the others.
+    """
+    evaluator = partial(evaluate, effort=effort)
+    failed = []
+    for name in names:
+        try:
+            fit(runs[name], directory / name, evaluate=evaluator, label=name)
+        except Diverged as error:
+            print(f"lm: {error}", file=sys.stderr)
+            failed.append(name)
+    return failed
+
+
+def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: int = 1) -> str:
+    """What training these runs takes, and for how long a slice or several are at it, in a line.
+
+    Raises UserError where a run cannot be divided among their devices, as training would there.
+
+    >>> for part in cost({"a": Run(), "b": Run()}, "v5e-16").split("; "):
+    ...     print(part)
+    2 runs: 4.9e+13 FLOPs, 2M tokens
+    1.1e-05 hours on v5e-16 at 40% of peak, by FLOPs alone
+    """
+    costs = [ledger.cost(run, vocabulary_size(run.data.tokenizer)) for run in runs.values()]
+    flops, tokens = sum(each.flops for each in costs), sum(each.tokens for each in costs)
+    slice_ = parse_slice(name)
+    if slices < 1:
+        raise UserError(f"--slices {slices}: must be >= 1")
+    slice_ = slice_._replace(chips=slices * slice_.chips)
+    groups = max(slices, slice_.chips // slice_.together)
+    for run in runs.values():
+        mesh_for(run, devices=slice_.chips * slice_.chip.devices, slices=groups)
+        if why := refuse_attention(run, slice_.chip.platform):
+            raise UserError(why)
+    hours = slice_.hours(flops, utilization)
+    float32 = any(run.precision == "float32" for run in runs.values())
+    slower = ", in bfloat16: float32 takes several times as long" if float32 else ""
+    many = f"{slices} x {name}" if slices > 1 else name
+    return (
+        f"{len(runs)} runs: {flops:.2g} FLOPs, {count(tokens)} tokens; {hours:.2g} hours on"
+        f" {many} at {utilization:.0%} of peak, by FLOPs alone{slower}"
+    )
+
+
+def effort_of(study: ModuleType, scale: str) -> Effort:
+    """How much this scale of a study spends on scoring."""
+    efforts: dict[str, Effort] = study.EFFORT
+    return efforts.get(scale, Effort())
+
+
+def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
+    """Writes and prints the report on the cells that are finished."""
+    cells = results(runs, directory)
+    if not any(cell.result for cell in cells):
+        raise UserError(
+            f"{directory}: no finished cell to report on; run without --report first"
+        )
+    drawn = study.report(cells)
+    page = report.write(drawn, directory)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report.table(drawn))
+    console.print(drawn.answer, highlight=False)
+    console.print(str(page), highlight=False, soft_wrap=True)
+
+
+def results(runs: dict[str, Run], directory: Path) -> list[Cell]:
+    """All cells, with the results of those that are finished."""
+    return [
+        Cell(name, run, _result(run, directory / name), directory / name)
+        for name, run in runs.items()
+    ]
+
+
+def chosen(runs: dict[str, Run], names: list[str] | None) -> list[str]:
+    """The named cells, or all; raises UserError on a name that is not there."""
+    for name in names or []:
+        if name not in runs:
+            near = difflib.get_close_matches(name, runs, 3, 0.3) or list(runs)[:3]
+            raise UserError(f"cell {name}: not in this study; nearest: {', '.join(near)}")
+    return names or list(runs)
+
+
+def _result(run: Run, directory: Path) -> dict[str, Any] | None:
+    """The result of a finished cell, if it is one of these settings and not of older ones."""
+    path = directory / "result.json"
+    if not path.exists():
+        return None
+    if why := other_settings(run, directory):
+        print(f"lm: {directory} is left out, it is of another run: {why}", file=sys.stderr)
+        return None
+    result = read_result(path)
+    if not result.get("evaluated", True):
+        print(f"lm: {directory} is left out, it was trained and not scored", file=sys.stderr)
+        return None
+    return result
+
+
+def _variant(scale: str, planned: dict[str, Run], runs: dict[str, Run]) -> str:
+    """The scale, and a digest of what the user changed, as that is another experiment."""
+    if not any(same_result(runs[cell], run) for cell, run in planned.items()):
+        return scale
+    text = "".join(dump(getattr(run, name)) for run in runs.values() for name in DECISIVE)
+    return f"{scale}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

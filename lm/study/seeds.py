@@ -1,0 +1,254 @@
+"""Cells that differ in the seed alone: means, differences, errors, and sentences on them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import scipy.stats
+
+from lm.evaluate.bits import ratio_se
+from lm.output.numbers import decimals, percent, with_error
+from lm.run import Run
+from lm.study.common import (
+    Arm,
+    Result,
+    Sums,
+    arm_of,
+    parameters,
+)
+from lm.study.runner import Cell
+
+
+class Measure(NamedTuple):
+    """A number of a result, and where its sums by document are."""
+
+    key: str
+    by_document: Callable[[Result], Sums | None]
+    better: int
+    """-1 if less is better."""
+    show: Callable[[float], str]
+
+
+def _bits(result: Result) -> Sums | None:
+    nats, sizes = result.get("document_nats"), result.get("document_bytes")
+    return ([each / math.log(2) for each in nats], sizes) if nats and sizes else None
+
+
+def _right(result: Result) -> Sums | None:
+    probe = result.get("probe")
+    return (probe["document_right"], probe["document_tokens"]) if probe else None
+
+
+BITS = Measure("bits_per_byte", _bits, -1, decimals)
+PROBE = Measure("probe_accuracy", _right, +1, percent)
+
+
+class Group(NamedTuple):
+    """The cells that differ in the seed alone."""
+
+    name: str
+    """That of its cells, without the seed."""
+    arm: Arm
+    size: int
+    budget: str
+    """The part of the name that says what was held equal: d200k, f3.1e11."""
+    cells: tuple[Cell, ...]
+
+    @property
+    def results(self) -> dict[int, Result]:
+        """Those that are finished, by seed."""
+        return {cell.run.seed: cell.result for cell in self.cells if cell.result is not None}
+
+    @property
+    def kind(self) -> str:
+        """What its bits per byte are: exact, a bound or no likelihood."""
+        return str(next(iter(self.results.values())).get("kind") or "no likelihood")
+
+    @property
+    def likelihood(self) -> bool:
+        """Whether its bits per byte are a code length that somebody could reach."""
+        return self.kind in ("exact", "bound") and self.mean("bits_per_byte") is not None
+
+    def values(self, key: str) -> dict[int, float]:
+        """A number of each finished result that has it, by seed."""
+        return {s: r[key] for s, r in self.results.items() if r.get(key) is not None}
+
+    def mean(self, key: str) -> float | None:
+        """The mean over seeds; None if no result has it."""
+        values = list(self.values(key).values())
+        return float(np.mean(values)) if values else None
+
+    def seeds_se(self, key: str) -> float | None:
+        """The standard error of the mean over seeds; None for one seed."""
+        values = list(self.values(key).values())
+        return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if values[1:] else None
+
+    def text_se(self, measure: Measure) -> float | None:
+        """The standard error over documents of the mean over seeds, who read the same text."""
+        return _over_documents(_sums(self, self.results, measure))
+
+    def error(self, measure: Measure) -> float | None:
+        """Both errors together: of seeds and of documents."""
+        return _both(self.seeds_se(measure.key), self.text_se(measure))
+
+
+def groups_of(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> dict[str, Group]:
+    """Groups with a finished cell by name, in the order of their first cells."""
+    found: dict[Run, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(msgspec.structs.replace(cell.run, seed=0), []).append(cell)
+    groups = {}
+    for run, members in found.items():
+        name = members[0].name.rpartition("-")[0]
+        if any(cell.result for cell in members):
+            groups[name] = Group(
+                name,
+                arms[arm_of(members[0])],
+                parameters(run.model),
+                name.rpartition("-")[2],
+                tuple(members),
+            )
+    return groups
+
+
+class Gap(NamedTuple):
+    """How far one group lies above another, and how far it may by chance."""
+
+    value: float
+    seeds: float | None
+    """Standard error over seeds, paired: the same data order and initial values."""
+    text: float | None
+    """Standard error over documents, paired: the same held-out text."""
+    limit: float
+    """Half the 95% interval that both errors make."""
+
+    @property
+    def error(self) -> float | None:
+        """Both errors together."""
+        return _both(self.seeds, self.text)
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is beyond the error."""
+        return abs(self.value) > self.limit
+
+
+def gaps(groups: Iterable[Group], reference: Group, measure: Measure) -> dict[str, Gap]:
+    """How far each other group lies above the reference, by name.
+
+    Two or three seeds alone say little of a spread, so the one that is left when arms and seeds
+    have had their means taken out is pooled over all groups (a randomized block design, Fisher
+    1935); with two groups it is that of the paired differences. Student's t with its degrees of
+    freedom makes the interval. Draws of masks differ between documents, so that their error is
+    in that over documents.
+    """
+    theirs = reference.values(measure.key)
+    others = {
+        group.name: group
+        for group in groups
+        if group.name != reference.name and group.values(measure.key).keys() & theirs.keys()
+    }
+    spread, freedom = _spread([reference, *others.values()], measure)
+    found = {}
+    for name, group in others.items():
+        ours = group.values(measure.key)
+        both = sorted(ours.keys() & theirs.keys())
+        value = float(np.mean([ours[seed] - theirs[seed] for seed in both]))
+        seeds = spread * math.sqrt(2 / len(both)) if spread is not None else None
+        text = _over_documents(*(_sums(g, both, measure) for g in (group, reference)))
+        parts = [] if seeds is None else [float(scipy.stats.t.ppf(0.975, freedom)) * seeds]
+        parts += [] if text is None else [1.96 * text]
+        found[name] = Gap(value, seeds, text, math.hypot(*parts) if parts else math.inf)
+    return found
+
+
+def _spread(groups: Sequence[Group], measure: Measure) -> tuple[float | None, int]:
+    """Deviation of a run from what its arm and its seed explain; degrees of freedom."""
+    # Groups that have fewer seeds than the first say nothing of it, and are left out.
+    values = [group.values(measure.key) for group in groups]
+    common = sorted(values[0])
+    values = [by_seed for by_seed in values if values[0].keys() <= by_seed.keys()]
+    freedom = (len(values) - 1) * (len(common) - 1)
+    if freedom < 1:
+        return None, 0
+    table_GS = np.array([[by_seed[seed] for seed in common] for by_seed in values])
+    rest_GS = table_GS - table_GS.mean(axis=0, keepdims=True)
+    rest_GS = rest_GS - rest_GS.mean(axis=1, keepdims=True)
+    return math.sqrt(float((rest_GS**2).sum()) / freedom), freedom
+
+
+def _sums(group: Group, seeds: Iterable[int], measure: Measure) -> list[Sums]:
+    found = (measure.by_document(group.results[seed]) for seed in seeds)
+    return [sums for sums in found if sums is not None]
+
+
+def _over_documents(ours: Sequence[Sums], theirs: Sequence[Sums] = ()) -> float | None:
+    """Error over documents of a mean ratio, or of a difference of two; None if not known."""
+    sizes = {tuple(size) for _, size in [*ours, *theirs]}
+    if len(sizes) != 1:
+        return None
+    sums = np.mean([sums for sums, _ in ours], axis=0)
+    if theirs:
+        sums = sums - np.mean([sums for sums, _ in theirs], axis=0)
+    return ratio_se(sums, np.array(sizes.pop()))
+
+
+def _both(seeds: float | None, text: float | None) -> float | None:
+    known = [error for error in (seeds, text) if error is not None]
+    return math.hypot(*known) if known else None
+
+
+# Sentences
+
+
+def together(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> together(["a"]), together(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def signed(gap: Gap, measure: Measure) -> str:
+    """A difference with its sign and both errors together.
+
+    >>> signed(Gap(-0.0123, 0.003, 0.004, 0.02), BITS)
+    '−0.012 ± 0.005'
+    >>> signed(Gap(0.0123, 0.003, 0.004, 0.02), PROBE)
+    '+1.2 ± 0.5 points'
+    """
+    text = with_error(abs(gap.value), gap.error, measure.show).replace("%", " points")
+    return f"{'−' if gap.value < 0 else '+'}{text}"
+
+
+def best_of(groups: Sequence[Group], measure: Measure) -> tuple[Group, list[Group]] | None:
+    """The best group and those that the errors do not tell from it; None if nothing to rank."""
+    known = [group for group in groups if group.mean(measure.key) is not None]
+    if not known:
+        return None
+    best = max(known, key=lambda group: measure.better * (group.mean(measure.key) or 0.0))
+    found = gaps(known, best, measure)
+    return best, [g for g in known if g.name in found and not found[g.name].beyond]
+
+
+def value_text(group: Group, measure: Measure) -> str:
+    """A group's mean and both errors together."""
+    return with_error(group.mean(measure.key) or 0.0, group.error(measure), measure.show)
+
+
+def winner(groups: Sequence[Group], measure: Measure, who: Callable[[Group], str]) -> str:
+    """The best and who is not told from it, as a part of a sentence; "" if nothing to rank."""
+    ranked = best_of(groups, measure)
+    if ranked is None or len(groups) < 2:
+        return ""
+    best, close = ranked
+    at_most = "at most " if measure is BITS and best.kind != "exact" else ""
+    text = f"{who(best)} ({at_most}{value_text(best, measure)}), "
+    if not close:
+        return f"{text}beyond the error ahead of all others"
+    if len(close) == len(groups) - 1:
+        return text + "though no difference to the others is beyond the error"
+    return text + f"not told from {together([who(group) for group in close])} within the error"

@@ -1,0 +1,285 @@
+"""A run's directory: whose it is, what is in it, and what its files say."""
+
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+
+from lm.config import UserError, dump, read_json
+from lm.data import (
+    Tokenizer,
+    Tokens,
+    corpus_digest,
+    open_tokens,
+)
+from lm.data import tokenizer_of as learn_tokenizer
+from lm.distributed import hosts
+from lm.output.files import write_whole
+from lm.run import (
+    DECISIVE,
+    Run,
+    decided_by,
+    differing,
+    read_run,
+    same_result,
+)
+from lm.train.checkpoint import Restored
+
+Result = dict[str, Any]
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON can say it: null for what is no number.
+
+    >>> finite({"bits_per_byte": 2.0, "text_se": math.nan})
+    {'bits_per_byte': 2.0, 'text_se': None}
+    """
+    match value:
+        case dict():
+            return {name: finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
+    """The tokenizer of a run directory, by what is recorded there of its corpus.
+
+    Raises UserError where it had to be learnt anew and is another.
+    """
+    path = directory / "data.json"
+    if not path.exists():
+        return learn_tokenizer(run.data)
+    there = data_digests(path)
+    tokenizer = learn_tokenizer(run.data, there["corpus_digest"])
+    if tokenizer.digest != there["tokenizer_digest"]:
+        raise UserError(
+            changed_text(
+                directory, "tokenizer_digest", tokenizer.digest, there["tokenizer_digest"]
+            )
+        )
+    return tokenizer
+
+
+def checkpoints_of(run: Run, directory: Path) -> str:
+    """Where the checkpoints of a run are.
+
+    In a folder for several runs each has its own, named like its directory and by what decides
+    its result, as runs of two studies may be named alike.
+    """
+    if run.checkpoints.directory is None:
+        return str(directory / "checkpoints")
+    decisive = "".join(dump(getattr(run, name)) for name in DECISIVE)
+    name = f"{directory.name}-{hashlib.sha256(decisive.encode()).hexdigest()[:8]}"
+    return f"{run.checkpoints.directory.rstrip('/')}/{name}"
+
+
+def decided_by_all(run: Run, tokens: Tokens) -> dict[str, str]:
+    """Digests of all that decides a run's state: its settings, by field, and its data."""
+    data = {name: getattr(tokens, name) for name in ("corpus_digest", "tokenizer_digest")}
+    return decided_by(run) | data
+
+
+def refuse_others(mine: dict[str, str], place: str, found: Restored, *, known: bool) -> None:
+    """Raises UserError where a checkpoint is of another run, or of other data.
+
+    One of an older version does not say what decided it: it is believed where the run is
+    `known` by the config.json of its directory. A corpus that is not at hand is not compared.
+    """
+    there = found.extra.get("decided_by")
+    if there is None and not known:
+        why = "does not say of which run it is, and no config.json does"
+    elif there is None:
+        return
+    else:
+        names = [name for name in mine | there if mine.get(name) != there.get(name)]
+        if "corpus_digest" not in mine:
+            names.remove("corpus_digest")
+        if not names:
+            return
+        why = f"is of another run: {', '.join(names)} differ"
+    raise UserError(
+        f"{place}: checkpoint {found.step} {why}; choose another directory or remove it"
+    )
+
+
+def open_run_tokens(run: Run, directory: Path) -> Tokens:
+    """The run's tokens; raises UserError if they are not those that the directory began with.
+
+    A file added to the corpus, or another Python's standard library, is another experiment; so
+    is a tokenizer learnt anew, whose ids mean other pieces. The first host goes first: it
+    builds what is not there yet, and the others find that, or build the same on their disks.
+    """
+    opened: list[Tokens] = []
+
+    def first_opens() -> list[str]:
+        opened.append(checked_tokens(run, directory))
+        return [opened[0].corpus_digest, opened[0].tokenizer_digest]
+
+    def others_open() -> Tokens:
+        tokens = opened[0] if opened else checked_tokens(run, directory)
+        if [tokens.corpus_digest, tokens.tokenizer_digest] != digests:
+            raise UserError(
+                "data: the corpus here, or the tokenizer learnt from it, is not the first"
+                " host's; all hosts need the same files and versions"
+            )
+        return tokens
+
+    digests = hosts.told(first_opens)
+    return hosts.together(others_open)
+
+
+def checked_tokens(run: Run, directory: Path) -> Tokens:
+    """The tokens of this machine; raises UserError where the directory began with others."""
+    tokens = open_tokens(run.data)
+    path = directory / "data.json"
+    if path.exists():
+        there = data_digests(path)
+        for name in ("corpus_digest", "tokenizer_digest"):
+            if there[name] != (now := getattr(tokens, name)):
+                raise UserError(changed_text(directory, name, now, there[name]))
+    return tokens
+
+
+def data_digests(path: Path) -> dict[str, str]:
+    """The digests of corpus and tokenizer that a data.json holds."""
+    there = read_json(path)
+    try:
+        return {name: there[name][:] for name in ("corpus_digest", "tokenizer_digest")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged: {error!r}") from None
+
+
+def read_result(path: Path) -> Result:
+    """What a result.json holds; raises UserError where it is damaged."""
+    result = read_json(path)
+    kinds = {"decided_by": dict, "corpus_digest": str}
+    if not result or any(
+        not isinstance(result.get(n, kind()), kind) for n, kind in kinds.items()
+    ):
+        raise UserError(f"{path}: damaged: it is no result; remove it and train again")
+    return result
+
+
+def finished_result(run: Run, directory: Path, *, asked: bool) -> Result | None:
+    """The result that is there already, if the corpus is still the one that it is of.
+
+    None where an evaluator is `asked` that has not been asked yet.
+
+    Refuses a directory of another run, and a file.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: there is a file of this name; choose another directory")
+    if why := other_settings(run, directory):
+        raise UserError(
+            f"{directory} holds another run: {why}; choose another directory or remove this one"
+        )
+    path = directory / "result.json"
+    if not path.exists():
+        return None
+    result = read_result(path)
+    # One that was trained without being asked anything lacks what the evaluator finds.
+    if asked and not result.get("evaluated", True):
+        return None
+    now, then = corpus_digest(run.data), result.get("corpus_digest")
+    if then not in (None, now):
+        raise UserError(changed_text(directory, "corpus_digest", now, then))
+    return result
+
+
+def other_settings(run: Run, directory: Path) -> str:
+    """Which fields of a run differ from what its directory is of, in words; "" if none.
+
+    Both config.json and result.json say so; the result of an older version does not, and
+    without a config.json nothing tells whose it is.
+    """
+    names: list[str] = []
+    if known := (directory / "config.json").exists():
+        names += same_result(run, read_run(directory))
+    path = directory / "result.json"
+    if path.exists():
+        carried = read_result(path).get("decided_by")
+        if carried is None and not known:
+            return "nothing says which settings its result.json is of"
+        names += differing(run, carried) if carried is not None else []
+    return f"{', '.join(dict.fromkeys(names))} differ" if names else ""
+
+
+def changed_text(directory: Path, name: str, now: str, then: str) -> str:
+    """What is said where a corpus or tokenizer is another than before."""
+    return (
+        f"{directory}: the corpus, or the tokenizer learnt from it, has changed: {name} is"
+        f" {now[:12]}, was {then[:12]}; restore it, or train in another directory"
+    )
+
+
+def describe_run(
+    run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh, step: int
+) -> None:
+    """Writes what the run is, on what, and where and by what code it goes on from a step."""
+    write_whole(directory / "config.json", dump(run))
+    described: Result = {
+        "corpus_digest": tokens.corpus_digest,
+        "tokenizer_digest": tokens.tokenizer_digest,
+    }
+    for name, split in (("train", tokens.train), ("validation", tokens.validation)):
+        described[name] = {
+            "documents": len(split.ids),
+            "bytes": int(split.bytes.sum()),
+            "tokens": split.size,
+        }
+    write_whole(directory / "data.json", json.dumps(described, indent=2) + "\n")
+    write_whole(
+        directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n"
+    )
+    devices = jax.devices()
+    # Environments from which no step is left, as they began no earlier, are forgotten.
+    earlier = [each for each in environments(directory) if each.get("step", 0) < step]
+    environment = {
+        "step": step,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "mesh": dict(mesh.shape),
+        "hosts": jax.process_count(),
+        "commit": commit(),
+        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+    }
+    environment |= {"earlier": earlier} if earlier else {}
+    write_whole(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def environments(directory: Path) -> list[dict[str, Any]]:
+    """The environments that a run was trained in, one after the other."""
+    path = directory / "environment.json"
+    if not path.exists():
+        return []
+    newest = read_json(path)
+    return [*newest.pop("earlier", []), newest]
+
+
+def commit() -> str | None:
+    """The commit of the source that runs, with `+` and a digest of what was changed since.
+
+    None if it is not in git.
+    """
+
+    def git(*command: str) -> bytes:
+        ask = ["git", "-C", str(Path(__file__).parent), *command]
+        return subprocess.run(ask, capture_output=True, check=True, timeout=10).stdout
+
+    try:
+        found = git("describe", "--always", "--abbrev=12", "--dirty=+").decode().strip()
+        changes = git("diff", "HEAD") if found.endswith("+") else b""
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found + (hashlib.sha256(changes).hexdigest()[:8] if changes else "")

@@ -1,0 +1,246 @@
+"""What a run costs: held to the parameters' tree and to the compiler's count."""
+
+import math
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr
+
+import lm.loss
+from lm.cost import ledger
+from lm.data import Bytes, Data
+from lm.distributed import mesh
+from lm.distributed.mesh import Mesh
+from lm.example import Vocabulary
+from lm.model import Transformer, build
+from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Prefix, Spans
+from lm.plan.plan import hlo
+from lm.run import Run
+from lm.train.step import prepare
+
+GROUPS = {
+    "embedding": {"embedding", "unembedding"},
+    "attention": {"query", "key", "value", "out"},
+    "mlp": {"up", "down", "gate"},
+    "norm": {"norm", "norm_1", "norm_2"},
+}
+OBJECTIVES = (Causal(), Masked(), AnyOrder())
+
+
+def vocabulary(size: int) -> Vocabulary:
+    return Vocabulary(
+        size=size, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * size
+    )
+
+
+def alone() -> jax.sharding.Mesh:
+    return mesh.make(Mesh(), jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("mlp", "kv_heads", "embedding", "norm"),
+    [
+        ("gelu", None, "tied", "rms"),
+        ("relu2", 2, "untied", "rms"),
+        ("swiglu", 1, "tied", "layer"),
+        ("geglu", 2, "untied", "layer"),
+    ],
+)
+def test_parameters_are_those_of_the_tree(mlp, kv_heads, embedding, norm):
+    """Fails if a group's formula leaves out the gate, shared heads, a table, or a bias.
+
+    Or if a tied table is in no product, or an untied one in two.
+    """
+    model = Transformer(
+        depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, embedding=embedding, norm=norm
+    )
+    run = Run(model=model, data=Data(length=5, tokenizer=Bytes()))
+    tree = prepare(run, vocabulary(37), alone()).abstract.params
+    counted: Counter[str] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        names = {key.key for key in path}
+        (group,) = (group for group, members in GROUPS.items() if members & names)
+        counted[group] += math.prod(leaf.shape)
+    found = ledger.parameters(run, 37)
+    assert found.groups == counted
+    assert found.total == counted.total()
+    assert found.non_embedding == counted.total() - counted["embedding"]
+    # The vectors are in no product, and one table is, by whichever name.
+    assert found.matmul == counted["attention"] + counted["mlp"] + 37 * 24
+
+
+def products(jaxpr: ClosedJaxpr, times: int = 1) -> Counter[frozenset[int]]:
+    """FLOPs of matrix products by the sizes of the axes that occur in them."""
+    found: Counter[frozenset[int]] = Counter()
+    for equation in jaxpr.jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            left, right = (value.aval.shape for value in equation.invars)
+            inner = math.prod(left[axis] for axis in contracted)
+            outer = math.prod(equation.outvars[0].aval.shape)
+            found[frozenset((*left, *right))] += 2 * times * inner * outer
+        for value in equation.params.values():
+            if isinstance(value, ClosedJaxpr):
+                found += products(value, times * equation.params.get("length", 1))
+    return found
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(("mlp", "kv_heads"), [("gelu", None), ("swiglu", 1), ("geglu", 2)])
+def test_forward_flops_by_component_are_the_products_that_are_traced(objective, mlp, kv_heads):
+    """Fails if a component counts the wrong width, positions for slots, or heads once."""
+    length, hidden, size = 17, 44, 53  # each occurs in the products of one component only
+    model = Transformer(depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, hidden=hidden)
+    run = Run(
+        model=model, objective=objective, data=Data(length=length, batch=2, tokenizer=Bytes())
+    )
+    body = build(model, size, mesh=alone(), precision="bfloat16")
+    params = prepare(run, vocabulary(size), alone()).abstract.params
+
+    def forward(params, tokens_BL):
+        example = objective(
+            tokens_BL, jnp.ones_like(tokens_BL), vocabulary(size), jax.random.key(0)
+        )
+        hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
+        return lm.loss.logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
+
+    tokens_BL = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    counted: Counter[str] = Counter()
+    for sizes, flops in products(jax.make_jaxpr(forward)(params, tokens_BL)).items():
+        # Only scores have no axis as wide as the stream or the MLP.
+        kinds = {"head": size in sizes, "mlp": hidden in sizes, "attention": 24 in sizes}
+        counted[next((kind for kind, true in kinds.items() if true), "scores")] += flops
+    assert counted | {"embedding": 0} == ledger.step_flops(run, size)
+
+
+BLOCK = {"remat": "block"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "model", "settings"),
+    [
+        (Causal(), {}, {}),
+        (Masked(), {"mlp": "swiglu", "kv_heads": 2, "embedding": "untied"}, BLOCK),
+        (AnyOrder(), {"mlp": "geglu", "kv_heads": 1}, {"remat": "products"}),
+        (Masked(rate=0.5), {"mlp": "relu2", "embedding": "untied"}, {"precision": "float32"}),
+        *(
+            pytest.param(objective, model, settings, marks=pytest.mark.slow)
+            for objective in (Causal(), Masked(), Prefix())
+            for model in ({}, {"mlp": "swiglu", "kv_heads": 1, "norm": "layer"})
+            for settings in ({}, {"remat": "products"}, BLOCK)
+        ),
+    ],
+)
+def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, settings):
+    """Fails if the backward pass is not taken for twice the forward, or a product is forgotten.
+
+    Or if the last product of a block is taken to be computed again, or the scores are not.
+
+    The compiler counts the body of a loop once, so there must be none: layers are unrolled
+    (the default on CPU), there is one microbatch, and the loss takes all logits at once. It
+    counts sums, softmax and the optimizer as well, which is the half percent on top.
+    """
+    monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 1 << 62)
+    run = Run(
+        model=Transformer(**{"depth": 2, "width": 512, "heads": 4} | model),
+        objective=objective,
+        data=Data(length=128, batch=16, tokenizer=Bytes()),
+        tokens=3 * 16 * 128,
+        **settings,
+    )
+    program = prepare(run, vocabulary(2048), alone())
+    rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
+    counted = program.update.lower(
+        program.abstract, rows, rows, np.uint32(0), objective
+    ).cost_analysis()["flops"]
+    cost = ledger.cost(run, 2048)
+    assert 3 * counted == pytest.approx(cost.flops + cost.flops_rematerialized, rel=0.02)
+
+
+@pytest.mark.parametrize("objective", [Causal(), Masked()])
+def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objective):
+    """Fails if any part of a row is computed by each of the devices that it is spread over."""
+    monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 32 * 2048)  # two chunks of causal rows
+    run = Run(
+        model=Transformer(depth=2, width=128, heads=4),
+        objective=objective,
+        data=Data(length=128, batch=4, tokenizer=Bytes()),
+        mesh=Mesh(fsdp=2, context=4),
+    )
+    program = prepare(run, vocabulary(2048), mesh.make(run.mesh))
+    rows = jax.ShapeDtypeStruct((4, 128), jnp.int32)
+    lowered = program.update.lower(program.abstract, rows, rows, np.uint32(0), objective)
+    done = hlo.work(lowered.compile().as_text(), 8).flops
+    planned = ledger.program_flops(run, objective, 2048, "cpu")
+    assert 8 * done == pytest.approx(planned, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("objective", "slots", "predicted"),
+    [(Causal(), 17, 16), (Masked(rate=0.25), 4, 4), (Masked(rate=0.01), 1, 0)],
+    ids=["causal", "masked", "fewer than one"],
+)
+def test_slots_are_what_the_head_computes_and_predicted_targets_are_fewer(
+    objective, slots, predicted
+):
+    """Fails if slots are taken for predictions: every row has a begin piece, which is none."""
+    data = Data(length=17, batch=2, tokenizer=Bytes())
+    run = Run(objective=objective, data=data, tokens=5 * 34)
+    assert ledger.cost(run, 53).slots == 5 * 2 * slots
+    tokens_BL = jnp.full((2, 17), 9).at[:, 0].set(2)
+    example = objective(tokens_BL, jnp.ones_like(tokens_BL), vocabulary(53), jax.random.key(0))
+    assert example.targets.shape == (2, slots)
+    assert int((example.weights > 0).sum()) == 2 * predicted
+
+
+def test_a_budget_is_what_is_trained_on():
+    """Fails if tokens are those asked for, 6ND takes the embedding along, or a step is lost."""
+    run = Run(data=Data(length=16, batch=2, tokenizer=Bytes()), tokens=33)
+    cost = ledger.cost(run, 260)
+    assert (cost.steps, cost.tokens) == (2, 64)
+    assert cost.flops_6nd == 6 * 64 * ledger.parameters(run, 260).non_embedding
+    assert cost.flops == 3 * 2 * sum(cost.flops_forward.values())
+
+
+def test_backward_and_rematerialized_products_are_counted_apart():
+    """Fails if remat changes the FLOPs, or takes the last objective for those of all steps."""
+    data, objective = Data(length=32, batch=4, tokenizer=Bytes(sentinels=8)), Curriculum()
+    again = {"none": lambda _: 0, "products": lambda forward: forward["scores"]}
+    again["block"] = lambda f: f["attention"] + f["scores"] + f["mlp"] // 2
+    for remat, of_step in again.items():
+        run = Run(data=data, objective=objective, tokens=10 * 128, remat=remat)
+        cost = ledger.cost(run, 268)
+        assert cost.flops == ledger.cost(msgspec.structs.replace(run, remat="none"), 268).flops
+        assert cost.flops_backward == {n: 2 * flops for n, flops in cost.flops_forward.items()}
+        parts = [objective.at(step, 10, run.seed) for step in range(10)]
+        steps = [ledger.objective_flops(run, part, 268) for part in parts]
+        assert len(set(map(str, steps))) == 2
+        assert cost.flops_rematerialized == sum(map(of_step, steps))
+        assert 10 * sum(cost.flops_again.values()) == pytest.approx(sum(map(of_step, steps)))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Masked(), AnyOrder(), Spans(), Mixture(draw="step"), Curriculum(switch=0.3)],
+    ids=lambda objective: type(objective).__name__,
+)
+@pytest.mark.parametrize("of_causal", [1, 37])
+def test_tokens_for_equal_flops_are_the_closest_whole_steps(objective, of_causal):
+    """Fails if steps are cut off rather than rounded, or all are taken to cost the same."""
+    data = Data(length=32, batch=4, tokenizer=Bytes(sentinels=8))
+    run = Run(data=data, model=Transformer(depth=1, width=16, heads=1), objective=objective)
+    steps = msgspec.structs.replace(run, objective=Causal(), tokens=of_causal * 128)
+    flops = ledger.cost(steps, 268).flops
+    found = ledger.tokens_for(run, 268, flops)
+    assert found % 128 == 0
+
+    def off(tokens: int) -> float:
+        return abs(ledger.cost(msgspec.structs.replace(run, tokens=tokens), 268).flops - flops)
+
+    best = min(range(1, 3 * of_causal + 3), key=lambda count: off(count * 128))
+    assert off(found) == off(best * 128)
+    assert ledger.tokens_for(steps, 268, flops) == of_causal * 128

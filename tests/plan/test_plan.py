@@ -1,0 +1,415 @@
+"""Plans: held to the compilers', to the ledger, and to what a user reads."""
+
+import contextlib
+import importlib
+import json
+import pkgutil
+import statistics
+import sys
+from functools import cache
+from typing import get_args
+
+import jax
+import msgspec
+import pytest
+
+import experiments
+from lm.cli import main
+from lm.config import UserError, override
+from lm.cost.chips import parse_slice
+from lm.data import Bytes, Data
+from lm.distributed.mesh import Mesh
+from lm.model import Transformer
+from lm.objectives import AnyOrder, Causal, Curriculum
+from lm.optimizer import Adamw
+from lm.plan import compile as compiled
+from lm.plan import plan
+from lm.plan.compile import Request
+from lm.plan.plan import HERE, Machine
+from lm.run import EXECUTION, Run
+from tpu.slices import SLICES
+
+SMALL = Run(
+    data=Data(length=64, batch=16, tokenizer=Bytes()),
+    model=Transformer(depth=2, width=64, heads=2),
+    optimizer=Adamw(),
+    mesh=Mesh(fsdp=4, tensor=2),
+    tokens=16 * 64 * 10,
+)
+GPUS = Machine("h100-8", 1, 8, 8, 989e12, 80e9, 3350e9, estimate="on CPUs")
+
+
+class Here:
+    """The compiler in this process, on its simulated devices."""
+
+    @staticmethod
+    @cache
+    def _find(key: bytes) -> compiled.Found:
+        return compiled.find(msgspec.json.decode(key, type=Request))
+
+    def find(self, request: Request) -> compiled.Found:
+        return self._find(msgspec.json.encode(request))
+
+
+@pytest.mark.parametrize("step", ["train", "validate", "score"])
+def test_arguments_are_the_compilers_and_flops_are_the_ledgers(step):
+    """Fails if a sharding or an argument is left out, or a chip does what another does."""
+    found = Here().find(Request(SMALL, "h100-8", step=step))
+    assert sum(found.arguments.values()) == found.argument_bytes
+    flops = plan.ledger_flops(SMALL, SMALL.objective, GPUS) / (1 if step == "train" else 3)
+    assert found.flops == pytest.approx(flops, rel=0.02)
+    assert {"fsdp", "tensor"} <= {moved.axes for moved in found.collectives}
+    assert all(moved.ici_seconds > 0 == moved.dcn_seconds for moved in found.collectives)
+
+
+def test_gpus_that_are_not_wired_together_are_slices():
+    """Fails if 16 GPUs are planned as if one switch joined them, or bytes go no way."""
+    assert len(jax.devices()) == 8
+    chip = parse_slice("h100-16").chip
+    places = [compiled._Place(n // 2, ()) for n in range(4)]
+    near, far = compiled._seconds(
+        compiled.Collective("all-gather", 400, (0, 1, 2, 3), 1), places, "h100-4"
+    )
+    # Of four shares of 100 it lacks one of its own slice, and takes one of the two from afar.
+    assert far == pytest.approx(100 / chip.dcn)
+    assert near == pytest.approx(200 / chip.ici)
+
+
+def test_what_makes_a_run_fit_was_compiled_and_does():
+    """Fails if a suggestion is a guess, a smaller change would do, or the batch is changed."""
+    mesh = Mesh(replica=2, fsdp=4)
+    run = msgspec.structs.replace(SMALL, mesh=mesh, remat="products")
+    need = plan.plan(run, GPUS, Here(), wanted=["train"])
+    assert need.fits(GPUS) and not need.suggestions
+    tight = GPUS._replace(memory=0.8 * need.used().used)
+    found = plan.plan(run, tight, Here(), wanted=["train"])
+    assert not found.fits(tight) and found.suggestions
+    for change, with_it in found.suggestions.items():
+        assert with_it.used <= tight.memory
+        changed = override(run, change.split())
+        assert changed.data == run.data
+        again = Here().find(Request(plan._program(changed, run.objective), "h100-8"))
+        assert again == with_it
+    assert all(with_it.used > tight.memory for with_it in found.tried.values())
+    hopeless = plan.plan(run, GPUS._replace(memory=1e3), Here(), wanted=["train"])
+    assert not hopeless.suggestions and len(hopeless.tried) == 4
+    lines = "\n".join(plan._details("x", hopeless, GPUS._replace(memory=1e3)))
+    assert "take a larger slice" in lines
+
+
+def test_a_curriculum_takes_the_time_of_its_parts():
+    """Fails if all steps are taken to cost what those of the first or the last cost."""
+    objective = Curriculum(first=Causal(), then=AnyOrder(), switch=0.3)
+    run = msgspec.structs.replace(SMALL, objective=objective)
+    found = plan.plan(run, GPUS, Here(), wanted=["train"])
+    (first, a), (then, b) = found.train.items()
+    assert (first, then) == (Causal(), AnyOrder())
+    seconds = 3 * GPUS.seconds(a) + 7 * GPUS.seconds(b)
+    assert found.train_seconds(GPUS) == pytest.approx(seconds)
+
+
+# The TPU's compiler
+
+
+@pytest.fixture(scope="session")
+def tpu():
+    """A compiler for eight chips, in its own process."""
+    machine = plan.find_machine("v5e-8", 1)
+    with plan.compiler(machine) as there:
+        yield machine, there
+
+
+def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
+    """Fails if tiles are not filled up, a loop is read wrongly, or arrays are copied whole.
+
+    Layers are a loop here, and the compiler turns some products into loops of its own.
+    """
+    machine, there = tpu
+    found = there.find(Request(SMALL, "v5e-8", quick=True))
+    assert sum(found.arguments.values()) == found.argument_bytes > 0
+    assert found.flops == pytest.approx(plan.ledger_flops(SMALL, Causal(), machine), rel=0.02)
+    assert not found.rematerialized and machine.fits(found)
+    floors = machine.floors(found)
+    assert floors["compute"] == found.flops / 197e12
+    assert floors["ici"] > 0 == floors["dcn"]
+
+
+SPLIT_BY_COLUMNS = """
+from lm.model import transformer
+constrain = transformer.constrain
+
+def left(x, mesh, axes):
+    return x if tuple(axes) == ("vocab", "act_embed") else constrain(x, mesh, axes)
+
+transformer.constrain = left
+from lm.plan import compile as compiled
+compiled.main()
+"""
+
+
+@pytest.mark.parametrize("slice_", ["v5e-8", "h100-8"])
+def test_an_array_that_is_laid_out_anew_in_full_is_noticed(monkeypatch, slice_):
+    """Fails if the compiler's warning is not heard: no plan would ever show one."""
+    run = override(
+        SMALL,
+        ["model.depth=1", "mesh.replica=2", "mesh.fsdp=2", "mesh.tensor=2"],
+    )
+    machine = plan.find_machine(slice_, 1)
+    monkeypatch.setattr(plan, "PROGRAM", ("-c", SPLIT_BY_COLUMNS))
+    with plan.compiler(machine) as there:
+        found = there.find(Request(run, slice_, quick=True))
+    assert found.rematerialized
+
+
+def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
+    """Fails if a refusal ends the plan, or is taken for an empty program."""
+    machine, there = tpu
+    large = override(
+        SMALL, ["data.batch=16384", "data.length=1024", "mesh.tensor=1", "mesh.fsdp=8"]
+    )
+    found = there.find(Request(large, "v5e-8", quick=True))
+    assert "RESOURCE_EXHAUSTED" in found.refused and found.used > 17e9
+    assert not machine.fits(found)
+
+
+def test_a_step_that_is_refused_or_not_asked_for_takes_no_known_time(capsys):
+    """Fails if it counts as none, breaks the table after all is compiled, or is NaN in JSON."""
+    fits = plan.plan(SMALL, GPUS, Here(), wanted=["train", "validate"])
+    refused = compiled.Found(mesh={}, refused="RESOURCE_EXHAUSTED", refused_bytes=20e9)
+    too_large = fits._replace(train=dict.fromkeys(fits.train, refused))
+    unasked = fits._replace(train={})
+    plans = {"fits": fits, "large": too_large, "unasked": unasked}
+    plan.show(plans, GPUS, quick=True)
+    assert "all that fit" in capsys.readouterr().out
+    found = plan.report(plans, GPUS)
+    json.dumps(found, allow_nan=False)
+    assert found["seconds"] is None and found["cells"]["fits"]["seconds"] > 0
+    assert found["cells"]["large"]["seconds"] is None is found["cells"]["unasked"]["seconds"]
+
+
+def test_a_plan_is_of_the_programs_that_run():
+    """Fails if a setting of execution is not compiled, or the mesh is of other neighbours."""
+    changed = override(SMALL, ["attention=xla", "remat=block", "unroll=2", "microbatches=2"])
+    program = plan._program(changed, changed.objective)
+    for name in set(EXECUTION) - {"checkpoints", "faults"}:
+        assert getattr(program, name) == getattr(changed, name), name
+    machine = plan.find_machine("h100-16", 1)
+    mesh = plan._mesh(override(SMALL, ["mesh.fsdp=null", "mesh.tensor=1"]), machine)
+    assert (mesh["replica"], mesh["fsdp"]) == (2, 8)
+    _, slice_of = compiled._devices(Request(SMALL, "h100-4", slices=2))
+    assert len(set(slice_of.values())) == plan.find_machine("h100-4", 2).groups == 2
+
+
+@pytest.mark.parametrize("step", get_args(compiled.Step))
+def test_what_kernels_do_is_planned_too(tpu, step):
+    """Fails if their FLOPs, which no compiler counts, are forgotten or are there twice."""
+    machine, there = tpu
+    run = override(SMALL, ["data.length=512", "data.batch=8", "precision=bfloat16"])
+    found = there.find(Request(run, "v5e-8", quick=True, step=step))
+    flops = plan.ledger_flops(run, Causal(), machine)
+    scores = 4 * 512**2 * 64 * 2  # a row's, of both layers, forward: one block sees all
+    if step == "train":
+        assert found.kernel_flops == scores * 4.5
+    else:
+        assert found.kernel_flops == scores
+        flops = (flops - 4.5 * scores) / 3 + scores
+    assert found.flops + found.kernel_flops == pytest.approx(flops, rel=0.02)
+    assert machine.floors(found)["compute"] > found.flops / 197e12
+
+
+@pytest.mark.slow
+def test_an_unrolled_program_has_the_same_flops(tpu):
+    """Fails if loops are counted too often or too seldom: here there are none of ours."""
+    run = msgspec.structs.replace(SMALL, unroll=2)
+    found = tpu[1].find(Request(run, "v5e-8", quick=True))
+    flops = plan.ledger_flops(SMALL, Causal(), tpu[0])
+    assert found.flops == pytest.approx(flops, rel=0.02)
+
+
+# Studies
+
+
+def cells() -> dict[str, tuple[str, Run]]:
+    """The cells of all scales that name a slice, each with that slice."""
+    return {
+        f"{module.name}/{scale}:{cell}": (scale, run)
+        for module in pkgutil.iter_modules(experiments.__path__)
+        for study in [importlib.import_module(f"experiments.{module.name}")]
+        for scale in filter(plan.slice_of_scale, getattr(study, "SCALES", ()))
+        for cell, run in study.runs(scale).items()
+    }
+
+
+def check_that_they_fit(chosen: dict[str, tuple[str, Run]]) -> None:
+    with contextlib.ExitStack() as stack:
+        there = {}
+        for name, (slice_, run) in chosen.items():
+            if slice_ not in there:
+                machine = plan.find_machine(slice_, 1)
+                there[slice_] = machine, stack.enter_context(plan.compiler(machine))
+            found = plan.plan(run, *there[slice_], wanted=["train"], quick=True)
+            assert found.fits(machine), name
+            assert not any(f.rematerialized for f in found.train.values()), name
+
+
+@pytest.mark.plans
+def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
+    """Fails if a study asks for a slice on which it does not divide, or does not fit.
+
+    Of cells with the same model, rows and slice the first alone is compiled, with the first of
+    its objectives.
+    """
+    largest: dict[str, tuple[str, Run]] = {}
+    for name, (slice_, run) in cells().items():
+        plan._mesh(run, plan.find_machine(slice_, 1))
+        study, size = name.partition(":")[0], sum(run.model.parameters(0).values())
+        if study not in largest or size > sum(largest[study][1].model.parameters(0).values()):
+            (first, *_) = run.objective.parts(1000, run.seed)
+            largest[study] = slice_, msgspec.structs.replace(run, objective=first)
+    assert largest
+    alike = {
+        (slice_, run.model, run.data.length, run.data.batch, run.microbatches): name
+        for name, (slice_, run) in reversed(largest.items())
+    }
+    check_that_they_fit({name: largest[name] for name in alike.values()})
+
+
+@pytest.mark.plans
+@pytest.mark.slow
+def test_every_cell_fits_the_slice_that_its_scale_names():
+    """The same for all cells of all such scales, with all of their objectives."""
+    check_that_they_fit(cells())
+
+
+# This machine
+
+
+SHAPES = {
+    "wider": ["model.depth=6", "model.width=384", "model.heads=6", "data.batch=12"],
+    "widest": ["model.depth=8", "model.width=512", "model.heads=8", "data.batch=4"],
+    "small": [
+        "model.depth=2", "model.width=128", "model.heads=2", "data.length=128",
+        "data.batch=16", "data.tokenizer.type=bytes",
+    ],
+    "long rows": ["model.depth=4", "model.width=256", "data.length=1024", "data.batch=4"],
+    "masked": ["objective.type=masked", "model.width=320", "model.heads=5", "data.batch=16"],
+    "float32": ["model.depth=3", "model.width=192", "model.heads=3", "precision=float32"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_step_on_this_machine_takes_what_was_planned(name):
+    """Fails if a time is off by more than a factor of two: efficiency is of another shape."""
+    machine = plan.find_machine(HERE, 1)
+    with plan.compiler(machine) as there:
+        machine = plan.calibrated(machine, there)
+        run = override(Run(), SHAPES[name])
+        (found,) = plan.plan(run, machine, there, wanted=["train"], measure=True).train.values()
+    ratio = machine.seconds(found) / statistics.median(found.measured_seconds)
+    assert 0.5 < ratio < 2, ratio
+
+
+# The command
+
+
+def test_the_command_prints_and_writes_a_plan(tmp_path, capsys):
+    """Fails if a number is printed that is not written, or a run of no study is refused."""
+    out = tmp_path / "plan.json"
+    small = [
+        "model.depth=1",
+        "model.width=32",
+        "model.heads=1",
+        "data.length=32",
+        "data.batch=8",
+    ]
+    main(["plan", "-", "--slice", "h100-8", "--step", "train", "--json", str(out), *small])
+    said, found = capsys.readouterr().out, json.loads(out.read_bytes())
+    (cell,) = found["cells"].values()
+    assert cell["mesh"]["fsdp"] == 8 and cell["fits"]
+    (train,) = cell["train"]
+    assert train["flops"] == pytest.approx(train["flops_ledger"], rel=0.02)
+    assert train["seconds"] == max(train["floors"].values())
+    assert "an estimate: compiled for CPUs" in said
+    assert f"{cell['steps']:,} steps" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-", "--slice", "v5-256"], "--slice v5-256: no such slice; nearest: v5p-256"),
+        (
+            ["-", "--slice", "v5e-12"],
+            "--slice v5e-12: no such shape is offered; nearest: v5e-8, v5e-16",
+        ),
+        (["-", "--slice", "v5p-4"], "no such shape is offered; nearest: v5p-8"),
+        (["-", "--slice", "v5e-512"], "no such shape is offered; nearest: v5e-256"),
+        (["-", "--slice", "v5e-8", "attention=cudnn"], "is for the platform gpu"),
+        (["-"], "for which slice"),
+        (["-", "--slice", "v4-8", "--slices", "2"], "network between v4 slices is not known"),
+        (["-", "--slice", "v5e-8", "--slices", "0"], "must be >= 1"),
+        (["-", "--slice", "v5e-32", "data.batch=48", "mesh.fsdp=32"], "nearest: 32 or 64"),
+        (["-", "--slice", "v5e-8", "--measure"], "is not here"),
+        (["-", "--slice", "v5e-8", "--efficiency", "2"], "at most 1"),
+        (["nothing", "--slice", "v5e-8"], "no study experiments/nothing.py"),
+        (["bert_vs_gpt:causal-86M"], "nearest: causal-85M"),
+        (["bert_vs_gpt", "--scale", "v5e-9"], "bert_vs_gpt has"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(arguments, line, capsys):
+    """Fails if it is a traceback, or comes after minutes of compilation."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["plan", *arguments])
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2 and said.count("\n") == 1
+    assert line in said
+
+
+def test_h1_a_plan_is_not_written_over_its_run(capsys, tmp_path):
+    """Fails when --json RUN.json loses the settings that it plans."""
+    path = tmp_path / "run.json"
+    path.write_text("{}")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["plan", str(path), "--slice", "cpu", "--json", str(path)])
+    assert "would be written over the file" in capsys.readouterr().err
+    assert path.read_text() == "{}"
+
+
+def test_h10_notes_say_what_hours_and_efficiency_are():
+    """Fails when what --efficiency says is called measured, or hours miss validation unsaid."""
+    found = compiled.Found({}, flops=1e6)
+    whole = plan.Plan(SMALL, {}, {SMALL.objective: found}, {"validate": found}, {}, {})
+    measured = Machine(HERE, 1, 1, 1, 1e12, 1e9, 1e9, efficiency=0.5)
+    said = " ".join(plan._notes({"a": whole}, measured, quick=False))
+    assert "reaches 50% of them, as one of 4 layers" in said
+    assert "hours are of training and validation" in said
+    train = whole._replace(others={})
+    said = " ".join(plan._notes({"a": train}, measured._replace(told=True), quick=False))
+    assert "reaches 50% of them, as --efficiency says" in said
+    assert "hours are of training alone" in said and "and validation" not in said
+
+
+def test_a_compiler_that_is_not_there_is_one_line(monkeypatch):
+    """Fails if the child's import error is what a user reads."""
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'yardstick-lm\[plan\]'"):
+        plan.find_machine("v5e-8", 1)
+    assert plan.find_machine("h100-8", 1).estimate
+
+
+def test_a_compiler_that_dies_is_one_line(monkeypatch):
+    """Fails if the parent waits for an answer for ever."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with (
+        plan.compiler(plan.find_machine(HERE, 1)) as there,
+        pytest.raises(UserError, match="ended without an answer"),
+    ):
+        there.find(Request(SMALL, HERE))
+
+
+def test_shapes_are_those_that_google_offers():
+    """Fails if a slice is compiled for other neighbours than it will have."""
+    for name, slice_ in SLICES.items():
+        topology = "x".join(map(str, parse_slice(name).topology))
+        assert topology in (slice_.topology, ""), name
+    assert sum(not parse_slice(name).topology for name in SLICES) <= 2

@@ -1,0 +1,552 @@
+"""No prediction depends on what it must not: every objective, in every form of attention."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import lm
+from lm.config import UserError
+from lm.distributed import mesh
+from lm.example import Full, Until, visible_mask
+from lm.model import Output, Transformer, attention, backends, transformer
+from lm.objectives import (
+    AnyOrder,
+    Causal,
+    Curriculum,
+    Diffusion,
+    Drawn,
+    Masked,
+    Mixture,
+    Objective,
+    Part,
+    Prefix,
+    Scheduled,
+    Shifted,
+    Spans,
+    mixture,
+    spans,
+)
+from lm.verify.leaks import (
+    LENGTH,
+    VOCABULARY,
+    _rows,
+    allowed,
+    bodies,
+    draw,
+    forget,
+    never_kept,
+    parts,
+    prove,
+    prove_all,
+)
+from lm.verify.leaks import title as title_of
+
+EVERY_KIND = [kind() for kind in get_args(Objective)]
+"""Of the union itself, so that a new objective is proven from its first day."""
+SELECTED = [Masked(rate=0.4, select=select) for select in ("word", "span", "ngram")]
+UL2 = Mixture(
+    mixed=(
+        Part(objective=Spans(rate=0.5, span=2)),
+        Part(objective=Prefix()),
+        Part(objective=Masked(rate=0.5)),
+    )
+)
+MORE = [
+    *SELECTED,
+    Masked(rate=Scheduled(start=0.6, end=0.2)),
+    Masked(rate=Drawn(low=0.2, high=0.8), mask=0.2, random=0.2),
+    Shifted(of=Masked(rate=0.4, select="word")),
+    Shifted(of=AnyOrder()),
+    UL2,
+    Curriculum(first=Masked(rate=0.3), then=Mixture(draw="step")),
+]
+REST = [
+    *(Shifted(of=of) for of in (*SELECTED[1:], Diffusion())),
+    Spans(rate=0.5, span=1),
+    Spans(rate=0.9),
+    Masked(rate=1.0, mask=1.0, random=0.0),
+]
+CASES = list(dict.fromkeys(part for each in [*EVERY_KIND, *MORE] for part in parts(each)))
+ALL_CASES = list(dict.fromkeys([*CASES, *REST]))
+FORMS = ("blocks", "rolled", "whole row")
+KERNELS = ("splash", "cudnn")
+"""As they run off their platform: in Pallas' interpreter, and in JAX's own form."""
+ENCODED = Spans(stack="encoder_decoder")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blocks_of_four():
+    """Causal rows are so short that they would be one block of queries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", 4)
+        forget()
+        yield
+    forget()
+
+
+@pytest.fixture
+def mutated(monkeypatch):
+    """A place for a mutation: nothing that was compiled before or with it is used again."""
+    forget()
+    yield monkeypatch
+    monkeypatch.undo()
+    forget()
+
+
+@cache
+def form(name: str, depths: tuple[int, ...] = (1, 2)):
+    config = Transformer(heads=4, kv_heads=2)
+    if name == "whole row":
+        whole = mesh.make(mesh.Mesh(context=2), jax.devices()[:2])
+        return bodies(config, depths=depths, mesh=whole)
+    attention = name if name in KERNELS else "auto"
+    unroll = 1 if name == "rolled" else None
+    return bodies(config, depths=depths, unroll=unroll, attention=attention)
+
+
+@pytest.mark.parametrize("objective", CASES, ids=title_of)
+def test_no_objective_shows_a_slot_its_target(objective):
+    """Fails if an objective leaves an input in place, or lets one more position be seen."""
+    proof = prove(objective, ())
+    assert proof.violations == ()
+    assert proof.slots > 0
+    assert proof.indirect == 0, "what is seen through others is not seen by itself"
+    assert (proof.kept > 0) == (never_kept(objective) != objective)
+
+
+ONE_OF_EACH = [Causal(), AnyOrder(), Prefix()]
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        *((objective, name) for objective in ONE_OF_EACH for name in FORMS),
+        *((Prefix(), name) for name in KERNELS),  # the others are in the next test
+    ],
+    ids=lambda each: each if isinstance(each, str) else title_of(each),
+)
+def test_logits_depend_on_what_they_may_and_on_nothing_else(objective, name):
+    """Fails if a form of attention sees more, or less, than each kind of `visible` says."""
+    depths = {"blocks": (1, 2)} | dict.fromkeys(KERNELS, (1,))
+    small = form(name, depths.get(name, (2,)))
+    proof = prove(objective, small, keys=2)
+    assert proof.violations == ()
+    assert proof.pairs > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FORMS, *KERNELS])
+@pytest.mark.parametrize("objective", [*ALL_CASES, ENCODED], ids=title_of)
+def test_every_objective_in_every_form(objective, name):
+    """Fails if an objective's own shapes or gathers break what a form promises."""
+    takes_source = getattr(objective, "stack", "single") != "single"
+    small = tuple(map(Joined, form(name))) if takes_source else form(name)
+    assert prove(objective, small, keys=6, seed=1).violations == ()
+
+
+class Joined(nn.Module):
+    """A body that takes a source: it reads it as the first part of one row."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, example):
+        if example.source is None:
+            return self.inner(example)
+        source, (batch, length) = example.source, example.inputs.shape
+        width = source.inputs_BM.shape[1]
+        index_BL = jnp.broadcast_to(jnp.arange(width + length)[None], (batch, width + length))
+        pairs = {
+            name: jnp.concatenate([getattr(source, f"{name}_BM"), getattr(example, name)], 1)
+            for name in ("inputs", "segments", "positions")
+        }
+        seen = Until(jnp.maximum(index_BL, width - 1))
+        joined = replace(
+            example, **pairs, predict=index_BL[:, width:], visible=seen, source=None
+        )
+        return self.inner(joined)
+
+
+def test_a_source_is_proven_too():
+    """Fails if derivatives by the source are put to wrong positions, or are not looked at."""
+    assert prove(ENCODED, tuple(map(Joined, form("blocks", (1,)))), keys=1).violations == ()
+
+
+def test_a_body_that_takes_no_source_is_one_line():
+    """Fails if each of its missing dependences is a line, or if none is."""
+    proof = prove(ENCODED, form("blocks", (1,)), keys=2)
+    assert proof.violations == ("its example has a source, and this body takes none",)
+
+
+def examples_of(objective, **changes):
+    """An objective's `__call__` whose example is then changed, by functions of it."""
+    call = type(objective).__call__
+
+    def changed(self, tokens_BL, segments_BL, *rest):
+        example = call(self, tokens_BL, segments_BL, *rest)
+        return replace(
+            example, **{name: change(example, tokens_BL) for name, change in changes.items()}
+        )
+
+    return changed
+
+
+def _shown_at_one_slot(example, tokens_BL):
+    at_B1 = example.predict[:, :1]
+    piece_B1 = jnp.take_along_axis(tokens_BL, at_B1, axis=1)
+    return example.inputs.at[jnp.arange(len(at_B1))[:, None], at_B1].set(piece_B1)
+
+
+def _next_piece(example, tokens_BL):
+    other_BL = (example.inputs != tokens_BL) & (example.inputs != 1)
+    return jnp.where(other_BL, tokens_BL + 1, example.inputs)
+
+
+def _spans_until_one_more(example, tokens_BL):
+    return Until(example.visible.until_BL + 1)
+
+
+LEAKY = {
+    "one input stays": (AnyOrder(), {"inputs": _shown_at_one_slot}),
+    "one input stays, beside kept ones": (Masked(rate=0.4), {"inputs": _shown_at_one_slot}),
+    "random pieces tell": (Masked(rate=0.4, mask=0.0, random=1.0), {"inputs": _next_piece}),
+    "all inputs stay": (Diffusion(), {"inputs": lambda example, tokens_BL: tokens_BL}),
+    "shifted by none": (Shifted(), {"predict": lambda example, _: example.predict + 1}),
+    "shifted by two": (
+        Shifted(), {"predict": lambda example, _: (example.predict - 1).clip(0)},
+    ),
+    "targets not shifted": (Causal(), {"targets": lambda example, tokens_BL: tokens_BL}),
+    "causal sees all": (Causal(), {"visible": lambda *_: Full()}),
+    "until one more": (Prefix(), {"visible": _spans_until_one_more}),
+    "the prefix counts": (
+        Prefix(), {"weights": lambda example, _: jnp.ones_like(example.weights)},
+    ),
+    "spans until one more": (Spans(rate=0.4), {"visible": _spans_until_one_more}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_a_leak_of_an_objective_is_caught(mutated, name):
+    """Fails if the question that finds this mutation is not asked."""
+    objective, changes = LEAKY[name]
+    mutated.setattr(type(objective), "__call__", examples_of(objective, **changes))
+    proof = prove(objective, ())
+    assert proof.violations
+    with pytest.raises(UserError, match=r"slot \d+ \(row \d+, asked at \d+"):
+        proof.raise_if_leaky()
+
+
+def test_hiding_by_what_is_hidden_is_caught(mutated):
+    """Fails if which pieces are hidden may depend on them."""
+    call = AnyOrder.__call__
+
+    def telling(self, tokens_BL, segments_BL, vocabulary, key, progress):
+        key = jax.random.fold_in(key, tokens_BL.sum())
+        return call(self, tokens_BL, segments_BL, vocabulary, key, progress)
+
+    mutated.setattr(AnyOrder, "__call__", telling)
+    assert prove(AnyOrder(), (), keys=1).violations
+
+
+@pytest.mark.parametrize("what", ["sentinel", "shown", "segments"])
+def test_a_leak_of_spans_is_caught(mutated, what):
+    """Fails if a first piece may stand for its sentinel, or spans be read one early."""
+    lay_out = spans.lay_out
+
+    def leaky(*arguments, **sizes):
+        layout = lay_out(*arguments, **sizes)
+        if what == "shown":
+            return layout._replace(shown_BP=layout.targets_BP)
+        targets_BP, first = layout.targets_BP, 4
+        at_B1 = jnp.argmax(targets_BP == first, axis=1)[:, None] + 1
+        piece_B1 = jnp.take_along_axis(targets_BP, at_B1, axis=1)
+        if what == "segments":  # a piece of padding is given the document of the target
+            text_BM = layout.text_BM.at[:, -1:].set(piece_B1)
+            segments_BM = layout.text_segments_BM.at[:, -1:].set(1)
+            return layout._replace(text_BM=text_BM, text_segments_BM=segments_BM)
+        text_BM = jnp.where(layout.text_BM == first, piece_B1, layout.text_BM)
+        return layout._replace(text_BM=text_BM)
+
+    mutated.setattr(spans, "lay_out", leaky)
+    assert prove(Spans(rate=0.4), (), keys=2).violations
+
+
+def test_a_mixture_that_shows_all_to_its_causal_rows_is_caught(mutated):
+    """Fails if rows of a mixture are not each held to their own sight."""
+    alike = mixture._alike
+
+    def leaky(example, slots, positions):
+        example = alike(example, slots, positions)
+        return replace(example, visible=Until(jnp.full_like(example.inputs, positions - 1)))
+
+    mutated.setattr(mixture, "_alike", leaky)
+    assert prove(Mixture(), (), keys=2).violations
+
+
+def _one_entry(seed: int, *, add: bool):
+    """A mutation of one entry of a mask: one too many, or one too few."""
+
+    def mutate(mask_BLM, segments_BL):
+        # A state keeps what it has of its own input, so that no mask can take it away.
+        elsewhere_BLM = (segments_BL > 0)[:, :, None] & ~np.eye(LENGTH, dtype=bool)[None]
+        choices = np.argwhere(elsewhere_BLM & (~mask_BLM if add else mask_BLM))
+        entry = tuple(np.random.default_rng(seed).choice(choices))
+        mutated = mask_BLM.copy()
+        mutated[entry] = add
+        return mutated
+
+    return mutate
+
+
+def _segments_ignored(mask_BLM, segments_BL):
+    """Every query sees as far as it did, in all documents."""
+    last_BL = mask_BLM.shape[2] - 1 - mask_BLM[:, :, ::-1].argmax(2)
+    return np.arange(mask_BLM.shape[2])[None, None] <= last_BL[:, :, None]
+
+
+MASKS = {
+    "off by one": lambda mask, _: np.pad(mask[:, 1:], ((0, 0), (0, 1), (0, 0))),
+    "until one more": lambda mask, _: mask | np.pad(mask[:, :, :-1], ((0, 0), (0, 0), (1, 0))),
+    "transposed": lambda mask, _: mask.swapaxes(1, 2),
+    "segments ignored": _segments_ignored,
+    "rows exchanged": lambda mask, _: mask[::-1],
+} | {
+    f"one too {'many' if add else 'few'}, seed {seed}": _one_entry(seed, add=add)
+    for seed in range(8)
+    for add in (True, False)
+}
+
+
+@pytest.mark.parametrize("objective", [Causal(), AnyOrder(), Prefix()], ids=title_of)
+def test_every_wrong_mask_is_caught(mutated, objective):
+    """Fails if one pair of one row is not looked at, or is looked at in two layers only."""
+    (inner,) = bodies(Transformer(), depths=(1,))
+    tokens_NBL, segments_BL = _rows(0)
+    wrong_BLM = np.zeros((len(segments_BL), LENGTH, LENGTH), bool)
+
+    def flipped(visible, segments):
+        # Known at run time only, so that all mutations share one compiled program.
+        mask = visible_mask(visible, segments)
+        shape = jax.ShapeDtypeStruct(mask.shape, bool)
+        times = len(mask) // len(wrong_BLM)
+        return mask ^ jax.pure_callback(lambda: np.tile(wrong_BLM, (times, 1, 1)), shape)
+
+    mutated.setattr(transformer, "visible_mask", flipped)
+    mutated.setattr(transformer, "reaches", lambda _, length: attention.reaches(Full(), length))
+    assert prove(objective, (inner,), keys=1).violations == ()
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    example = objective(jnp.array(tokens_NBL[0]), jnp.array(segments_BL), VOCABULARY, key, 0.0)
+    mask_BLM = np.asarray(visible_mask(example.visible, segments_BL))
+    caught = 0
+    for name, mutate in MASKS.items():
+        wrong_BLM[:] = mask_BLM ^ mutate(mask_BLM, segments_BL)
+        if not wrong_BLM.any():
+            continue  # what sees a whole document is the same transposed
+        found = prove(objective, (inner,), keys=1).violations
+        assert any("`visible`" in line for line in found), name
+        caught += 1
+        if wrong_BLM.sum() == 1:
+            row, query, position = np.argwhere(wrong_BLM)[0]
+            at = f"(row {row}, asked at {query}"
+            assert any(at in line and f"position {position}, " in line for line in found), name
+    assert caught >= len(MASKS) - 2
+
+
+def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
+    """Fails if causal rows are one block in these tests, or misses are no violations."""
+
+    def short(visible, length):
+        first, *rest = attention.reaches(visible, length)
+        return (first, *(reach._replace(keys=reach.keys - 2) for reach in rest))
+
+    mutated.setattr(transformer, "reaches", short)
+    found = prove(Causal(), bodies(Transformer(), depths=(1,)), keys=1)
+    assert any("which `visible` allows" in line for line in found.violations)
+
+
+def test_a_kernel_that_sees_one_more_key_is_caught(mutated):
+    """Fails if a proof of a kernel is one of the reference."""
+    whole = backends._splash
+
+    def one_more(*arguments, at_home):
+        *arrays, visible = arguments
+        return whole(*arrays, jax.tree.map(lambda until: until + 1, visible), at_home=at_home)
+
+    mutated.setitem(backends._LOCAL, "splash", one_more)
+    found = prove(Prefix(), bodies(Transformer(), depths=(1,), attention="splash"), keys=1)
+    assert any("which `visible` forbids" in line for line in found.violations)
+
+
+class Peeking(nn.Module):
+    """A body that adds to what it says something that it must not know."""
+
+    inner: nn.Module
+    peek: str
+
+    @nn.compact
+    def __call__(self, example):
+        hidden_BPD, unembedding_VD = self.inner(example)
+        if self.peek == "targets":
+            told_BP = example.targets
+        else:  # without a derivative
+            told_BP = jax.lax.stop_gradient(example.inputs.sum(1))[:, None]
+        return Output(hidden_BPD * (1 + 0.1 * told_BP[:, :, None]), unembedding_VD)
+
+
+@pytest.mark.parametrize(
+    ("peek", "says"), [("targets", "of which it sees nothing"), ("inputs", "forbids")]
+)
+def test_a_body_that_peeks_without_a_derivative_is_caught(peek, says):
+    """Fails if the Jacobian alone is asked."""
+    (inner,) = bodies(Transformer(), depths=(1,))
+    found = prove(AnyOrder(), (Peeking(inner, peek),), keys=1)
+    assert any(says in line for line in found.violations)
+
+
+@pytest.mark.parametrize("objective", [Causal(), AnyOrder(), Prefix()], ids=title_of)
+def test_what_is_allowed_is_what_masks_are_defined_to_be(objective):
+    """Fails if the two definitions, each in its own words, come apart."""
+    example = objective(*_some_rows(), progress=1.0)
+    mask_BLM = np.asarray(visible_mask(example.visible, example.segments))
+    own_1LL = np.eye(mask_BLM.shape[1], dtype=bool)[None]
+    assert (allowed(example) == (mask_BLM | own_1LL)).all()
+
+
+def _some_rows():
+    tokens = jnp.array([[2, 13, 14, 3, 2, 15, 3, 0], [2, 13, 14, 15, 16, 17, 18, 19]])
+    segments = jnp.array([[1] * 4 + [2] * 3 + [0], [1] * 8])
+    return tokens, segments, VOCABULARY, jax.random.key(1)
+
+
+def test_a_proof_is_drawn_with_what_was_found(mutated):
+    """Fails if a leak is drawn as if it were none, or a kept piece as a leak."""
+    small = bodies(Transformer(), depths=(1,))
+    proven = draw(prove(Masked(rate=0.4), small, keys=3)).plain
+    assert "proven" in proven
+    assert "◆" in proven and "✗" not in proven
+    stays = examples_of(Masked(), inputs=lambda example, tokens_BL: tokens_BL)
+    mutated.setattr(Masked, "__call__", stays)
+    forget()
+    leaky = draw(prove(Masked(rate=0.4), small, keys=1)).plain
+    assert "violations" in leaky and "✗" in leaky and "◆" not in leaky
+
+
+def test_the_command_stops_at_the_first_part_that_leaks(mutated):
+    """Fails if the parts of a curriculum are not each proven, or a leak is only printed."""
+    mutated.setattr(Prefix, "__call__", examples_of(Prefix(), visible=lambda *_: Full()))
+    curriculum = Curriculum(first=AnyOrder(), then=Prefix())
+    with pytest.raises(UserError, match=r"^prefix: "):
+        prove_all(curriculum, Transformer(), Console(quiet=True))
+
+
+def test_what_asks_for_nothing_is_not_proven(monkeypatch):
+    """Fails if a rate that hides no piece of a short row passes for a proof."""
+    monkeypatch.setattr(
+        "lm.verify.leaks.bodies", lambda *_, **__: ()
+    )  # of attention, which is whole
+    with pytest.raises(UserError, match=r"^masked rate=0.03 asks for nothing in rows of 14"):
+        prove_all(Masked(rate=0.03), Transformer(), Console(quiet=True))
+
+
+NEW = '''"""Say the last piece of each document from all before it."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from lm.example import Causal as SeesBefore
+from lm.example import Example, Full, Visible, Vocabulary
+from lm.objectives.base import Answer, Base
+from lm.objectives.causal import Causal
+
+
+class LastPiece(Base, tag="last_piece"):
+    """Say the last piece of each document from all before it."""
+
+    visible: ClassVar[Visible] = SeesBefore()
+    answers: ClassVar[frozenset[Answer]] = frozenset({"next"})
+
+    def slots(self, length: int) -> int:
+        return length
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array,
+        vocabulary: Vocabulary,
+        key: jax.Array,
+        progress: jax.Array | float = 1.0,
+    ) -> Example:
+        example = Causal()(tokens_BL, segments_BL, vocabulary, key, progress)
+        after_BL = jnp.pad(example.weights[:, 1:], ((0, 0), (0, 1)))
+        return replace(
+            example, weights=example.weights * (1 - after_BL), visible=self.visible
+        )
+'''
+
+
+def test_a_new_objective_is_a_file_and_a_line(tmp_path):
+    """Fails if adding one takes more, or if a proof of it does not find its leak."""
+    package = tmp_path / "lm"
+    shutil.copytree(
+        Path(lm.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    plain = package / "objectives" / "plain.py"
+    text = plain.read_text()
+    text = text.replace(
+        "from lm.objectives.masked", "from lm.objectives.last_piece import LastPiece\n"
+        "from lm.objectives.masked", 1,
+    ).replace("Plain = ", "Plain = LastPiece | ")  # fmt: skip
+    plain.write_text(text)
+    new = package / "objectives" / "last_piece.py"
+    new.write_text(NEW)
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"one two {number}" for number in range(400))
+    )
+    settings = [
+        "objective.type=last_piece", "data.corpus.type=text", 'data.corpus.paths=["text.txt"]',
+        "data.corpus.documents=paragraph", "data.tokenizer.type=bytes", "data.length=32",
+        "data.batch=8", "data.validation=0.2", "model.depth=1", "model.width=16",
+        "model.heads=2", "tokens=1024", "evaluations=1", "mesh.fsdp=1",
+    ]  # fmt: skip
+
+    def commands(*each):
+        code = "import sys; from lm.cli import main; import json\n" + "".join(
+            f"main({list(arguments)!r})\n" for arguments in each
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    score = ["score", "runs/default", "--scorer", "chain-rule", "--rows", "8"]
+    done = commands(["train", "-", *settings], ["prove", "-", *settings], score)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "default" / "result.json").exists()
+    assert "last_piece: proven" in done.stdout
+    assert re.search(r"chain-rule +\d\.\d+ bits per byte +exact", done.stdout)
+
+    new.write_text(NEW.replace("= SeesBefore()", "= Full()"))
+    leaky = commands(["prove", "-", *settings])
+    assert leaky.returncode == 2
+    (line,) = [line for line in leaky.stderr.splitlines() if line.startswith("lm: ")]
+    assert "sees its target" in line
