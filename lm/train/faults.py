@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from lm.run import Faults
+from lm.train.progress import Progress
 
 WINDOW = 32
 """Losses that a jump is measured from."""
@@ -15,9 +15,9 @@ WINDOW = 32
 class RollBack(Exception):
     """The run is to go on from its newest checkpoint, without the batches since then."""
 
-    def __init__(self, step: int, why: str, extra: dict[str, Any]) -> None:
+    def __init__(self, step: int, why: str, progress: Progress) -> None:
         super().__init__(why)
-        self.step, self.why, self.extra = step, why, extra
+        self.step, self.why, self.progress = step, why, progress
 
 
 class Losses:

@@ -30,9 +30,11 @@ from lm.run import (
 from lm.train.directory import Result, checkpoints_of, finished_result, finite, open_run_tokens
 from lm.train.load import Trained
 from lm.train.lock import only_writer
-from lm.train.loop import check_targets, train_on
+from lm.train.loop import Job, train_on
+from lm.train.progress import Progress
 from lm.train.step import State, prepare
 from lm.train.stops import stop_requests
+from lm.train.validation import check_targets
 
 Evaluator = Callable[[Trained], Result]
 
@@ -77,14 +79,13 @@ def fit(
             return finished
         known = hosts.told(lambda: (directory / "config.json").exists())
         with stop_requests() as requests:
-            state, extra, stopped = train_on(
-                run, directory, tokens, program, label, requests, check, known
-            )
+            job = Job(run, directory, tokens, program, label, requests, check, known)
+            state, progress, stopped = train_on(job)
             if stopped or requests:
                 raise Stopped(
                     f"{label}: stopped and saved at step {state.step} of {steps(run)}"
                 )
-        result = _result(run, tokens, seen, state, extra)
+        result = _result(run, tokens, seen, state, progress)
         if evaluate is not None:
             result |= evaluate(Trained(run, tokens, program, state.params))
         result["evaluated"] = evaluate is not None
@@ -95,7 +96,7 @@ def fit(
     return result
 
 
-def _result(run: Run, tokens: Tokens, seen: int, state: State, extra: Result) -> Result:
+def _result(run: Run, tokens: Tokens, seen: int, state: State, progress: Progress) -> Result:
     """What the run cost, on what it was trained, and its last losses."""
     vocabulary = tokens.tokenizer.vocabulary
     cost = ledger.cost(run, vocabulary.size)
@@ -107,7 +108,7 @@ def _result(run: Run, tokens: Tokens, seen: int, state: State, extra: Result) ->
         "steps": cost.steps,
         "tokens": cost.tokens,
         "slots": cost.slots,
-        "predicted_targets": int(extra["predicted"]),
+        "predicted_targets": int(progress.predicted),
         "flops": cost.flops,
         "flops_6nd": cost.flops_6nd,
         "flops_rematerialized": cost.flops_rematerialized,
@@ -116,13 +117,15 @@ def _result(run: Run, tokens: Tokens, seen: int, state: State, extra: Result) ->
         "unique_bytes": round(
             seen / n_rows(tokens.train, run.data.length) * int(tokens.train.bytes.sum())
         ),
-        "device_seconds": extra["seconds"] * jax.device_count(),
-        "validation_loss": extra["validation"],
+        "device_seconds": progress.seconds * jax.device_count(),
+        "validation_loss": progress.validation,
         "seed": run.seed,
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
         "batches_digest": chain_text(state.batches),
-        **{name: extra[name] for name in ("skipped", "rolled_back", "left_out")},
+        "skipped": progress.skipped,
+        "rolled_back": progress.rolled_back,
+        "left_out": progress.left_out,
         "decided_by": decided_by(run),
     }
 

@@ -1,47 +1,262 @@
-"""The loop: from a state to the end of the budget, or to a request to stop."""
+"""The loop: from the newest checkpoint to the end of the budget, or to a request to stop.
+
+Metrics are read a step late, so that nothing waits for them. Before anything is saved they are
+up to date, so that no state is saved whose update was not finite. So is what the hosts ask for:
+to stop, or to save because it is time.
+"""
 
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm.config import UserError
 from lm.cost import ledger
-from lm.data import (
-    Rows,
-    Tokens,
-    most_content,
-    n_rows,
-    rows,
-)
+from lm.data import Tokens, n_rows
 from lm.data.digest import chain_text
 from lm.distributed import hosts, signals
-from lm.run import (
-    Run,
-    evaluation_steps,
-    steps,
-)
+from lm.run import Run, evaluation_steps, steps
 from lm.train.checkpoint import Checkpoints
-from lm.train.directory import (
-    Result,
-    checkpoints_of,
-    decided_by_all,
-    describe_run,
-    refuse_others,
-)
+from lm.train.directory import checkpoints_of, decided_by_all, describe_run, refuse_others
 from lm.train.faults import Losses, RollBack, wrong
-from lm.train.progress import Bar, Metrics
+from lm.train.progress import Bar, Metrics, Progress
 from lm.train.step import Program, State
+from lm.train.validation import validation_loss
 
 
 class Diverged(UserError):
     """A loss, an update, or the parameters are not finite any more."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What does not change while a run is trained in its directory."""
+
+    run: Run
+    directory: Path
+    tokens: Tokens
+    program: Program
+    label: str
+    """What the run is called in what it prints."""
+    requests: Sequence[int]
+    """Signals that ask it to stop, as they come."""
+    check: Callable[[], None]
+    """Raises UserError where the directory is not this process's any more."""
+    known: bool
+    """Whether the directory held this run before."""
+
+
+def train_on(job: Job) -> tuple[State, Progress, bool]:
+    """Trains on from the newest checkpoint and saves the end, or where it was asked to stop.
+
+    Returns the state, what the run has come to, and whether it was asked to stop.
+    """
+    run, place = job.run, checkpoints_of(job.run, job.directory)
+    with Checkpoints(place, keep=run.checkpoints.keep) as checkpoints:
+        state, progress = _newest(job, checkpoints)
+        start = int(state.step)
+        hosts.told(
+            lambda: describe_run(run, job.directory, job.tokens, job.program.mesh, start)
+        )
+        in_a_row = 0
+        while True:
+            start = int(state.step)
+            try:
+                state, progress, stopped = _train(job, state, progress, checkpoints)
+                break
+            except RollBack as fault:
+                state, progress = _newest(job, checkpoints)
+                back = int(state.step)
+                in_a_row = in_a_row + 1 if back == start else 1
+                if in_a_row > run.faults.most:
+                    raise _diverged(job, fault.step, fault.why) from None
+                progress.seconds = fault.progress.seconds
+                progress.rolled_back = fault.progress.rolled_back + 1
+                progress.left_out = fault.progress.left_out + fault.step - back
+                _say(
+                    f"{job.label}: {fault.why} at step {fault.step}: rolled back to step"
+                    f" {back}, its batches since then are left out"
+                )
+        checkpoints.save(int(state.step), state, progress.plain())
+    return state, progress, stopped
+
+
+def _newest(job: Job, checkpoints: Checkpoints) -> tuple[State, Progress]:
+    """Where to go on: the newest intact checkpoint, or the beginning."""
+    mine = decided_by_all(job.run, job.tokens)
+    restored = checkpoints.restore_newest(job.program.abstract)
+    if restored is None:
+        return job.program.init(), Progress(decided_by=mine)
+    refuse_others(mine, checkpoints_of(job.run, job.directory), restored, known=job.known)
+    return restored.state, Progress.of({"decided_by": mine} | restored.extra)
+
+
+def _train(
+    job: Job, state: State, progress: Progress, checkpoints: Checkpoints
+) -> tuple[State, Progress, bool]:
+    """Trains to the end of the budget, or to a request to stop."""
+    run, tokens, start = job.run, job.tokens, int(state.step)
+    flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
+    a_token = flops / (run.data.batch * run.data.length)
+    with (
+        Metrics(job.directory, start, progress.recent) as metrics,
+        Bar(job.label, steps=steps(run), start=start, step_flops=a_token) as bar,
+    ):
+        # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
+        hosts.together(lambda: None)
+        if not start and n_rows(tokens.validation, run.data.length) <= run.data.batch:
+            # So little text may have no target by chance, which is better known at once.
+            validation_loss(run, tokens, job.program, state.params)
+        loop = _Loop(job, state, progress, checkpoints, metrics, bar)
+        stopped = loop.train()
+        return loop.state, progress, stopped
+
+
+class _Pending(NamedTuple):
+    """A step that was sent to the devices, whose metrics are not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    asked: tuple[bool, bool]
+    """What this host asks for: to stop, to save."""
+
+
+class _Loop:
+    def __init__(
+        self,
+        job: Job,
+        state: State,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        bar: Bar,
+    ) -> None:
+        self._job, self._run, self._checkpoints = job, job.run, checkpoints
+        self._metrics, self._bar = metrics, bar
+        self.state, self._progress = state, progress
+        self._losses, self._faults_in_a_row = Losses(job.run.faults, progress.losses), 0
+        self._pending: _Pending | None = None
+        self._stop = self._due = False
+        self._saved = time.monotonic()
+        self._tick: float | None = None  # None: what was done since is not a step alone
+
+    def train(self) -> bool:
+        """Takes step after step; returns whether it was asked to stop."""
+        run, program, start = self._run, self._job.program, int(self.state.step)
+        total, evaluations = steps(run), set(evaluation_steps(run))
+        # A step's batch is the next that was not left out when the run was rolled back.
+        ahead = self._progress.left_out
+        batches = self._job.tokens.batches(run.data, run.seed)
+        for step, part in enumerate(
+            batches.iterate(start + ahead, total + ahead, program.rows), start + 1
+        ):
+            objective = run.objective.at(step - 1, total, run.seed)
+            late = time.monotonic() - self._saved > run.checkpoints.seconds
+            asked = bool(self._job.requests), hosts.first() and late
+            limit = self._losses.limit(step)
+            self.state, metrics = program.step(
+                self.state, *program.place(part), objective, limit=limit, asks=asked
+            )
+            signals.keep_alive(True)  # it compiled, and did what is not saved yet
+            self._settle()
+            self._pending = _Pending(step, metrics, asked)
+            if step in evaluations:
+                self._validate(step)
+            if self._stop:
+                break
+            if run.checkpoints.steps is not None:
+                self._due = step % run.checkpoints.steps == 0
+            if self._due and step < total:
+                self._save(step)
+        self._prove_sound(int(self.state.step))
+        return self._stop
+
+    def _settle(self) -> None:
+        """Reads the last step's metrics, which waits for it, and records them."""
+        if self._pending is None:
+            return
+        (step, arrays, asked), self._pending = self._pending, None
+        self._job.check()
+        found = jax.device_get(arrays)
+        batches = chain_text(found.pop("batches"))
+        self._stop, self._due = map(bool, found.pop("asks", asked))
+        values = {name: float(value) for name, value in found.items()}
+        self._judge(step, values)
+        self._time(step, values["loss"], values)
+        self._progress.predicted += values["predicted"]
+        # What is not finite is not JSON.
+        kept = {name: value for name, value in values.items() if math.isfinite(value)}
+        left_out = {"left_out": ahead} if (ahead := self._progress.left_out) else {}
+        self._metrics.write(step, {**kept, **left_out, "batches": batches})
+
+    def _judge(self, step: int, values: dict[str, float]) -> None:
+        """Whether a step was sound, had no target, or is a fault."""
+        faults, progress = self._run.faults, self._progress
+        empty = not values["predicted"]
+        judged = values | {"loss": 0.0} if empty else values
+        if why := wrong(judged, self._losses.limit(step)):
+            self._faults_in_a_row += 1
+            if faults.policy != "skip" or self._faults_in_a_row > faults.most:
+                self._fail(step, why)
+            progress.skipped += 1
+        elif empty:
+            if not progress.predicted and step >= min(steps(self._run), 8):
+                raise UserError(
+                    f"{self._job.label}: none of {step} steps had a target; read more text, or"
+                    " raise data.batch or the objective's rate"
+                )
+            _say(f"{self._job.label}: step {step} has no target, and so no loss")
+        else:
+            self._faults_in_a_row = 0
+            self._losses.add(step, values["loss"])
+            progress.losses = self._losses.kept
+
+    def _time(self, step: int, loss: float, values: dict[str, float]) -> None:
+        """What the step took, where nothing else was done since the one before."""
+        now = time.monotonic()
+        if self._tick is not None:
+            positions, took = self._run.data.batch * self._run.data.length, now - self._tick
+            values["tokens_per_second"] = positions / took
+            self._progress.seconds += took
+            self._bar.update(step, loss, positions, took)
+        self._tick = now
+
+    def _validate(self, step: int) -> None:
+        self._settle()
+        job = self._job
+        found = validation_loss(self._run, job.tokens, job.program, self.state.params)
+        if not math.isfinite(found):
+            self._fail(step, f"validation_loss {found}")
+        self._progress.validation = found
+        self._metrics.write(step, {"validation_loss": found})
+        self._tick = None
+
+    def _save(self, step: int) -> None:
+        self._prove_sound(step)
+        self._checkpoints.save(step, self.state, self._progress.plain())
+        self._saved, self._tick, self._due = time.monotonic(), None, False
+
+    def _prove_sound(self, step: int) -> None:
+        """Before a state is saved: all is settled, and it is worth it."""
+        self._settle()
+        self._job.check()
+        if not hosts.fetch(all_finite(self.state.params)):
+            self._fail(step, "parameters that are not finite")
+        if self._run.checkpoints.directory:  # where metrics.jsonl may be lost before it
+            self._progress.recent = self._metrics.recent
+
+    def _fail(self, step: int, why: str) -> NoReturn:
+        faults = self._run.faults
+        if faults.policy == "roll_back":
+            raise RollBack(step, why, self._progress)
+        in_a_row = faults.policy == "skip" and self._faults_in_a_row > faults.most
+        raise _diverged(self._job, step, why, in_a_row=in_a_row)
 
 
 @jax.jit
@@ -50,29 +265,9 @@ def all_finite(params: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
-def newest_state(
-    run: Run,
-    directory: Path,
-    tokens: Tokens,
-    program: Program,
-    checkpoints: Checkpoints,
-    known: bool,
-) -> tuple[State, Result]:
-    """Where to go on: the newest intact checkpoint, or the beginning."""
-    extra: Result = {"seconds": 0.0, "predicted": 0.0, "validation": None, "losses": []}
-    # Steps whose update was left out, returns to a checkpoint, and batches left out by them.
-    extra |= {"skipped": 0, "rolled_back": 0, "left_out": 0}
-    extra["decided_by"] = decided_by_all(run, tokens)
-    restored = checkpoints.restore_newest(program.abstract)
-    if restored is None:
-        return program.init(), extra
-    place = checkpoints_of(run, directory)
-    refuse_others(extra["decided_by"], place, restored, known=known)
-    return restored.state, extra | restored.extra
-
-
-def diverged(run: Run, label: str, step: int, why: str, *, in_a_row: bool = False) -> Diverged:
+def _diverged(job: Job, step: int, why: str, *, in_a_row: bool = False) -> Diverged:
     """The error that says at which step a run diverged, and what may help."""
+    run = job.run
     if run.faults.policy == "roll_back":
         more = f"after {run.faults.most} returns to one checkpoint; start"
     elif in_a_row:
@@ -84,225 +279,12 @@ def diverged(run: Run, label: str, step: int, why: str, *, in_a_row: bool = Fals
             f" faults.policy={others}, or start"
         )
     return Diverged(
-        f"{label}: {why} at step {step}, {more} again in another directory"
+        f"{job.label}: {why} at step {step}, {more} again in another directory"
         f" with a lower optimizer.learning_rate ({run.optimizer.learning_rate:g}) or a longer"
         " schedule.warmup"
     )
 
 
-def train_on(
-    run: Run,
-    directory: Path,
-    tokens: Tokens,
-    program: Program,
-    label: str,
-    requests: Sequence[int],
-    check: Callable[[], None],
-    known: bool,
-) -> tuple[State, Result, bool]:
-    """Trains on from the newest checkpoint and saves the end, or where it was asked to stop."""
-    where = checkpoints_of(run, directory)
-    with Checkpoints(where, keep=run.checkpoints.keep) as checkpoints:
-        state, extra = newest_state(run, directory, tokens, program, checkpoints, known)
-        start = int(state.step)
-        hosts.told(lambda: describe_run(run, directory, tokens, program.mesh, start))
-        again = 0
-        while True:
-            start = int(state.step)
-            try:
-                state, extra, stopped = loop(
-                    run, directory, tokens, program, state, extra, checkpoints, label, requests,
-                    check,
-                )  # fmt: skip
-                break
-            except RollBack as fault:
-                state, extra = newest_state(run, directory, tokens, program, checkpoints, known)
-                back = int(state.step)
-                again = again + 1 if back == start else 1
-                if again > run.faults.most:
-                    raise diverged(run, label, fault.step, fault.why) from None
-                extra["seconds"] = fault.extra["seconds"]
-                extra["rolled_back"] = fault.extra["rolled_back"] + 1
-                extra["left_out"] = fault.extra["left_out"] + fault.step - back
-                if hosts.first():
-                    print(
-                        f"lm: {label}: {fault.why} at step {fault.step}: rolled back to step"
-                        f" {back}, its batches since then are left out",
-                        file=sys.stderr,
-                    )
-        checkpoints.save(int(state.step), state, extra)
-    return state, extra, stopped
-
-
-def loop(
-    run: Run,
-    directory: Path,
-    tokens: Tokens,
-    program: Program,
-    state: State,
-    extra: Result,
-    checkpoints: Checkpoints,
-    label: str,
-    requests: Sequence[int],
-    check: Callable[[], None],
-) -> tuple[State, Result, bool]:
-    """Trains to the end of the budget, or to a request to stop.
-
-    Metrics are read a step late, so that nothing waits for them; before anything is saved they
-    are up to date, so that no state is saved whose update was not finite. So is what the hosts
-    ask for: to stop, or to save because it is time.
-    """
-    start, total = int(state.step), steps(run)
-    evaluations = set(evaluation_steps(run))
-    data = run.data
-    batches = tokens.batches(data, run.seed)
-    positions = data.batch * data.length
-    flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
-    saved = time.monotonic()
-    tick: float | None = None  # None: what was done since is not a step alone
-    pending: tuple[int, dict[str, jax.Array], tuple[bool, bool]] | None = None
-    stop = due = False
-    losses, skipped = Losses(run.faults, extra["losses"]), 0
-    # A step's batch is the next that was not left out when the run was rolled back.
-    ahead = extra["left_out"]
-
-    with (
-        Metrics(directory, start, extra.pop("recent", ())) as metrics,
-        Bar(label, steps=total, start=start, step_flops=flops / positions) as bar,
-    ):
-
-        def fail(step: int, why: str) -> NoReturn:
-            if run.faults.policy == "roll_back":
-                raise RollBack(step, why, extra)
-            in_a_row = run.faults.policy == "skip" and skipped > run.faults.most
-            raise diverged(run, label, step, why, in_a_row=in_a_row)
-
-        def kept_records() -> Result:
-            """What a checkpoint keeps of metrics.jsonl, where that may be lost before it."""
-            return {"recent": metrics.recent} if run.checkpoints.directory else {}
-
-        def prove_sound(step: int) -> None:
-            """Before a state is saved: all is settled, and it is worth it."""
-            settle()
-            check()
-            if not hosts.fetch(all_finite(state.params)):
-                fail(step, "parameters that are not finite")
-
-        def settle() -> None:
-            """Reads the last step's metrics, which waits for it, and records them."""
-            nonlocal pending, tick, stop, due, skipped
-            if pending is None:
-                return
-            step, arrays, asked = pending
-            check()
-            found = jax.device_get(arrays)
-            batches = chain_text(found.pop("batches"))
-            stop, due = map(bool, found.pop("asks", asked))
-            values = {name: float(value) for name, value in found.items()}
-            pending = None
-            empty = not values["predicted"]
-            if why := wrong(values | {"loss": 0.0} if empty else values, losses.limit(step)):
-                skipped += 1
-                if run.faults.policy != "skip" or skipped > run.faults.most:
-                    fail(step, why)
-                extra["skipped"] += 1
-            elif empty:
-                if not extra["predicted"] and step >= min(total, 8):
-                    raise UserError(
-                        f"{label}: none of {step} steps had a target; read more text, or raise"
-                        " data.batch or the objective's rate"
-                    )
-                _say_no_target(label, step)
-            else:
-                skipped = 0
-                losses.add(step, values["loss"])
-                extra["losses"] = losses.kept
-            now = time.monotonic()
-            if tick is not None:
-                values["tokens_per_second"] = positions / (now - tick)
-                extra["seconds"] += now - tick
-                bar.update(step, values["loss"], positions, now - tick)
-            tick = now
-            extra["predicted"] += values["predicted"]
-            # What is not finite is not JSON.
-            kept = {name: value for name, value in values.items() if math.isfinite(value)}
-            more = {"left_out": ahead} if ahead else {}
-            metrics.write(step, {**kept, **more, "batches": batches})
-
-        # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
-        hosts.together(lambda: None)
-        if not start and n_rows(tokens.validation, data.length) <= data.batch:
-            # So little text may have no target by chance, which is better known at once.
-            validation_loss(run, tokens, program, state.params)
-        parts = batches.iterate(start + ahead, total + ahead, program.rows)
-        for step, part in enumerate(parts, start + 1):
-            objective = run.objective.at(step - 1, total, run.seed)
-            late = time.monotonic() - saved > run.checkpoints.seconds
-            asked = bool(requests), hosts.first() and late
-            state, newest = program.step(
-                state, *program.place(part), objective, limit=losses.limit(step), asks=asked
-            )
-            signals.keep_alive(True)  # it compiled, and did what is not saved yet
-            settle()
-            pending = step, newest, asked
-            if step in evaluations:
-                settle()
-                found = validation_loss(run, tokens, program, state.params)
-                if not math.isfinite(found):
-                    fail(step, f"validation_loss {found}")
-                extra["validation"] = found
-                metrics.write(step, {"validation_loss": found})
-                tick = None
-            if stop:
-                break
-            if run.checkpoints.steps is not None:
-                due = step % run.checkpoints.steps == 0
-            if due and step < total:
-                prove_sound(step)
-                checkpoints.save(step, state, extra | kept_records())
-                saved, tick, due = time.monotonic(), None, False
-        prove_sound(int(state.step))
-        return state, extra | kept_records(), stop
-
-
-def validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) -> float:
-    """The objective's loss on fixed rows with fixed masks, in nats per predicted piece."""
-    data, split = run.data, tokens.validation
-    available = n_rows(split, data.length)
-    chosen = np.linspace(0, available - 1, min(run.evaluation_rows, available)).astype(int)
-    total = count = 0.0
-    for number, at in enumerate(range(0, len(chosen), data.batch)):
-        indices = chosen[at : at + data.batch]
-        here = indices[program.rows[program.rows < len(indices)]]
-        part = rows(split, here, data.length, tokens.tokenizer.vocabulary)
-        key = jax.random.fold_in(jax.random.key(0), number)
-        both = program.validate(params, *program.place(_fill(part, len(program.rows))), key)
-        total, count = total + float(both.total), count + float(both.count)
-    if not count:
-        raise UserError(
-            f"data.validation: none of the {len(chosen)} validation rows has a target, so that"
-            " there is no validation loss; hold out more text, or raise the objective's rate"
-        )
-    return total / count
-
-
-def check_targets(run: Run, tokens: Tokens) -> None:
-    """Raises UserError where no row of a split has enough content for the objective."""
-    for name, split, objective in (
-        ("training", tokens.train, run.objective),
-        ("validation", tokens.validation, run.objective.last),
-    ):
-        most = most_content(split, run.data.length)
-        if why := objective.check(length=1 + most, sentinels=run.data.tokenizer.sentinels):
-            raise UserError(f"objective.{why} (the {name} text has no longer rows)")
-
-
-def _say_no_target(label: str, step: int) -> None:
+def _say(line: str) -> None:
     if hosts.first():
-        print(f"lm: {label}: step {step} has no target, and so no loss", file=sys.stderr)
-
-
-def _fill(part: Rows, batch: int) -> Rows:
-    """Adds rows of padding up to so many."""
-    padding = ((0, batch - len(part.tokens_BL)), (0, 0))
-    return Rows(np.pad(part.tokens_BL, padding), np.pad(part.segments_BL, padding))
+        print(f"lm: {line}", file=sys.stderr)

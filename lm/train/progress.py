@@ -7,12 +7,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import msgspec
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
@@ -26,6 +27,38 @@ from lm.output.numbers import duration
 
 RECENT = 4096
 """Records that a checkpoint keeps where it is not beside metrics.jsonl."""
+
+
+class Progress(msgspec.Struct):
+    """What a run has come to, beside its state: a checkpoint keeps it."""
+
+    decided_by: dict[str, str]
+    """A digest of each thing that decides the run: its settings, by field, and its data."""
+    seconds: float = 0.0
+    """Spent in steps."""
+    predicted: float = 0.0
+    """Targets that counted."""
+    validation: float | None = None
+    """The newest validation loss."""
+    losses: list[list[float]] = []
+    """The last losses with their steps, if a jump of them is a fault."""
+    skipped: int = 0
+    """Steps whose update was left out."""
+    rolled_back: int = 0
+    """Returns to a checkpoint."""
+    left_out: int = 0
+    """Batches left out by such returns."""
+    recent: list[dict[str, Any]] = []
+    """The newest metrics, where they may be lost before a checkpoint is."""
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """What `plain` gave, of a checkpoint."""
+        return msgspec.convert(plain, cls)
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values."""
+        return msgspec.to_builtins(self)
 
 
 class Metrics:
@@ -148,10 +181,10 @@ class Bar:
         speaks = hosts.first() and step_flops
         self._peak = device_peak() * jax.device_count() if speaks else 0.0
         self._begin = self._printed = time.monotonic()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[facts]}"),
+        self._progress = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=24),
+            bars.TextColumn("{task.fields[facts]}"),
             console=self._console,
             disable=not self._console.is_terminal or not hosts.first(),
         )
