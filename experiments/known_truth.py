@@ -454,8 +454,8 @@ def states_figure(groups: Sequence[Group]) -> Figure:
 
 def _random_lengths(groups: Sequence[Group]) -> Section | None:
     """What models of documents of random lengths need, with what the layout costs."""
-    source = groups[0].cells[0].run.data.corpus if groups else None
-    if not isinstance(source, Hmm):
+    source = groups[0].cells[0].run.data.corpus.truth() if groups else None
+    if source is None:
         return None
     return Section(
         "Documents of random lengths",
@@ -470,10 +470,10 @@ def _random_lengths(groups: Sequence[Group]) -> Section | None:
 
 
 def _limits(cells: Sequence[Cell], groups: Sequence[Group]) -> Section:
-    source = cells[0].run.data.corpus
+    source = cells[0].run.data.corpus.truth()
     rate = next((r.get("entropy_rate") for g in groups for r in g.results.values()), None)
     told = f", whose entropy rate is {decimals(rate)} bits per symbol" if rate else ""
-    states = source.states if isinstance(source, Hmm) else "no"
+    states = source.states if source else "no"
     return Section(
         "What this does and does not show",
         (

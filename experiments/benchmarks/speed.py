@@ -64,7 +64,6 @@ from experiments.benchmarks.speed_report import PEAK, show
 from lm.config import UserError
 from lm.cost import ledger
 from lm.data import Batches, Bytes, Data, Stdlib, Text, open_tokens
-from lm.data.sources.corpus import documents
 from lm.distributed import mesh
 from lm.distributed.process import Parser, one_line_errors
 from lm.evaluate.scorers.any_order import AnyOrder as AnyOrderBound
@@ -748,7 +747,7 @@ def _open(corpus: Path, plan: Plan) -> Result:
     start = time.perf_counter()
     tokens = open_tokens(data)
     first = time.perf_counter() - start
-    texts = [document.text for document in documents(data.corpus)]
+    texts = [document.text for document in data.corpus.read()]
     before, start = sum(os.times()[:4]), time.perf_counter()
     count = sum(map(len, tokens.tokenizer.encode_all(texts)))
     wall = time.perf_counter() - start
@@ -772,7 +771,7 @@ def _write_library(small: Path, large: Path, share: int) -> None:
     """The standard library's sources as two corpora, of one document in `share` and of all."""
     for folder in (small, large):
         folder.mkdir()
-    for number, document in enumerate(documents(Stdlib())):
+    for number, document in enumerate(Stdlib().read()):
         (large / f"{number:05}").write_text(document.text, newline="")
         if number % share == 0:
             (small / f"{number:05}").write_text(document.text, newline="")

@@ -15,7 +15,7 @@ import jax
 
 from lm.config import UserError, override
 from lm.cost import ledger
-from lm.data import Hmm, vocabulary_size
+from lm.data import vocabulary_size
 from lm.model import choose
 from lm.optimizer import Adafactor, Adamw
 from lm.run import Run, steps
@@ -72,13 +72,12 @@ def least(run: Run, platform: str) -> dict[str, int]:
         "products": 6 * model.width + 2 * model.mlp_width,
         "none": 16 * model.width + 4 * model.mlp_width,
     }[run.remat]
-    corpus = run.data.corpus
     found = {
         STATE: 4 * parameters * (2 + moments),
         # Tokens and segments, on the devices and in the reader's buffer.
         ROWS: 2 * 4 * rows * length * (1 + min(8, steps(run))),
         ACTIVATIONS: positions * model.depth * kept,
-        DOCUMENTS: 80 * corpus.documents if isinstance(corpus, Hmm) else 0,
+        DOCUMENTS: 80 * (run.data.corpus.expected_documents or 0),
     }
     backend = choose(run.attention, platform=platform, precision=run.precision, length=length)
     if backend == "xla":

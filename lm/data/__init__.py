@@ -18,10 +18,9 @@ from lm.data.batches import (
     rows,
     unique_rows,
 )
+from lm.data.corpora import Digest, Survey, forget, share_of, survey
 from lm.data.lengths import LengthModel
-from lm.data.sources import corpus as corpora
-from lm.data.sources.corpus import Corpus, Document, Stdlib, Text, Tfds
-from lm.data.sources.hmm import Hmm
+from lm.data.sources import Corpus, Document, Hmm, Stdlib, Text, Tfds
 from lm.data.store import Key, Split, open_store
 from lm.data.tokenizers.tokenizer import (
     Bytes,
@@ -106,7 +105,7 @@ class Tokens:
 
 def corpus_digest(data: Data) -> str:
     """The digest of the corpus as it is now; tokenizes nothing."""
-    return corpora.survey(data.corpus, data.validation).digest
+    return survey(data.corpus, data.validation).digest
 
 
 def open_tokens(data: Data) -> Tokens:
@@ -115,26 +114,26 @@ def open_tokens(data: Data) -> Tokens:
     Only `corpus`, `tokenizer` and `validation` matter. Raises `UserError` for what the user can
     mend in them.
     """
-    tokenizer, survey = _learn(data)
+    tokenizer, found = _learn(data)
 
     def same_documents() -> Iterator[Document]:
-        digest = corpora.Digest()
-        for document in corpora.documents(data.corpus):
+        digest = Digest()
+        for document in data.corpus.read():
             digest.add(document.id, document.text.encode())
             yield document
-        if digest.hex() != survey.digest:
-            corpora.forget(data.corpus, data.validation)
+        if digest.hex() != found.digest:
+            forget(data.corpus, data.validation)
             raise UserError("data.corpus: its files changed while they were read; run again")
 
     key: Key = {
         "format": 1,
-        "corpus": survey.digest,
+        "corpus": found.digest,
         "tokenizer": tokenizer.digest,
         "validation": data.validation,
     }
     splits = open_store(key, same_documents(), tokenizer, data.validation)
     return Tokens(
-        tokenizer, splits["train"], splits["validation"], survey.digest, tokenizer.digest
+        tokenizer, splits["train"], splits["validation"], found.digest, tokenizer.digest
     )
 
 
@@ -151,15 +150,15 @@ def tokenizer_of(data: Data, corpus_digest: str | None = None) -> Tokenizer:
     return _learn(data)[0]
 
 
-def _learn(data: Data) -> tuple[Tokenizer, corpora.Survey]:
-    survey = corpora.survey(data.corpus, data.validation)
+def _learn(data: Data) -> tuple[Tokenizer, Survey]:
+    found = survey(data.corpus, data.validation)
 
     def train_texts() -> Iterator[str]:
-        for document in corpora.documents(data.corpus):
-            if corpora.share_of(document.text.encode()) >= data.validation:
+        for document in data.corpus.read():
+            if share_of(document.text.encode()) >= data.validation:
                 yield document.text
 
     tokenizer = open_tokenizer(
-        data.tokenizer, survey.digest, data.validation, survey.train_bytes, train_texts
+        data.tokenizer, found.digest, data.validation, found.train_bytes, train_texts
     )
-    return tokenizer, survey
+    return tokenizer, found

@@ -21,7 +21,8 @@ import numpy as np
 import tensorstore as ts
 
 from lm.data import cache
-from lm.data.sources.corpus import Document, share_of
+from lm.data.corpora import share_of
+from lm.data.sources import Document
 from lm.data.tokenizers.tokenizer import Tokenizer
 
 Key = Mapping[str, str | float | int]

@@ -28,8 +28,7 @@ def known_source(run: Run) -> Hmm | None:
 
 def source_of(run: Run) -> Hmm | None:
     """The source of the run's text, where a symbol is a piece."""
-    corpus = run.data.corpus
-    return corpus if isinstance(corpus, Hmm) and isinstance(run.data.tokenizer, Bytes) else None
+    return run.data.corpus.truth() if isinstance(run.data.tokenizer, Bytes) else None
 
 
 def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:

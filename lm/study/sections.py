@@ -9,9 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lm.data import Hmm, Stdlib, Tfds
 from lm.output.numbers import count, decimals, duration, percent, power
-from lm.run import Run
 from lm.study.common import (
     equal_table,
     size_text,
@@ -160,7 +158,8 @@ def limits(cells: Sequence[Cell], groups: Sequence[Group], *more: str) -> Sectio
         (
             "It shows what these objectives do to models of"
             f" {together([size_text(size) for size in sizes])} parameters (without the"
-            f" embedding) after {' to '.join(_ends(tokens))} training tokens of {_corpus(run)},"
+            f" embedding) after {' to '.join(_ends(tokens))} training tokens of"
+            f" {run.data.corpus.title},"
             f" scored on {documents} held-out documents, with one"
             " learning rate for all arms of a size, which was not tuned for any of them. An"
             " order of arms at this scale is not their order at another: what is behind after"
@@ -177,18 +176,6 @@ def limits(cells: Sequence[Cell], groups: Sequence[Group], *more: str) -> Sectio
 
 def _ends(tokens: Sequence[int]) -> list[str]:
     return list(dict.fromkeys((count(tokens[0]), count(tokens[-1]))))
-
-
-def _corpus(run: Run) -> str:
-    match run.data.corpus:
-        case Stdlib():
-            return "Python's standard library"
-        case Tfds(name=name):
-            return name
-        case Hmm():
-            return "a hidden Markov source"
-        case _:
-            return "the given text"
 
 
 def report_of(

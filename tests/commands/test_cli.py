@@ -460,8 +460,8 @@ def test_small_say_reads_no_corpus(capsys, run, causal, tmp_path, monkeypatch):
     """Fails if the corpus is opened for its tokenizer, which is known by its digest."""
     text = said(capsys, "say", str(causal), "one", "--temperature", "0")
     shown = said(capsys, "show", "tokens", "one", "--run", str(causal))
-    monkeypatch.setattr("lm.data.sources.corpus.documents", lambda _: pytest.fail("read"))
-    monkeypatch.setattr("lm.data.sources.corpus.survey", lambda *_: pytest.fail("surveyed"))
+    monkeypatch.setattr(Text, "read", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("lm.data.survey", lambda *_: pytest.fail("surveyed"))
     monkeypatch.setattr("lm.data.open_store", lambda *_: pytest.fail("checked"))
     assert said(capsys, "say", str(causal), "one", "--temperature", "0") == text
     assert said(capsys, "show", "tokens", "one", "--run", str(causal)) == shown

@@ -12,7 +12,7 @@ import pytest
 
 from lm.config import UserError, override, validate_fields
 from lm.data import Bytes, Data, Hmm, n_rows, open_tokens, rows
-from lm.data.sources.corpus import documents, share_of, survey
+from lm.data.corpora import share_of, survey
 from lm.data.sources.hmm import (
     ALPHABET,
     Source,
@@ -290,7 +290,7 @@ def test_entropy_bounds_are_those_of_every_text() -> None:
 
 def digest(config: Hmm) -> str:
     total = hashlib.sha256()
-    for id, text in documents(config):
+    for id, text in config.read():
         total.update(f"{id} {text}\n".encode())
     return total.hexdigest()[:16]
 
@@ -303,9 +303,9 @@ def test_documents_are_pinned() -> None:
 
 
 PROGRAM = """
-from lm.data.sources.hmm import Hmm, contents
+from lm.data import Hmm
 import hashlib
-print(hashlib.sha256(b"".join(text for _, _, text in contents(Hmm(documents=99)))).hexdigest())
+print(hashlib.sha256(b"".join(text for _, _, text in Hmm(documents=99).contents())).hexdigest())
 """
 
 
@@ -321,7 +321,7 @@ def test_processes_draw_the_same() -> None:
         ).stdout
         for seed in ("1", "2")
     ]
-    here = "".join(text for _, text in documents(Hmm(documents=99)))
+    here = "".join(text for _, text in Hmm(documents=99).read())
     assert children == [hashlib.sha256(here.encode()).hexdigest() + "\n"] * 2
 
 
@@ -330,7 +330,7 @@ def test_a_document_is_drawn_from_its_index_alone(monkeypatch: pytest.MonkeyPatc
     for length in (1, 2, 5, 61):
         config = Hmm(length=length, documents=3000)
         states, texts = config.draw(0, 3000)
-        found = list(documents(config))
+        found = list(config.read())
         assert [index_of(id) for id, _ in found] == list(range(3000))
         assert found[123].id == "hmm:000123"
         for index in (0, 1, 123, 2999):
@@ -371,7 +371,7 @@ def test_a_row_is_a_document() -> None:
     tokens = open_tokens(
         Data(corpus=config, tokenizer=Bytes(), length=config.row_length, validation=0.2)
     )
-    texts = dict(documents(config))
+    texts = dict(config.read())
     assert len(tokens.train.ids) + len(tokens.validation.ids) == 300
     special = tokens.tokenizer.vocabulary
     for split in (tokens.train, tokens.validation):
@@ -433,14 +433,14 @@ def test_settings_out_of_bounds_are_one_line(assignment: str, message: str) -> N
 def test_the_largest_settings_work() -> None:
     """Fails if the alphabet has fewer letters than the bound allows, or a letter twice."""
     config = validate_fields(Hmm(states=64, symbols=64, concentration=1000, documents=50))
-    letters = {letter for _, text in documents(config) for letter in text}
+    letters = {letter for _, text in config.read() for letter in text}
     assert letters == set(ALPHABET) and len(ALPHABET) == 64
     one = Hmm(states=1, symbols=2, length=1, documents=3)
-    assert [len(text) for _, text in documents(one)] == [1, 1, 1]
+    assert [len(text) for _, text in one.read()] == [1, 1, 1]
 
 
 def test_a_million_symbols_take_little_time() -> None:
     """Fails if texts are drawn one by one, or the tables anew for each: 20 s, not 0.2."""
     start = time.monotonic()
-    assert sum(1 for _ in documents(Hmm())) == 20_000
+    assert sum(1 for _ in Hmm().read()) == 20_000
     assert time.monotonic() - start < 3

@@ -11,12 +11,12 @@ import pytest
 
 from lm.config import UserError
 from lm.data import Document, Stdlib, Text, Tfds
-from lm.data.sources.corpus import Digest, documents, share_of, survey
+from lm.data.corpora import Digest, share_of, survey
 
 
 def test_stdlib_is_sources_without_tests_or_near_duplicates() -> None:
     """Fails if the exclusions are dropped, or files come in the order of the disk."""
-    ids = [document.id for document in documents(Stdlib())]
+    ids = [document.id for document in Stdlib().read()]
     assert ids == sorted(set(ids)) and len(ids) > 300
     assert {"json/decoder.py", "argparse.py", "unittest/case.py"} <= set(ids)
     parts = {part for id in ids for part in id.split("/")}
@@ -31,7 +31,7 @@ def test_documents_are_the_files_as_they_are(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content.encode())
     (tmp_path / "empty.txt").touch()
-    found = list(documents(Text(paths=(f"{tmp_path}/*.txt", f"{tmp_path}/**/*.txt"))))
+    found = list(Text(paths=(f"{tmp_path}/*.txt", f"{tmp_path}/**/*.txt")).read())
     assert found == [Document(*item) for item in contents.items()]
 
 
@@ -39,7 +39,7 @@ def test_paragraphs_are_runs_of_lines_between_blank_ones(tmp_path: Path) -> None
     """Fails if a blank line with spaces does not separate, or the last paragraph is dropped."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"\n\none\r\n two\n \t\r\n\nthree\n\n\nfour")
-    found = list(documents(Text(paths=(str(path),), documents="paragraph")))
+    found = list(Text(paths=(str(path),), documents="paragraph").read())
     assert found == [
         Document("a.txt:3", "one\r\n two\n"),
         Document("a.txt:7", "three\n"),
@@ -58,7 +58,7 @@ def test_small_files_of_carriage_returns_have_paragraphs(tmp_path: Path) -> None
         ),
     ]:
         path.write_bytes(content)
-        found = documents(Text(paths=(str(path),), documents="paragraph"))
+        found = Text(paths=(str(path),), documents="paragraph").read()
         assert list(found) == [Document(*each) for each in expected]
 
 
@@ -93,7 +93,7 @@ def test_invalid_utf8_is_named_by_file_and_byte(tmp_path: Path, kind: str) -> No
     (tmp_path / "bad.txt").write_bytes(b"first\n\nsecond \xff\n")
     corpus = Text(paths=(f"{tmp_path}/*",), documents=kind)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"bad\.txt.*byte 14 "):
-        list(documents(corpus))
+        list(corpus.read())
 
 
 def test_no_match_names_what_is_near(folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_no_match_names_what_is_near(folder: Path) -> None:
         (str(folder), r"is a folder: .*/corpus/\*\*/\*"),
     ]:
         with pytest.raises(UserError, match=hint) as caught:
-            list(documents(Text(paths=(f"{folder}/*.txt", path))))
+            list(Text(paths=(f"{folder}/*.txt", path)).read())
         assert str(caught.value).startswith("data.corpus.paths: ")
         assert "\n" not in str(caught.value)
 
@@ -113,7 +113,7 @@ def test_no_match_names_what_is_near(folder: Path) -> None:
 def test_a_name_that_reads_as_a_glob_is_a_name(tmp_path: Path) -> None:
     """Fails if paths only go through glob."""
     (tmp_path / "a[1].txt").write_text("x")
-    assert [id for id, _ in documents(Text(paths=(f"{tmp_path}/a[1].txt",)))] == ["a[1].txt"]
+    assert [id for id, _ in Text(paths=(f"{tmp_path}/a[1].txt",)).read()] == ["a[1].txt"]
 
 
 def test_digest_is_of_ids_and_contents_wherever_the_files_are(
@@ -147,9 +147,7 @@ def test_survey_is_kept_until_a_file_changes(
     """Fails if every start reads the whole corpus, or if a damaged survey is believed."""
     first = survey(corpus, 0.2)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "lm.data.sources.corpus.documents", lambda corpus: pytest.fail("read again")
-        )
+        patch.setattr(Text, "read", lambda _: pytest.fail("read again"))
         assert survey(corpus, 0.2) == first
     (kept,) = (cache / "corpora").iterdir()
     kept.write_bytes(kept.read_bytes().replace(b'"train_documents":', b'"train_documents":1'))
@@ -169,7 +167,7 @@ def test_copies_fall_on_the_same_side(folder: Path, corpus: Text) -> None:
     for path in sorted(folder.iterdir()):
         shutil.copy(path, folder / f"copy of {path.name}")
     sides: dict[str, set[bool]] = {}
-    for id, text in documents(corpus):
+    for id, text in corpus.read():
         sides.setdefault(id[-6:], set()).add(share_of(text.encode()) < 0.3)
     assert len(sides) == 40 and all(len(side) == 1 for side in sides.values())
     assert {True} in sides.values() and {False} in sides.values()
@@ -229,11 +227,11 @@ def fables(tmp_path: Path) -> Path:
 def test_tfds_reads_array_records_without_tensorflow(fables: Path) -> None:
     """Fails if records are lost between reads, or empty ones are kept, or ids move."""
     corpus = Tfds(name="fables", data_dir=str(fables))
-    found = list(documents(corpus))
+    found = list(corpus.read())
     assert {text for _, text in found} == {f"Fable {n}: the fóx\n" for n in range(1, 300)}
-    assert len(found) == 299 and found == list(documents(corpus))
+    assert len(found) == 299 and found == list(corpus.read())
     assert all(id.startswith("fables/train:") for id, _ in found)
-    part = list(documents(Tfds(name="fables", split="train[:10%]", data_dir=str(fables))))
+    part = list(Tfds(name="fables", split="train[:10%]", data_dir=str(fables)).read())
     assert 29 <= len(part) <= 30
     assert survey(corpus, 0.1).train_documents + survey(corpus, 0.1).validation_documents == 299
     assert "tensorflow" not in sys.modules
@@ -247,5 +245,5 @@ def test_tfds_mistakes_are_one_line_with_what_is_there(fables: Path) -> None:
         ({"text": "txt"}, r"data\.corpus\.text: no feature txt; it has number, text"),
     ]:
         with pytest.raises(UserError, match=message) as caught:
-            list(documents(Tfds(**({"name": "fables", "data_dir": str(fables)} | settings))))
+            list(Tfds(**({"name": "fables", "data_dir": str(fables)} | settings)).read())
         assert "\n" not in str(caught.value)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from lm.config import UserError
-from lm.data import Data, SentencePiece, Text, Tokenizer, Tokens, open_tokens
+from lm.data import Data, Document, SentencePiece, Text, Tokenizer, Tokens, open_tokens
 from lm.data.cache import unfinished
-from lm.data.sources.corpus import Document, documents, share_of, survey
+from lm.data.corpora import share_of, survey
 from lm.data.store import open_store
 from lm.distributed.process import one_line_errors
 
@@ -62,7 +62,7 @@ def test_a_store_holds_the_documents_between_begin_and_end(data: Data) -> None:
         assert np.all(stream[split.offsets[1:] - 1] == special.end)
         assert np.sum(stream < special.ordinary) == 2 * len(split.ids)
     assert found == {
-        id: (share_of(text.encode()) < 0.2, text) for id, text in documents(data.corpus)
+        id: (share_of(text.encode()) < 0.2, text) for id, text in data.corpus.read()
     }
 
 
@@ -77,7 +77,7 @@ def test_a_store_is_used_again(data: Data, monkeypatch: pytest.MonkeyPatch) -> N
     """Fails if every start encodes the corpus, or reads it."""
     first = open_tokens(data)
     monkeypatch.setattr(Tokenizer, "encode_all", lambda *_: pytest.fail("encoded again"))
-    monkeypatch.setattr("lm.data.sources.corpus.documents", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(Text, "read", lambda _: pytest.fail("read again"))
     again = open_tokens(data)
     assert content(again) == content(first)
     assert (again.corpus_digest, again.tokenizer_digest) == (
@@ -167,9 +167,9 @@ def test_a_corpus_that_changes_while_it_is_read_is_an_error(
     data: Data, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails if a store may hold other documents than its digest says, or the error stays."""
-    changed = [Document(id, text + "!") for id, text in documents(data.corpus)]
+    changed = [Document(id, text + "!") for id, text in data.corpus.read()]
     with monkeypatch.context() as patch:
-        patch.setattr("lm.data.sources.corpus.documents", lambda _: iter(changed))
+        patch.setattr(Text, "read", lambda _: iter(changed))
         survey(data.corpus, data.validation)
     with pytest.raises(UserError, match="changed while they were read; run again"):
         open_tokens(data)

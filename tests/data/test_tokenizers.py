@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lm.config import UserError
 from lm.data import Bytes, Data, SentencePiece, Text, Tokenizer, open_tokenizer, open_tokens
-from lm.data.sources.corpus import share_of
+from lm.data.corpora import share_of
 
 CONFIGS = (
     Bytes(),

@@ -10,7 +10,7 @@ import pytest
 
 from lm.config import UserError, override
 from lm.data import Bytes, Data, Text, most_content, n_rows, open_tokens, rows
-from lm.data.sources.corpus import share_of
+from lm.data.corpora import share_of
 from lm.example import content_of
 from lm.model import Transformer
 from lm.objectives import Masked

@@ -1,0 +1,11 @@
+"""Where documents come from. A new source: its file beside these, and its name in the union."""
+
+from lm.data.sources.base import Base, Document
+from lm.data.sources.hmm import Hmm
+from lm.data.sources.stdlib import Stdlib
+from lm.data.sources.text import Text
+from lm.data.sources.tfds import Tfds
+
+Corpus = Stdlib | Text | Tfds | Hmm
+
+__all__ = ["Base", "Corpus", "Document", "Hmm", "Stdlib", "Text", "Tfds"]

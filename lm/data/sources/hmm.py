@@ -14,13 +14,13 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from lm.config import Config
+from lm.data.sources.base import Base
 
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + "-_"
 """Symbol k is written as character k: one byte, so one piece of the `bytes` tokenizer."""
 
 
-class Hmm(Config, frozen=True, tag="hmm"):
+class Hmm(Base, frozen=True, tag="hmm"):
     """Texts from a hidden Markov source whose every probability is known.
 
     With equal lengths all documents have `length` symbols, so that rows of `row_length`
@@ -113,6 +113,28 @@ class Hmm(Config, frozen=True, tag="hmm"):
         bits = self._bits(2).advance(first).random_raw(4 * (stop - first))[::4]
         return 1 + np.searchsorted(-more_T, -_uniform(bits), side="left")
 
+    def contents(self) -> Iterator[tuple[str, int, bytes]]:
+        """A few thousand documents are in memory at a time."""
+        letters_K = np.frombuffer(ALPHABET.encode(), np.uint8)
+        step = max(1, 2**17 // self.length)
+        for first in range(0, self.documents, step):
+            stop = min(first + step, self.documents)
+            symbols_NT = self.draw(first, stop)[1]
+            documents = zip(self.sizes(first, stop), symbols_NT, strict=True)
+            for index, (size, symbols_T) in enumerate(documents, first):
+                yield f"hmm:{index:06}", 0, letters_K[symbols_T[:size]].tobytes()
+
+    @property
+    def title(self) -> str:
+        return "a hidden Markov source"
+
+    @property
+    def expected_documents(self) -> int:
+        return self.documents
+
+    def truth(self) -> "Hmm":
+        return self
+
     @property
     def _longest(self) -> int:
         """Symbols of the longest document; 1e-14 of geometric lengths would exceed it."""
@@ -120,17 +142,6 @@ class Hmm(Config, frozen=True, tag="hmm"):
 
     def _bits(self, purpose: int) -> np.random.Philox:
         return np.random.Philox(np.random.SeedSequence([self.seed, purpose]))
-
-
-def contents(config: Hmm) -> Iterator[tuple[str, int, bytes]]:
-    """(id, 0, content) of every document in order, a few thousand in memory at a time."""
-    letters_K = np.frombuffer(ALPHABET.encode(), np.uint8)
-    step = max(1, 2**17 // config.length)
-    for first in range(0, config.documents, step):
-        stop = min(first + step, config.documents)
-        sizes_N, symbols_NT = config.sizes(first, stop), config.draw(first, stop)[1]
-        for index, (size, symbols_T) in enumerate(zip(sizes_N, symbols_NT, strict=True), first):
-            yield f"hmm:{index:06}", 0, letters_K[symbols_T[:size]].tobytes()
 
 
 def _uniform(bits: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from lm.data import Hmm, Split
+from lm.data import Split
 from lm.evaluate.probe import python_roles
 from lm.evaluate.probe.probe import Probe, probe, sample
 from lm.evaluate.scoring import sees
@@ -40,8 +40,8 @@ def _labels(
     trained: Trained, split: Split, windows: Windows
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The label of each token of the windows, -1 where there is none, and the labels' names."""
-    corpus = trained.run.data.corpus
-    if isinstance(corpus, Hmm):
+    corpus = trained.run.data.corpus.truth()
+    if corpus is not None:
         states = tuple(f"state {number}" for number in range(corpus.states))
         labels_RL = np.full(windows.tokens_RL.shape, -1)
         if known_source(trained.run):

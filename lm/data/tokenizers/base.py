@@ -1,0 +1,131 @@
+"""What a tokenizer owes: text to ids and back, losing nothing."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, ClassVar
+
+import numpy as np
+from msgspec import Meta
+
+from lm.config import Config
+from lm.data.words import begins_word
+from lm.example import Vocabulary
+
+PAD, MASK, BEGIN, END, ORDINARY = range(5)
+
+
+Sentinels = Annotated[
+    int,
+    Meta(ge=0, le=4096, description="further special pieces, each for a removed span (T5)"),
+]
+
+
+class Tokenizer:
+    """`decode(encode(text)) == text` for every text that UTF-8 can hold.
+
+    `pieces[id]` is the bytes that an id stands for (none, for the special pieces). A word may
+    begin with any piece whose first character begins one (`lm.data.words`): `▁the` does,
+    `self` in `(self` does not. A byte from 128 up is a part of a character, which the bytes
+    after it decide.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        digest: str,
+        encode_ordinary: Callable[[Sequence[str]], list[np.ndarray]],
+        sentinels: int = 0,
+        model: bytes | None = None,
+    ) -> None:
+        ordinary = ORDINARY + sentinels
+        self.pieces = (b"",) * ordinary + tuple(pieces)
+        self.digest = sha(f"{digest} {sentinels}".encode()) if sentinels else digest
+        self.model = model
+        """Its own file, if it has one."""
+        self._encode_ordinary = encode_ordinary
+        self.vocabulary = Vocabulary(
+            size=len(self.pieces),
+            pad=PAD,
+            mask=MASK,
+            begin=BEGIN,
+            end=END,
+            ordinary=ordinary,
+            begins_word=tuple(map(_begins_word, self.pieces)),
+            character_bytes=tuple(
+                piece[0] if len(piece) == 1 and piece[0] >= 128 else 0 for piece in self.pieces
+            ),
+            sentinels=tuple(range(ORDINARY, ordinary)),
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, int32[n], without special pieces.
+
+        >>> from lm.data.tokenizers import Bytes
+        >>> Bytes().open().encode("hé").tolist()
+        [108, 199, 173]
+        """
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, int32[n] each, on all cores."""
+        first = self.vocabulary.ordinary
+        return [ids.astype(np.int32) + first for ids in self._encode_ordinary(texts)]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`; special pieces vanish, bytes that are no UTF-8 become U+FFFD.
+
+        >>> from lm.data.tokenizers import Bytes
+        >>> Bytes().open().decode([BEGIN, 108, 199, 173, END])
+        'hé'
+        """
+        array = np.asarray(ids, np.int64)
+        parts = (array[at : at + 4096].tolist() for at in range(0, len(array), 4096))
+        text = b"".join(b"".join(map(self.pieces.__getitem__, part)) for part in parts)
+        return text.decode(errors="replace")
+
+
+class Base(Config):
+    """A kind of tokenizer: a frozen value that learns one from text, or reads one from a file.
+
+    `sentinels` is a field of every kind.
+    """
+
+    byte_a_token: ClassVar[bool] = False
+    """Whether each byte is a token, whatever the text."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids a tokenizer will have, known before it has learnt them."""
+        raise NotImplementedError
+
+    def kept(self, corpus_digest: str, validation: float) -> Tokenizer | None:
+        """The tokenizer, if nothing is to be learnt for it; else None."""
+        raise NotImplementedError
+
+    def open(
+        self,
+        corpus_digest: str = "",
+        validation: float = 0.0,
+        train_bytes: int = 0,
+        train_texts: Callable[[], Iterator[str]] = lambda: iter(()),
+    ) -> Tokenizer:
+        """The tokenizer; a learnt one is kept by the digest of what it learnt from.
+
+        `train_texts` is only called when there is something to learn. Raises `UserError` if
+        they cannot give as many pieces as are asked for.
+        """
+        raise NotImplementedError
+
+    def read(self, model: bytes | None) -> Tokenizer:
+        """The tokenizer that wrote `model`, its own file (None: it has none)."""
+        raise NotImplementedError
+
+
+def _begins_word(piece: bytes) -> bool:
+    first = piece.decode(errors="ignore")[:1]
+    return begins_word(first) if first else not piece
+
+
+def sha(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
