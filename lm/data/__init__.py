@@ -22,13 +22,14 @@ from lm.data.corpora import Digest, Survey, forget, share_of, survey
 from lm.data.lengths import LengthModel
 from lm.data.sources import Corpus, Document, Hmm, Stdlib, Text, Tfds
 from lm.data.store import Key, Split, open_store
-from lm.data.tokenizers.tokenizer import (
+from lm.data.tokenizers import (
     Bytes,
     SentencePiece,
     Tokenizer,
     TokenizerConfig,
-    kept_tokenizer,
+    load_tokenizer,
     open_tokenizer,
+    save_tokenizer,
     vocabulary_size,
 )
 
@@ -51,11 +52,13 @@ __all__ = [
     "Tokens",
     "corpus_digest",
     "documents_at",
+    "load_tokenizer",
     "most_content",
     "n_rows",
     "open_tokenizer",
     "open_tokens",
     "rows",
+    "save_tokenizer",
     "tokenizer_of",
     "unique_rows",
     "vocabulary_size",
@@ -144,7 +147,7 @@ def tokenizer_of(data: Data, corpus_digest: str | None = None) -> Tokenizer:
     the cache any more.
     """
     if corpus_digest is not None:
-        kept = kept_tokenizer(data.tokenizer, corpus_digest, data.validation)
+        kept = data.tokenizer.kept(corpus_digest, data.validation)
         if kept is not None:
             return kept
     return _learn(data)[0]
@@ -158,7 +161,7 @@ def _learn(data: Data) -> tuple[Tokenizer, Survey]:
             if share_of(document.text.encode()) >= data.validation:
                 yield document.text
 
-    tokenizer = open_tokenizer(
-        data.tokenizer, found.digest, data.validation, found.train_bytes, train_texts
+    tokenizer = data.tokenizer.open(
+        found.digest, data.validation, found.train_bytes, train_texts
     )
     return tokenizer, found

@@ -23,7 +23,7 @@ import tensorstore as ts
 from lm.data import cache
 from lm.data.corpora import share_of
 from lm.data.sources import Document
-from lm.data.tokenizers.tokenizer import Tokenizer
+from lm.data.tokenizers import Tokenizer
 
 Key = Mapping[str, str | float | int]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data import Bytes, Hmm, Split
+from lm.data import Hmm, Split
 from lm.data.lengths import Geometric
 from lm.data.sources.hmm import bayes_accuracy, index_of, symbols_of
 from lm.evaluate.bits import Score, measure
@@ -28,7 +28,7 @@ def known_source(run: Run) -> Hmm | None:
 
 def source_of(run: Run) -> Hmm | None:
     """The source of the run's text, where a symbol is a piece."""
-    return run.data.corpus.truth() if isinstance(run.data.tokenizer, Bytes) else None
+    return run.data.corpus.truth() if run.data.tokenizer.byte_a_token else None
 
 
 def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:

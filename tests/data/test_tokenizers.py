@@ -12,7 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lm.config import UserError
-from lm.data import Bytes, Data, SentencePiece, Text, Tokenizer, open_tokenizer, open_tokens
+from lm.data import (
+    Bytes,
+    Data,
+    SentencePiece,
+    Text,
+    Tokenizer,
+    load_tokenizer,
+    open_tokenizer,
+    open_tokens,
+    save_tokenizer,
+)
 from lm.data.corpora import share_of
 
 CONFIGS = (
@@ -189,3 +199,42 @@ def test_a_learnt_tokenizer_is_kept_and_checked(
     with caplog.at_level(logging.WARNING):
         mended = open_tokenizer(config, "corpus", 0.1, 20_000, lambda: iter(LEARNT))
     assert mended.digest == first.digest and "damaged" in caplog.text
+
+
+SAVED = (Bytes(sentinels=3), SentencePiece(size=400, sentinels=5))
+
+
+@pytest.mark.parametrize("config", SAVED, ids=["bytes", "sentencepiece"])
+def test_a_tokenizer_is_read_from_its_folder_alone(config, tmp_path, monkeypatch) -> None:
+    """Fails if a fact is lost (sentinels), or if the cache or a corpus is needed."""
+    first = open_tokenizer(config, "corpus", 0.1, 20_000, lambda: iter(LEARNT))
+    save_tokenizer(first, config, tmp_path / "model")
+    monkeypatch.setenv("LM_CACHE", str(tmp_path / "empty"))
+    again = load_tokenizer((tmp_path / "model").rename(tmp_path / "moved"))
+    assert (again.digest, again.pieces, again.vocabulary) == (
+        first.digest,
+        first.pieces,
+        first.vocabulary,
+    )
+    assert again.encode(LEARNT[0]).tolist() == first.encode(LEARNT[0]).tolist()
+
+
+def test_oneline_a_damaged_folder_of_a_tokenizer_is_one_line(tmp_path) -> None:
+    """Fails if another tokenizer's file is read: its ids mean other pieces."""
+    config = SentencePiece(size=400)
+    tokenizer = open_tokenizer(config, "corpus", 0.1, 20_000, lambda: iter(LEARNT))
+    other = open_tokenizer(config, "other", 0.1, 20_000, lambda: iter(LEARNT[:100]))
+    for name in ("one", "two", "three"):
+        save_tokenizer(tokenizer, config, tmp_path / name)
+    assert other.model is not None
+    (tmp_path / "one" / "tokenizer.model").write_bytes(other.model)
+    (tmp_path / "two" / "tokenizer.model").write_bytes(b"no model")
+    (tmp_path / "three" / "tokenizer.model").unlink()
+    for name, why in {
+        "one": "of another tokenizer",
+        "two": "no SentencePiece model",
+        "three": "no SentencePiece model",
+        "none": "holds no tokenizer",
+    }.items():
+        with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
+            load_tokenizer(tmp_path / name)

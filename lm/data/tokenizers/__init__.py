@@ -1,0 +1,80 @@
+"""Text to ids and back. A new kind: its file beside these, and its name in the union."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lm.config import Config, UserError, dump, parse
+from lm.data.tokenizers.base import Base, Tokenizer
+from lm.data.tokenizers.bytes import Bytes
+from lm.data.tokenizers.sentencepiece import SentencePiece
+
+TokenizerConfig = Bytes | SentencePiece
+
+__all__ = [
+    "Base",
+    "Bytes",
+    "SentencePiece",
+    "Tokenizer",
+    "TokenizerConfig",
+    "load_tokenizer",
+    "open_tokenizer",
+    "save_tokenizer",
+    "vocabulary_size",
+]
+
+
+def vocabulary_size(config: TokenizerConfig) -> int:
+    """How many pieces a tokenizer will have, known before it has learnt them.
+
+    >>> vocabulary_size(Bytes()), vocabulary_size(SentencePiece(size=2048, sentinels=8))
+    (260, 2056)
+    """
+    return config.vocabulary_size
+
+
+def open_tokenizer(
+    config: TokenizerConfig,
+    corpus_digest: str = "",
+    validation: float = 0.0,
+    train_bytes: int = 0,
+    train_texts: Callable[[], Iterator[str]] = lambda: iter(()),
+) -> Tokenizer:
+    """The tokenizer of `config`; see `Base.open`."""
+    return config.open(corpus_digest, validation, train_bytes, train_texts)
+
+
+class Saved(Config, frozen=True):
+    """What `FACTS` holds: how to read the tokenizer's own file, and which one it must be."""
+
+    kind: TokenizerConfig
+    digest: str
+
+
+FACTS, MODEL = "tokenizer.facts.json", "tokenizer.model"
+
+
+def save_tokenizer(tokenizer: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
+    """Writes the tokenizer to a folder: its own file, if it has one, and facts beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer.model is not None:
+        (folder / MODEL).write_bytes(tokenizer.model)
+    (folder / FACTS).write_text(dump(Saved(kind=config, digest=tokenizer.digest)))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `save_tokenizer` wrote to a folder; no corpus and no cache is read.
+
+    Raises UserError where a file is missing, damaged, or of another tokenizer.
+    """
+    facts, model = folder / FACTS, folder / MODEL
+    try:
+        saved = parse(Saved, facts.read_bytes(), str(facts))
+        tokenizer = saved.kind.read(model.read_bytes() if model.exists() else None)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: holds no tokenizer, it has no {FACTS}") from None
+    if tokenizer.digest != saved.digest:
+        raise UserError(
+            f"{model}: damaged, or of another tokenizer: its digest is"
+            f" {tokenizer.digest[:12]}, and must be {saved.digest[:12]}"
+        )
+    return tokenizer

@@ -117,7 +117,10 @@ class Base(Config):
         raise NotImplementedError
 
     def read(self, model: bytes | None) -> Tokenizer:
-        """The tokenizer that wrote `model`, its own file (None: it has none)."""
+        """The tokenizer of which `model` is the own file; None: it has none.
+
+        Raises `UserError` where it is no such file.
+        """
         raise NotImplementedError
 
 

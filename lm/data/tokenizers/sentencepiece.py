@@ -55,8 +55,11 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
         return self.read(model)
 
     def read(self, model: bytes | None) -> Tokenizer:
-        assert model is not None
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        try:
+            assert model
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (AssertionError, RuntimeError):
+            raise UserError("the tokenizer's file is no SentencePiece model") from None
 
         def piece_bytes(id: int) -> bytes:
             piece = processor.id_to_piece(id)
@@ -71,7 +74,9 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
 
         def encode(texts: Sequence[str]) -> list[np.ndarray]:
             chunks = [_CHUNK.findall(text) for text in texts]
-            plain = ["" if chunk[0] == "\u2581" else chunk for parts in chunks for chunk in parts]
+            plain = [
+                "" if chunk[0] == "\u2581" else chunk for parts in chunks for chunk in parts
+            ]
             encoded = iter(processor.encode(plain, return_type="numpy", num_threads=cores))
             empty = np.zeros(0, np.int32)
             return [
@@ -94,7 +99,14 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
     def _path(self, corpus_digest: str, validation: float) -> Path:
         """Where a learnt tokenizer is kept: named by what it was learnt from, and how."""
         learnt = (self.kind, self.size)
-        origin = (corpus_digest, validation, learnt, sentencepiece.__version__, _VERSION, _SAMPLE)
+        origin = (
+            corpus_digest,
+            validation,
+            learnt,
+            sentencepiece.__version__,
+            _VERSION,
+            _SAMPLE,
+        )
         name = sha(msgspec.json.encode(origin))[:32]
         return cache.folder() / "tokenizers" / f"{name}.model"
 
