@@ -1,21 +1,13 @@
-"""A run as a whole: derived numbers, checks of one line, JSON, and the studies' settings.
+"""A run as a whole: derived numbers, checks of one line, JSON."""
 
-`python -m tests.test_run` writes the settings of all studies to tests/golden/studies.json anew.
-"""
-
-import importlib
-import json
 import math
-import pkgutil
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import experiments
 from lm.config import UserError, digest, dump, override, parse
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
 from lm.distributed.mesh import Mesh
@@ -33,7 +25,6 @@ from lm.run import (
     validate,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "studies.json"
 SMALL = Data(batch=4, length=8)
 
 
@@ -236,35 +227,3 @@ def test_only_execution_may_differ_between_runs_of_one_result(name):
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})
     assert same_result(Run(), changed) == ([] if name in execution else [name])
-
-
-def digests() -> dict[str, dict[str, str]]:
-    """The digest of every run of every study, by STUDY/SCALE and cell."""
-    found = {}
-    for module in pkgutil.iter_modules(experiments.__path__):
-        study = importlib.import_module(f"experiments.{module.name}")
-        for scale in getattr(study, "SCALES", ()):
-            found[f"{module.name}/{scale}"] = {
-                cell: digest(run) for cell, run in study.runs(scale).items()
-            }
-    return found
-
-
-def test_the_studies_settings_are_unchanged():
-    """Fails if a default or a plan changes: a study then finds something else than it did."""
-    kept, now = json.loads(GOLDEN.read_text()), digests()
-    changed = [
-        f"{scale}: {', '.join(sorted(differ))}"
-        for scale in sorted({*kept, *now})
-        if (differ := dict(kept.get(scale, {}).items() ^ now.get(scale, {}).items()))
-    ]
-    assert not changed, (
-        "settings changed; if that is meant, run `python -m tests.test_run` and commit"
-        f" {GOLDEN.name} with a line on why: {'; '.join(changed)}"
-    )
-
-
-if __name__ == "__main__":
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps(digests(), indent=2) + "\n")
-    print(GOLDEN)

@@ -7,6 +7,7 @@ and `EFFORT`, how much a scale spends on scoring where that is not the usual.
 import argparse
 import difflib
 import hashlib
+import json
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -26,8 +27,8 @@ from lm.evaluate.evaluate import evaluate
 from lm.evaluate.scoring import Effort
 from lm.output.numbers import count
 from lm.run import (
-    DECISIVE,
     Run,
+    decided_by,
     mesh_for,
     refuse_attention,
     same_result,
@@ -216,8 +217,11 @@ def _result(run: Run, directory: Path) -> dict[str, Any] | None:
 
 
 def _variant(scale: str, planned: dict[str, Run], runs: dict[str, Run]) -> str:
-    """The scale, and a digest of what the user changed, as that is another experiment."""
+    """The scale, and a digest of all runs where the user changed any: another experiment.
+
+    It is of what is not as by default, so that a field that settings gain later changes none.
+    """
     if not any(same_result(runs[cell], run) for cell, run in planned.items()):
         return scale
-    text = "".join(dump(getattr(run, name)) for run in runs.values() for name in DECISIVE)
+    text = json.dumps([decided_by(run) for run in runs.values()], sort_keys=True)
     return f"{scale}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,6 +1,7 @@
 """Every study, traced at full size; and one in small, from the command to the report."""
 
 import csv
+import hashlib
 import importlib
 import json
 import os
@@ -337,6 +338,18 @@ def toy_runs(toy: tuple[ModuleType, list[str]]) -> dict[str, Run]:
         name: validate(override(run, arguments[2:]))
         for name, run in module.runs("smoke").items()
     }
+
+
+def test_changed_settings_are_named_by_what_is_not_as_by_default():
+    """Fails if it is by all fields: one that settings gain later would orphan every folder."""
+
+    def digest(value: object) -> str:
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+    planned, runs = {"a": Run(), "b": Run(seed=1)}, {"a": Run(), "b": Run(seed=2)}
+    expected = digest([{}, {"seed": digest(2)[:16]}])[:6]
+    assert runner._variant("smoke", planned, runs) == f"smoke-{expected}"
+    assert runner._variant("smoke", planned, planned) == "smoke"
 
 
 def test_h11_no_cells_that_are_one_run(capsys, tmp_path):
