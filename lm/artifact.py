@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lm.config import Config, UserError, dump, parse, read_json
-from lm.data import LengthModel, Tokenizer, load_tokenizer, save_tokenizer
+from lm.data import LengthModel, Tokenizer, TokenizerConfig
+from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.model import Model
 from lm.numerics import Precision
 from lm.objectives import Objective
@@ -62,11 +63,20 @@ class Origin(Config):
     commit: Annotated[str, Meta(description="of the code that trained it")] = ""
 
 
+class Started(Config):
+    """What a run keeps of the model that it started from."""
+
+    digest: Annotated[str, Meta(description="of that model")]
+    origin: Annotated[Origin, Meta(description="where that model comes from")] = Origin()
+    consumed: Annotated[Consumed, Meta(description="what had gone into it")] = Consumed()
+
+
 class Card(Config):
     """The config.json of an artifact: all that its use takes, but for arrays and tokens."""
 
     model: Annotated[Model, Meta(description="the architecture")]
     objective: Annotated[Objective, Meta(description="what it was trained to predict")]
+    tokenizer: Annotated[TokenizerConfig, Meta(description="text to ids")]
     length: Annotated[int, Meta(ge=2, description="positions of a row (L)")]
     precision: Annotated[Precision, Meta(description="of matrix products in training")]
     lengths: Annotated[LengthModel, Meta(description="lengths of its documents")] | None = None
@@ -106,7 +116,7 @@ def save_artifact(artifact: Artifact, folder: Path, *, shard: int = SHARD) -> No
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there, and not an empty folder; choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(artifact.tokenizer, folder / "tokenizer")
+    save_tokenizer(artifact.tokenizer, artifact.card.tokenizer, folder / "tokenizer")
     shards = list(_shards(by_name(artifact.params), shard))
     names = [_WEIGHTS]
     if len(shards) > 1:
@@ -144,20 +154,20 @@ def load_artifact(folder: Path) -> Artifact:
     return Artifact(card, load_tokenizer(folder / "tokenizer"), as_tree(arrays))
 
 
-def by_name(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+def by_name(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The arrays of a tree of parameters by their paths.
 
     >>> sorted(by_name({"layers": {"up": np.ones(2)}, "norm": np.ones(1)}))
     ['layers/up', 'norm']
     """
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for name, value in params.items():
         path = f"{prefix}{name}"
         found |= by_name(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
     return found
 
 
-def as_tree(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def as_tree(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The tree of parameters whose paths these are.
 
     >>> list(as_tree({"layers/up": np.ones(2)})["layers"])

@@ -71,6 +71,28 @@ class Faults(Config):
     ] = 8
 
 
+class Start(Config):
+    """What training starts from, in place of drawn parameters."""
+
+    path: Annotated[
+        str, Meta(min_length=1, description="an artifact, or the directory of a run")
+    ]
+    parameters: Annotated[
+        Literal["all", "fitting"],
+        Meta(
+            description="all of the start's must fit by name and shape, or those that do are"
+            " taken; what the run has beyond them is drawn, and named"
+        ),
+    ] = "all"
+    digest: (
+        Annotated[
+            str,
+            Meta(description="of the model there; null: whichever it is, and noted here"),
+        ]
+        | None
+    ) = None
+
+
 class Run(Config):
     """One training run: what decides its result, and, last, how it is executed."""
 
@@ -80,6 +102,26 @@ class Run(Config):
     optimizer: Optimizer = Adamw()
     schedule: Schedule = WarmupStableDecay()
     tokens: Annotated[int, Meta(ge=1, description="budget: positions trained on")] = 1_000_000
+    start: (
+        Annotated[
+            Start,
+            Meta(
+                description="null: from scratch; else tokenizer and model are the start's,"
+                " unless others are given"
+            ),
+        ]
+        | None
+    ) = None
+    trainable: (
+        Annotated[
+            tuple[str, ...],
+            Meta(
+                min_length=1,
+                description='parameters that change, as ["layers/*", "head/*"]; null: all',
+            ),
+        ]
+        | None
+    ) = None
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of data order, masks, weights")] = 0
     precision: Annotated[Precision, Meta(description="of matrix products")] = "bfloat16"
     evaluations: Annotated[
@@ -228,25 +270,51 @@ def refuse_attention(run: Run, platform: str | None = None) -> str | None:
     )
 
 
+IDENTITY = 1
+"""Raised when a default that decides results is changed: it is then a part of what decides."""
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What decides a run's result and is not as by default, by field, as JSON values.
+
+    A new field with a default is in nobody's identity. What a run starts from is named by the
+    digest of the model, wherever that lies.
+
+    >>> identity(Run(seed=1, microbatches=2))
+    {'seed': 1}
+    """
+    found = essence(validate_fields(run))
+    if run.start is not None and run.start.digest is not None:
+        del found["start"]["path"]
+    version = {"identity": IDENTITY} if IDENTITY > 1 else {}
+    return version | {name: found[name] for name in DECISIVE if name in found}
+
+
 def same_result(a: Run, b: Run) -> list[str]:
     """Names of the fields in which two runs would find different things; [] if none."""
-    return [name for name in DECISIVE if getattr(a, name) != getattr(b, name)]
+    ours, theirs = identity(a), identity(b)
+    names = dict.fromkeys([*ours, *theirs])
+    return [name for name in names if ours.get(name) != theirs.get(name)]
 
 
 def decided_by(run: Run) -> dict[str, str]:
-    """A digest of each field that decides the result and is not as by default, by name.
+    """A digest of each part of a run's identity, by field.
 
     Checkpoints and results carry them, as files are moved about and removed.
 
     >>> list(decided_by(Run(seed=1, microbatches=2)))
     ['seed']
     """
-    found = essence(validate_fields(run))
-    return {
-        name: hashlib.sha256(json.dumps(found[name], sort_keys=True).encode()).hexdigest()[:16]
-        for name in DECISIVE
-        if name in found
-    }
+    return {name: _short_digest(value) for name, value in identity(run).items()}
+
+
+def identity_digest(run: Run) -> str:
+    """A digest of a run's whole identity, for names of folders."""
+    return _short_digest(identity(run))
+
+
+def _short_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differing(run: Run, carried: Mapping[str, str]) -> list[str]:

@@ -111,13 +111,17 @@ def corpus_digest(data: Data) -> str:
     return survey(data.corpus, data.validation).digest
 
 
-def open_tokens(data: Data) -> Tokens:
+def open_tokens(data: Data, tokenizer: Tokenizer | None = None) -> Tokens:
     """Read the corpus, learn the tokenizer and tokenize, or take from the cache what is there.
 
-    Only `corpus`, `tokenizer` and `validation` matter. Raises `UserError` for what the user can
+    Only `corpus`, `tokenizer` and `validation` matter; a `tokenizer` that is given takes the
+    place of the one to be learnt. Raises `UserError` for what the user can
     mend in them.
     """
-    tokenizer, found = _learn(data)
+    if tokenizer is None:
+        tokenizer, found = _learn(data)
+    else:
+        found = survey(data.corpus, data.validation)
 
     def same_documents() -> Iterator[Document]:
         digest = Digest()

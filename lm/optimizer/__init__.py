@@ -29,7 +29,7 @@ from lm.optimizer.adafactor import Adafactor
 from lm.optimizer.adamw import Adamw
 from lm.optimizer.axes import is_weight
 from lm.optimizer.base import Base
-from lm.optimizer.build import build, initial, state_axes
+from lm.optimizer.build import build, initial, only_trained, state_axes, trainable
 from lm.optimizer.lion import Lion
 from lm.optimizer.muon import Muon
 from lm.optimizer.schedule import (
@@ -60,6 +60,8 @@ __all__ = [
     "initial",
     "is_weight",
     "learning_rate",
+    "only_trained",
     "state_axes",
+    "trainable",
     "warmup_steps",
 ]

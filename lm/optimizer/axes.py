@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import optax
 
 
 def is_weight(axes: tuple[str, ...]) -> bool:
@@ -44,7 +45,7 @@ def is_layer_matrix(axes: tuple[str, ...]) -> bool:
 
 def is_axes(x: Any) -> bool:
     """Whether this is a leaf of a tree of axes."""
-    return isinstance(x, tuple)
+    return isinstance(x, tuple) and not isinstance(x, optax.MaskedNode)
 
 
 def map_axes(function: Any, axes: Any, *trees: Any) -> Any:

@@ -1,18 +1,29 @@
 """The whole update of a run, from an optimizer, its schedule, and the axes of parameters."""
 
+import difflib
+import fnmatch
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from lm.config import UserError
 from lm.optimizer.axes import is_axes, is_layer_matrix, is_weight, map_axes
 from lm.optimizer.base import Base
 from lm.optimizer.schedule import Schedule, learning_rate
 
 
 def build(
-    optimizer: Base, schedule: Schedule, steps: int, axes: Any, *, width: int
+    optimizer: Base,
+    schedule: Schedule,
+    steps: int,
+    axes: Any,
+    *,
+    width: int,
+    trains: Any = None,
 ) -> optax.GradientTransformation:
     """The whole update: clip, the optimizer's direction, decay of weights, the learning rate.
 
@@ -20,7 +31,19 @@ def build(
     Decay is decoupled (multiplied by the rate, not by the gradient) and reaches every matrix,
     embeddings too, and no scale or bias, as in BERT (arXiv:1810.04805, the reference code's
     `exclude_from_weight_decay`) and GPT (Radford et al. 2018, section 4.1).
+
+    `trains` is the tree of `trainable`, where only some parameters change: the others count in
+    no norm and have no state. Their gradients must be zeros: see `only_trained`.
     """
+    if trains is not None:
+        some = jax.tree.map(
+            lambda names, train: names if train else optax.MaskedNode(),
+            axes,
+            trains,
+            is_leaf=is_axes,
+        )
+        whole = build(optimizer, schedule, steps, some, width=width)
+        return optax.masked(whole, trains)
     clip = math.inf if optimizer.clip is None else optimizer.clip
     ratio = optimizer.width_ratio(width)
     gradient = optax.chain(
@@ -32,6 +55,34 @@ def build(
     )
     rate = optax.scale_by_learning_rate(learning_rate(optimizer, schedule, steps))
     return optax.chain(gradient, optimizer.direction(axes, ratio), step, rate)
+
+
+def trainable(patterns: Sequence[str], axes: Any) -> Any:
+    """Which parameters change: the tree of `axes` with a bool for each leaf.
+
+    A pattern is a path as a shell matches it. Raises UserError where one matches no parameter.
+
+    >>> trainable(["layers/*"], {"layers": {"up": ("embed", "mlp")}, "norm": ("embed",)})
+    {'layers': {'up': True}, 'norm': False}
+    """
+    paths = jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"),
+        axes,
+        is_leaf=is_axes,
+    )
+    names = jax.tree.leaves(paths)
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern, names, 3, 0.0)
+            raise UserError(f"trainable: {pattern} matches no parameter; nearest: {near}")
+    return jax.tree.map(
+        lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns), paths
+    )
+
+
+def only_trained(trains: Any, gradients: Any) -> Any:
+    """The gradients, with zeros where a parameter does not change."""
+    return jax.tree.map(lambda train, x: x if train else jnp.zeros_like(x), trains, gradients)
 
 
 def initial(optimizer: Base, params: Any, axes: Any, *, width: int) -> Any:

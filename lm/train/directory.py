@@ -11,22 +11,26 @@ from typing import Any
 
 import jax
 import msgspec
+from msgspec.structs import replace
 
-from lm.config import UserError, dump, read_json
+from lm.artifact import Started
+from lm.config import UserError, dump, parse, read_json
 from lm.data import (
+    LengthModel,
     Tokenizer,
     Tokens,
     corpus_digest,
     open_tokens,
 )
 from lm.data import tokenizer_of as learn_tokenizer
+from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts
 from lm.output.files import write_whole
 from lm.run import (
-    DECISIVE,
     Run,
     decided_by,
     differing,
+    identity_digest,
     read_run,
     same_result,
 )
@@ -52,10 +56,12 @@ def finite(value: Any) -> Any:
 
 
 def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
-    """The tokenizer of a run directory, by what is recorded there of its corpus.
+    """The tokenizer of a run directory, which is in it once training has begun.
 
-    Raises UserError where it had to be learnt anew and is another.
+    Raises UserError where it had to be learnt anew and is another than is recorded.
     """
+    if (directory / "tokenizer").exists():
+        return load_tokenizer(directory / "tokenizer")
     path = directory / "data.json"
     if not path.exists():
         return learn_tokenizer(run.data)
@@ -78,8 +84,7 @@ def checkpoints_of(run: Run, directory: Path) -> str:
     """
     if run.checkpoints.directory is None:
         return str(directory / "checkpoints")
-    decisive = "".join(dump(getattr(run, name)) for name in DECISIVE)
-    name = f"{directory.name}-{hashlib.sha256(decisive.encode()).hexdigest()[:8]}"
+    name = f"{directory.name}-{identity_digest(run)[:8]}"
     return f"{run.checkpoints.directory.rstrip('/')}/{name}"
 
 
@@ -112,7 +117,7 @@ def refuse_others(mine: dict[str, str], place: str, found: Restored, *, known: b
     )
 
 
-def open_run_tokens(run: Run, directory: Path) -> Tokens:
+def open_run_tokens(run: Run, directory: Path, tokenizer: Tokenizer | None = None) -> Tokens:
     """The run's tokens; raises UserError if they are not those that the directory began with.
 
     A file added to the corpus, or another Python's standard library, is another experiment; so
@@ -122,11 +127,11 @@ def open_run_tokens(run: Run, directory: Path) -> Tokens:
     opened: list[Tokens] = []
 
     def first_opens() -> list[str]:
-        opened.append(checked_tokens(run, directory))
+        opened.append(checked_tokens(run, directory, tokenizer))
         return [opened[0].corpus_digest, opened[0].tokenizer_digest]
 
     def others_open() -> Tokens:
-        tokens = opened[0] if opened else checked_tokens(run, directory)
+        tokens = opened[0] if opened else checked_tokens(run, directory, tokenizer)
         if [tokens.corpus_digest, tokens.tokenizer_digest] != digests:
             raise UserError(
                 "data: the corpus here, or the tokenizer learnt from it, is not the first"
@@ -138,9 +143,11 @@ def open_run_tokens(run: Run, directory: Path) -> Tokens:
     return hosts.together(others_open)
 
 
-def checked_tokens(run: Run, directory: Path) -> Tokens:
+def checked_tokens(run: Run, directory: Path, tokenizer: Tokenizer | None) -> Tokens:
     """The tokens of this machine; raises UserError where the directory began with others."""
-    tokens = open_tokens(run.data)
+    if (directory / "tokenizer").exists():
+        tokenizer = load_tokenizer(directory / "tokenizer")
+    tokens = open_tokens(run.data, tokenizer)
     path = directory / "data.json"
     if path.exists():
         there = data_digests(path)
@@ -204,7 +211,12 @@ def other_settings(run: Run, directory: Path) -> str:
     """
     names: list[str] = []
     if known := (directory / "config.json").exists():
-        names += same_result(run, read_run(directory))
+        there = read_run(directory)
+        if run.start and there.start and run.start == replace(there.start, digest=None):
+            # Settings as they were given; what was found there completed them.
+            data = replace(run.data, tokenizer=there.data.tokenizer)
+            run = replace(run, start=there.start, model=there.model, data=data)
+        names += same_result(run, there)
     path = directory / "result.json"
     if path.exists():
         carried = read_result(path).get("decided_by")
@@ -223,7 +235,12 @@ def changed_text(directory: Path, name: str, now: str, then: str) -> str:
 
 
 def describe_run(
-    run: Run, directory: Path, tokens: Tokens, mesh: jax.sharding.Mesh, step: int
+    run: Run,
+    directory: Path,
+    tokens: Tokens,
+    mesh: jax.sharding.Mesh,
+    step: int,
+    started: Started | None,
 ) -> None:
     """Writes what the run is, on what, and where and by what code it goes on from a step."""
     write_whole(directory / "config.json", dump(run))
@@ -241,6 +258,10 @@ def describe_run(
     write_whole(
         directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n"
     )
+    if not (directory / "tokenizer").exists():
+        save_tokenizer(tokens.tokenizer, run.data.tokenizer, directory / "tokenizer")
+    if started is not None:
+        write_whole(directory / "start.json", dump(started))
     devices = jax.devices()
     # Environments from which no step is left, as they began no earlier, are forgotten.
     earlier = [each for each in environments(directory) if each.get("step", 0) < step]
@@ -252,10 +273,23 @@ def describe_run(
         "mesh": dict(mesh.shape),
         "hosts": jax.process_count(),
         "commit": commit(),
+        "checkpoints": checkpoints_of(run, directory),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }
     environment |= {"earlier": earlier} if earlier else {}
     write_whole(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def read_lengths(directory: Path) -> LengthModel | None:
+    """How long the documents of a run are; None where its directory does not say."""
+    path = directory / "lengths.json"
+    return parse(LengthModel, path.read_bytes(), str(path)) if path.exists() else None
+
+
+def read_start(directory: Path) -> Started | None:
+    """What a run started from; None: from scratch."""
+    path = directory / "start.json"
+    return parse(Started, path.read_bytes(), str(path)) if path.exists() else None
 
 
 def environments(directory: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm.run import Faults
@@ -60,3 +63,9 @@ def wrong(values: Mapping[str, float], limit: float) -> str:
     if limit < values["loss"] < math.inf:
         odd.append(f"loss {values['loss']:.4g} above {limit:.4g}")
     return ", ".join(odd)
+
+
+@jax.jit
+def all_finite(params: Any) -> jax.Array:
+    """Whether every parameter is a number, bool[]."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import msgspec
 
 from lm.config import UserError
 from lm.cost import ledger, memory
@@ -32,6 +33,7 @@ from lm.train.load import Trained
 from lm.train.lock import only_writer
 from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
+from lm.train.start import Begun, begin
 from lm.train.step import State, prepare
 from lm.train.stops import stop_requests
 from lm.train.validation import check_targets
@@ -50,7 +52,8 @@ def fit(
     removed, and where the loss is not finite, if `run.faults` says to stop; Stopped after
     SIGINT or SIGTERM, with everything saved.
     """
-    run = validate(run)
+    begun = begin(validate(run))
+    run = validate(begun.run)
     finished = hosts.told(lambda: finished_result(run, directory, asked=evaluate is not None))
     if finished is not None:
         return finished
@@ -62,7 +65,8 @@ def fit(
     label = label or directory.name
     if hosts.first():
         print(f"{label}: {hosts.described()}", file=sys.stderr, flush=True)
-    tokens = open_run_tokens(run, directory)
+    tokenizer = None if begun.start is None else begun.start.tokenizer
+    tokens = open_run_tokens(run, directory, tokenizer)
     seen = rows_seen(run, tokens)
     check_targets(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
@@ -79,13 +83,13 @@ def fit(
             return finished
         known = hosts.told(lambda: (directory / "config.json").exists())
         with stop_requests() as requests:
-            job = Job(run, directory, tokens, program, label, requests, check, known)
+            job = Job(run, directory, tokens, program, label, requests, check, known, begun)
             state, progress, stopped = train_on(job)
             if stopped or requests:
                 raise Stopped(
                     f"{label}: stopped and saved at step {state.step} of {steps(run)}"
                 )
-        result = _result(run, tokens, seen, state, progress)
+        result = _result(run, tokens, seen, state, progress, begun)
         if evaluate is not None:
             result |= evaluate(Trained(run, tokens, program, state.params))
         result["evaluated"] = evaluate is not None
@@ -96,7 +100,9 @@ def fit(
     return result
 
 
-def _result(run: Run, tokens: Tokens, seen: int, state: State, progress: Progress) -> Result:
+def _result(
+    run: Run, tokens: Tokens, seen: int, state: State, progress: Progress, begun: Begun
+) -> Result:
     """What the run cost, on what it was trained, and its last losses."""
     vocabulary = tokens.tokenizer.vocabulary
     cost = ledger.cost(run, vocabulary.size)
@@ -127,6 +133,7 @@ def _result(run: Run, tokens: Tokens, seen: int, state: State, progress: Progres
         "rolled_back": progress.rolled_back,
         "left_out": progress.left_out,
         "decided_by": decided_by(run),
+        **({} if begun.started is None else {"start": msgspec.to_builtins(begun.started)}),
     }
 
 

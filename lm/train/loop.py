@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 
 from lm.config import UserError
 from lm.cost import ledger
@@ -24,8 +23,9 @@ from lm.distributed import hosts, signals
 from lm.run import Run, evaluation_steps, steps
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, decided_by_all, describe_run, refuse_others
-from lm.train.faults import Losses, RollBack, wrong
+from lm.train.faults import Losses, RollBack, all_finite, wrong
 from lm.train.progress import Bar, Metrics, Progress
+from lm.train.start import Begun, started_params
 from lm.train.step import Program, State
 from lm.train.validation import validation_loss
 
@@ -50,6 +50,8 @@ class Job:
     """Raises UserError where the directory is not this process's any more."""
     known: bool
     """Whether the directory held this run before."""
+    begun: Begun
+    """What it starts from."""
 
 
 def train_on(job: Job) -> tuple[State, Progress, bool]:
@@ -62,7 +64,9 @@ def train_on(job: Job) -> tuple[State, Progress, bool]:
         state, progress = _newest(job, checkpoints)
         start = int(state.step)
         hosts.told(
-            lambda: describe_run(run, job.directory, job.tokens, job.program.mesh, start)
+            lambda: describe_run(
+                run, job.directory, job.tokens, job.program.mesh, start, job.begun.started
+            )
         )
         in_a_row = 0
         while True:
@@ -92,9 +96,22 @@ def _newest(job: Job, checkpoints: Checkpoints) -> tuple[State, Progress]:
     mine = decided_by_all(job.run, job.tokens)
     restored = checkpoints.restore_newest(job.program.abstract)
     if restored is None:
-        return job.program.init(), Progress(decided_by=mine)
+        return _first(job), Progress(decided_by=mine)
     refuse_others(mine, checkpoints_of(job.run, job.directory), restored, known=job.known)
     return restored.state, Progress.of({"decided_by": mine} | restored.extra)
+
+
+def _first(job: Job) -> State:
+    """The state before training: drawn, or of what the run starts from."""
+    state, start = job.program.init(), job.begun.start
+    if start is None:
+        return state
+    params, new, left_out = started_params(job.begun, state.params)
+    facts = [f"starts from {start.digest}, step {start.card.origin.step}"]
+    facts += [f"new: {', '.join(new)}"] if new else []
+    facts += [f"left out: {', '.join(left_out)}"] if left_out else []
+    _say(f"{job.label}: {'; '.join(facts)}")
+    return state._replace(params=params)
 
 
 def _train(
@@ -257,12 +274,6 @@ class _Loop:
             raise RollBack(step, why, self._progress)
         in_a_row = faults.policy == "skip" and self._faults_in_a_row > faults.most
         raise _diverged(self._job, step, why, in_a_row=in_a_row)
-
-
-@jax.jit
-def all_finite(params: Any) -> jax.Array:
-    """Whether every parameter is a number, bool[]."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def _diverged(job: Job, step: int, why: str, *, in_a_row: bool = False) -> Diverged:

@@ -24,7 +24,7 @@ from lm.model import Body, build
 from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
-from lm.optimizer import learning_rate, state_axes
+from lm.optimizer import learning_rate, only_trained, state_axes, trainable
 from lm.run import Run, steps
 
 
@@ -164,6 +164,7 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         )
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
+        grads = grads if trains is None else only_trained(trains, grads)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
         batches = chained(state.batches, tokens_BL, segments_BL)
         metrics = {
@@ -201,8 +202,9 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     boxed = jax.eval_shape(lambda key: body.init(key, _blank(run, shards)), jax.random.key(0))
     boxed = boxed["params"]
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
+    trains = None if run.trainable is None else trainable(run.trainable, axes)
     transformation = build_optimizer(
-        run.optimizer, run.schedule, steps(run), axes, width=run.model.width
+        run.optimizer, run.schedule, steps(run), axes, width=run.model.width, trains=trains
     )
     rate = learning_rate(run.optimizer, run.schedule, steps(run))
     shapes = jax.eval_shape(init, _seed(run))

@@ -1,0 +1,97 @@
+"""What a run starts from: another model's parameters, by names and shapes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from lm.artifact import Artifact, Started, as_tree, by_name
+from lm.config import UserError
+from lm.data import Data
+from lm.distributed import hosts
+from lm.run import Run
+from lm.train.load import load_model
+
+
+class Begun(NamedTuple):
+    """A run that starts from a model: its settings completed, and that model."""
+
+    run: Run
+    start: Artifact | None
+    """None: from scratch."""
+
+    @property
+    def started(self) -> Started | None:
+        """What the run's directory keeps of it."""
+        if self.start is None:
+            return None
+        origin = self.start.card.origin
+        return Started(digest=self.start.digest, origin=origin, consumed=origin.consumed)
+
+
+def begin(run: Run) -> Begun:
+    """Loads what a run starts from, and takes its tokenizer and model unless others are given.
+
+    Raises UserError where there is no model, where it is another than `start.digest` says, or
+    where its vocabulary is not the run's.
+    """
+    if run.start is None:
+        return Begun(run, None)
+    start = load_model(Path(run.start.path)).artifact
+    if run.start.digest not in (None, start.digest):
+        raise UserError(
+            f"start.path={run.start.path}: the model there has the digest {start.digest}, and"
+            f" start.digest={run.start.digest}"
+        )
+    model = start.card.model if run.model == Run().model else run.model
+    tokenizer = run.data.tokenizer
+    if tokenizer == Data().tokenizer:
+        tokenizer = start.card.tokenizer
+    if tokenizer != start.card.tokenizer:
+        raise UserError(
+            f"data.tokenizer: is not that of start.path={run.start.path}, whose ids mean other"
+            " tokens; leave it out, and it is the start's"
+        )
+    replace = msgspec.structs.replace
+    return Begun(
+        replace(
+            run,
+            start=replace(run.start, digest=start.digest),
+            model=model,
+            data=replace(run.data, tokenizer=tokenizer),
+        ),
+        start,
+    )
+
+
+def started_params(begun: Begun, drawn: Any) -> tuple[Any, list[str], list[str]]:
+    """Parameters that training begins with: the start's, and drawn ones where it has none.
+
+    `drawn` is the run's own tree. Returns the new tree, placed as `drawn` is, the names of what
+    is new, and of what was left out of the start. Raises UserError where something of the start
+    does not fit and `start.parameters` asks for all.
+    """
+    assert begun.start is not None and begun.run.start is not None
+    given, wanted = by_name(begun.start.params), by_name(drawn)
+    left_out = sorted(
+        name
+        for name, array in given.items()
+        if name not in wanted or wanted[name].shape != array.shape
+    )
+    if left_out and begun.run.start.parameters == "all":
+        name = left_out[0]
+        there = list(wanted[name].shape) if name in wanted else "not there"
+        raise UserError(
+            f"start.path={begun.run.start.path}: its parameter {name},"
+            f" {list(given[name].shape)}, does not fit, in this run it is {there};"
+            " start.parameters=fitting takes those that fit"
+        )
+    new = sorted(name for name in wanted if name not in given or name in left_out)
+    taken = {
+        name: array
+        if name in new
+        else hosts.put(np.asarray(given[name], array.dtype), array.sharding)
+        for name, array in wanted.items()
+    }
+    return as_tree(taken), new, left_out
