@@ -205,11 +205,14 @@ class Slice(NamedTuple):
         ([4, 8], [1, 4])
         >>> Slice(CHIPS["v5e"], 512).offered, Slice(CHIPS["h100"], 12).offered
         ([256], [8, 16])
+        >>> Slice(CHIPS["v5p"], 200).offered
+        [192, 256]
         """
         if self.chip.platform == "gpu" and self.chips > GPUS_TOGETHER:
             whole = self.chips // GPUS_TOGETHER * GPUS_TOGETHER
             return [whole, whole + GPUS_TOGETHER]
-        sizes = [2**power for power in range(14)]
+        # Powers of two and, where chips have six neighbours, blocks of 64.
+        sizes = sorted({2**power for power in range(14)} | {*range(64, self.chip.most + 1, 64)})
         there = [size for size in sizes if self._replace(chips=size).is_offered]
         below = [size for size in there if size < self.chips][-1:]
         return below + [size for size in there if size > self.chips][:1]
@@ -240,19 +243,26 @@ def parse_slice(name: str) -> Slice:
     if known is None or chip is None:
         kind, _, number = name.lower().partition("-")
         near = difflib.get_close_matches(kind, CHIPS, cutoff=0.5) or list(CHIPS)
-        number = number if re.fullmatch("[1-9][0-9]*", number) else "16"
-        several = ", ".join(f"{kind}-{number}" for kind in near)
+        most = 10**6  # as what is named must be a name itself
+        count = min(int(number[:8]), most) if re.fullmatch("[1-9][0-9]*", number) else 16
+        several = ", ".join(each for kind in near for each in _nearest(kind, count))
         raise UserError(f"{name}: no such slice; nearest: {several}")
     count = int(known[2])
     found = Slice(chip, -(-count // chip.counted))
+    several = ", ".join(_nearest(known[1], count))
     if count % chip.counted:
-        sizes = [found.chips] if found.is_offered else found.offered
-        several = ", ".join(f"{known[1]}-{size * chip.counted}" for size in sizes)
         raise UserError(f"{name}: {known[1]} counts cores, two a chip; nearest: {several}")
     if not found.is_offered:
-        several = ", ".join(f"{known[1]}-{size * chip.counted}" for size in found.offered)
         raise UserError(f"{name}: no such shape is offered; nearest: {several}")
     return found
+
+
+def _nearest(kind: str, count: int) -> list[str]:
+    """Names of the slices of a kind that come nearest to a number, that one if there is it."""
+    chip = CHIPS[kind]
+    found = Slice(chip, -(-count // chip.counted))
+    sizes = [found.chips] if found.is_offered else found.offered
+    return [f"{kind}-{size * chip.counted}" for size in sizes]
 
 
 def peak_of(kind: str) -> float | None:

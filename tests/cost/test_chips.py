@@ -54,6 +54,27 @@ def test_launching_a_slice_that_nobody_offers_is_refused(name, nearest):
         chips.parse_slice(other)
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("v5-7", "v5p-8, v5e-4, v5e-8, v4-8"),
+        ("v5e-99999999", "v5e-256, v6e-256, v5p-17920"),
+        ("h100-99999999", "h100-1000000, h200-1000000, a100-1000000"),
+        ("v5p-400", "v5p-384, v5p-512"),
+        ("v4-100", "v4-64, v4-128"),
+    ],
+)
+def test_h13_what_a_refused_slice_is_near_to_is_offered(name, nearest):
+    """Fails if the number is put behind each kind unseen, or blocks of 64 chips are left out.
+
+    v5e-99999999 was told that the nearest is v5e-99999999.
+    """
+    with pytest.raises(UserError, match=f"nearest: {nearest}$"):
+        chips.parse_slice(name)
+    for other in nearest.split(", "):
+        chips.parse_slice(other)
+
+
 def test_a_devices_peak_is_its_chips_share(monkeypatch):
     """Fails if the two devices of a TPU v3 have a whole chip's peak each, or a kind is lost."""
     kinds = [kind for chip in chips.CHIPS.values() for kind in chip.kinds]
