@@ -62,6 +62,7 @@ def test_launching_a_slice_that_nobody_offers_is_refused(name, nearest):
         ("h100-99999999", "h100-1000000, h200-1000000, a100-1000000"),
         ("v5p-400", "v5p-384, v5p-512"),
         ("v4-100", "v4-64, v4-128"),
+        ("v5p-9", "v5p-8, v5p-16"),
     ],
 )
 def test_h13_what_a_refused_slice_is_near_to_is_offered(name, nearest):

@@ -81,6 +81,14 @@ def test_parquet_without_its_library(tmp_path, monkeypatch):
             json.dumps({"columns": list(ROWS[0]), "data": [list(r.values()) for r in ROWS]}),
         ),
         ("t.csv", "params;loss;model\n1e6;3,5;a\n2e6;3,0;b\n"),
+        # Nothing failed without the next three (h13).
+        ("t.csv", "params\tloss\tmodel\n1e6\t3.5\ta\n2e6\t3.0\tb\n"),
+        ("t.json", json.dumps({str(i): row for i, row in enumerate(ROWS)})),
+        (
+            "t.json",
+            '{"params": {"0": 1e6, "1": 2e6}, "loss": {"1": 3.0, "0": 3.5},'
+            ' "model": {"1": "b", "0": "a"}}',
+        ),
     ],
 )
 def test_small_tables_of_spreadsheets_and_pandas_are_read(tmp_path, name, text):
@@ -90,6 +98,17 @@ def test_small_tables_of_spreadsheets_and_pandas_are_read(tmp_path, name, text):
     assert numbers(columns, "params").tolist() == [1e6, 2e6]
     assert numbers(columns, "loss").tolist() == [3.5, 3.0]
     assert list(columns["model"]) == ["a", "b"]
+
+
+def test_h13_columns_that_lack_rows_are_not_moved_together(tmp_path):
+    """Fails if a column's third row is taken for its second, or lists of other lengths are."""
+    (tmp_path / "t.json").write_text(
+        '{"params": {"0": 1e6, "1": 2e6, "2": 3e6}, "loss": {"0": 3.5, "2": 2.5}}'
+    )
+    assert read(tmp_path / "t.json")["loss"] == [3.5, None, 2.5]
+    (tmp_path / "t.json").write_text('{"params": [1e6, 2e6, 3e6], "loss": [3.5, 2.5]}')
+    with pytest.raises(DataError, match="not a list of objects"):
+        read(tmp_path / "t.json")
 
 
 def test_small_nested_json_has_columns_with_points(tmp_path):
