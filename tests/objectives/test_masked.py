@@ -1,5 +1,7 @@
 """Masking in units and at rates that change, by its statistics over a million positions."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -111,6 +113,17 @@ def test_spans_have_the_mean_length_that_is_asked_for(ask, whole_rows, vocabular
     starts = hidden & ~np.pad(hidden[:, :-1], ((0, 0), (1, 0)))
     # Few spans a row, so that hardly any touch; the crossing span makes long ones rarer.
     assert 3.5 < hidden.sum() / starts.sum() < 5.5
+
+
+def test_h13_spans_are_cut_at_four_times_their_mean(whole_rows, vocabulary):
+    """Fails if they are not cut, as one in fifty is longer, or are at another length."""
+    tokens, _ = whole_rows(512, LENGTH)
+    spans = Masked(select="span", span=3)
+    starts = spans._unit_starts(tokens, jnp.zeros(512), vocabulary, jax.random.key(0))
+    sizes = np.concatenate([np.diff(np.flatnonzero(row)) for row in np.asarray(starts)])
+    assert sizes.max() == 12
+    # What is left of those that were cut begins anew, and so has the same mean.
+    assert (sizes == 12).mean() == pytest.approx((2 / 3) ** 11, abs=0.003)
 
 
 def test_a_schedule_goes_from_start_to_end(ask, whole_rows, vocabulary):
