@@ -28,6 +28,13 @@ RUN = Run(
 )
 
 
+@pytest.fixture
+def goes_no_further(monkeypatch):
+    """Fails where a run would begin: without the check it is deaf, and eats memory (h13)."""
+    monkeypatch.setattr("lm.train.fit._open_tokens", lambda *_: pytest.fail("was not refused"))
+
+
+@pytest.mark.usefixtures("goes_no_further")
 @pytest.mark.parametrize(
     ("overrides", "field"),
     [
@@ -51,6 +58,7 @@ def test_oneline_more_than_memory_holds_is_refused_with_what_fits(tmp_path, over
     check(validate(override(run, [f"{field}={largest}"])), jax.devices())
 
 
+@pytest.mark.usefixtures("goes_no_further")
 def test_oneline_fields_that_are_all_too_large_are_all_named(tmp_path):
     """Fails if a value is named with which the run would not fit either."""
     run = override(Run(), ["model.width=100000", "data.batch=100000"])
