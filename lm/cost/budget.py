@@ -325,7 +325,7 @@ def main(arguments: list[str]) -> None:
     with one_line_errors():
         _check(given)
         base = _base(given)
-        machine = parse_slice(given.slice) if given.slice else None
+        machine = parse_slice(given.slice) if given.slice is not None else None
         fit = read_law(given.law, given.group) if given.law else DEFAULT
         convention: Convention = given.params.replace("-", "_")
         try:

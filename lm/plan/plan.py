@@ -28,6 +28,7 @@ from lm.config import UserError, override
 from lm.cost import ledger
 from lm.cost.chips import CHIPS, Slice, parse_slice
 from lm.data import Data, vocabulary_size
+from lm.memory import machine_memory
 from lm.model import Remat, Transformer
 from lm.objectives import Base
 from lm.output.files import check_outputs, write_whole
@@ -219,8 +220,7 @@ def find_machine(name: str, slices: int) -> Machine:
     if name == HERE:
         if slices > 1:
             raise UserError(f"--slices {slices}: {HERE} is one machine")
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Machine(HERE, 1, 1, 1, math.nan, memory, math.nan)
+        return Machine(HERE, 1, 1, 1, math.nan, machine_memory(), math.nan)
     try:
         slice_: Slice = parse_slice(name)
     except UserError as error:
@@ -408,7 +408,7 @@ def slice_of_scale(scale: str | None) -> str | None:
 
 def main(given: argparse.Namespace, runs: Mapping[str, Run], scale: str | None) -> None:
     """Plans runs by their names and prints, or writes, what was found."""
-    name = given.slice or slice_of_scale(scale)
+    name = slice_of_scale(scale) if given.slice is None else given.slice
     if name is None:
         raise UserError("--slice: for which slice? as v5e-256, h100-8, or cpu for this machine")
     if given.slices < 1:

@@ -258,6 +258,7 @@ def test_oneline_a_pipe_is_no_law(tmp_path):
         (["--flops", "many"], None, "--flops"),
         (["--slice", "v5-16"], None, "v5e-16"),
         (["--slice", "v5e-7"], None, "nearest: v5e-4, v5e-8"),
+        (["--slice", ""], None, "no such slice"),
         (["--mfu", "40"], None, "--mfu 40"),
         (["--flops", "1e300"], None, "beyond any model"),
         (["--rungs", "0"], None, "--rungs 0"),

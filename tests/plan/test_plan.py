@@ -16,6 +16,7 @@ import pytest
 import experiments
 from lm.cli import main
 from lm.config import UserError, override
+from lm.cost import memory
 from lm.cost.chips import parse_slice
 from lm.data import Bytes, Data
 from lm.distributed.mesh import Mesh
@@ -346,6 +347,8 @@ def test_the_command_prints_and_writes_a_plan(tmp_path, capsys):
         (["-", "--slice", "v5e-512"], "no such shape is offered; nearest: v5e-256"),
         (["-", "--slice", "v5e-8", "attention=cudnn"], "is for the platform gpu"),
         (["-"], "for which slice"),
+        (["-", "--slice", ""], "--slice : no such slice"),
+        (["bert_vs_gpt", "--scale", "v5e-8", "--slice", ""], "--slice : no such slice"),
         (["-", "--slice", "v4-8", "--slices", "2"], "network between v4 slices is not known"),
         (["-", "--slice", "v5e-8", "--slices", "0"], "must be >= 1"),
         (["-", "--slice", "v5e-32", "data.batch=48", "mesh.fsdp=32"], "nearest: 32 or 64"),
@@ -387,6 +390,12 @@ def test_h10_notes_say_what_hours_and_efficiency_are():
     said = " ".join(plan._notes({"a": train}, measured._replace(told=True), quick=False))
     assert "reaches 50% of them, as --efficiency says" in said
     assert "hours are of training alone" in said and "and validation" not in said
+
+
+def test_h13_here_a_plan_has_the_memory_that_training_has(monkeypatch):
+    """Fails if a plan fits by the machine's memory where a container grants less of it."""
+    monkeypatch.setattr(memory, "_cgroup_limits", lambda: [9000])
+    assert plan.find_machine(HERE, 1).memory == memory.machine_memory() == 9000
 
 
 def test_a_compiler_that_is_not_there_is_one_line(monkeypatch):
