@@ -678,7 +678,7 @@ def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
         for about in [*environments(cell.directory), *data]:
             for key, value in about.items():
                 if isinstance(value, dict):
-                    text = ", ".join(f"{number:,} {what}" for what, number in value.items())
+                    text = ", ".join(f"{_count(n)} {what}" for what, n in value.items())
                 elif value is None or key == "step" or key.endswith("_digest"):
                     continue
                 else:
@@ -687,6 +687,11 @@ def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
                 if cell.name not in names:
                     names.append(cell.name)
     return found
+
+
+def _count(number: Any) -> str:
+    """A number as it is said; whatever else is there by someone's hand, as it is."""
+    return f"{number:,}" if isinstance(number, int) else str(number)
 
 
 def _listed(values: Mapping[str, Sequence[str]]) -> str:

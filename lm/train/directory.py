@@ -298,7 +298,12 @@ def environments(directory: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     newest = read_json(path)
-    return [*newest.pop("earlier", []), newest]
+    earlier = newest.pop("earlier", [])
+    found: list[Any] = [*earlier, newest] if isinstance(earlier, list) else [earlier]
+    for each in found:
+        if not isinstance(each, dict) or not isinstance(each.get("step", 0), int):
+            raise UserError(f"{path}: damaged: {json.dumps(each)[:60]} is no environment")
+    return found
 
 
 def commit() -> str | None:

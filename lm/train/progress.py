@@ -138,9 +138,10 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
             break
         try:
             record = json.loads(line)
-            int(record["step"])
+            if type(record["step"]) is not int:
+                raise ValueError(f"step {record['step']!r}")
             records.append(record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is damaged: {error}") from None
     return records
 

@@ -495,3 +495,11 @@ def test_r3_two_may_write_a_report_at_once(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, range(2)))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_h13_an_environment_with_what_is_no_number_is_said_as_it_is(tmp_path):
+    """Fails if a report on hours of training ends in a traceback for a null in its margin."""
+    cells = cells_of(tmp_path)[:1]
+    about = {"python": "3.11.9", "mesh": {"fsdp": 1_000, "tensor": None, "context": []}}
+    (cells[0].directory / "environment.json").write_text(json.dumps(about))
+    assert common.made("bert_vs_gpt", cells)["mesh"] == "1,000 fsdp, None tensor, [] context"

@@ -460,6 +460,24 @@ def test_oneline_a_result_that_is_none_is_no_result(run, tmp_path, content):
         fit(run, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"earlier": 5}', '{"earlier": [5]}', '{"step": null}', '{"step": "3"}']
+)
+def test_h13_an_environment_of_another_form_is_damaged(tmp_path, content):
+    """Fails if it is a traceback where the run goes on, or where it is reported on."""
+    (tmp_path / "environment.json").write_text(content)
+    with pytest.raises(UserError, match=r"environment\.json: damaged: .* is no environment"):
+        environments(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["1e400", "true", '"3"', "3.5", "null"])
+def test_h13_a_record_whose_step_is_no_number_is_damaged(tmp_path, step):
+    """Fails if it is a traceback, as of what no integer is, or counts as step 1."""
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{{"step": {step}}}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
+        read_metrics(tmp_path)
+
+
 def test_oneline_an_environment_that_is_no_object(tmp_path):
     """Fails if it is a traceback."""
     (tmp_path / "environment.json").write_text("[]")
