@@ -12,7 +12,7 @@ from lm.distributed import signals
 def stop_requests() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that neither a step nor a save is cut in two.
 
-    A second one is final.
+    A second one is final. What is ignored already stays so, as in all that comes before.
     """
     received: list[int] = []
     previous: dict[signal.Signals, Any] = {}
@@ -23,7 +23,8 @@ def stop_requests() -> Iterator[list[int]]:
 
     try:
         for caught in (signal.SIGINT, signal.SIGTERM):
-            previous[caught] = signal.signal(caught, note)
+            if signal.getsignal(caught) is not signal.SIG_IGN:
+                previous[caught] = signal.signal(caught, note)
     except ValueError:  # not the main thread: signals are not ours
         pass
     try:

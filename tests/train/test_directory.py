@@ -19,6 +19,7 @@ import pytest
 from lm.config import UserError, dump, override
 from lm.data import Bytes, Data, Text, Tokens, open_tokens
 from lm.distributed import mesh
+from lm.distributed.signals import Stopped
 from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, differing, steps
@@ -458,6 +459,33 @@ def test_oneline_a_result_that_is_none_is_no_result(run, tmp_path, content):
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=r"result\.json: damaged"):
         fit(run, tmp_path)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_h13_a_signal_that_is_ignored_already_stays_so(run, tmp_path, monkeypatch, ignored):
+    """Fails if Ctrl-C on a script stops what it has put in the background, once it trains.
+
+    The shell has such processes ignore SIGINT, and before its first step a run does.
+    """
+    original = Metrics.write
+
+    def write(self, step, values):
+        original(self, step, values)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Metrics, "write", write)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        if ignored:
+            assert fit(run, tmp_path / "run")["steps"] == steps(run)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        else:
+            with pytest.raises(Stopped):
+                fit(run, tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
