@@ -26,7 +26,9 @@ class Part(Config):
     """An objective and how often it is drawn."""
 
     objective: Annotated[Plain, Meta(description="one of the objectives")] = Causal()
-    share: Annotated[float, Meta(gt=0, description="in proportion to the others'")] = 1.0
+    share: Annotated[
+        float, Meta(ge=1e-30, le=1e30, description="in proportion to the others'")
+    ] = 1.0
 
 
 GPT_BERT = (Part(objective=Causal()), Part(objective=Shifted(of=Masked(mask=1.0, random=0.0))))

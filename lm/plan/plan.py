@@ -27,8 +27,8 @@ from rich.table import Table
 from lm.config import UserError, override
 from lm.cost import ledger
 from lm.cost.chips import CHIPS, Slice, parse_slice
+from lm.cost.memory import machine_memory
 from lm.data import Data, vocabulary_size
-from lm.memory import machine_memory
 from lm.model import Remat, Transformer
 from lm.objectives import Base
 from lm.output.files import check_outputs, write_whole

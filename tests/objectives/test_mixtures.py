@@ -1,11 +1,13 @@
 """What is drawn by row or by step, and what changes in the course of training."""
 
+import json
 from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 
+from lm.config import UserError, override
 from lm.cost import ledger
 from lm.data import Bytes, Data
 from lm.example import Until
@@ -129,3 +131,11 @@ def test_gpt_bert_teaches_both_questions():
     """Fails if a mixture answers its first part's questions only."""
     assert Mixture().answers == {"next", "hidden before"}
     assert Mixture().mixed[1].objective == Shifted(of=Masked(mask=1.0, random=0.0))
+
+
+@pytest.mark.parametrize("share", [1e-50, 1e39])
+def test_h13_shares_that_32_bits_cannot_hold_are_refused(share):
+    """Fails if equal shares of extreme size train the first part alone."""
+    mixed = [{"objective": {"type": "causal"}, "share": share}] * 2
+    with pytest.raises(UserError, match=r"objective.mixed\[0\].share=.*must be"):
+        override(Run(), ["objective.type=mixture", f"objective.mixed={json.dumps(mixed)}"])
