@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import pytest
 
 from lm.config import UserError, dump, override
-from lm.data import Bytes, Data, Text, Tokens, open_tokens
+from lm.data import Bytes, Data, Text, Tokenizer, Tokens, open_tokens
 from lm.distributed import mesh
 from lm.distributed.signals import Stopped
 from lm.model import Transformer
@@ -255,7 +255,7 @@ def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
     """Fails if the directory is looked at before it is this process's alone."""
     directory = tmp_path / "run"
 
-    def slowly(data: Data) -> Tokens:
+    def slowly(data: Data, tokenizer: Tokenizer | None) -> Tokens:
         if not directory.exists():
             finished.rename(directory)
             scored = result_of(directory) | {"evaluated": True}
