@@ -381,6 +381,8 @@ def _chosen_scorers(
         fits = valid(run, effort)
         found[directory] = {name: fits[name] for name in asked if name in fits}
         used |= set(found[directory])
+        if not fits:
+            raise UserError(f"{directory}: no scorer is valid: it predicts no tokens")
         missing = [name for name in names if name not in fits]
         if not found[directory] or (missing and len(directories) == 1):
             raise UserError(
@@ -504,6 +506,8 @@ def _say(given: argparse.Namespace) -> None:
         raise UserError("--blank: the mark of a masked token cannot be empty")
     answers = read_run(given.directory).objective.answers
     blank = blank_of(answers)
+    if not answers:
+        raise UserError(f"{given.directory}: it predicts no tokens; use a causal or masked run")
     if blank is None and "next" not in answers:
         raise UserError(
             "a span model neither continues a text nor fills ___; use a causal or a masked run"

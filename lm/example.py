@@ -2,11 +2,12 @@
 
 Dimension letters, here and everywhere: B rows of a batch, L positions of a row, P prediction
 slots of a row, M source or key positions, D model width, N layers, H query heads, G key/value
-heads, A head size, F MLP width, V vocabulary.
+heads, A head size, F MLP width, V vocabulary, C outputs of a head.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,23 @@ class Vocabulary:
     """Ids that stand for a removed span (T5), in the order in which they are used."""
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows as they are read: an open tree, of which each array has B rows of L positions.
+
+    What is done to all rows (shuffling, placing, digesting) is done over the tree, so that what
+    a source declares further goes the same way as tokens do. Arrays are NumPy's on the host.
+    """
+
+    tokens_BL: Any
+    """int32[B, L]."""
+    segments_BL: Any
+    """int32[B, L]: which document of the row, from 1; 0 is padding."""
+    channels: Mapping[str, Any] = field(default_factory=dict)
+    """By name, what the source says of each token, [B, L, ...]: its document's label, say."""
+
+
 # What has no fields must not be a registered dataclass: jax (0.10.1) then finds the structures
 # of Causal and Full equal, and jit, where hashes happen to meet, takes one for the other.
 @jax.tree_util.register_static
@@ -61,6 +79,20 @@ class Until:
 Visible = Causal | Full | Until
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Head:
+    """What speaks in the vocabulary's place: C outputs for each document, or for each token."""
+
+    name: str
+    """Of its parameters, which all heads of one name share."""
+    outputs: int
+    """C: classes; 1 for a number (regression)."""
+    pool: Literal["first", "last", "mean"] | None = None
+    """What is made of a segment's states: slot s is that of segment s + 1. None: a slot is a
+    token's, as with the vocabulary."""
+
+
 class Source(NamedTuple):
     """What the encoder of an encoder-decoder body sees."""
 
@@ -77,9 +109,10 @@ class Example:
     inputs: jax.Array
     """int32[B, L]: what the model sees."""
     predict: jax.Array | None
-    """int32[B, P]: the row positions it must speak at; None: all of them in order, P = L."""
+    """int32[B, P]: the row positions it must speak at; None: all of them in order, P = L, or
+    those that its head pools."""
     targets: jax.Array
-    """int32[B, P]: what it should say there."""
+    """int32[B, P]: what it should say there: ids, or numbers of classes."""
     weights: jax.Array
     """float32[B, P]: how much that counts; 0 marks an unused slot."""
     segments: jax.Array
@@ -88,6 +121,8 @@ class Example:
     """int32[B, L]: where in its segment."""
     visible: Visible
     source: Source | None = None
+    head: Head | None = None
+    """What speaks; None: the vocabulary."""
 
 
 def positions_of(segments_BL: jax.Array) -> jax.Array:

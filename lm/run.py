@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,7 +102,7 @@ class Run(Config):
     model: Model = Transformer()
     optimizer: Optimizer = Adamw()
     schedule: Schedule = WarmupStableDecay()
-    tokens: Annotated[int, Meta(ge=1, description="budget: positions trained on")] = 1_000_000
+    tokens: Annotated[int, Meta(ge=1, description="budget: tokens trained on")] = 1_000_000
     start: (
         Annotated[
             Start,
@@ -164,6 +165,21 @@ def steps(run: Run) -> int:
     return -(-run.tokens // (run.data.batch * run.data.length))
 
 
+def in_positions(run: Run, row_tokens: float) -> Run:
+    """The run with its budget in positions, where rows hold `row_tokens` that are no padding.
+
+    Rows of a stream are full, and so the run stays as it is.
+
+    >>> whole = Run(tokens=1000, data=Data(length=40, packing="whole"))
+    >>> in_positions(whole, 25.0).tokens, in_positions(whole, 40.0) is whole
+    (1600, True)
+    """
+    if row_tokens == run.data.length:
+        return run
+    positions = math.ceil(run.tokens * run.data.length / row_tokens)
+    return msgspec.structs.replace(run, tokens=positions)
+
+
 def evaluation_steps(run: Run) -> list[int]:
     """After which steps validation happens, the last one always among them.
 
@@ -186,6 +202,7 @@ def validate(run: Run) -> Run:
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")
+    check_channels(run)
     if run.objective.source and not run.model.reads_source:
         raise UserError(
             "objective: its examples have a source for an encoder, and model.type="
@@ -210,6 +227,29 @@ def validate(run: Run) -> Run:
             f" nearest: {near}"
         )
     return run
+
+
+def check_channels(run: Run) -> None:
+    """Raises UserError where the objective reads what the run's rows do not hold."""
+    if run.objective.whole and run.data.packing != "whole":
+        kind = run.objective.__struct_config__.tag
+        raise UserError(
+            f"data.packing={run.data.packing}: objective.type={kind} asks of whole documents;"
+            " must be whole"
+        )
+    channels = {channel.name: channel for channel in run.data.corpus.channels}
+    for name, classes in run.objective.needs.items():
+        if name not in channels:
+            has = ", ".join(channels) or "none"
+            raise UserError(
+                f"data.corpus: the objective reads the channel {name}, and this text has {has};"
+                f" data.corpus.type=jsonl has it with data.corpus.{name}"
+            )
+        if classes != channels[name].classes:
+            raise UserError(
+                f"objective.classes={classes}, but the text's channel {name} has"
+                f" {channels[name].classes}"
+            )
 
 
 LARGEST = 2**31 - 1

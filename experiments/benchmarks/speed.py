@@ -70,6 +70,7 @@ from lm.evaluate.scorers.any_order import AnyOrder as AnyOrderBound
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scoring import Effort
+from lm.example import Batch
 from lm.generate import generate as say
 from lm.model import Transformer
 from lm.numerics import Einsum
@@ -475,13 +476,13 @@ def evaluate(plan: Plan) -> Result:
     ):
         program = compiled(shape, OBJECTIVES[arm])
         params = program.init().params
-        step = partial(program.validate, params, *program.place(host_rows), jax.random.key(0))
+        step = partial(program.validate, params, program.place(host_rows), jax.random.key(0))
         scoring: Callable[[], Any] = partial(
             score,
             scorer,
             program.body,
             params,
-            [host_rows],
+            [(host_rows.tokens_BL, host_rows.segments_BL)],
             vocabulary=vocabulary,
             replicates=replicates,
         )
@@ -617,17 +618,17 @@ def _fit(run: Run, plan: Plan, folder: Path) -> Result:
     }
 
 
-def _bare(program: Program, rows: tuple[jax.Array, jax.Array], steps: int) -> float:
+def _bare(program: Program, rows: Batch, steps: int) -> float:
     """Seconds a step where a batch is there already and nothing is recorded.
 
     The loop reads what a step found while the next one runs, as `fit` does.
     """
-    state, found = program.step(program.init(), *rows)
+    state, found = program.step(program.init(), rows)
     jax.block_until_ready(found)
     start = time.perf_counter()
     for _ in range(steps):
         before = found
-        state, found = program.step(state, *rows)
+        state, found = program.step(state, rows)
         jax.device_get(before)
     jax.device_get(found)
     return (time.perf_counter() - start) / steps

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm.data import Data, Rows
+from lm.data import Data
 from lm.distributed import mesh
 from lm.distributed.process import prepare_machine
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
 from lm.model import Transformer
 from lm.objectives import Causal, Objective
 from lm.run import Run
@@ -101,12 +101,12 @@ def compiled(shape: Shape, objective: Objective = CAUSAL) -> Compiled:
     return prepare(run, vocabulary_of(shape), mesh.make(run.mesh, jax.devices()[:1]))
 
 
-def random_rows(shape: Shape) -> Rows:
+def random_rows(shape: Shape) -> Batch:
     """Rows of random pieces, each one document."""
     size = (shape.batch, shape.length)
     tokens_BL = np.random.default_rng(1).integers(4, shape.vocabulary, size, dtype=np.int32)
     tokens_BL[:, 0] = vocabulary_of(shape).begin
-    return Rows(tokens_BL, np.ones(size, np.int32))
+    return Batch(tokens_BL, np.ones(size, np.int32))
 
 
 def ours(shape: Shape, objective: Objective = CAUSAL) -> Program:
@@ -120,7 +120,7 @@ def ours(shape: Shape, objective: Objective = CAUSAL) -> Program:
     def step() -> Any:
         nonlocal state, metrics
         before = metrics
-        state, metrics = program.step(state, *rows)
+        state, metrics = program.step(state, rows)
         jax.block_until_ready(before)  # a step late, as `fit` reads them
         return metrics
 

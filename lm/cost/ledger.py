@@ -50,11 +50,14 @@ class Cost(Config):
 def parameters(run: Run, vocabulary_size: int) -> Parameters:
     """Parameters of the run's model."""
     groups = run.model.parameters(vocabulary_size)
+    heads = sum(head.outputs for head in run.objective.heads)
+    if heads:
+        groups = groups | {"heads": heads * (run.model.width + 1)}
     total = sum(groups.values())
     return Parameters(
         total=total,
         non_embedding=total - groups["embedding"],
-        matmul=sum(run.model.matrices(vocabulary_size).values()),
+        matmul=sum(run.model.matrices(vocabulary_size).values()) + heads * run.model.width,
         groups=groups,
     )
 
@@ -69,13 +72,18 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
 
 def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str, int]:
     """Forward FLOPs by component of one batch of an objective."""
-    return run.model.products(
+    rows, slots = run.data.batch, objective.slots(run.data.length)
+    found = run.model.products(
         vocabulary_size,
-        rows=run.data.batch,
+        rows=rows,
         length=objective.positions(run.data.length),
-        slots=objective.slots(run.data.length),
+        slots=slots,
         visible=objective.visible,
     )
+    if objective.heads:  # which speak in the vocabulary's place
+        outputs = sum(head.outputs for head in objective.heads)
+        found["head"] = 2 * rows * slots * outputs * (run.model.width + 1)
+    return found
 
 
 def cost(run: Run, vocabulary_size: int) -> Cost:

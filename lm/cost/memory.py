@@ -5,6 +5,7 @@ cannot fit; `lm plan` says exactly what a compiler makes of it.
 """
 
 import bisect
+import math
 import os
 import resource
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lm.config import UserError, override
 from lm.cost import ledger
@@ -72,10 +74,14 @@ def least(run: Run, platform: str) -> dict[str, int]:
         "products": 6 * model.width + 2 * model.mlp_width,
         "none": 16 * model.width + 4 * model.mlp_width,
     }[run.remat]
+    channels = sum(
+        np.dtype(channel.dtype).itemsize * math.prod(channel.shape)
+        for channel in run.data.corpus.channels
+    )
     found = {
         STATE: 4 * parameters * (2 + moments),
-        # Tokens and segments, on the devices and in the reader's buffer.
-        ROWS: 2 * 4 * rows * length * (1 + min(8, steps(run))),
+        # Tokens, segments and channels, on the devices and in the reader's buffer.
+        ROWS: (2 * 4 + channels) * rows * length * (1 + min(8, steps(run))),
         ACTIVATIONS: positions * model.depth * kept,
         DOCUMENTS: 80 * (run.data.corpus.expected_documents or 0),
     }

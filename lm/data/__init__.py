@@ -5,23 +5,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
 from lm.config import Config, UserError
 from lm.data.batches import (
     Batches,
-    Rows,
+    Packing,
     documents_at,
     most_content,
     n_rows,
+    row_tokens,
     rows,
     unique_rows,
 )
 from lm.data.corpora import Digest, Survey, forget, share_of, survey
 from lm.data.lengths import LengthModel
-from lm.data.sources import Corpus, Document, Hmm, Stdlib, Text, Tfds
-from lm.data.store import Key, Split, open_store
+from lm.data.sources import Channel, Corpus, Document, Hmm, Jsonl, Part, Stdlib, Text, Tfds
+from lm.data.store import Split, open_store
 from lm.data.tokenizers import (
     Bytes,
     SentencePiece,
@@ -36,12 +38,15 @@ from lm.data.tokenizers import (
 __all__ = [
     "Batches",
     "Bytes",
+    "Channel",
     "Corpus",
     "Data",
     "Document",
     "Hmm",
+    "Jsonl",
     "LengthModel",
-    "Rows",
+    "Packing",
+    "Part",
     "SentencePiece",
     "Split",
     "Stdlib",
@@ -57,6 +62,7 @@ __all__ = [
     "n_rows",
     "open_tokenizer",
     "open_tokens",
+    "row_tokens",
     "rows",
     "save_tokenizer",
     "tokenizer_of",
@@ -82,6 +88,10 @@ class Data(Config, frozen=True):
         ]
         | None
     ) = None
+    packing: Annotated[
+        Packing,
+        Meta(description="rows are cut from the stream of documents, or hold whole ones"),
+    ] = "stream"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +110,16 @@ class Tokens:
         # The begin token is never asked for.
         return LengthModel.fit(np.diff(self.train.offsets) - 1)
 
+    def row_tokens(self, data: Data) -> float:
+        """Tokens of a training row that are no padding, on average."""
+        return row_tokens(self.train, data.length, data.packing)
+
     def batches(self, data: Data, seed: int) -> Batches:
         """What a run of these settings is trained on."""
         vocabulary = self.tokenizer.vocabulary
-        return Batches(self.train, vocabulary, data.length, data.batch, seed, data.unique)
+        return Batches(
+            self.train, vocabulary, data.length, data.batch, seed, data.unique, data.packing
+        )
 
 
 def corpus_digest(data: Data) -> str:
@@ -126,19 +142,24 @@ def open_tokens(data: Data, tokenizer: Tokenizer | None = None) -> Tokens:
     def same_documents() -> Iterator[Document]:
         digest = Digest()
         for document in data.corpus.read():
-            digest.add(document.id, document.text.encode())
+            digest.add(document.id, document.content)
             yield document
         if digest.hex() != found.digest:
             forget(data.corpus, data.validation)
             raise UserError("data.corpus: its files changed while they were read; run again")
 
-    key: Key = {
+    key: dict[str, str | float | int] = {
         "format": 1,
         "corpus": found.digest,
         "tokenizer": tokenizer.digest,
         "validation": data.validation,
     }
-    splits = open_store(key, same_documents(), tokenizer, data.validation)
+    channels = data.corpus.channels
+    if channels:
+        key["channels"] = msgspec.json.encode(channels).decode()
+    splits = open_store(
+        key, same_documents(), tokenizer, data.validation, channels, data.corpus.too_long
+    )
     return Tokens(
         tokenizer, splits["train"], splits["validation"], found.digest, tokenizer.digest
     )

@@ -1,31 +1,27 @@
 """Batches: every step's rows as a pure function of the seed and the step.
 
-A row of length L is a window of L pieces of the stream, and the next begins on its last one.
-Position 0, overwritten by the begin piece, is no target, so each piece of the stream is a
-target candidate once in an epoch. Segments come from the document offsets.
+Packed as a `stream`, a row of length L is a window of L pieces of the stream, and the next
+begins on its last one. Position 0, overwritten by the begin piece, is no target, so each piece
+of the stream is a target candidate once in an epoch. Segments come from the document offsets.
+Packed `whole`, a row holds documents that are not cut (`lm.data.packing`), then padding.
 """
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import grain
 import numpy as np
 
 from lm.config import UserError
+from lm.data.packing import table_of
 from lm.data.store import Split
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
 
-
-class Rows(NamedTuple):
-    """What an objective is given."""
-
-    tokens_BL: np.ndarray
-    """int32[B, L]."""
-    segments_BL: np.ndarray
-    """int32[B, L]: which document of the row, from 1; 0 is padding."""
+Packing = Literal["stream", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +35,9 @@ class Batches:
     seed: int
     unique: int | None = None
     """Tokens that are read, and then read again; None: all of the split's."""
+    packing: Packing = "stream"
 
-    def __call__(self, step: int, part: slice | np.ndarray = slice(None)) -> Rows:
+    def __call__(self, step: int, part: slice | np.ndarray = slice(None)) -> Batch:
         """The rows of global batch `step`, or the `part` of them that this host reads.
 
         The split's n rows are shuffled anew in each epoch, and the stream of rows does not stop
@@ -48,8 +45,8 @@ class Batches:
         `unique`, an epoch is the first so many rows of that order, so that runs of one seed
         differ in nothing until the one with less has to repeat.
         """
-        n = n_rows(self.split, self.length)
-        few = unique_rows(self.split, self.length, self.unique)
+        n = n_rows(self.split, self.length, self.packing)
+        few = unique_rows(self.split, self.length, self.unique, self.packing)
         indices = []
         for g in (step * self.batch + np.arange(self.batch)[part]).tolist():
             epoch, index = divmod(g, few)
@@ -58,27 +55,44 @@ class Batches:
                     index = shuffled(index, few, seed=self.seed, epoch=epoch)
                 epoch = 0
             indices.append(shuffled(index, n, seed=self.seed, epoch=epoch))
-        return rows(self.split, indices, self.length, self.vocabulary)
+        return rows(self.split, indices, self.length, self.vocabulary, self.packing)
 
     def iterate(
         self, start: int, stop: int, part: slice | np.ndarray = slice(None)
-    ) -> Iterator[Rows]:
+    ) -> Iterator[Batch]:
         """The same for steps `start .. stop - 1`, read ahead in background threads."""
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
         steps = grain.MapDataset.range(start, stop).map(lambda step: self(int(step), part))
         return iter(steps.to_iter_dataset(options))
 
 
-def n_rows(split: Split, length: int) -> int:
-    """How many rows the stream gives: every piece but the first is a target once."""
+def n_rows(split: Split, length: int, packing: Packing = "stream") -> int:
+    """How many rows there are: of a stream, every piece but the first is a target once."""
+    if packing == "whole":
+        return len(table_of(split, length).rows) - 1
     return -(-(split.size - 1) // (length - 1))
 
 
-def most_content(split: Split, length: int) -> int:
-    """Content pieces of a row: the most of up to 1024 rows, evenly spaced.
+def row_tokens(split: Split, length: int, packing: Packing = "stream") -> float:
+    """Tokens of a row that are no padding, on average over the split.
+
+    Every row of a stream is full, but for the last one, which is not counted as less.
+    """
+    if packing == "stream":
+        return float(length)
+    tokens = int(np.minimum(np.diff(split.offsets), length).sum())
+    return tokens / n_rows(split, length, packing)
+
+
+def most_content(split: Split, length: int, packing: Packing = "stream") -> int:
+    """Content pieces of a row: the most of up to 1024 rows of a stream, evenly spaced.
 
     All but a row's first piece, and the begin pieces of documents, are content.
     """
+    if packing == "whole":
+        starts_R, documents = table_of(split, length)
+        content = np.minimum(np.diff(split.offsets), length)[documents] - 1
+        return int(np.add.reduceat(content, starts_R[:-1]).max(initial=0))
     rows = n_rows(split, length)
     starts_R = np.linspace(0, rows - 1, min(rows, 1024)).astype(np.int64) * (length - 1)
     lasts_R = np.minimum(starts_R + length, split.size) - 1
@@ -86,31 +100,72 @@ def most_content(split: Split, length: int) -> int:
     return int((lasts_R - starts_R - begun_R).max())
 
 
-def unique_rows(split: Split, length: int, unique: int | None) -> int:
+def unique_rows(
+    split: Split, length: int, unique: int | None, packing: Packing = "stream"
+) -> int:
     """How many rows hold that many tokens, the last one whole; all rows, where it is None.
 
-    Raises UserError where the split has fewer.
+    Rows of whole documents count as what they hold on average. Raises UserError where the split
+    has fewer.
     """
-    n = n_rows(split, length)
+    n = n_rows(split, length, packing)
     if unique is None:
         return n
-    if unique > n * length:
+    each = row_tokens(split, length, packing)
+    if unique > n * each:
         raise UserError(
-            f"data.unique={unique}: the training text has {n * length:,} tokens in"
+            f"data.unique={unique}: the training text has {round(n * each):,} tokens in"
             f" {n:,} rows; at most that, or none for all"
         )
-    return -(-unique // length)
+    return min(n, math.ceil(unique / each))
 
 
 def rows(
-    split: Split, indices: list[int] | np.ndarray, length: int, vocabulary: Vocabulary
-) -> Rows:
-    """Rows by their index in the unshuffled stream; the last one ends in padding."""
+    split: Split,
+    indices: list[int] | np.ndarray,
+    length: int,
+    vocabulary: Vocabulary,
+    packing: Packing = "stream",
+) -> Batch:
+    """Rows by their index, before any shuffle; the last one of a stream ends in padding."""
+    if packing == "whole":
+        return _whole_rows(split, indices, length)
     starts_B = np.asarray(indices, np.int64) * (length - 1)
     tokens_BL = split.read(starts_B, length)
     segments_BL = segments_of(split.offsets, starts_B, length)
     tokens_BL[:, 0] = vocabulary.begin
-    return Rows(tokens_BL, segments_BL)
+    return Batch(tokens_BL, segments_BL, split.read_channels(starts_B, length))
+
+
+def _whole_rows(split: Split, indices: list[int] | np.ndarray, length: int) -> Batch:
+    table = table_of(split, length)
+    held_B = [table.documents[slice(*table.rows[r : r + 2])] for r in np.asarray(indices)]
+    documents = np.concatenate([np.zeros(0, np.int64), *held_B])
+    starts = split.offsets[documents]
+    sizes = np.minimum(split.offsets[documents + 1] - starts, length)
+    longest = int(sizes.max(initial=0))
+    row = np.repeat(np.arange(len(held_B)), [len(held) for held in held_B])
+    ends = np.cumsum(sizes)
+    # Where each document begins in its row: after those before it in the same row.
+    first = np.searchsorted(row, row)
+    place = ends - sizes - (ends - sizes)[first]
+
+    def lay_out(windows: np.ndarray, fill: float) -> np.ndarray:
+        found = np.full((len(held_B), length, *windows.shape[2:]), fill, windows.dtype)
+        for window, r, start, size in zip(windows, row, place, sizes, strict=True):
+            found[r, start : start + size] = window[:size]
+        return found
+
+    segment = (np.arange(len(row)) - first + 1).astype(np.int32)
+    channels = split.read_channels(starts, longest)
+    return Batch(
+        lay_out(split.read(starts, longest), split.tokenizer.vocabulary.pad),
+        lay_out(np.broadcast_to(segment[:, None], (len(row), longest)), 0),
+        {
+            channel.name: lay_out(channels[channel.name], channel.fill)
+            for channel in split.channels
+        },
+    )
 
 
 def segments_of(offsets: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def survey(corpus: Corpus, validation: float) -> Survey:
     digest, counts, shares = Digest(), {True: [0, 0], False: [0, 0]}, [math.inf, 0.0]
     for document in corpus.read():
         content = document.text.encode()
-        digest.add(document.id, content)
+        digest.add(document.id, document.content)
         share = share_of(content)
         shares = [min(shares[0], share), max(shares[1], share)]
         count = counts[share < validation]

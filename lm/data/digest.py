@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def chained(before: jax.Array, *arrays: jax.Array) -> jax.Array:
+def chained(before: jax.Array, batch: Any) -> jax.Array:
     """The digest of all batches so far, uint32[2], from the one before and a batch's arrays."""
-    return array_digest(jnp.concatenate([before, *map(array_digest, arrays)]))
+    return array_digest(jnp.concatenate([before, *map(array_digest, jax.tree.leaves(batch))]))
 
 
 def chain_text(batches: Any) -> str:

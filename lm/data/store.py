@@ -1,10 +1,11 @@
 """The token store: a corpus as arrays on disk, checked whole before it is used.
 
 Under `$LM_CACHE/tokens/KEY/`, for each split: `tokens` (all documents' pieces, each document
-between a begin and an end piece), `offsets` (where each begins, and the end), `bytes` (its
-length in UTF-8), zarr 3 arrays with checksums, and `ids.json`. `manifest.json`, written last,
-holds the key and the length and SHA-256 of every file, because the arrays' own checksums do not
-see a chunk that is missing (it would read as zeros) or that belongs to another store.
+between a begin and an end piece), `channels/NAME` (what the source says of each of them),
+`offsets` (where each document begins, and the end), `bytes` (its length in UTF-8), zarr 3
+arrays with checksums, and `ids.json`. `manifest.json`, written last, holds the key and the
+length and SHA-256 of every file, because the arrays' own checksums do not see a chunk that is
+missing (it would read as zeros) or that belongs to another store.
 """
 
 import contextlib
@@ -12,8 +13,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import tensorstore as ts
 
 from lm.data import cache
 from lm.data.corpora import share_of
-from lm.data.sources import Document
+from lm.data.sources import Channel, Document, Part
+from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
 
 Key = Mapping[str, str | float | int]
@@ -39,6 +41,10 @@ class Split:
     """int64[documents]: length of each document in UTF-8."""
     ids: list[str]
     tokenizer: Tokenizer
+    channels: Mapping[Channel, ts.TensorStore] = field(default_factory=dict)
+    """What the source says of each token of the stream."""
+    too_long: TooLong = "refuse"
+    """What the source says of a document that is longer than a row."""
 
     @property
     def size(self) -> int:
@@ -47,12 +53,30 @@ class Split:
 
     def read(self, starts: Iterable[int], length: int) -> np.ndarray:
         """Windows of the stream, int32[len(starts), length]; past its end is padding."""
+        return self._windows(self.tokens, starts, length, self.tokenizer.vocabulary.pad)
+
+    def read_channels(self, starts: Iterable[int], length: int) -> dict[str, np.ndarray]:
+        """The same windows of each channel, [len(starts), length, ...], by its name."""
+        return {
+            channel.name: self._windows(stored, starts, length, channel.fill, channel)
+            for channel, stored in self.channels.items()
+        }
+
+    def _windows(
+        self,
+        stored: ts.TensorStore,
+        starts: Iterable[int],
+        length: int,
+        fill: float,
+        channel: Channel | None = None,
+    ) -> np.ndarray:
         with ts.Batch() as batch:
             reads = [
-                self.tokens[start : min(start + length, self.size)].read(batch=batch)
+                stored[start : min(start + length, self.size)].read(batch=batch)
                 for start in map(int, starts)
             ]
-        windows = np.full((len(reads), length), self.tokenizer.vocabulary.pad, np.int32)
+        shape, dtype = (channel.shape, channel.dtype) if channel else ((), "int32")
+        windows = np.full((len(reads), length, *shape), fill, dtype)
         for window, read in zip(windows, reads, strict=True):
             found = read.result()
             window[: len(found)] = found
@@ -65,7 +89,12 @@ class Split:
 
 
 def open_store(
-    key: Key, documents: Iterable[Document], tokenizer: Tokenizer, validation: float
+    key: Key,
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    validation: float,
+    channels: Sequence[Channel] = (),
+    too_long: TooLong = "refuse",
 ) -> dict[str, Split]:
     """The store of `key`, built from `documents` if it is not there or not whole.
 
@@ -76,8 +105,11 @@ def open_store(
     if damage := _damage(folder, key):
         if folder.exists():
             cache.log.warning("token store %s: %s; building it again", folder, damage)
-        _build(folder, key, documents, tokenizer, validation)
-    return {name: _open_split(folder / name, tokenizer) for name in ("train", "validation")}
+        _build(folder, key, documents, tokenizer, validation, channels)
+    return {
+        name: _open_split(folder / name, tokenizer, channels, too_long)
+        for name in ("train", "validation")
+    }
 
 
 def _damage(folder: Path, key: Key) -> str | None:
@@ -101,19 +133,18 @@ def _build(
     documents: Iterable[Document],
     tokenizer: Tokenizer,
     validation: float,
+    channels: Sequence[Channel],
 ) -> None:
     with cache.unfinished(folder.parent) as temporary:
         store = temporary / "store"
         dtype = "uint16" if tokenizer.vocabulary.size <= 2**16 else "uint32"
-        train = _Writer(store / "train", dtype)
-        held_out = _Writer(store / "validation", dtype)
+        train = _Writer(store / "train", dtype, channels)
+        held_out = _Writer(store / "validation", dtype, channels)
         for batch in _batches(documents):
-            encoded = tokenizer.encode_all([document.text for document in batch])
-            for document, ids in zip(batch, encoded, strict=True):
+            streams = _streams(batch, tokenizer, channels)
+            for document, stream in zip(batch, streams, strict=True):
                 content = document.text.encode()
                 writer = held_out if share_of(content) < validation else train
-                special = tokenizer.vocabulary
-                stream = np.concatenate([[special.begin], ids, [special.end]])
                 writer.add(document.id, len(content), stream)
         train.close()
         held_out.close()
@@ -142,63 +173,117 @@ def _move_in(built: Path, folder: Path, key: Key) -> None:
         shutil.rmtree(built.parent / "damaged", ignore_errors=True)
 
 
+def _streams(
+    documents: Sequence[Document], tokenizer: Tokenizer, channels: Sequence[Channel]
+) -> Iterator[list[np.ndarray]]:
+    """The tokens of each document, begin and ends among them, and its channels."""
+    parts = [document.parts or (Part(document.text),) for document in documents]
+    encoded = iter(tokenizer.encode_all([part.text for each in parts for part in each]))
+    special = tokenizer.vocabulary
+    for each in parts:
+        tokens = [np.append(next(encoded), special.end) for _ in each]
+        tokens[0] = np.insert(tokens[0], 0, special.begin)
+        yield [
+            np.concatenate(tokens),
+            *(
+                np.concatenate(
+                    [
+                        np.full(
+                            (len(ids), *channel.shape),
+                            part.values.get(channel.name, channel.fill),
+                            channel.dtype,
+                        )
+                        for part, ids in zip(each, tokens, strict=True)
+                    ]
+                )
+                for channel in channels
+            ),
+        ]
+
+
 class _Writer:
     """Appends documents to a split, a shard at a time, so that no shard is written twice."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path, dtype: str, channels: Sequence[Channel]) -> None:
         self._folder = folder
-        self._dtype = dtype
-        self._tokens = _create(folder / "tokens", dtype, 0)
-        self._pending: list[np.ndarray] = []
-        self._written = self._waiting = 0
+        self._arrays = [_Array(folder / "tokens", dtype)]
+        self._arrays += [_Array(path, c.dtype, c.shape) for path, c in _paths(folder, channels)]
         self._offsets, self._bytes, self._ids = [0], list[int](), list[str]()
 
-    def add(self, id: str, size: int, stream: np.ndarray) -> None:
+    def add(self, id: str, size: int, stream: list[np.ndarray]) -> None:
+        """Adds a document of `size` bytes: its tokens, and what each channel says of them."""
         self._ids.append(id)
         self._bytes.append(size)
-        self._offsets.append(self._offsets[-1] + len(stream))
-        self._pending.append(stream.astype(self._dtype))
-        self._waiting += len(stream)
+        self._offsets.append(self._offsets[-1] + len(stream[0]))
+        for array, values in zip(self._arrays, stream, strict=True):
+            array.add(values)
+
+    def close(self) -> None:
+        for array in self._arrays:
+            array.close()
+        for name, values in (("offsets", self._offsets), ("bytes", self._bytes)):
+            numbers = np.array(values, np.int64)
+            _create(self._folder / name, "int64", numbers.shape).write(numbers).result()
+        (self._folder / "ids.json").write_text(json.dumps(self._ids))
+
+
+class _Array:
+    """An array that grows along its first axis, written a shard at a time."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
+        self._dtype, self._shape = dtype, shape
+        self._stored = _create(path, dtype, (0, *shape))
+        self._pending: list[np.ndarray] = []
+        self._written = self._waiting = 0
+
+    def add(self, values: np.ndarray) -> None:
+        self._pending.append(values.astype(self._dtype))
+        self._waiting += len(values)
         if self._waiting >= _SHARD:
             self._flush(self._waiting // _SHARD * _SHARD)
 
     def close(self) -> None:
         self._flush(self._waiting)
-        for name, values in (("offsets", self._offsets), ("bytes", self._bytes)):
-            array = np.array(values, np.int64)
-            _create(self._folder / name, "int64", len(array)).write(array).result()
-        (self._folder / "ids.json").write_text(json.dumps(self._ids))
 
     def _flush(self, count: int) -> None:
-        waiting = np.concatenate([np.zeros(0, self._dtype), *self._pending])
+        empty = np.zeros((0, *self._shape), self._dtype)
+        waiting = np.concatenate([empty, *self._pending])
         end = self._written + count
-        self._tokens = self._tokens.resize(exclusive_max=[end]).result()
-        self._tokens[self._written : end].write(waiting[:count]).result()
+        self._stored = self._stored.resize(exclusive_max=[end, *self._shape]).result()
+        self._stored[self._written : end].write(waiting[:count]).result()
         self._pending, self._written = [waiting[count:]], end
         self._waiting -= count
+
+
+def _paths(folder: Path, channels: Sequence[Channel]) -> list[tuple[Path, Channel]]:
+    return [(folder / "channels" / channel.name, channel) for channel in channels]
 
 
 _SHARD, _CHUNK = 1 << 22, 1 << 14  # tokens in a file; tokens read, and checked, at once
 
 
-def _create(path: Path, dtype: str, size: int) -> ts.TensorStore:
+def _create(path: Path, dtype: str, shape: tuple[int, ...]) -> ts.TensorStore:
     codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = {"chunk_shape": [_CHUNK], "codecs": codecs, "index_codecs": codecs}
+    chunk, shard = [_CHUNK, *shape[1:]], [_SHARD, *shape[1:]]
+    sharding = {"chunk_shape": chunk, "codecs": codecs, "index_codecs": codecs}
     metadata = {
         "data_type": dtype,
-        "shape": [size],
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [_SHARD]}},
+        "shape": list(shape),
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
     return ts.open({**_spec(path), "metadata": metadata}, create=True).result()
 
 
-def _open_split(folder: Path, tokenizer: Tokenizer) -> Split:
+def _open_split(
+    folder: Path, tokenizer: Tokenizer, channels: Sequence[Channel], too_long: TooLong
+) -> Split:
     # a store never changes, so what was read once need not be looked at again
     context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}})
-    tokens, offsets, sizes = (
-        ts.open({**_spec(folder / name), "recheck_cached_data": "open"}, context=context)
-        for name in ("tokens", "offsets", "bytes")
+    paths = [folder / name for name in ("tokens", "offsets", "bytes")]
+    tokens, offsets, sizes, *others = (
+        ts.open({**_spec(path), "recheck_cached_data": "open"}, context=context)
+        for path in [*paths, *(path for path, _ in _paths(folder, channels))]
     )
     return Split(
         tokens.result(),
@@ -206,6 +291,8 @@ def _open_split(folder: Path, tokenizer: Tokenizer) -> Split:
         sizes.result().read().result(),
         json.loads((folder / "ids.json").read_bytes()),
         tokenizer,
+        {channel: each.result() for channel, each in zip(channels, others, strict=True)},
+        too_long,
     )
 
 

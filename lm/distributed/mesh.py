@@ -24,6 +24,7 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "kv": ("tensor",),
     "head": (),
     "vocab": ("tensor",),
+    "classes": (),
     # activations
     "batch": ("replica", "fsdp"),
     "length": ("context",),

@@ -19,12 +19,17 @@ USUAL = Effort()
 
 
 def evaluate(trained: Trained, effort: Effort = USUAL) -> dict[str, Any]:
-    """Scores, probe, baselines and a sample of what the model says, as plain JSON values."""
+    """Scores, probe, baselines and a sample of what the model says, as plain JSON values.
+
+    Nothing, for a model that no scorer is valid for: it was not trained to predict tokens.
+    """
     asked = {
         name: scorer
         for name, scorer in valid(trained.run, effort).items()
         if effort.orders is not None or not isinstance(scorer, FixedOrder)
     }
+    if not asked:
+        return {}  # its validation tells all that is asked of it
     scores = {name: score_by(trained, scorer, effort) for name, scorer in asked.items()}
     windows = Windows.of(trained, trained.tokens.validation, effort.rows)
     name, headline = next(iter(scores.items()))

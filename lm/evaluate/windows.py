@@ -33,7 +33,8 @@ class Windows:
         data, tokenizer = trained.run.data, trained.tokens.tokenizer
         there = n_rows(split, data.length)
         index_R = np.unique(np.linspace(0, there - 1, min(number or there, there)).astype(int))
-        tokens_RL, segments_RL = rows(split, index_R, data.length, tokenizer.vocabulary)
+        read = rows(split, index_R, data.length, tokenizer.vocabulary)
+        tokens_RL, segments_RL = np.asarray(read.tokens_BL), np.asarray(read.segments_BL)
         text = text_of(
             tokens_RL,
             segments_RL,

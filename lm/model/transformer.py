@@ -22,6 +22,7 @@ from lm.model.backends import (
     choose,
     pairs,
 )
+from lm.model.heads import Outputs, pooled
 from lm.numerics import Einsum, Precision
 
 Remat = Literal["none", "products", "block"]
@@ -307,6 +308,12 @@ class Body(nn.Module):
             x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
             slots = "slots"
         hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
+        if (head := example.head) is not None:
+            if head.pool is not None:
+                number, slots = example.targets.shape[1], "slots"
+                hidden_BPD = pooled(hidden_BPD, example.segments, number, head)
+            outputs = Outputs(head, name=f"head_{head.name}")
+            return Output(*outputs(hidden_BPD))
         hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", slots, "act_embed"))
         output = Output(hidden_BPD, unembedding_VD)
         if past is None or kept is None:

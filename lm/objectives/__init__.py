@@ -1,13 +1,14 @@
 """What is hidden and what must be predicted. A new objective: one file, one line in plain.py.
 
-An objective is a frozen value. Called with `(tokens_BL, segments_BL, vocabulary, key,
-progress)` it returns the `Example` to train on, on device, inside the jitted step;
+An objective is a frozen value. Called with `(batch, vocabulary, key, progress)`
+it returns the `Example` to train on, on device, inside the jitted step;
 `slots(length)` is its P. `lm prove` shows that no logit of it depends on what it must not see.
 """
 
 from lm.objectives.any_order import AnyOrder
 from lm.objectives.base import Answer, Base
 from lm.objectives.causal import Causal
+from lm.objectives.classify import Classify
 from lm.objectives.curriculum import Curriculum
 from lm.objectives.diffusion import Diffusion
 from lm.objectives.masked import Drawn, Masked, Scheduled
@@ -17,13 +18,14 @@ from lm.objectives.prefix import Prefix
 from lm.objectives.shifted import Shifted
 from lm.objectives.spans import Spans
 
-Objective = Plain | Mixture | Curriculum
+Objective = Plain | Mixture | Curriculum | Classify
 
 __all__ = [
     "Answer",
     "AnyOrder",
     "Base",
     "Causal",
+    "Classify",
     "Curriculum",
     "Diffusion",
     "Drawn",

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Example, Full, Visible, Vocabulary, content_of
+from lm.example import Batch, Example, Full, Visible, Vocabulary, content_of
 from lm.objectives.base import Answer, Base
 from lm.objectives.masked import choose, hide
 
@@ -22,8 +22,7 @@ class AnyOrder(Base, tag="any_order"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -38,11 +37,12 @@ class AnyOrder(Base, tag="any_order"):
         ... )
         >>> key = jax.random.key(0)
         >>> example = AnyOrder()(
-        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, key
+        ...     Batch(jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int)), vocabulary, key
         ... )
         >>> float(example.weights.sum())
         4.0
         """
+        tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         number, chosen = jax.random.split(key)
         content_B = content_BL.sum(1)

@@ -5,7 +5,9 @@ from typing import ClassVar, Literal, Self
 import jax
 
 from lm.config import Config
-from lm.example import Example, Visible, Vocabulary
+from lm.example import Batch, Example, Head, Visible, Vocabulary
+from lm.loss import Sum, cross_entropy
+from lm.numerics import Einsum
 
 Answer = Literal["next", "hidden", "hidden before", "spans"]
 """A question that a model was taught to answer, so that scorers know what they may ask.
@@ -32,17 +34,37 @@ class Base(Config):
     steps differ, that of the last one, as with `slots` and `positions`; see `parts`."""
     answers: ClassVar[frozenset[Answer]]
     """What a model trained with it may be asked."""
+    whole: ClassVar[bool] = False
+    """Whether its rows must hold whole documents."""
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
         """The example to train on; `progress` is the share of training that is done."""
         raise NotImplementedError
+
+    def loss(
+        self,
+        output: tuple[jax.Array, jax.Array],
+        example: Example,
+        *,
+        einsum: Einsum,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> dict[str, Sum]:
+        """What training makes small, by the name `loss`, and further numbers to be recorded.
+
+        `output` is the model's: the states that speak, [B, P, D], and the table that turns them
+        into logits, [V, D]. Each is a weighted sum, which microbatches, devices and batches of
+        an evaluation add up, and is divided once by its own weight.
+        """
+        states_BPD, table_VD = output
+        targets, weights = example.targets, example.weights
+        found = cross_entropy(states_BPD, table_VD, targets, weights, einsum=einsum, mesh=mesh)
+        return {"loss": found}
 
     def slots(self, length: int) -> int:
         """Prediction slots P of a row of `length` pieces: a capacity, used or not."""
@@ -63,6 +85,16 @@ class Base(Config):
     def parts(self, steps: int, seed: int) -> dict[Self, int]:
         """The objectives of all steps and how many steps each trains, for the ledger."""
         return {self: steps}
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that its examples ask, but for the vocabulary."""
+        return ()
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """The channels that it reads of a batch, and how many classes each of them has."""
+        return {}
 
     @property
     def source(self) -> bool:

@@ -5,8 +5,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from lm.example import Batch, Example, Visible, Vocabulary, content_of, positions_of
 from lm.example import Causal as SeesBefore
-from lm.example import Example, Visible, Vocabulary, content_of, positions_of
 from lm.objectives.base import Answer, Base
 
 
@@ -22,8 +22,7 @@ class Causal(Base, tag="causal"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -35,10 +34,13 @@ class Causal(Base, tag="causal"):
         ... )
         >>> key = jax.random.key(0)
         >>> segments = jnp.array([[1, 1, 1, 1, 2, 2]])
-        >>> example = Causal()(jnp.array([[2, 5, 6, 3, 2, 7]]), segments, vocabulary, key)
+        >>> example = Causal()(
+        ...     Batch(jnp.array([[2, 5, 6, 3, 2, 7]]), segments), vocabulary, key
+        ... )
         >>> example.targets.tolist(), example.weights.astype(int).tolist()
         ([[5, 6, 3, 2, 7, 0]], [[1, 1, 1, 0, 1, 0]])
         """
+        tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         counts_BL = _shift(content_BL, False) & (_shift(segments_BL, 0) == segments_BL)
         return Example(

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Example, Full, Visible, Vocabulary, content_of
+from lm.example import Batch, Example, Full, Visible, Vocabulary, content_of
 from lm.objectives.base import Answer, Base
 from lm.objectives.masked import choose, hide
 
@@ -22,8 +22,7 @@ class Diffusion(Base, tag="diffusion"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -39,18 +38,19 @@ class Diffusion(Base, tag="diffusion"):
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
-        >>> tokens, segments = jnp.full((8, 1000), 5), jnp.ones((8, 1000), int)
-        >>> example = Diffusion()(tokens, segments, vocabulary, jax.random.key(0))
+        >>> batch = Batch(jnp.full((8, 1000), 5), jnp.ones((8, 1000), int))
+        >>> example = Diffusion()(batch, vocabulary, jax.random.key(0))
         >>> shares = (example.inputs == 1).mean(axis=1)
         >>> bool((abs(8 * jnp.sort(shares) - jnp.arange(8)) < 1.5).all())
         True
         """
+        tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-        batch, length = tokens_BL.shape
+        rows, length = tokens_BL.shape
         rates, number, chosen, shuffled = jax.random.split(key, 4)
         # From (0, 1], as 1/t must be finite. Shuffled, as rows of padding come last.
-        part_B = jax.random.permutation(shuffled, batch) + 1
-        rate_B = (part_B - jax.random.uniform(rates, (batch,))) / batch
+        part_B = jax.random.permutation(shuffled, rows) + 1
+        rate_B = (part_B - jax.random.uniform(rates, (rows,))) / rows
         draws_BL = jax.random.uniform(number, content_BL.shape)
         # Given how many are hidden, which ones is a uniform draw, as in the other objectives.
         hidden_B = jnp.sum(content_BL & (draws_BL < rate_B[:, None]), axis=1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import Example, Full, Visible, Vocabulary, content_of, positions_of
+from lm.example import Batch, Example, Full, Visible, Vocabulary, content_of, positions_of
 from lm.objectives.base import Answer, Base
 from lm.objectives.units import CHARACTER, LONGEST_WORD, choose_units, cut, word_starts
 
@@ -107,8 +107,7 @@ class Masked(Base, tag="masked"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -123,11 +122,12 @@ class Masked(Base, tag="masked"):
         ... )
         >>> key = jax.random.key(0)
         >>> example = Masked(rate=0.5, mask=1, random=0)(
-        ...     jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int), vocabulary, key
+        ...     Batch(jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int)), vocabulary, key
         ... )
         >>> int((example.inputs == 1).sum()), example.weights.tolist()
         (2, [[1.0, 1.0]])
         """
+        tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         chosen, corrupted = jax.random.split(key)
         content_B = content_BL.sum(1)

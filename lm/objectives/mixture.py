@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import Config
+from lm.example import Batch, Example, Full, Until, Visible, Vocabulary
 from lm.example import Causal as SeesBefore
-from lm.example import Example, Full, Until, Visible, Vocabulary
 from lm.objectives.base import Answer, Base
 from lm.objectives.causal import Causal
 from lm.objectives.masked import Masked
@@ -99,8 +99,7 @@ class Mixture(Base, tag="mixture"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -110,25 +109,25 @@ class Mixture(Base, tag="mixture"):
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
-        >>> tokens, segments = jnp.tile(jnp.array([2, 5, 6, 7, 3]), (64, 1)), jnp.ones((64, 5))
-        >>> example = Mixture()(tokens, segments.astype(int), vocabulary, jax.random.key(0))
+        >>> tokens = jnp.tile(jnp.array([2, 5, 6, 7, 3]), (64, 1))
+        >>> example = Mixture()(Batch(tokens, tokens // tokens), vocabulary, jax.random.key(0))
         >>> sorted(set(example.weights.sum(axis=1).astype(int).tolist()))  # 15% of 4; all
         [1, 4]
         """
-        batch, length = tokens_BL.shape
+        rows, length = batch.tokens_BL.shape
         drawn, *keys = jax.random.split(key, 1 + len(self.mixed))
         shares = jnp.log(jnp.array([part.share for part in self.mixed]))
-        which_B = jax.random.categorical(drawn, shares, shape=(batch,))
+        which_B = jax.random.categorical(drawn, shares, shape=(rows,))
         slots, positions = self.slots(length), self.positions(length)
         examples = [
             _alike(
-                part.objective(tokens_BL, segments_BL, vocabulary, key, progress),
+                part.objective(batch, vocabulary, key, progress),
                 slots,
                 positions,
             )
             for part, key in zip(self.mixed, keys, strict=True)
         ]
-        rows_B = jnp.arange(batch)
+        rows_B = jnp.arange(rows)
         return jax.tree.map(lambda *x: jnp.stack(x)[which_B, rows_B], *examples)
 
 
@@ -145,7 +144,7 @@ def _alike(example: Example, slots: int, positions: int) -> Example:
             pass
     values = {field.name: getattr(example, field.name) for field in fields(example)}
     values["predict"] = index_BL if example.predict is None else example.predict
-    del values["source"], values["visible"]
+    del values["source"], values["visible"], values["head"]
     for name, value in values.items():
         size = slots if name in ("predict", "targets", "weights") else positions
         values[name] = jnp.pad(value, ((0, 0), (0, size - value.shape[1])))

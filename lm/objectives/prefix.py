@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Example, Full, Until, Visible, Vocabulary
+from lm.example import Batch, Example, Full, Until, Visible, Vocabulary
 from lm.objectives.base import Answer, Base
 from lm.objectives.causal import Causal
 
@@ -24,8 +24,7 @@ class Prefix(Base, tag="prefix"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -36,14 +35,14 @@ class Prefix(Base, tag="prefix"):
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
-        >>> tokens, segments = jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int)
-        >>> example = Prefix()(tokens, segments, vocabulary, jax.random.key(0))
+        >>> batch = Batch(jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int))
+        >>> example = Prefix()(batch, vocabulary, jax.random.key(0))
         >>> example.visible.until_BL.tolist(), example.weights.astype(int).tolist()
         ([[1, 1, 2, 3, 4]], [[0, 1, 1, 1, 0]])
         """
-        example = Causal()(tokens_BL, segments_BL, vocabulary, key, progress)
-        batch, length = tokens_BL.shape
-        last_B1 = jax.random.randint(key, (batch, 1), 0, length - 1)
+        example = Causal()(batch, vocabulary, key, progress)
+        number, length = batch.tokens_BL.shape
+        last_B1 = jax.random.randint(key, (number, 1), 0, length - 1)
         index_1L = jnp.arange(length)[None, :]
         return replace(
             example,

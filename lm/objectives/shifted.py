@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import jax
 from msgspec import Meta
 
-from lm.example import Example, Full, Visible, Vocabulary
+from lm.example import Batch, Example, Full, Visible, Vocabulary
 from lm.objectives.any_order import AnyOrder
 from lm.objectives.base import Answer, Base
 from lm.objectives.diffusion import Diffusion
@@ -32,8 +32,7 @@ class Shifted(Base, tag="shifted"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -46,12 +45,13 @@ class Shifted(Base, tag="shifted"):
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )
         >>> import jax.numpy as jnp
-        >>> tokens, segments = jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int)
-        >>> example = Shifted()(tokens, segments, vocabulary, jax.random.key(0))
+        >>> tokens = jnp.array([[2, 5, 6, 7, 3]])
+        >>> batch = Batch(tokens, jnp.ones((1, 5), int))
+        >>> example = Shifted()(batch, vocabulary, jax.random.key(0))
         >>> (tokens[0, example.predict[0] + 1] == example.targets[0]).tolist()
         [True]
         """
-        example = self.of(tokens_BL, segments_BL, vocabulary, key, progress)
+        example = self.of(batch, vocabulary, key, progress)
         assert example.predict is not None
         # An unused slot may stand at 0, where nothing is before it; nobody reads what it says.
         return replace(example, predict=(example.predict - 1).clip(0))

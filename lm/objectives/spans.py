@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.example import (
+    Batch,
     Causal,
     Example,
     Full,
@@ -83,8 +84,7 @@ class Spans(Base, tag="spans"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
@@ -101,12 +101,13 @@ class Spans(Base, tag="spans"):
         ...     size=12, pad=0, mask=1, begin=2, end=3, ordinary=6, begins_word=(True,) * 12,
         ...     sentinels=(4, 5),
         ... )
-        >>> tokens, segments = jnp.array([[2, 6, 7, 8, 3]]), jnp.ones((1, 5), int)
+        >>> batch = Batch(jnp.array([[2, 6, 7, 8, 3]]), jnp.ones((1, 5), int))
         >>> spans = Spans(rate=0.5, span=2)
-        >>> example = spans(tokens, segments, vocabulary, jax.random.key(0))
+        >>> example = spans(batch, vocabulary, jax.random.key(0))
         >>> example.inputs[0, :4].tolist(), example.targets[0, :4].tolist()
         ([2, 6, 7, 4], [4, 8, 3, 5])
         """
+        tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         hidden_BL = self._hidden(content_BL, key)
         text, spans = self._room(tokens_BL.shape[1])

@@ -17,7 +17,10 @@ def is_weight(axes: tuple[str, ...]) -> bool:
     return len(sides_of(axes)) == 2
 
 
-_SIDES = (("heads", "head"), ("kv", "head"), ("embed",), ("mlp",), ("vocab",), ("head",))
+_SIDES = (
+    *(("heads", "head"), ("kv", "head"), ("embed",), ("mlp",)),
+    *(("vocab",), ("classes",), ("head",)),
+)
 """Runs of axes that are one side of a matrix: all of its inputs or all of its outputs."""
 
 
@@ -39,8 +42,8 @@ def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 
 def is_layer_matrix(axes: tuple[str, ...]) -> bool:
-    """Whether these are the axes of a matrix of the layers, and not of an embedding."""
-    return is_weight(axes) and "vocab" not in axes
+    """Whether these are the axes of a matrix of the layers, and of no table beside them."""
+    return is_weight(axes) and "vocab" not in axes and "classes" not in axes
 
 
 def is_axes(x: Any) -> bool:

@@ -22,13 +22,13 @@ from jax.experimental.layout import Format
 from lm.config import UserError
 from lm.cost import ledger
 from lm.cost.chips import Chip, parse_slice
-from lm.data import Rows, vocabulary_size
+from lm.data import vocabulary_size
 from lm.distributed import mesh as _mesh
 from lm.distributed.mesh import AXES
 from lm.distributed.process import keep_memory
 from lm.evaluate.scorers.base import nats_of
 from lm.evaluate.scoring import valid
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
 from lm.plan.hlo import Collective, work
 from lm.run import Run, mesh_for
 from lm.train.progress import matmul_peak
@@ -183,15 +183,22 @@ def _step(step: Step, program: Program) -> tuple[Any, Sequence[Any]]:
         jnp.int32,
         sharding=_mesh.sharding(mesh, "batch", "length"),
     )
+    channels = {
+        channel.name: jax.ShapeDtypeStruct(
+            (*rows.shape, *channel.shape), channel.dtype, sharding=rows.sharding
+        )
+        for channel in run.data.corpus.channels
+    }
+    batch = Batch(rows, rows, channels)
     if step == "train":
         seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
-        given = [program.abstract, rows, rows, seed]
+        given = [program.abstract, batch, seed]
         return program.update.lower(*given, run.objective), given
     params = program.abstract.params
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
     if step == "validate":
-        given = [params, rows, rows, key]
+        given = [params, batch, key]
         validate: Any = program.validate
         return validate.lower(*given), given
     scorer = next(iter(valid(run).values()))
@@ -369,12 +376,12 @@ def _measured(program: Program, least: float = 3.0) -> list[float]:
     shape = run.data.batch, run.data.length
     random = np.random.default_rng(0)
     tokens_BL = random.integers(4, vocabulary_size(run.data.tokenizer), shape, dtype=np.int32)
-    part = program.place(Rows(tokens_BL, np.ones(shape, np.int32)))
+    part = program.place(Batch(tokens_BL, np.ones(shape, np.int32)))
     state = program.init()
     seconds: list[float] = []
     while len(seconds) < 6 or sum(seconds[1:]) < least:
         start = time.perf_counter()
-        state, metrics = program.step(state, *part)
+        state, metrics = program.step(state, part)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - start)
     return seconds[1:]

@@ -31,6 +31,7 @@ from lm.run import (
     decided_by,
     differing,
     identity_digest,
+    in_positions,
     read_run,
     same_result,
 )
@@ -166,6 +167,13 @@ def data_digests(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: damaged: {error!r}") from None
 
 
+def budget_in_positions(run: Run, directory: Path) -> Run:
+    """The run as it was trained, by what its directory says of how full its rows were."""
+    if run.data.packing == "stream":
+        return run
+    return in_positions(run, read_json(directory / "data.json")["row_tokens"])
+
+
 def read_result(path: Path) -> Result:
     """What a result.json holds; raises UserError where it is damaged."""
     result = read_json(path)
@@ -254,6 +262,8 @@ def describe_run(
             "bytes": int(split.bytes.sum()),
             "tokens": split.size,
         }
+    if run.data.packing != "stream":
+        described["row_tokens"] = tokens.row_tokens(run.data)
     write_whole(directory / "data.json", json.dumps(described, indent=2) + "\n")
     write_whole(
         directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n"

@@ -23,6 +23,7 @@ from lm.output.files import write_whole
 from lm.run import (
     Run,
     decided_by,
+    in_positions,
     mesh_for,
     refuse_attention,
     steps,
@@ -67,10 +68,11 @@ def fit(
         print(f"{label}: {hosts.described()}", file=sys.stderr, flush=True)
     tokenizer = None if begun.start is None else begun.start.tokenizer
     tokens = open_run_tokens(run, directory, tokenizer)
-    seen = rows_seen(run, tokens)
+    counted = in_positions(run, tokens.row_tokens(run.data))
+    seen = rows_seen(counted, tokens)
     check_targets(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
-    program = prepare(run, vocabulary, mesh)
+    program = prepare(counted, vocabulary, mesh)
     places: list[str | Path] = [directory]
     if run.checkpoints.directory is not None:  # whoever else writes there
         places.append(checkpoints_of(run, directory))
@@ -87,9 +89,9 @@ def fit(
             state, progress, stopped = train_on(job)
             if stopped or requests:
                 raise Stopped(
-                    f"{label}: stopped and saved at step {state.step} of {steps(run)}"
+                    f"{label}: stopped and saved at step {state.step} of {steps(counted)}"
                 )
-        result = _result(run, tokens, seen, state, progress, begun)
+        result = _result(run, counted, tokens, seen, state, progress, begun)
         if evaluate is not None:
             result |= evaluate(Trained(run, tokens, program, state.params))
         result["evaluated"] = evaluate is not None
@@ -101,30 +103,43 @@ def fit(
 
 
 def _result(
-    run: Run, tokens: Tokens, seen: int, state: State, progress: Progress, begun: Begun
+    run: Run,
+    counted: Run,
+    tokens: Tokens,
+    seen: int,
+    state: State,
+    progress: Progress,
+    begun: Begun,
 ) -> Result:
-    """What the run cost, on what it was trained, and its last losses."""
+    """What the run cost, on what it was trained, and its last losses.
+
+    `counted` is the run with its budget in positions.
+    """
     vocabulary = tokens.tokenizer.vocabulary
-    cost = ledger.cost(run, vocabulary.size)
+    cost = ledger.cost(counted, vocabulary.size)
+    each = tokens.row_tokens(run.data)
     parameters = ledger.parameters(run, vocabulary.size)
     return {
         "params_total": parameters.total,
         "params_non_embedding": parameters.non_embedding,
         "params_matmul": parameters.matmul,
         "steps": cost.steps,
-        "tokens": cost.tokens,
+        "tokens": round(cost.steps * run.data.batch * each),
         "slots": cost.slots,
         "predicted_targets": int(progress.predicted),
         "flops": cost.flops,
         "flops_6nd": cost.flops_6nd,
         "flops_rematerialized": cost.flops_rematerialized,
         "flops_forward": cost.flops_forward,
-        "unique_tokens": seen * run.data.length,
+        "unique_tokens": round(seen * each),
         "unique_bytes": round(
-            seen / n_rows(tokens.train, run.data.length) * int(tokens.train.bytes.sum())
+            seen
+            / n_rows(tokens.train, run.data.length, run.data.packing)
+            * int(tokens.train.bytes.sum())
         ),
         "device_seconds": progress.seconds * jax.device_count(),
         "validation_loss": progress.validation,
+        **progress.validation_terms,
         "seed": run.seed,
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
@@ -139,5 +154,6 @@ def _result(
 
 def rows_seen(run: Run, tokens: Tokens) -> int:
     """How many different rows the run reads; raises UserError if there are too few."""
-    there = unique_rows(tokens.train, run.data.length, run.data.unique)
+    data = run.data
+    there = unique_rows(tokens.train, data.length, data.unique, data.packing)
     return min(steps(run) * run.data.batch, there)

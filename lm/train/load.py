@@ -26,6 +26,7 @@ from lm.distributed import mesh as _mesh
 from lm.run import Run, decided_by, read_run, splits, steps, validate
 from lm.train.checkpoint import restore
 from lm.train.directory import (
+    budget_in_positions,
     checkpoints_of,
     environments,
     open_run_tokens,
@@ -149,14 +150,14 @@ def _of_run(
             " diverged; train it again in another directory with a lower"
             f" optimizer.learning_rate ({run.optimizer.learning_rate:g})"
         )
-    if found.step < steps(run) and hosts.first():
+    total = steps(budget_in_positions(run, directory))
+    if found.step < total and hosts.first():
         print(
-            f"lm: {directory}: not trained to its end: this is step {found.step} of"
-            f" {steps(run)}",
+            f"lm: {directory}: not trained to its end: this is step {found.step} of {total}",
             file=sys.stderr,
         )
     params, extra = found.state["params"], found.extra
-    origin = _origin(run, directory, found.step, extra)
+    origin = _origin(budget_in_positions(run, directory), directory, found.step, extra)
     return LoadedModel(run, tokenizer, program, params, read_lengths(directory), origin)
 
 

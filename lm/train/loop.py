@@ -27,7 +27,7 @@ from lm.train.faults import Losses, RollBack, all_finite, wrong
 from lm.train.progress import Bar, Metrics, Progress
 from lm.train.start import Begun, started_params
 from lm.train.step import Program, State
-from lm.train.validation import validation_loss
+from lm.train.validation import validation
 
 
 class Diverged(UserError):
@@ -123,13 +123,14 @@ def _train(
     a_token = flops / (run.data.batch * run.data.length)
     with (
         Metrics(job.directory, start, progress.recent) as metrics,
-        Bar(job.label, steps=steps(run), start=start, step_flops=a_token) as bar,
+        Bar(job.label, steps=steps(job.program.run), start=start, step_flops=a_token) as bar,
     ):
         # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
         hosts.together(lambda: None)
-        if not start and n_rows(tokens.validation, run.data.length) <= run.data.batch:
+        there = n_rows(tokens.validation, run.data.length, run.data.packing)
+        if not start and there <= run.data.batch:
             # So little text may have no target by chance, which is better known at once.
-            validation_loss(run, tokens, job.program, state.params)
+            validation(run, tokens, job.program, state.params)
         loop = _Loop(job, state, progress, checkpoints, metrics, bar)
         stopped = loop.train()
         return loop.state, progress, stopped
@@ -166,7 +167,7 @@ class _Loop:
     def train(self) -> bool:
         """Takes step after step; returns whether it was asked to stop."""
         run, program, start = self._run, self._job.program, int(self.state.step)
-        total, evaluations = steps(run), set(evaluation_steps(run))
+        total, evaluations = steps(program.run), set(evaluation_steps(program.run))
         # A step's batch is the next that was not left out when the run was rolled back.
         ahead = self._progress.left_out
         batches = self._job.tokens.batches(run.data, run.seed)
@@ -178,7 +179,7 @@ class _Loop:
             asked = bool(self._job.requests), hosts.first() and late
             limit = self._losses.limit(step)
             self.state, metrics = program.step(
-                self.state, *program.place(part), objective, limit=limit, asks=asked
+                self.state, program.place(part), objective, limit=limit, asks=asked
             )
             signals.keep_alive(True)  # it compiled, and did what is not saved yet
             self._settle()
@@ -223,7 +224,7 @@ class _Loop:
                 self._fail(step, why)
             progress.skipped += 1
         elif empty:
-            if not progress.predicted and step >= min(steps(self._run), 8):
+            if not progress.predicted and step >= min(steps(self._job.program.run), 8):
                 raise UserError(
                     f"{self._job.label}: none of {step} steps had a target; read more text, or"
                     " raise data.batch or the objective's rate"
@@ -247,11 +248,12 @@ class _Loop:
     def _validate(self, step: int) -> None:
         self._settle()
         job = self._job
-        found = validation_loss(self._run, job.tokens, job.program, self.state.params)
-        if not math.isfinite(found):
-            self._fail(step, f"validation_loss {found}")
-        self._progress.validation = found
-        self._metrics.write(step, {"validation_loss": found})
+        found = validation(self._run, job.tokens, job.program, self.state.params)
+        if not math.isfinite(found["validation_loss"]):
+            self._fail(step, f"validation_loss {found['validation_loss']}")
+        self._metrics.write(step, found)
+        self._progress.validation = found.pop("validation_loss")
+        self._progress.validation_terms = found
         self._tick = None
 
     def _save(self, step: int) -> None:

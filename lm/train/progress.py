@@ -40,6 +40,8 @@ class Progress(msgspec.Struct):
     """Targets that counted."""
     validation: float | None = None
     """The newest validation loss."""
+    validation_terms: dict[str, float] = {}
+    """The objective's further terms there."""
     losses: list[list[float]] = []
     """The last losses with their steps, if a jump of them is a fault."""
     skipped: int = 0

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,12 +14,11 @@ import numpy as np
 import optax
 
 from lm.config import UserError
-from lm.data import Rows
 from lm.data.digest import chained
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
-from lm.example import Example, Full, Vocabulary, content_of
-from lm.loss import Sum, cross_entropy
+from lm.example import Batch, Example, Full, Vocabulary, content_of
+from lm.loss import Sum
 from lm.model import Body, build
 from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
@@ -51,11 +50,11 @@ class Program:
     initial: Callable[[jax.Array], State]
     """The seed to the state before training."""
     update: Any
-    """`(state, tokens_BL, segments_BL, seed, objective)`, jitted; see `step`.
+    """`(state, batch, seed, objective)`, jitted; see `step`.
 
     Where there is something `beside`, it is the last argument."""
-    validate: Callable[[Any, jax.Array, jax.Array, jax.Array], Sum]
-    """`(params, tokens_BL, segments_BL, key)` to the objective's loss on these rows."""
+    validate: Callable[[Any, Batch, jax.Array], dict[str, Sum]]
+    """`(params, batch, key)` to what the objective's loss is on these rows, by name."""
 
     def init(self) -> State:
         """The state before training."""
@@ -64,8 +63,7 @@ class Program:
     def step(
         self,
         state: State,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         objective: Base | None = None,
         *,
         limit: float = math.inf,
@@ -83,7 +81,7 @@ class Program:
             beside["asks"] = hosts.asks(asks, self.mesh)
         more = (beside,) if beside else ()
         found: tuple[State, dict[str, jax.Array]] = self.update(
-            state, tokens_BL, segments_BL, _seed(self.run), objective, *more
+            state, batch, _seed(self.run), objective, *more
         )
         return found
 
@@ -94,7 +92,7 @@ class Program:
         held: Any = self._where.addressable_devices_indices_map(self._shape).values()
         return np.unique([all_B[index[0]] for index in held])
 
-    def place(self, part: Rows) -> tuple[jax.Array, jax.Array]:
+    def place(self, part: Batch) -> Batch:
         """The batch, its rows split over all devices, from this host's `rows` of it."""
         at_B = np.full(self.run.data.batch, -1)
         at_B[self.rows] = np.arange(len(self.rows))
@@ -103,9 +101,10 @@ class Program:
             def shard(index: Any) -> np.ndarray:
                 return array[at_B[index[0]], index[1]]
 
-            return jax.make_array_from_callback(self._shape, self._where, shard)
+            shape = (*self._shape, *array.shape[2:])
+            return jax.make_array_from_callback(shape, self._where, shard)
 
-        return put(part.tokens_BL), put(part.segments_BL)
+        return jax.tree.map(put, part)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -129,47 +128,44 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     )
     shards = _mesh.ways(mesh, "batch")
 
-    def loss(params: Any, example: Example, dropout: dict[str, jax.Array]) -> Sum:
+    def loss(
+        objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
+    ) -> dict[str, Sum]:
         output: Any = body.apply({"params": params}, example, rngs=dropout)
-        return cross_entropy(
-            output.hidden_BPD,
-            output.unembedding_VD,
-            example.targets,
-            example.weights,
-            einsum=body.einsum,
-            mesh=mesh,
-        )
+        return objective.loss(output, example, einsum=body.einsum, mesh=mesh)
 
-    def gradient(params: Any, example: Example, key: jax.Array) -> tuple[Sum, Any]:
-        def total(params: Any) -> tuple[jax.Array, Sum]:
-            both = loss(params, example, {"dropout": key})
-            return both.total, both
+    def gradient(
+        objective: Base, params: Any, example: Example, key: jax.Array
+    ) -> tuple[dict[str, Sum], Any]:
+        def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
+            terms = loss(objective, params, example, {"dropout": key})
+            return terms["loss"].total, terms
 
-        grads, both = jax.grad(total, has_aux=True)(params)
-        return both, grads
+        grads, terms = jax.grad(total, has_aux=True)(params)
+        return terms, grads
 
     def step(
         state: State,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         seed: jax.Array,
         objective: Base,
         beside: Mapping[str, jax.Array] = MappingProxyType({}),
     ) -> tuple[State, dict[str, jax.Array]]:
         hide, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step / steps(run)
-        example = objective(tokens_BL, segments_BL, vocabulary, hide, progress)
-        both, grads = _over_microbatches(
-            gradient, state.params, example, drop, run.microbatches
+        example = objective(batch, vocabulary, hide, progress)
+        terms, grads = _over_microbatches(
+            partial(gradient, objective), state.params, example, drop, run.microbatches
         )
+        both = terms["loss"]
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         grads = grads if trains is None else only_trained(trains, grads)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
-        batches = chained(state.batches, tokens_BL, segments_BL)
+        batches = chained(state.batches, batch)
         metrics = {
-            "loss": both.mean,
-            **_targets(example, content_of(tokens_BL, segments_BL, vocabulary), vocabulary),
+            **{name: term.mean for name, term in terms.items()},
+            **_targets(example, batch, vocabulary),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "learning_rate": rate(state.step),
@@ -188,19 +184,26 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             metrics["skipped"] = ~sound
         return State(params, optimizer, state.step + 1, batches), metrics
 
+    def boxes(key: jax.Array) -> Any:
+        """The parameters of the vocabulary's way through the model, and of each head."""
+        blank = _blank(run, shards)
+        found = body.init(key, blank)["params"]
+        for head in run.objective.heads:
+            # Each parameter follows from its own name, so what both have is the same.
+            found = body.init(key, replace(blank, head=head))["params"] | found
+        return found
+
     def init(seed: jax.Array) -> State:
-        params = nn.unbox(body.init(jax.random.key(seed), _blank(run, shards)))["params"]
+        params = nn.unbox(boxes(jax.random.key(seed)))
         params = initial_values(run.optimizer, params, axes, width=run.model.width)
         zeros = jnp.zeros(2, jnp.uint32)
         return State(params, transformation.init(params), jnp.int32(0), zeros)
 
-    def validate(
-        params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, key: jax.Array
-    ) -> Sum:
-        return loss(params, run.objective.last(tokens_BL, segments_BL, vocabulary, key), {})
+    def validate(params: Any, batch: Batch, key: jax.Array) -> dict[str, Sum]:
+        last = run.objective.last
+        return loss(last, params, last(batch, vocabulary, key), {})
 
-    boxed = jax.eval_shape(lambda key: body.init(key, _blank(run, shards)), jax.random.key(0))
-    boxed = boxed["params"]
+    boxed = jax.eval_shape(boxes, jax.random.key(0))
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
     trains = None if run.trainable is None else trainable(run.trainable, axes)
     transformation = build_optimizer(
@@ -230,22 +233,20 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         initial=jax.jit(init, out_shardings=shardings),
         update=jax.jit(
             step,
-            in_shardings=(shardings, rows, rows, everywhere, *([beside] if beside else [])),
+            in_shardings=(shardings, rows, everywhere, *([beside] if beside else [])),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
-            static_argnums=4,
+            static_argnums=3,
         ),
         validate=jax.jit(
             validate,
-            in_shardings=(shardings.params, rows, rows, everywhere),
+            in_shardings=(shardings.params, rows, everywhere),
             out_shardings=everywhere,
         ),
     )
 
 
-def _targets(
-    example: Example, content_BL: jax.Array, vocabulary: Vocabulary
-) -> dict[str, jax.Array]:
+def _targets(example: Example, batch: Batch, vocabulary: Vocabulary) -> dict[str, jax.Array]:
     """How many targets count, and which fraction of the content is one.
 
     Sentinels are targets, but no content.
@@ -253,6 +254,9 @@ def _targets(
     counts_BP = example.weights > 0
     sentinel_BP = jnp.isin(example.targets, jnp.array(vocabulary.sentinels, jnp.int32))
     content = jnp.sum(counts_BP & ~sentinel_BP)
+    if example.head is not None:
+        content = jnp.sum(counts_BP)
+    content_BL = content_of(batch.tokens_BL, batch.segments_BL, vocabulary)
     return {
         "predicted": jnp.sum(counts_BP).astype(jnp.float32),
         "target_fraction": content / jnp.maximum(content_BL.sum(), 1),
@@ -297,25 +301,29 @@ def _check_divides(params: Any, axes: Any, mesh: jax.sharding.Mesh) -> None:
 
 
 def _over_microbatches(
-    gradient: Callable[[Any, Example, jax.Array], tuple[Sum, Any]],
+    gradient: Callable[[Any, Example, jax.Array], tuple[dict[str, Sum], Any]],
     params: Any,
     example: Example,
     key: jax.Array,
     parts: int,
-) -> tuple[Sum, Any]:
+) -> tuple[dict[str, Sum], Any]:
     """Sums of losses and gradients over equal parts of the batch, one part at a time."""
     if parts == 1:
         return gradient(params, example, key)
 
-    def one(sums: tuple[Sum, Any], part: tuple[Example, jax.Array]) -> tuple[Any, None]:
+    def one(sums: Any, part: tuple[Example, jax.Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, gradient(params, *part)), None
 
     # Every part takes each parts-th row, so that it has rows of every device.
     split = jax.tree.map(
         lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), example
     )
-    zero = Sum(jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, params)
-    return jax.lax.scan(one, zero, (split, jax.random.split(key, parts)))[0]
+    given = split, jax.random.split(key, parts)
+    first = jax.tree.map(lambda x: x[0], given)
+    shapes = jax.eval_shape(gradient, params, *first)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    found: tuple[dict[str, Sum], Any] = jax.lax.scan(one, zero, given)[0]
+    return found
 
 
 def _blank(run: Run, rows: int) -> Example:

@@ -6,30 +6,40 @@ import jax
 import numpy as np
 
 from lm.config import UserError
-from lm.data import Rows, Tokens, most_content, n_rows, rows
+from lm.data import Tokens, most_content, n_rows, rows
+from lm.example import Batch
 from lm.run import Run
 from lm.train.step import Program
 
 
-def validation_loss(run: Run, tokens: Tokens, program: Program, params: Any) -> float:
-    """The objective's loss on fixed rows with fixed masks, in nats per predicted piece."""
+def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[str, float]:
+    """What the objective's loss finds on fixed rows with fixed masks.
+
+    `validation_loss` is in nats per target; the objective's further terms are named likewise.
+    """
     data, split = run.data, tokens.validation
-    available = n_rows(split, data.length)
+    available = n_rows(split, data.length, data.packing)
     chosen = np.linspace(0, available - 1, min(run.evaluation_rows, available)).astype(int)
-    total = count = 0.0
+    sums: dict[str, np.ndarray] = {}
     for number, at in enumerate(range(0, len(chosen), data.batch)):
         indices = chosen[at : at + data.batch]
         here = indices[program.rows[program.rows < len(indices)]]
-        part = rows(split, here, data.length, tokens.tokenizer.vocabulary)
+        part = rows(split, here, data.length, tokens.tokenizer.vocabulary, data.packing)
         key = jax.random.fold_in(jax.random.key(0), number)
-        both = program.validate(params, *program.place(_fill(part, len(program.rows))), key)
-        total, count = total + float(both.total), count + float(both.count)
-    if not count:
+        found = program.validate(params, program.place(_fill(part, len(program.rows))), key)
+        for name, term in found.items():
+            both = np.array([float(term.total), float(term.count)])
+            sums[name] = sums.get(name, np.zeros(2)) + both
+    if not sums["loss"][1]:
         raise UserError(
             f"data.validation: none of the {len(chosen)} validation rows has a target, so that"
             " there is no validation loss; hold out more text, or raise the objective's rate"
         )
-    return total / count
+    return {
+        f"validation_{name}": float(total / count)
+        for name, (total, count) in sums.items()
+        if count
+    }
 
 
 def check_targets(run: Run, tokens: Tokens) -> None:
@@ -38,12 +48,15 @@ def check_targets(run: Run, tokens: Tokens) -> None:
         ("training", tokens.train, run.objective),
         ("validation", tokens.validation, run.objective.last),
     ):
-        most = most_content(split, run.data.length)
+        most = most_content(split, run.data.length, run.data.packing)
         if why := objective.check(length=1 + most, sentinels=run.data.tokenizer.sentinels):
             raise UserError(f"objective.{why} (the {name} text has no longer rows)")
 
 
-def _fill(part: Rows, batch: int) -> Rows:
+def _fill(part: Batch, rows: int) -> Batch:
     """Adds rows of padding up to so many."""
-    padding = ((0, batch - len(part.tokens_BL)), (0, 0))
-    return Rows(np.pad(part.tokens_BL, padding), np.pad(part.segments_BL, padding))
+
+    def fill(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)])
+
+    return jax.tree.map(fill, part)

@@ -167,7 +167,7 @@ def _filled(
             continue
         text, between = chain.get(before, "0" * 16), {}
         for step in range(before, after):
-            text = chain_text(_chained(_words(text), *batches(step + ahead)))
+            text = chain_text(_chained(_words(text), batches(step + ahead)))
             between[step + 1] = text
         if between[after] == chain[after]:
             filled |= between

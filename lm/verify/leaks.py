@@ -22,7 +22,7 @@ from rich.text import Text
 
 from lm.config import Config, UserError
 from lm.distributed import mesh as _mesh
-from lm.example import Causal, Example, Full, Source, Until, Vocabulary, content_of
+from lm.example import Batch, Causal, Example, Full, Source, Until, Vocabulary, content_of
 from lm.model import Attention, Model, build
 from lm.objectives import Base, Curriculum, Masked, Mixture
 
@@ -418,16 +418,23 @@ def _rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _examples(objective: Base) -> Any:
-    """`(tokens_NBL, segments_BL, key, progress)` to the example of each edit, drawn alike.
+    """`(tokens_NBL, segments_BL, key, progress, label)` to the examples of edits, drawn alike.
 
     Behind its own slots each has one at every position, unused: attention is proven everywhere.
+    The channels that the objective needs say `label` of each token.
     """
 
     def examples(
-        tokens_NBL: jax.Array, segments_BL: jax.Array, key: jax.Array, progress: jax.Array
+        tokens_NBL: jax.Array,
+        segments_BL: jax.Array,
+        key: jax.Array,
+        progress: jax.Array,
+        label: jax.Array,
     ) -> Example:
         def example(tokens_BL: jax.Array) -> Example:
-            return _ask_everywhere(objective(tokens_BL, segments_BL, VOCABULARY, key, progress))
+            channels = {name: jnp.full_like(tokens_BL, label) for name in objective.needs}
+            batch = Batch(tokens_BL, segments_BL, channels)
+            return _ask_everywhere(objective(batch, VOCABULARY, key, progress))
 
         return jax.vmap(example)(tokens_NBL)
 
@@ -435,6 +442,15 @@ def _examples(objective: Base) -> Any:
 
 
 def _ask_everywhere(example: Example) -> Example:
+    if example.head is not None:
+        # Its slots are documents: attention is proven at every token of them.
+        return replace(
+            example,
+            predict=None,
+            targets=jnp.zeros_like(example.inputs),
+            weights=(example.segments > 0).astype(jnp.float32),
+            head=None,
+        )
     if example.predict is None:
         return example
     batch, length = example.inputs.shape
@@ -463,7 +479,7 @@ class _Case:
         self.objective, self.pairs = objective, 0
         self.violations: list[str] = []
         self.tokens_NBL, segments_BL = _rows(seed)
-        rows = self.tokens_NBL, segments_BL, key, np.float32(progress)
+        rows = self.tokens_NBL, segments_BL, key, np.float32(progress), np.int32(0)
         self.examples = e = jax.tree.map(np.asarray, _examples(objective)(*rows))
         self.edits, batch, self.length = e.inputs.shape
         self.asked_NBP = e.predict
@@ -489,6 +505,12 @@ class _Case:
             shown.append(np.stack(e.source))
         shown_3NBM = np.concatenate(shown, axis=3)
         self.differs_NBM = (shown_3NBM != shown_3NBM[:, :1]).any(0)
+        if objective.needs:
+            other = _examples(objective)(*rows[:-1], np.int32(1))
+            for name in ("inputs", "segments", "positions"):
+                if (np.asarray(getattr(other, name)) != getattr(e, name)).any():
+                    told = ", ".join(objective.needs)
+                    self.violations.append(f"its {name} tell what the channels say: {told}")
 
         changed_NBP = (e.targets != e.targets[:1]) & (used_NBP | used_NBP[:1])
         self.changes = [tuple(map(int, where)) for where in np.argwhere(changed_NBP)]

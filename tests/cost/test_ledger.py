@@ -15,7 +15,7 @@ from lm.cost import ledger
 from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
 from lm.model import Transformer, build
 from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Prefix, Spans
 from lm.plan.plan import hlo
@@ -102,9 +102,8 @@ def test_forward_flops_by_component_are_the_products_that_are_traced(objective, 
     params = prepare(run, vocabulary(size), alone()).abstract.params
 
     def forward(params, tokens_BL):
-        example = objective(
-            tokens_BL, jnp.ones_like(tokens_BL), vocabulary(size), jax.random.key(0)
-        )
+        batch = Batch(tokens_BL, jnp.ones_like(tokens_BL))
+        example = objective(batch, vocabulary(size), jax.random.key(0))
         hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
         return lm.loss.logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
 
@@ -192,7 +191,8 @@ def test_slots_are_what_the_head_computes_and_predicted_targets_are_fewer(
     run = Run(objective=objective, data=data, tokens=5 * 34)
     assert ledger.cost(run, 53).slots == 5 * 2 * slots
     tokens_BL = jnp.full((2, 17), 9).at[:, 0].set(2)
-    example = objective(tokens_BL, jnp.ones_like(tokens_BL), vocabulary(53), jax.random.key(0))
+    batch = Batch(tokens_BL, jnp.ones_like(tokens_BL))
+    example = objective(batch, vocabulary(53), jax.random.key(0))
     assert example.targets.shape == (2, slots)
     assert int((example.weights > 0).sum()) == 2 * predicted
 

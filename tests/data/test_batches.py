@@ -2,6 +2,7 @@
 
 import time
 
+import jax
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -22,9 +23,14 @@ from lm.data import (
     unique_rows,
 )
 from lm.data.batches import shuffled
+from lm.example import Batch
 
 TOKENIZER = open_tokenizer(Bytes())
 VOCABULARY = TOKENIZER.vocabulary
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def numbered(sizes: list[int]) -> Split:
@@ -62,7 +68,7 @@ def test_segments_follow_the_documents(split: Split, length: int) -> None:
     """Fails if the search takes the wrong side of a boundary, or segments do not start at 1."""
     found = rows(split, range(n_rows(split, length)), length, VOCABULARY)
     owner = np.repeat(np.arange(len(split.bytes)), split.bytes)
-    for row, (tokens, segments) in enumerate(zip(*found, strict=True)):
+    for row, (tokens, segments) in enumerate(zip(*jax.tree.leaves(found), strict=True)):
         window = owner[row * (length - 1) :][:length]
         expected = np.zeros(length, np.int32)
         expected[: len(window)] = window - window[0] + 1
@@ -153,7 +159,7 @@ def test_hosts_together_read_the_global_batch(batches: Batches, hosts: int) -> N
     for step in (0, 3, 40):
         parts = [batches(step, slice(h * share, (h + 1) * share)) for h in range(hosts)]
         assert all(len(part.tokens_BL) == share for part in parts)
-        for whole, *shares in zip(batches(step), *parts, strict=True):
+        for whole, *shares in zip(*map(jax.tree.leaves, [batches(step), *parts]), strict=True):
             np.testing.assert_array_equal(whole, np.concatenate(shares))
 
 
@@ -163,8 +169,8 @@ def test_starting_at_a_step_is_resuming(batches: Batches) -> None:
     assert len(whole) == 60 and 60 * batches.batch > n_rows(batches.split, 32)
     for start in (0, 17, 59):
         for step, found in enumerate(batches.iterate(start, 60), start):
-            np.testing.assert_array_equal(found, whole[step])
-            np.testing.assert_array_equal(found, batches(step))
+            assert_same(found, whole[step])
+            assert_same(found, batches(step))
     assert list(batches.iterate(60, 60)) == []
     part = next(batches.iterate(5, 60, slice(4, 8)))
     np.testing.assert_array_equal(part.tokens_BL, whole[5].tokens_BL[4:8])
@@ -175,7 +181,7 @@ def test_rows_are_the_text(batches: Batches) -> None:
     texts = {batches.split.text(document) for document in range(len(batches.split.ids))}
     found = rows(batches.split, np.arange(n_rows(batches.split, 400)), 400, VOCABULARY)
     whole = 0
-    for tokens, segments in zip(*found, strict=True):
+    for tokens, segments in zip(*jax.tree.leaves(found), strict=True):
         for segment in range(2, segments.max()):
             text = TOKENIZER.decode(tokens[segments == segment])
             assert text in texts

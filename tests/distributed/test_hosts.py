@@ -619,7 +619,7 @@ def test_a_lost_host_ends_the_others_and_a_stop_of_one_stops_all(endless, tmp_pa
     assert found.step == saved
     state, chain = made.init(), []
     for step in range(saved):
-        state, metrics = made.step(state, *made.place(batches(step)))
+        state, metrics = made.step(state, made.place(batches(step)))
         chain.append(chain_text(metrics["batches"]))
     assert chain == [r["batches"] for r in read_metrics(directory)]
     jax.tree.map(
@@ -676,7 +676,7 @@ def test_what_one_process_saved_goes_on_on_two_hosts(endless, tmp_path):
     made, batches = program(endless)
     state = made.init()
     for record in read_metrics(directory):
-        state, metrics = made.step(state, *made.place(batches(record["step"] - 1)))
+        state, metrics = made.step(state, made.place(batches(record["step"] - 1)))
         assert chain_text(metrics["batches"]) == record["batches"]
         assert float(metrics["loss"]) == pytest.approx(record["loss"], rel=1e-4)
 

@@ -15,6 +15,7 @@ from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.curve import SharesHidden
 from lm.evaluate.scorers.pseudo import Pseudo
+from lm.example import Batch
 
 SOURCE = Hmm(states=4, symbols=6, length=9, concentration=0.3)
 TOKENIZER = open_tokenizer(Bytes())
@@ -85,6 +86,6 @@ def test_it_refuses_what_it_does_not_know(windows):
     from lm.objectives import Prefix
 
     tokens, segments = map(jnp.array, windows[0])
-    example = Prefix()(tokens, segments, VOCABULARY, jax.random.key(0))
+    example = Prefix()(Batch(tokens, segments), VOCABULARY, jax.random.key(0))
     with pytest.raises(ValueError, match="seen whole"):
         Oracle(SOURCE, VOCABULARY).apply({}, example)

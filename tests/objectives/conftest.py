@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
 
 LENGTH = 64
 SENTINELS = tuple(range(4, 20))
@@ -43,10 +43,21 @@ def make_whole_rows(batch: int, length: int, seed: int = 0):
     return jnp.array(tokens), jnp.ones((batch, length), int)
 
 
+def batch_of(objective, tokens, segments) -> Batch:
+    """The rows with the channels that an objective needs: every third document has no label."""
+    first = jnp.arange(len(tokens))[:, None] + segments
+    labels = {
+        name: jnp.where((segments > 0) & (first % 3 > 0), first % classes, -1)
+        for name, classes in objective.needs.items()
+    }
+    return Batch(tokens, segments, labels)
+
+
 @functools.cache
 def _jitted(objective, vocabulary):
     def call(tokens, segments, key, progress):
-        return objective(tokens, segments, vocabulary, key, progress)
+        batch = batch_of(objective, tokens, segments)
+        return objective(batch, vocabulary, key, progress)
 
     return jax.jit(call)
 
@@ -59,6 +70,11 @@ def ask():
         return _jitted(objective, vocabulary)(*rows, jax.random.key(seed), progress)
 
     return ask
+
+
+@pytest.fixture
+def channels():
+    return batch_of
 
 
 @pytest.fixture

@@ -4,16 +4,19 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
 from lm.config import UserError, dump, parse
-from lm.data import Bytes, Data
+from lm.data import Bytes, Data, Jsonl
 from lm.example import Causal as SeesBefore
 from lm.model import Transformer
+from lm.numerics import Einsum
 from lm.objectives import (
     AnyOrder,
     Causal,
+    Classify,
     Curriculum,
     Diffusion,
     Drawn,
@@ -54,6 +57,8 @@ CASES = {
     "GPT-BERT": Mixture(),
     "UL2": UL2,
     "UL2 by steps": Mixture(mixed=UL2.mixed, draw="step"),
+    "classify": Classify(),
+    "classify, causal": Classify(classes=3, attention="causal", pool="last"),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
@@ -70,13 +75,13 @@ def test_every_objective_has_a_case():
 
 
 @pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
-def test_shapes_are_those_that_are_announced(objective, rows, vocabulary):
-    """Fails if `slots` or `positions`, by which the ledger counts, are not the example's."""
+def test_shapes_are_those_that_are_announced(objective, rows, channels, vocabulary):
+    """Fails if `slots`, `positions` or `heads`, by which FLOPs are counted, are not its own."""
     tokens, segments = rows()
     batch, length = tokens.shape
     for part in parts_of(objective):
         example = jax.eval_shape(
-            lambda *rows: part(*rows, vocabulary, jax.random.key(0)),  # noqa: B023 - called at once
+            lambda *rows: part(channels(part, *rows), vocabulary, jax.random.key(0)),  # noqa: B023 - called at once
             tokens,
             segments,
         )
@@ -85,6 +90,7 @@ def test_shapes_are_those_that_are_announced(objective, rows, vocabulary):
         assert example.segments.shape == example.positions.shape == example.inputs.shape
         if example.predict is not None:
             assert example.predict.shape == example.targets.shape
+        assert part.heads == (() if example.head is None else (example.head,))
         # Attention computes no fewer pairs than the ledger counts.
         if isinstance(part.visible, SeesBefore):
             assert isinstance(example.visible, SeesBefore)
@@ -99,6 +105,11 @@ def test_what_counts_is_content_and_in_its_own_document(objective, rows, ask, vo
         used = np.asarray(example.weights) > 0
         assert np.isfinite(np.asarray(example.weights)).all() and used.any()
         targets = np.asarray(example.targets)[used]
+        if example.head is not None:
+            assert ((targets >= 0) & (targets < example.head.outputs)).all()
+            documents = np.asarray(segments).max(axis=1)
+            assert (used.sum(1) <= documents).all() and not used.all(1).any()
+            continue
         assert not np.isin(targets, [vocabulary.pad, vocabulary.mask, vocabulary.begin]).any()
         predict = example.predict
         if predict is None:
@@ -120,7 +131,7 @@ def test_rows_of_padding_ask_for_nothing(objective, ask):
         assert (np.asarray(example.segments) == 0).all()
 
 
-DRAWS = {name: case for name, case in CASES.items() if name not in ("causal",)}
+DRAWS = {name: case for name, case in CASES.items() if not isinstance(case, Causal | Classify)}
 
 
 @pytest.mark.parametrize("objective", DRAWS.values(), ids=DRAWS)
@@ -139,6 +150,10 @@ def test_the_key_decides_what_is_drawn(objective, rows, ask):
 def test_settings_survive_json_and_are_valid(objective):
     """Fails if a union within an objective loses its tag, or `check` finds fault with these."""
     data = Data(tokenizer=Bytes(sentinels=16), length=64)
+    if classes := objective.needs.get("label"):
+        names = tuple(map(str, range(classes)))
+        corpus = Jsonl(paths=("a",), label="of", classes=names)
+        data = msgspec.structs.replace(data, corpus=corpus, packing="whole")
     run = Run(data=data, objective=objective, model=Transformer(depth=1, width=8, heads=1))
     assert parse(Run, dump(run), "here").objective == objective
     if not objective.source:
@@ -146,3 +161,27 @@ def test_settings_survive_json_and_are_valid(objective):
     else:
         with pytest.raises(UserError, match="reads none"):
             validate(run)
+
+
+@pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
+def test_a_loss_is_divided_once_by_its_own_weight(objective, rows, ask):
+    """Fails if a term is a mean of means: parts of a batch must add up to the whole."""
+    given = rows()
+    part = parts_of(objective)[-1]
+    example = ask(part, given)
+    number, width = example.head.outputs if example.head else 66, 8
+    keys = jax.random.split(jax.random.key(1))
+    states = jax.random.normal(keys[0], (*example.targets.shape, width))
+    table = jax.random.normal(keys[1], (number, width))
+
+    def terms(rows):
+        one = jax.tree.map(lambda x: x[rows], example)
+        return part.loss((states[rows], table), one, einsum=Einsum("float32"))
+
+    whole, first, second = terms(slice(0, 8)), terms(slice(0, 3)), terms(slice(3, 8))
+    assert "loss" in whole
+    for name, term in whole.items():
+        assert np.isfinite(float(term.mean))
+        for each in ("total", "count"):
+            both = getattr(first[name], each) + getattr(second[name], each)
+            assert float(both) == pytest.approx(float(getattr(term, each)), rel=1e-4)

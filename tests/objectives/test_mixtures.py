@@ -10,7 +10,7 @@ import pytest
 from lm.config import UserError, override
 from lm.cost import ledger
 from lm.data import Bytes, Data
-from lm.example import Until
+from lm.example import Batch, Until
 from lm.objectives import Causal, Curriculum, Masked, Mixture, Part, Prefix, Shifted, Spans
 from lm.run import Run
 
@@ -35,7 +35,7 @@ def test_a_rows_example_is_that_of_its_part(rows, ask, vocabulary):
     example = ask(mixture, (tokens, segments), seed=5)
     keys = jax.random.split(jax.random.key(5), 4)[1:]
     alone = [
-        jax.jit(lambda *given, o=part.objective: o(*given[:2], vocabulary, given[2]))(
+        jax.jit(lambda *given, o=part.objective: o(Batch(*given[:2]), vocabulary, given[2]))(
             tokens, segments, k
         )
         for part, k in zip(mixture.mixed, keys, strict=True)

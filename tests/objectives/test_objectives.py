@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.example import content_of
+from lm.example import Batch, content_of
 from lm.objectives import AnyOrder, Causal, Masked
 
 
@@ -22,7 +22,7 @@ def asked(example):
 def test_causal_asks_for_every_content_piece_once_from_the_position_before(rows, vocabulary):
     """Fails if the last position of a segment is asked for the next segment's piece."""
     tokens, segments = rows()
-    example = Causal()(tokens, segments, vocabulary, jax.random.key(0))
+    example = Causal()(Batch(tokens, segments), vocabulary, jax.random.key(0))
     content = np.asarray(content_of(tokens, segments, vocabulary))
     weights = np.asarray(example.weights)
     assert weights.sum() == content.sum()
@@ -36,7 +36,7 @@ def test_causal_asks_for_every_content_piece_once_from_the_position_before(rows,
 def test_masked_hides_round_rate_times_content(rate, rows, vocabulary):
     """Fails if the number is drawn per position (binomial) or floors in place of rounding."""
     tokens, segments = rows()
-    example = Masked(rate=rate)(tokens, segments, vocabulary, jax.random.key(0))
+    example = Masked(rate=rate)(Batch(tokens, segments), vocabulary, jax.random.key(0))
     content = np.asarray(content_of(tokens, segments, vocabulary)).sum(1)
     expected = np.floor(np.float32(rate) * content + 0.5)
     assert (np.asarray(example.weights).sum(1) == expected).all()
@@ -47,7 +47,7 @@ def test_masked_hides_round_rate_times_content(rate, rows, vocabulary):
 def test_hidden_pieces_are_distinct_content_and_the_rest_is_shown(objective, rows, vocabulary):
     """Fails if a begin piece or padding may be hidden, or an unused slot changes an input."""
     tokens, segments = rows()
-    example = objective(tokens, segments, vocabulary, jax.random.key(1))
+    example = objective(Batch(tokens, segments), vocabulary, jax.random.key(1))
     content = np.asarray(content_of(tokens, segments, vocabulary))
     places = [(row, position) for row, position, _ in asked(example)]
     assert len(set(places)) == len(places)
@@ -62,7 +62,7 @@ def test_masked_corruption_is_the_configured_split(rows, vocabulary):
     """Fails if mask and random swap, or if random pieces may be special ones."""
     objective = Masked(rate=0.5, mask=0.6, random=0.3)
     tokens, segments = rows(batch=256)
-    example = objective(tokens, segments, vocabulary, jax.random.key(2))
+    example = objective(Batch(tokens, segments), vocabulary, jax.random.key(2))
     row, at, target = np.transpose(asked(example))
     seen = np.asarray(example.inputs)[row, at]
     masked, kept = (seen == 1).mean(), (seen == target).mean()
@@ -78,7 +78,7 @@ def test_masked_corruption_is_the_configured_split(rows, vocabulary):
 def test_any_order_draws_the_number_hidden_uniformly_and_weighs_by_its_inverse(vocabulary):
     """Fails if the number starts at 0, never reaches n, or if the weight is n or 1/m."""
     tokens = jnp.tile(jnp.array([[2, 5, 6, 7, 3]]), (4000, 1))
-    example = AnyOrder()(tokens, jnp.ones_like(tokens), vocabulary, jax.random.key(3))
+    example = AnyOrder()(Batch(tokens, jnp.ones_like(tokens)), vocabulary, jax.random.key(3))
     number = (np.asarray(example.weights) > 0).sum(1)
     assert np.bincount(number, minlength=5)[1:] / 4000 == pytest.approx([0.25] * 4, abs=0.03)
     assert np.asarray(example.weights).sum(1) == pytest.approx(4.0)

@@ -105,7 +105,7 @@ def test_a_skipped_step_changes_counters_alone(run, poisoned):
     wrong = bell(run) - 1
     for step in (0, wrong):
         before = jax.tree.map(np.array, state)
-        state, metrics = program.step(state, *program.place(batches(step)))
+        state, metrics = program.step(state, program.place(batches(step)))
         assert bool(metrics["skipped"]) == (step == wrong)
     jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
     changed = [
@@ -153,7 +153,7 @@ def test_a_run_rolls_back_and_leaves_out_what_led_there(run, poisoned, tmp_path,
     program = prepare(run, vocabulary, mesh.make(run.mesh))
     batches, state = batches_of(run), program.init()
     for step in [*range(back), *range(wrong, wrong + steps(run) - back)]:
-        state, metrics = program.step(state, *program.place(batches(step)))
+        state, metrics = program.step(state, program.place(batches(step)))
     digest = "".join(f"{word:08x}" for word in np.asarray(metrics["batches"]))
     assert digest == result["batches_digest"]
 

@@ -89,7 +89,7 @@ def train(run: Run, steps: int, devices=1, **axes):
     made, batches = program(run, devices, **axes)
     state, losses = made.init(), []
     for step in range(steps):
-        state, metrics = made.step(state, *made.place(batches(step)))
+        state, metrics = made.step(state, made.place(batches(step)))
         losses.append(float(metrics["loss"]))
     return losses, state
 
@@ -167,13 +167,13 @@ def test_a_curriculum_goes_on_from_the_state_that_the_first_objective_left(run, 
         if step == 10:
             kept = jax.tree.map(np.asarray, state)
         objective = curriculum.objective.at(step, 20, curriculum.seed)
-        state, metrics = made.step(state, *made.place(batches(step)), objective)
+        state, metrics = made.step(state, made.place(batches(step)), objective)
         predicted.append(float(metrics["predicted"]))
     _, causal = train(run, 10)
     jax.tree.map(np.testing.assert_array_equal, kept, jax.tree.map(np.asarray, causal))
     then, _ = program(change(run, "objective.type=masked", "objective.rate=0.5"))
     for step in (10, 11):
-        causal, _ = then.step(causal, *then.place(batches(step)))
+        causal, _ = then.step(causal, then.place(batches(step)))
     jax.tree.map(np.testing.assert_array_equal, state, causal)
     assert min(predicted[:10]) > 1.8 * max(predicted[10:])
 
@@ -215,7 +215,7 @@ def test_no_array_is_laid_out_anew_in_full(run, capfd):
     try:
         made, batches = program(change(run, "objective.type=masked"), 8, **MESHES["2,2,2"])
         made.update.lower(
-            made.abstract, *made.place(batches(0)), np.uint32(0), made.run.objective
+            made.abstract, made.place(batches(0)), np.uint32(0), made.run.objective
         ).compile()
     finally:
         jax.config.update("jax_enable_compilation_cache", cache)
@@ -259,7 +259,7 @@ def test_accumulation_equals_the_full_batch(run, alone, name):
 def test_the_loss_is_the_sum_over_the_count(run):
     """Fails if the loss is divided by slots, or by rows."""
     made, batches = program(change(run, "objective.type=masked"))
-    _, metrics = made.step(made.init(), *made.place(batches(0)))
+    _, metrics = made.step(made.init(), made.place(batches(0)))
     segments = batches(0).segments_BL
     content = (segments > 0).sum(1) - np.array([len(set(r) - {0}) for r in segments])
     assert float(metrics["predicted"]) == np.floor(np.float32(0.15) * content + 0.5).sum()
@@ -279,7 +279,7 @@ def test_one_batch_overfits(run, name):
     state, losses = made.init(), []
     rows = made.place(batches(0))
     for _ in range(300):
-        state, metrics = made.step(state, *rows)
+        state, metrics = made.step(state, rows)
         losses.append(float(metrics["loss"]))
     # Masks change from step to step, so the last losses are averaged.
     assert np.mean(losses[-20:]) < (0.1 if name == "causal" else 1.0)
@@ -293,7 +293,7 @@ def test_each_step_has_its_own_masks_and_a_replayed_one_the_same(run):
     losses = []
     for step in (0, 1, 0):
         state = made.init()._replace(step=jnp.int32(step))
-        _, metrics = made.step(state, *made.place(rows))
+        _, metrics = made.step(state, made.place(rows))
         losses.append(float(metrics["loss"]))
     assert losses[0] == losses[2] != losses[1]
 
@@ -305,7 +305,7 @@ def test_the_chain_of_batches_tells_order_and_content(run):
     def chain(*steps):
         state = made.init()
         for step in steps:
-            state, _ = made.step(state, *made.place(batches(step)))
+            state, _ = made.step(state, made.place(batches(step)))
         return np.asarray(state.batches).tolist()
 
     assert chain(0, 1) != chain(1, 0)
@@ -508,7 +508,7 @@ def test_a_run_goes_on_on_any_mesh(run, finished, tmp_path, shape):
     assert checkpoint.leaf_digests(state) == checkpoint.leaf_digests(halfway)
     jax.tree.map(lambda x, asked: _same(x.sharding, asked.sharding), state, made.abstract)
     for step in range(10, 14):
-        state, metrics = made.step(state, *made.place(batches(step)))
+        state, metrics = made.step(state, made.place(batches(step)))
     recorded = {r["step"]: r for r in read_metrics(directory) if "loss" in r}[14]
     assert chain_text(metrics["batches"]) == recorded["batches"]
     assert float(metrics["loss"]) == pytest.approx(recorded["loss"], rel=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from lm.config import UserError, override
 from lm.data import Bytes, Data, Text, most_content, n_rows, open_tokens, rows
 from lm.data.corpora import share_of
-from lm.example import content_of
+from lm.example import Batch, content_of
 from lm.model import Transformer
 from lm.objectives import Masked
 from lm.run import Run
@@ -104,8 +104,8 @@ def test_m3_validation_rows_without_a_target_are_refused(run_of, tmp_path):
         segments = (tokens > 0).astype(int)
         key = jax.random.fold_in(jax.random.key(0), 0)
         vocabulary = open_tokens(run_of(400, 13).data).tokenizer.vocabulary
-        tokens = tokens.at[0, 0].set(vocabulary.begin)
-        return float(run_of(400, 13).objective(tokens, segments, vocabulary, key).weights.sum())
+        batch_ = Batch(tokens.at[0, 0].set(vocabulary.begin), segments)
+        return float(run_of(400, 13).objective(batch_, vocabulary, key).weights.sum())
 
     batch = next(batch for batch in range(1, 30) if not targets(batch))
     run = run_of(400, 13, batch=batch)
@@ -124,5 +124,5 @@ def test_m3_content_is_counted_from_where_documents_lie(run_of, tmp_path):
         vocabulary = tokens.tokenizer.vocabulary
         for length in (2, 3, 16, 1000):
             given = rows(split, np.arange(n_rows(split, length)), length, vocabulary)
-            content = content_of(*map(jnp.array, given), vocabulary).sum(1)
+            content = content_of(*jax.tree.leaves(given), vocabulary).sum(1)
             assert most_content(split, length) == content.max()

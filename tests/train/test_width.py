@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from lm.data import Data, Rows
+from lm.data import Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
 from lm.model import Transformer
 from lm.objectives import Causal, Masked
 from lm.optimizer import Adamw, Lion, Muon, WarmupStableDecay
@@ -25,7 +25,7 @@ from lm.train.step import prepare
 PIECES = Vocabulary(
     size=32, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 32
 )
-ROWS = Rows(
+ROWS = Batch(
     np.random.default_rng(0).integers(4, 32, (16, 16), np.int32), np.ones((16, 16), np.int32)
 )
 STEPS = 4
@@ -59,9 +59,7 @@ def trained(name, objective, width, base):
         unroll=1,
     )
     program = prepare(run, PIECES, mesh.make(Mesh(), jax.devices()[:1]))
-    example = run.objective(
-        jnp.asarray(ROWS.tokens_BL), jnp.asarray(ROWS.segments_BL), PIECES, jax.random.key(0), 0
-    )
+    example = run.objective(jax.tree.map(jnp.asarray, ROWS), PIECES, jax.random.key(0), 0)
 
     @jax.jit
     def look(params):
@@ -75,7 +73,7 @@ def trained(name, objective, width, base):
         state = program.initial(np.uint32(seed))
         old = jax.tree.map(np.asarray, state.params)
         for _ in range(STEPS):
-            state, _ = program.step(state, *program.place(ROWS))
+            state, _ = program.step(state, program.place(ROWS))
         before, by_layers, after = map(
             look, (old, old | {"layers": state.params["layers"]}, state.params)
         )

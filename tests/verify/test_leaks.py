@@ -20,11 +20,12 @@ from rich.console import Console
 import lm
 from lm.config import UserError
 from lm.distributed import mesh
-from lm.example import Full, Until, visible_mask
+from lm.example import Batch, Full, Until, visible_mask
 from lm.model import Output, Transformer, attention, backends, transformer
 from lm.objectives import (
     AnyOrder,
     Causal,
+    Classify,
     Curriculum,
     Diffusion,
     Drawn,
@@ -253,12 +254,26 @@ def test_hiding_by_what_is_hidden_is_caught(mutated):
     """Fails if which pieces are hidden may depend on them."""
     call = AnyOrder.__call__
 
-    def telling(self, tokens_BL, segments_BL, vocabulary, key, progress):
-        key = jax.random.fold_in(key, tokens_BL.sum())
-        return call(self, tokens_BL, segments_BL, vocabulary, key, progress)
+    def telling(self, batch, vocabulary, key, progress):
+        key = jax.random.fold_in(key, batch.tokens_BL.sum())
+        return call(self, batch, vocabulary, key, progress)
 
     mutated.setattr(AnyOrder, "__call__", telling)
     assert prove(AnyOrder(), (), keys=1).violations
+
+
+def test_a_label_among_the_inputs_is_caught(mutated):
+    """Fails if only tokens are edited: what is asked of a document is in a channel."""
+    call = Classify.__call__
+
+    def telling(self, batch, vocabulary, key, progress):
+        example = call(self, batch, vocabulary, key, progress)
+        return replace(example, inputs=example.inputs + batch.channels["label"])
+
+    assert prove(Classify(), (), keys=1).violations == ()
+    mutated.setattr(Classify, "__call__", telling)
+    (line,) = prove(Classify(), (), keys=1).violations
+    assert line == "its inputs tell what the channels say: label"
 
 
 @pytest.mark.parametrize("what", ["sentinel", "shown", "segments"])
@@ -348,7 +363,8 @@ def test_every_wrong_mask_is_caught(mutated, objective):
     mutated.setattr(transformer, "reaches", lambda _, length: attention.reaches(Full(), length))
     assert prove(objective, (inner,), keys=1).violations == ()
     key = jax.random.fold_in(jax.random.key(0), 0)
-    example = objective(jnp.array(tokens_NBL[0]), jnp.array(segments_BL), VOCABULARY, key, 0.0)
+    batch = Batch(jnp.array(tokens_NBL[0]), jnp.array(segments_BL))
+    example = objective(batch, VOCABULARY, key, 0.0)
     mask_BLM = np.asarray(visible_mask(example.visible, segments_BL))
     caught = 0
     for name, mutate in MASKS.items():
@@ -428,7 +444,7 @@ def test_what_is_allowed_is_what_masks_are_defined_to_be(objective):
 def _some_rows():
     tokens = jnp.array([[2, 13, 14, 3, 2, 15, 3, 0], [2, 13, 14, 15, 16, 17, 18, 19]])
     segments = jnp.array([[1] * 4 + [2] * 3 + [0], [1] * 8])
-    return tokens, segments, VOCABULARY, jax.random.key(1)
+    return Batch(tokens, segments), VOCABULARY, jax.random.key(1)
 
 
 def test_a_proof_is_drawn_with_what_was_found(mutated):
@@ -470,7 +486,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.example import Causal as SeesBefore
-from lm.example import Example, Full, Visible, Vocabulary
+from lm.example import Batch, Example, Full, Visible, Vocabulary
 from lm.objectives.base import Answer, Base
 from lm.objectives.causal import Causal
 
@@ -486,13 +502,12 @@ class LastPiece(Base, tag="last_piece"):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        batch: Batch,
         vocabulary: Vocabulary,
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        example = Causal()(tokens_BL, segments_BL, vocabulary, key, progress)
+        example = Causal()(batch, vocabulary, key, progress)
         after_BL = jnp.pad(example.weights[:, 1:], ((0, 0), (0, 1)))
         return replace(
             example, weights=example.weights * (1 - after_BL), visible=self.visible

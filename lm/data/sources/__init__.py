@@ -1,11 +1,23 @@
 """Where documents come from. A new source: its file beside these, and its name in the union."""
 
-from lm.data.sources.base import Base, Document
+from lm.data.sources.base import Base, Channel, Document, Part
 from lm.data.sources.hmm import Hmm
+from lm.data.sources.jsonl import Jsonl
 from lm.data.sources.stdlib import Stdlib
 from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
-Corpus = Stdlib | Text | Tfds | Hmm
+Corpus = Stdlib | Text | Jsonl | Tfds | Hmm
 
-__all__ = ["Base", "Corpus", "Document", "Hmm", "Stdlib", "Text", "Tfds"]
+__all__ = [
+    "Base",
+    "Channel",
+    "Corpus",
+    "Document",
+    "Hmm",
+    "Jsonl",
+    "Part",
+    "Stdlib",
+    "Text",
+    "Tfds",
+]

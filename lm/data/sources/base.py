@@ -1,8 +1,11 @@
 """What a source owes: documents in an order and under names that never change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
 
 from lm.config import Config, UserError
 
@@ -10,17 +13,60 @@ if TYPE_CHECKING:
     from lm.data.sources.hmm import Hmm
 
 
+class Channel(NamedTuple):
+    """What a source says of each token, beside which token it is."""
+
+    name: str
+    dtype: str
+    """NumPy's name of its type."""
+    shape: tuple[int, ...] = ()
+    """Of what it says of one token."""
+    fill: float = 0
+    """What stands where nothing is said: in padding, and in documents without it."""
+    classes: int | None = None
+    """How many classes there are, from 0 on, where it is one of them."""
+
+
+class Part(NamedTuple):
+    """A stretch of a document, and what the channels say of its tokens."""
+
+    text: str
+    values: Mapping[str, float] = MappingProxyType({})
+
+
 class Document(NamedTuple):
     """A text and the name that it keeps from run to run."""
 
     id: str
     text: str
+    parts: tuple[Part, ...] = ()
+    """The same text in stretches, each followed by an end token; none: it is one stretch, of
+    which no channel says anything."""
+
+    @property
+    def content(self) -> bytes:
+        """What the digest of a corpus is made of, beside the id.
+
+        >>> Document("a", "text").content
+        b'text'
+        >>> Document("a", "text", (Part("text", {"label": 1}),)).content
+        b'[["text",{"label":1}]]'
+        """
+        if not self.parts:
+            return self.text.encode()
+        return msgspec.json.encode([(text, dict(values)) for text, values in self.parts])
+
+
+TooLong = Literal["refuse", "cut"]
+"""What is done with a document that is longer than a row, where none may be cut in two: it is
+an error, or the tokens that find no room are left out."""
 
 
 class Base(Config):
     """A source: a frozen value that reads documents, one in memory at a time.
 
-    It owes `contents`, and `files` if it reads any. What else is not overridden holds for a
+    It owes `contents`, or `read` where documents are more than texts, and `files` if it reads
+    any. What else is not overridden holds for a
     source of which nothing more is known than its texts.
     """
 
@@ -47,6 +93,15 @@ class Base(Config):
                 ) from None
             if text:
                 yield Document(id, text)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """What its documents say of their tokens."""
+        return ()
+
+    @property
+    def too_long(self) -> TooLong:
+        return "refuse"
 
     @property
     def title(self) -> str:

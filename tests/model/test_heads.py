@@ -1,0 +1,84 @@
+"""Heads: a document's outputs are of its own tokens, and leave the other parameters alone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.distributed import mesh
+from lm.distributed.mesh import Mesh
+from lm.example import Example, Full, Head, positions_of
+from lm.model import Transformer, build
+from lm.model.heads import pooled
+
+SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 3, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]])
+SLOTS = 4
+
+
+def example_of(head: Head | None, inputs: jax.Array | None = None) -> Example:
+    inputs = jnp.arange(16).reshape(2, 8) if inputs is None else inputs
+    zeros = jnp.zeros((2, SLOTS if head and head.pool else 8), int)
+    return Example(
+        inputs=inputs,
+        predict=None,
+        targets=zeros,
+        weights=zeros,
+        segments=SEGMENTS,
+        positions=positions_of(SEGMENTS),
+        visible=Full(),
+        head=head,
+    )
+
+
+@pytest.fixture(scope="module")
+def body():
+    config = Transformer(depth=1, width=16, heads=2)
+    alone = mesh.make(Mesh(), jax.devices()[:1])
+    return build(config, 32, mesh=alone, precision="float32")
+
+
+@pytest.mark.parametrize("pool", ["first", "last", "mean"])
+def test_a_slot_is_of_its_own_document_alone(pool: str) -> None:
+    """Fails if pooling goes over a segment's edge, takes in padding, or counts slots from 0."""
+    head = Head("label", 3, pool)  # type: ignore[arg-type]
+    states = jnp.array(np.random.default_rng(0).normal(size=(2, 8, 4)), jnp.float32)
+    found = np.asarray(pooled(states, SEGMENTS, SLOTS, head))
+    for row in range(2):
+        for slot in range(SLOTS):
+            own = np.asarray(states[row][SEGMENTS[row] == slot + 1])
+            if len(own):
+                expected = {"first": own[0], "last": own[-1], "mean": own.mean(0)}[pool]
+                np.testing.assert_allclose(found[row, slot], expected, atol=1e-6)
+            else:
+                assert (found[row, slot] == 0).all()
+
+
+def test_outputs_are_of_the_shape_that_the_head_says(body) -> None:
+    """Fails if a head of tokens is pooled, one number is two, or the bias is left out."""
+    for head, shape in [
+        (Head("label", 3, "last"), (2, SLOTS, 3)),
+        (Head("value", 1, "mean"), (2, SLOTS, 1)),
+        (Head("tags", 5), (2, 8, 5)),
+    ]:
+        example = example_of(head)
+        params = nn.unbox(body.init(jax.random.key(0), example))["params"]
+        own = params[f"head_{head.name}"]
+        assert (own["bias"] == 0).all() and own["bias"].shape == shape[2:]
+        own["bias"] = own["bias"] + 7
+        states, table = body.apply({"params": params}, example)
+        logits = jnp.einsum("BPD,CD->BPC", states, table)
+        assert logits.shape == shape
+        without = jnp.einsum("BPD,CD->BPC", states[..., :-1], own["table"])
+        np.testing.assert_allclose(logits, without + 7, rtol=1e-5)
+
+
+def test_a_head_leaves_all_other_parameters_as_they_are(body) -> None:
+    """Fails if a head draws from the stream of the body's own initial values."""
+    plain = nn.unbox(body.init(jax.random.key(3), example_of(None)))["params"]
+    head = Head("label", 2, "mean")
+    headed = dict(nn.unbox(body.init(jax.random.key(3), example_of(head)))["params"])
+    own = headed.pop("head_label")
+    jax.tree.map(np.testing.assert_array_equal, plain, headed)
+    other = nn.unbox(body.init(jax.random.key(3), example_of(Head("other", 2, "mean"))))
+    assert not np.array_equal(own["table"], other["params"]["head_other"]["table"])
