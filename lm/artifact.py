@@ -113,9 +113,8 @@ def save_artifact(artifact: Artifact, folder: Path, *, shard: int = SHARD) -> No
 
     Raises UserError where the folder holds files already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there, and not an empty folder; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
+    folder.mkdir(exist_ok=True)
     save_tokenizer(artifact.tokenizer, artifact.card.tokenizer, folder / "tokenizer")
     shards = list(_shards(by_name(artifact.params), shard))
     names = [_WEIGHTS]
@@ -133,12 +132,17 @@ def save_artifact(artifact: Artifact, folder: Path, *, shard: int = SHARD) -> No
     write_whole(folder / _CONFIG, dump(artifact.card))
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UserError where an artifact cannot be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there, and not an empty folder; choose another")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"{folder}: there is no directory {folder.parent}")
+
+
 def load_artifact(folder: Path) -> Artifact:
     """What a folder holds; raises UserError in one line where it is damaged or no artifact."""
-    config = folder / _CONFIG
-    if not is_artifact(folder) or not config.exists():
-        raise UserError(f"{folder}: no artifact: it has no {_CONFIG} with {_WEIGHTS}")
-    card = parse(Card, config.read_bytes(), str(config))
+    card = load_card(folder)
     files = [_WEIGHTS]
     if (folder / _INDEX).exists():
         weight_map = read_json(folder / _INDEX).get("weight_map")
@@ -152,6 +156,14 @@ def load_artifact(folder: Path) -> Artifact:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder / name}: damaged: {error}") from None
     return Artifact(card, load_tokenizer(folder / "tokenizer"), as_tree(arrays))
+
+
+def load_card(folder: Path) -> Card:
+    """What an artifact is, without its parameters; raises UserError like `load_artifact`."""
+    config = folder / _CONFIG
+    if not is_artifact(folder) or not config.exists():
+        raise UserError(f"{folder}: no artifact: it has no {_CONFIG} with {_WEIGHTS}")
+    return parse(Card, config.read_bytes(), str(config))
 
 
 def by_name(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

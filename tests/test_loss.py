@@ -8,7 +8,7 @@ import pytest
 from lm import loss
 from lm.distributed import mesh
 from lm.numerics import Einsum
-from lm.plan.plan import hlo
+from lm.plan import hlo
 
 
 @pytest.fixture

@@ -1,32 +1,22 @@
-"""`lm budget`: from a budget of FLOPs and a law to model shapes, tokens, steps and hours."""
+"""From a budget of FLOPs and a law to model shapes, tokens, steps and hours."""
 
-import argparse
 import bisect
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from scipy.optimize import brentq
 
-from lm.config import UserError, override
+from lm.config import UserError
 from lm.cost import ledger
-from lm.cost.chips import Slice, parse_slice
+from lm.cost.chips import Slice
 from lm.data import Data, SentencePiece, vocabulary_size
-from lm.distributed.process import Parser, one_line_errors
 from lm.model import Model
-from lm.output.files import check_outputs, write_whole
 from lm.run import Run, validate
 from lm.scaling import laws
 from lm.scaling.fit import Fit, predict
-
-Convention = Literal["total", "non_embedding", "matmul"]
+from lm.scaling.laws import Convention
+from lm.scaling.parametric import Parametric
 
 HEAD_SIZE = 64
 STEP = 4
@@ -38,7 +28,7 @@ PLANNED = Run(data=Data(length=1024, tokenizer=SentencePiece(size=32_768)))
 """What is planned where the command line does not say otherwise."""
 
 DEFAULT = Fit(
-    law="parametric",
+    law=Parametric(),
     parameters=laws.BESIROGLU,
     objective=0.0,
     rows_used=0,
@@ -78,9 +68,6 @@ class Rung(NamedTuple):
     def hours(self, machine: Slice, utilization: float) -> float:
         """Hours of training alone: FLOPs over what the slice does of its peak."""
         return machine.hours(self.cost.flops, utilization)
-
-
-# The arithmetic
 
 
 def optimum(fit: Fit, flops: float, unique: float | None = None) -> dict[str, Any]:
@@ -123,6 +110,8 @@ def best_tokens(fit: Fit, params: float, unique: float | None = None) -> float |
     ends = math.log(1e3), math.log(1e45)
     if off(ends[0]) > 0 or off(ends[1]) < 0:
         return None
+    from scipy.optimize import brentq  # slow to import
+
     flops = math.exp(brentq(off, *ends, xtol=1e-9))
     return float(optimum(fit, flops, unique)["tokens"])
 
@@ -237,335 +226,10 @@ def _parameters(model: Model, pieces: int) -> ledger.Parameters:
 
 def _best_params(fit: Fit, flops: float, unique: float | None) -> float:
     points = {"flops": flops} if unique is None else {"flops": flops, "unique": unique}
-    return float(predict(_without_draws(fit), **points)["params"])
+    return float(predict(replace(fit, draws={}, ranges={}), **points)["params"])
 
 
 def _growth(fit: Fit, flops: float, unique: float | None) -> float:
     """The exponent of N*, d ln N* / d ln C, about a budget."""
     ends = [_best_params(fit, flops * times, unique) for times in (0.5, 2)]
     return math.log(ends[1] / ends[0]) / math.log(4)
-
-
-def _without_draws(fit: Fit) -> Fit:
-    return Fit(
-        fit.law,
-        fit.parameters,
-        0.0,
-        0,
-        0,
-        unidentified=fit.unidentified,
-        details=fit.details,
-    )
-
-
-# The law's file
-
-
-class Saved(msgspec.Struct):
-    """What `lm fit --json` writes of a law, as far as it is needed to predict."""
-
-    parameters: dict[str, float]
-    objective: float
-    rows_used: int
-    degrees: int = 0
-    draws: dict[str, list[float]] = {}
-    fixed: list[str] = []
-    unidentified: list[str] = []
-    ranges: dict[str, tuple[float, float]] = {}
-    against: str = "flops"
-    warnings: list[str] = []
-
-
-class SavedFile(Saved, kw_only=True):
-    """A file of it: one law, or several that stand in groups."""
-
-    law: str
-    groups: dict[str, Saved] = {}
-
-
-def read_law(path: Path, group: str | None) -> Fit:
-    """The law of a file that `lm fit --json` wrote; UserError where it is none."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise UserError(f"{path}: not a file")
-    try:
-        saved = msgspec.json.decode(path.read_bytes(), type=SavedFile)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no file of lm fit --json: {error}") from None
-    law: Saved = saved
-    names = ", ".join(saved.groups)
-    if group is not None:
-        if group not in saved.groups:
-            raise UserError(f"--group {group}: {path} has {names or 'one law, and no groups'}")
-        law = saved.groups[group]
-    elif len(saved.groups) > 1:
-        raise UserError(f"{path}: several laws; name one with --group: {names}")
-    return Fit(
-        law=saved.law,
-        parameters=law.parameters,
-        objective=law.objective,
-        rows_used=law.rows_used,
-        degrees=law.degrees,
-        draws={name: np.array(draws) for name, draws in law.draws.items()},
-        fixed=tuple(law.fixed),
-        warnings=tuple(law.warnings),
-        unidentified=tuple(law.unidentified),
-        ranges=law.ranges,
-        details={"against": law.against},
-    )
-
-
-# The command
-
-
-def main(arguments: list[str]) -> None:
-    """`lm budget`, without its name."""
-    given = _parser().parse_intermixed_args(arguments)
-    with one_line_errors():
-        _check(given)
-        base = _base(given)
-        machine = parse_slice(given.slice) if given.slice is not None else None
-        fit = read_law(given.law, given.group) if given.law else DEFAULT
-        convention: Convention = given.params.replace("-", "_")
-        try:
-            best = optimum(fit, given.flops, given.unique)
-        except UserError as error:
-            raise UserError(f"{given.law}: {error}" if given.law else str(error)) from None
-        rungs = ladder(
-            base,
-            fit,
-            given.flops,
-            rungs=given.rungs,
-            convention=convention,
-            unique=given.unique,
-        )
-        notes = _notes(given, base, fit, best, rungs, machine)
-        if given.json:
-            report = _report(given, fit, best, rungs, machine, notes)
-            write_whole(given.json, report.encode())
-        _print(given, fit, best, rungs, machine, notes)
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="lm budget",
-        description="Plans a ladder of runs at a budget and below it.",
-        epilog="lm train --help lists the fields that may follow, as objective.type=masked.",
-    )
-    parser.add_argument("--flops", type=float, required=True, metavar="C", help="the budget")
-    parser.add_argument(
-        "--law", type=Path, metavar="FIT.json", help="of lm fit --json (default: Besiroglu's)"
-    )
-    parser.add_argument("--group", metavar="NAME", help="its law, where the file has several")
-    parser.add_argument(
-        "--unique", type=float, metavar="U", help="unique tokens, for a data-constrained law"
-    )
-    parser.add_argument(
-        "--params",
-        choices=[name.replace("_", "-") for name in get_args(Convention)],
-        default="total",
-        help="what the law counts as N (total)",
-    )
-    parser.add_argument("--rungs", type=int, default=5, metavar="N", help="at most (5)")
-    parser.add_argument("--slice", metavar="NAME", help="hours on it, as v5e-16 or h100-8")
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="share of its peak that is assumed (0.4)"
-    )
-    parser.add_argument("--data-length", type=int, metavar="L", help="data.length (1024)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
-    parser.add_argument("overrides", nargs="*", metavar="field.path=value")
-    return parser
-
-
-_SET = ("data.batch", "model.depth", "model.width", "model.heads", "tokens")
-
-
-def _check(given: argparse.Namespace) -> None:
-    for option in ("flops", "unique"):
-        value = getattr(given, option)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{option} {value:g}: must be above 0")
-    if not 0 < given.mfu <= 1:
-        raise UserError(f"--mfu {given.mfu:g}: must be above 0 and at most 1")
-    if given.rungs < 1:
-        raise UserError(f"--rungs {given.rungs}: must be >= 1")
-    if given.group is not None and not given.law:
-        raise UserError(f"--group {given.group}: of which --law?")
-    check_outputs({"--json": given.json}, [given.law])
-    for assignment in given.overrides:
-        name = assignment.partition("=")[0]
-        if name in (*_SET, "optimizer.learning_rate"):
-            raise UserError(f"{assignment}: the ladder sets {name}")
-        if name == "optimizer.base_width":
-            raise UserError(f"{assignment}: the ladder sets a rate for every width")
-
-
-def _base(given: argparse.Namespace) -> Run:
-    length = [] if given.data_length is None else [f"data.length={given.data_length}"]
-    base = override(PLANNED, [*length, *given.overrides])
-    # Shapes of the ladder are checked with it; this one only stands for them.
-    return msgspec.structs.replace(base, model=shape(base.model, 1))
-
-
-def _notes(
-    given: argparse.Namespace,
-    base: Run,
-    fit: Fit,
-    best: Mapping[str, Any],
-    rungs: Sequence[Rung],
-    machine: Slice | None,
-) -> list[str]:
-    ratios = [rung.cost.flops / rung.flops_6nd for rung in rungs]
-    by_6nd = ", by which the law counts" if "alpha" in fit.parameters else ""
-    objective = type(base.objective).__struct_config__.tag
-    notes = [
-        f"{objective}, rows of {base.data.length}, {vocabulary_size(base.data.tokenizer):,}"
-        f" pieces; tokens spend the budget by the exact count, {min(ratios):.2f} to"
-        f" {max(ratios):.2f} of 6ND{by_6nd}; D* is the law's best for N",
-        "N is the law's count of parameters, taken to be "
-        f"{given.params} (--params); shapes are 64 times as wide as deep, with heads of 64",
-        "batch and rate are starting points from other data (Porian et al. 2024,"
-        " arXiv:2406.19146: adamw, constant rate, 25M to 108M parameters)"
-        + (
-            ""
-            if base.optimizer.__struct_config__.tag == "adamw"
-            else "; not for this optimizer"
-        ),
-    ]
-    if machine:
-        notes.append(
-            f"hours on {given.slice} ({machine.chips} chips of {machine.chip.flops / 1e12:g}"
-            f" TFLOP/s in bfloat16) assume {given.mfu:.0%} of peak; evaluation is not in them"
-            + (
-                ""
-                if base.precision == "bfloat16"
-                else f", and precision={base.precision} takes several times as long"
-            )
-        )
-    if far := best.get("extrapolated"):
-        rows = ", ".join(
-            f"{name} {fit.ranges[name][0]:.3g} to {fit.ranges[name][1]:.3g} (here × {times:g})"
-            for name, times in far.items()
-        )
-        notes.append(
-            f"extrapolated: the law was fit to {rows}, and is drawn on beyond that; N*, D* and"
-            " loss are as good as that it holds there"
-        )
-    # A ladder goes down from the budget, and the loss of its lower rungs is told by them.
-    low = fit.ranges.get("flops", (0.0,))[0]
-    if below := [rung for rung in rungs[:-1] if rung.budget * 1.05 < low]:
-        notes.append(
-            f"extrapolated downward: the law was fit to flops of {low:.3g} and more, and"
-            f" {len(below)} of {len(rungs)} rungs spend less, down to {below[0].budget:.3g}"
-        )
-    if not fit.ranges:
-        notes.append("the law's file does not say which runs it was fit to: is this within?")
-    if given.law and not best.get("ci95"):
-        notes.append("no intervals: the law's file holds no resamples")
-    return notes
-
-
-def _report(
-    given: argparse.Namespace,
-    fit: Fit,
-    best: Mapping[str, Any],
-    rungs: Sequence[Rung],
-    machine: Slice | None,
-    notes: Sequence[str],
-) -> str:
-    """What --json writes; a rung's `run` is what `lm train` takes as RUN.json."""
-    report = {
-        "flops": given.flops,
-        "law": {"law": fit.law, "parameters": fit.parameters, "file": _text(given.law)},
-        "params_convention": given.params,
-        "optimum": best,
-        "slice": given.slice,
-        "utilization": given.mfu if machine else None,
-        "rungs": [
-            {
-                "budget": rung.budget,
-                "depth": rung.run.model.depth,
-                "width": rung.run.model.width,
-                "heads": rung.run.model.heads,
-                "params": {n: getattr(rung.params, n) for n in get_args(Convention)},
-                "tokens": rung.cost.tokens,
-                "tokens_best": rung.tokens_best,
-                "flops": rung.cost.flops,
-                "flops_6nd": rung.flops_6nd,
-                "flops_rematerialized": rung.cost.flops_rematerialized,
-                "flops_forward": rung.cost.flops_forward,
-                "flops_backward": rung.cost.flops_backward,
-                "batch_tokens": rung.batch,
-                "learning_rate": rung.run.optimizer.learning_rate,
-                "steps": rung.cost.steps,
-                "hours": rung.hours(machine, given.mfu) if machine else None,
-                "run": msgspec.to_builtins(rung.run),
-            }
-            for rung in rungs
-        ],
-        "notes": list(notes),
-        "warnings": list(fit.warnings),
-    }
-    return json.dumps(report, indent=2, allow_nan=False) + "\n"
-
-
-def _print(
-    given: argparse.Namespace,
-    fit: Fit,
-    best: Mapping[str, Any],
-    rungs: Sequence[Rung],
-    machine: Slice | None,
-    notes: Sequence[str],
-) -> None:
-    console = Console(width=None if os.isatty(1) else 120, highlight=False)
-    ends = best.get("ci95", {})
-    said = [
-        f"{symbol} {_short(best[name])}" + (f" ({_range(ends[name])})" if name in ends else "")
-        for symbol, name in (("N*", "params"), ("D*", "tokens"))
-    ]
-    loss = f", loss {best['loss']:.4g}" if "loss" in best else ""
-    console.print(f"{given.flops:.3g} FLOPs by the {fit.law} law: {', '.join(said)}{loss}")
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    titles = ["depth", "width", "heads", "total", "no emb.", "matmul", "tokens", "D*", "FLOPs"]
-    titles += ["6ND", "batch", "rate", "steps", *(["hours"] if machine else [])]
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    for rung in rungs:
-        model, params = rung.run.model, rung.params
-        table.add_row(
-            *map(str, (model.depth, model.width, model.heads)),
-            *map(_short, (params.total, params.non_embedding, params.matmul)),
-            _short(rung.cost.tokens),
-            _short(rung.tokens_best) if rung.tokens_best else "",
-            *(f"{value:.3g}" for value in (rung.cost.flops, rung.flops_6nd)),
-            _short(rung.batch),
-            f"{rung.run.optimizer.learning_rate:.2g}",
-            f"{rung.cost.steps:,}",
-            *([f"{rung.hours(machine, given.mfu):.2g}"] if machine else []),
-        )
-    console.print(table)
-    for note in notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    for warning in fit.warnings:
-        console.print(f"[bold]warning:[/bold] {warning}", soft_wrap=True)
-
-
-def _short(value: float) -> str:
-    """A count in three digits.
-
-    >>> [_short(value) for value in (950, 80_500_000, 2.07e9, 1.33e12)]
-    ['950', '80.5M', '2.07B', '1.33T']
-    """
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if 0.9995 * unit <= value < 1e15:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
-
-
-def _range(ends: Sequence[float]) -> str:
-    return " – ".join(map(_short, ends))
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -233,10 +233,10 @@ def parse_slice(name: str) -> Slice:
     (16, 8, 8)
     >>> parse_slice("v5e-7")
     Traceback (most recent call last):
-    lm.config.UserError: v5e-7: no such shape is offered; nearest: v5e-4, v5e-8
+    lm.config.struct.UserError: v5e-7: no such shape is offered; nearest: v5e-4, v5e-8
     >>> parse_slice("v5-16")
     Traceback (most recent call last):
-    lm.config.UserError: v5-16: no such slice; nearest: v5p-16, v5e-16, v4-16
+    lm.config.struct.UserError: v5-16: no such slice; nearest: v5p-16, v5e-16, v4-16
     """
     known = re.fullmatch(r"(\w+)-([1-9][0-9]{0,6})", name.lower())
     chip = CHIPS.get(known[1]) if known else None

@@ -7,8 +7,8 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,6 +74,14 @@ _USERS = (
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with a command line."""
 
+    more: Callable[[], str] | None = None
+    """Says what --help ends with, where that takes long to import."""
+
+    def format_help(self) -> str:
+        if self.more is not None:
+            self.epilog = self.more()
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         print(f"lm: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
@@ -92,11 +100,23 @@ class Parser(argparse.ArgumentParser):
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`."""
-    from lm.distributed import hosts
-
     logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
-    with hosts.leaving(), _exit_codes(), as_interrupts():
+    with _leaving(), _exit_codes(), as_interrupts():
         yield
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """`hosts.leaving`; a command that never imported it, and jax, has joined no others."""
+    ending: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        ending = error
+    hosts = sys.modules.get("lm.distributed.hosts")
+    with hosts.leaving() if hosts else nullcontext():
+        if ending is not None:
+            raise ending
 
 
 @contextmanager

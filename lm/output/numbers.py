@@ -1,7 +1,7 @@
 """Numbers as people read them, in one way everywhere."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def count(number: float, digits: int = 2) -> str:
@@ -78,6 +78,49 @@ def with_error(
     if error is None or not math.isfinite(error):
         return show(value)
     return f"{show(value).removesuffix('%')} ± {show(error)}"
+
+
+def number(value: float) -> str:
+    """A number in the digits that its size asks for; an integer whole.
+
+    >>> [number(value) for value in (0.0123456, 1.78389, 442.16, 1271.8, 1.4e12, 800)]
+    ['0.01235', '1.7839', '442.16', '1271.8', '1.4e+12', '800']
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    if 1e-2 <= abs(value) < 1e5:
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.5g}"
+    return f"{value:.4g}"
+
+
+def short(value: float) -> str:
+    """A count in three digits.
+
+    >>> [short(value) for value in (950, 80_500_000, 2.07e9, 1.33e12)]
+    ['950', '80.5M', '2.07B', '1.33T']
+    """
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if 0.9995 * unit <= value < 1e15:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def ends(interval: Sequence[float] | None, show: Callable[[float], str] = number) -> str:
+    """The ends of an interval, nothing where there is none.
+
+    >>> ends((0.31, 0.36)), ends(None)
+    ('0.31 – 0.36', '')
+    """
+    return " – ".join(map(show, interval)) if interval else ""
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in units of 1e9.
+
+    >>> gigabytes(3.35e9), gigabytes(2_162_688)
+    ('3.35', '0.002')
+    """
+    return f"{size / 1e9:.3g}" if size >= 5e7 else f"{size / 1e9:.3f}"
 
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")

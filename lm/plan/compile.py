@@ -9,34 +9,31 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import msgspec
-import numpy as np
 from jax.experimental import topologies
 from jax.experimental.layout import Format
 
 from lm.config import UserError
 from lm.cost import ledger
-from lm.cost.chips import Chip, parse_slice
+from lm.cost.chips import parse_slice
 from lm.data import vocabulary_size
 from lm.distributed import mesh as _mesh
-from lm.distributed.mesh import AXES
 from lm.distributed.process import keep_memory
 from lm.evaluate.scorers.base import nats_of
 from lm.evaluate.scoring import valid
 from lm.example import Batch, Vocabulary
-from lm.plan.hlo import Collective, work
+from lm.objectives import Base
+from lm.plan.found import HERE, Found, Moved, Speed, Step
+from lm.plan.hlo import Collective, Unreadable, work
+from lm.plan.measure import speed, step_seconds
+from lm.plan.network import axes_of, places_of, seconds_of
 from lm.run import Run, mesh_for
-from lm.train.progress import matmul_peak
 from lm.train.step import Program, prepare
-
-Step = Literal["train", "validate", "score"]
-HERE = "cpu"
-"""The slice that is this machine's own processor."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -45,72 +42,13 @@ class Request(msgspec.Struct, frozen=True):
     run: Run
     """Its objective is that of the step."""
     slice: str
-    """A name of lm.chips, or `HERE`."""
+    """A name of lm.cost.chips, or `HERE`."""
     slices: int = 1
     step: Step = "train"
     quick: bool = False
     """Whether the compiler is to spare itself most optimizations."""
     measure: bool = False
     """Whether the step is also run and timed (`HERE` alone)."""
-
-
-class Moved(msgspec.Struct):
-    """The collectives of one kind along the same mesh axes, in one step of one device."""
-
-    kind: str
-    axes: str
-    """Joined by `+`."""
-    times: int
-    bytes: float
-    """That a device receives."""
-    ici_seconds: float
-    dcn_seconds: float
-
-
-class Found(msgspec.Struct):
-    """What one device needs and does in a step; bytes and FLOPs."""
-
-    mesh: dict[str, int]
-    arguments: dict[str, int] = {}
-    """parameters, optimizer, rows: as they lie in memory, by shardings and layouts."""
-    argument_bytes: int = 0
-    """All of them, as the compiler says."""
-    output_bytes: int = 0
-    """What is returned, but for what takes an argument's place."""
-    temporary_bytes: int = 0
-    code_bytes: int = 0
-    flops: float = 0.0
-    """Of matrix products in the program's text."""
-    flops_float32: float = 0.0
-    """Of those, products of float32 operands."""
-    kernel_flops: float = 0.0
-    """Of attention's kernels, by the ledger: no compiler counts them."""
-    bytes: float = 0.0
-    """Read from and written to main memory."""
-    collectives: list[Moved] = []
-    compile_seconds: float = 0.0
-    rematerialized: bool = False
-    """Whether the partitioner said that it copies an array whole, as no other way fits."""
-    refused: str = ""
-    """What the compiler says where the program does not fit."""
-    refused_bytes: float | None = None
-    """What it would have needed, at least."""
-    measured_seconds: list[float] = []
-
-    @property
-    def used(self) -> float:
-        """Bytes of main memory that are needed at once."""
-        if self.refused_bytes is not None:
-            return self.refused_bytes
-        return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.code_bytes
-
-
-class Speed(msgspec.Struct):
-    """What this machine's processor does, as measured."""
-
-    flops: float
-    flops_float32: float
-    bandwidth: float
 
 
 def find(request: Request) -> Found:
@@ -137,7 +75,7 @@ def find(request: Request) -> Found:
     found.compile_seconds = time.monotonic() - start
     _read(found, given, compiled, program, request, slice_of)
     if request.measure:
-        found.measured_seconds = _measured(program)
+        found.measured_seconds = step_seconds(program)
     return found
 
 
@@ -250,26 +188,51 @@ def _read(
     found.output_bytes = memory.output_size_in_bytes - memory.alias_size_in_bytes
     found.temporary_bytes = memory.temp_size_in_bytes
     found.code_bytes = memory.generated_code_size_in_bytes
-    done = work(compiled.as_text(), program.mesh.size)
-    found.flops, found.flops_float32, found.bytes = done.flops, done.flops_float32, done.bytes
+    train = request.step == "train"
     platform = program.mesh.devices.flat[0].platform
-    kernels = ledger.kernel_flops(
-        program.run, request.run.objective, platform, train=request.step == "train"
-    )
+    objective = request.run.objective
+    kernels = ledger.kernel_flops(program.run, objective, platform, train=train)
     found.kernel_flops = kernels / program.mesh.size
+    try:
+        done = work(compiled.as_text(), program.mesh.size)
+    except Unreadable as error:
+        # Memory is known by the compiler's own analysis, and products by the ledger.
+        found.unread = str(error)
+        found.flops = _ledger_flops(program.run, objective, platform, train=train)
+        found.flops = (found.flops - kernels) / program.mesh.size
+        return
+    found.flops, found.flops_float32, found.bytes = done.flops, done.flops_float32, done.bytes
+    found.collectives = _moved(done.collectives, program, request.slice, slice_of)
+
+
+def _ledger_flops(run: Run, objective: Base, platform: str, *, train: bool) -> int:
+    """FLOPs of a step's products on all devices, with those of kernels."""
+    vocabulary = vocabulary_size(run.data.tokenizer)
+    if train:
+        return ledger.program_flops(run, objective, vocabulary, platform)
+    return sum(ledger.objective_flops(run, objective, vocabulary).values())
+
+
+def _moved(
+    collectives: Iterable[Collective],
+    program: Program,
+    slice_: str,
+    slice_of: dict[jax.Device, int],
+) -> list[Moved]:
+    """The collectives of a step by kind and mesh axes, the largest first."""
     sums: dict[tuple[str, str], Moved] = {}
-    places = _places(program.mesh, slice_of)
-    for collective in done.collectives:
-        axes = _axes_of(collective, program.mesh)
+    places = places_of(program.mesh, slice_of)
+    for collective in collectives:
+        axes = axes_of(collective, program.mesh)
         moved = sums.setdefault(
             (collective.kind, axes), Moved(collective.kind, axes, 0, 0.0, 0.0, 0.0)
         )
-        ici, dcn = _seconds(collective, places, request.slice)
+        ici, dcn = seconds_of(collective, places, slice_)
         moved.times += collective.times
         moved.bytes += collective.times * collective.received
         moved.ici_seconds += collective.times * ici
         moved.dcn_seconds += collective.times * dcn
-    found.collectives = sorted(sums.values(), key=lambda moved: -moved.bytes)
+    return sorted(sums.values(), key=lambda moved: -moved.bytes)
 
 
 def _laid_out(shapes: Any, formats: Any) -> int:
@@ -295,113 +258,6 @@ def _bytes_of(array: jax.ShapeDtypeStruct, there: Any) -> int:
             if back <= len(sides):
                 sides[-back] = -(-sides[-back] // size) * size
     return math.prod(sides) * dtype.itemsize
-
-
-# Networks
-
-
-class _Place(NamedTuple):
-    """Where a device is."""
-
-    slice: int
-    coords: tuple[int, ...]
-
-
-def _places(mesh: jax.sharding.Mesh, slice_of: Mapping[jax.Device, int]) -> list[_Place]:
-    """By the partition's number, in which programs name devices."""
-    return [
-        _Place(slice_of[device], tuple(getattr(device, "coords", ())))
-        for device in mesh.devices.flat
-    ]
-
-
-def _axes_of(collective: Collective, mesh: jax.sharding.Mesh) -> str:
-    """The mesh axes along which a collective's devices lie."""
-    at = np.array(np.unravel_index(collective.members, mesh.devices.shape))
-    return "+".join(a for a, line in zip(AXES, at, strict=True) if len(set(line.tolist())) > 1)
-
-
-def _seconds(
-    collective: Collective, places: Sequence[_Place], slice_: str
-) -> tuple[float, float]:
-    """The least time of a collective on the wires within slices, and between them.
-
-    What all devices of a slice must have from another slice comes once, a share to each.
-    """
-    if slice_ == HERE:
-        return 0.0, 0.0
-    machine = parse_slice(slice_)
-    chip = machine.chip
-    members = [places[number] for number in collective.members]
-    inside = [place for place in members if place.slice == members[0].slice]
-    slices = len({place.slice for place in members})
-    outer = collective._replace(members=tuple(range(slices)))
-    far = outer.received / len(inside) if slices > 1 else 0.0
-    near = collective.received - far
-    ici = near / (ici_bandwidth(chip, machine.topology, inside) / chip.devices)
-    return ici, far / ((chip.dcn or math.inf) / chip.devices)
-
-
-def ici_bandwidth(chip: Chip, topology: Sequence[int], places: Sequence[_Place]) -> float:
-    """Bytes/s that a chip can receive in a collective of these devices of a slice.
-
-    Each side of the torus along which they lie adds two wires where it is a ring, and one
-    where it is a line.
-
-    >>> chip = parse_slice("v5e-256").chip
-    >>> row = [_Place(0, (x, 0, 0)) for x in range(16)]
-    >>> ici_bandwidth(chip, (16, 16), row), ici_bandwidth(chip, (16, 16), row[:4])
-    (100000000000.0, 50000000000.0)
-    """
-    if chip.sides == 1:
-        return chip.ici
-    wires = 0
-    for side, size in enumerate(topology):
-        met = len({place.coords[side] for place in places})
-        if met > 1:
-            wires += 2 if met == size and size % chip.wraps == 0 else 1
-    # Two devices of one chip share its memory.
-    return chip.ici * wires / (2 * chip.sides) if wires else chip.bandwidth
-
-
-# Measuring this machine
-
-
-def _measured(program: Program, least: float = 3.0) -> list[float]:
-    """Seconds of training steps on random pieces, after one that warms up.
-
-    They are five steps or more, and last `least` seconds or longer: other programs come and go.
-    """
-    run = program.run
-    shape = run.data.batch, run.data.length
-    random = np.random.default_rng(0)
-    tokens_BL = random.integers(4, vocabulary_size(run.data.tokenizer), shape, dtype=np.int32)
-    part = program.place(Batch(tokens_BL, np.ones(shape, np.int32)))
-    state = program.init()
-    seconds: list[float] = []
-    while len(seconds) < 6 or sum(seconds[1:]) < least:
-        start = time.perf_counter()
-        state, metrics = program.step(state, part)
-        jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - start)
-    return seconds[1:]
-
-
-def speed() -> Speed:
-    """This machine's products and its memory, at best."""
-    x = jnp.zeros(1 << 26, jnp.float32)
-    copy = jax.jit(lambda x: x + 1)
-    copy(x).block_until_ready()
-    times = []
-    for _ in range(50):
-        start = time.perf_counter()
-        copy(x).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return Speed(
-        flops=matmul_peak(),
-        flops_float32=matmul_peak("float32"),
-        bandwidth=2 * x.nbytes / min(times),
-    )
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Error bars: rows drawn again and again, and intervals that are honest where rows are few."""
 
 import numpy as np
-from scipy import special
 
 from lm.scaling.table import Runs
 
@@ -43,6 +42,8 @@ def interval(
     draws_B = draws_B[np.isfinite(draws_B)]
     if degrees < 1 or len(draws_B) < FEWEST_DRAWS:
         return None
+    from scipy import special  # without a bootstrap nothing asks for it
+
     tail = (1 - level) / 2
     widening = float(special.stdtrit(degrees, 1 - tail) / special.ndtri(1 - tail))
     low, high = np.quantile(draws_B, [tail, 1 - tail])

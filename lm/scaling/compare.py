@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from lm.scaling.base import Interval
 from lm.scaling.bootstrap import interval
 from lm.scaling.envelope import on_envelope
-from lm.scaling.fit import Fit, Interval
-from lm.scaling.power import lines
+from lm.scaling.fit import Fit
+from lm.scaling.power import Power, lines
 from lm.scaling.table import Columns, DataError, Runs
 
 BUDGETS = (
@@ -216,7 +217,7 @@ def _law(runs: Runs, bootstrap: int, seed: int) -> Fit:
         runs.flops_R, {"loss": runs.loss_R}, bootstrap=bootstrap, seed=seed
     )
     return Fit(
-        law="power",
+        law=Power(),
         parameters=parameters,
         objective=objective,
         rows_used=len(runs),

@@ -2,14 +2,18 @@
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lm.scaling import laws
 from lm.scaling.bootstrap import resample
 from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.parametric import (
     NAMES,
     Origin,
+    Surface,
     bounds,
     check_fixed,
     check_rows,
@@ -27,6 +31,50 @@ ALL_NAMES = (*NAMES, "R_D", "R_N")
 
 _STARTS = 120
 """At most; drawn from a grid of nine hundred."""
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class DataConstrained(Surface):
+    """The parametric law of what size and data are worth when data repeat."""
+
+    name = "data-constrained"
+    needs = ("loss", "params", "tokens", "unique")
+
+    delta: float = 1e-3
+    """Where the Huber loss of ln L turns from square to linear."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Parameters that are not fit, and their values."""
+
+    def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
+        return fit_data_constrained(
+            runs, delta=self.delta, fixed=self.fixed, bootstrap=bootstrap, seed=seed
+        )
+
+    def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+        if "unique" not in known:
+            raise ValueError(
+                "--law data-constrained predicts with unique tokens: flops=..,unique=.."
+            )
+        unique, place = known["unique"], self.place(known)
+        params, tokens = place or laws.data_constrained_optimum(
+            parameters, known["flops"], unique
+        )
+        flops = known.get("flops", laws.FLOPS_PER_PARAMETER_AND_TOKEN * params * tokens)
+        loss = laws.data_constrained_loss(parameters, params, tokens, unique)
+        found = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
+        return found | {"unique": unique}
+
+    def figure(self, fit: Fit, runs: Runs, loss: str) -> "Figure":
+        from lm.scaling.plots import repeats_figure
+
+        return repeats_figure(fit, runs, loss)
+
+    def grid(self, runs: Runs, places: np.ndarray) -> dict[str, Any]:
+        assert runs.unique_R is not None
+        return {"flops": places, "unique": np.array(np.median(runs.unique_R))}
 
 
 def fit_data_constrained(
@@ -84,7 +132,7 @@ def fit_data_constrained(
     doubts, flat = solution_doubts(problem, ALL_NAMES, best_P, certificate)
     runaways, away = draws_doubts(problem, ALL_NAMES, draws_BP)
     return Fit(
-        law="data-constrained",
+        law=DataConstrained(delta, fixed),
         parameters={n: float(v[0]) for n, v in origin.natural(ALL_NAMES, best_P[None]).items()},
         objective=float(objective_S.min()),
         rows_used=len(runs),

@@ -1,19 +1,34 @@
 """The lowest loss at each compute and who reached it (approach 1 of Hoffmann et al. 2022)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from lm.scaling.bootstrap import resample
 from lm.scaling.fit import Fit, ranges_of
-from lm.scaling.power import line_doubts, lines
+from lm.scaling.power import Lines, line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
 Method = Literal["hull", "bins"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _BINS_A_DECADE = 10
+
+
+@dataclass(frozen=True)
+class Envelope(Lines):
+    """N, D and L of the runs on the envelope as power laws of compute."""
+
+    name = "envelope"
+    needs = ("loss", "flops")
+    methods = METHODS
+
+    method: Method = METHODS[0]
+    """The lower convex hull, or the best of each bin of compute."""
+
+    def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
+        return fit_envelope(runs, method=self.method, bootstrap=bootstrap, seed=seed)
 
 
 def fit_envelope(
@@ -39,7 +54,7 @@ def fit_envelope(
     parameters, _, objective = _law_of(runs, rows_R, 0, 0)
     draws = _draws(runs, method, bootstrap, seed) if bootstrap else {}
     return Fit(
-        law="envelope",
+        law=Envelope(method),
         parameters=parameters,
         objective=objective,
         rows_used=len(rows_R),
@@ -47,7 +62,7 @@ def fit_envelope(
         draws=draws,
         warnings=(*_warnings(runs, rows_R), *line_doubts(parameters, draws)),
         ranges=ranges_of(runs.take(rows_R)),
-        details={"rows": rows_R, "method": method},
+        details={"rows": rows_R},
     )
 
 

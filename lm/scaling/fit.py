@@ -7,22 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lm.scaling import laws
+from lm.scaling.base import Interval, Law
 from lm.scaling.bootstrap import interval
+from lm.scaling.laws import Parameters
 from lm.scaling.solve import Certificate
 from lm.scaling.table import Runs
 
-Interval = tuple[float, float]
-
-LOWEST_EXPONENT, HIGHEST_EXPONENT = 1e-3, 5.0
-"""Of size or data, in a surface; what an interval holds beyond them was never tried."""
-_LIMITS = {
-    "alpha": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
-    "beta": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
-    "a": (0.0, 1.0),
-    "b": (0.0, 1.0),
-    "E": (0.0, np.inf),
-}
 _BEYOND = 1.05
 """What lies farther beyond the rows, as a factor, is called extrapolated."""
 
@@ -31,7 +21,7 @@ _BEYOND = 1.05
 class Fit:
     """A law fit to runs."""
 
-    law: str
+    law: Law
     parameters: dict[str, float]
     objective: float
     """Sum of Huber losses of ln L; for lines, the sum of squares of the first one's."""
@@ -54,35 +44,20 @@ class Fit:
     @property
     def exponents(self) -> dict[str, float]:
         """N* ~ C^a, D* ~ C^b, and for lines L ~ C^-x."""
-        return {name: float(value) for name, value in exponents_of(self.parameters).items()}
-
-    @property
-    def against(self) -> str:
-        """What lines are drawn against."""
-        return str(self.details.get("against", "flops"))
-
-    @property
-    def method(self) -> str | None:
-        """How minima or an envelope were found; None for laws that have one way."""
-        method: str | None = self.details.get("method")
-        return method
-
-    @property
-    def is_surface(self) -> bool:
-        """Whether it is a law of size and data, and not of one quantity."""
-        return "alpha" in self.parameters
+        found = self.law.exponents(self.parameters)
+        return {name: float(value) for name, value in found.items()}
 
     @property
     def has_split(self) -> bool:
         """Whether the rows say how compute is best split between size and data."""
-        return not {"alpha", "beta"} & set(self.unidentified)
+        return not set(self.law.split) & set(self.unidentified)
 
     @functools.cached_property
     def ci95(self) -> dict[str, Interval]:
         """95% intervals of all that was fit and is identified, no wider than what was tried."""
         if not self.draws:
             return {}
-        exponents = exponents_of(self.draws) if self.has_split else {}
+        exponents = self.law.exponents(self.draws) if self.has_split else {}
         left_out = {*self.fixed, *self.unidentified}
         free = {name: d for name, d in self.draws.items() if name not in left_out}
         values = self.parameters | self.exponents
@@ -91,18 +66,18 @@ class Fit:
             for name, draws_B in (exponents | free).items()
             if np.ptp(draws_B) > 0
         }
-        limits = _LIMITS if self.is_surface else {}
         found = {}
         for name, both in ends.items():
             if both is not None:
-                low, high = limits.get(name, (-np.inf, np.inf))
+                low, high = self.law.limits.get(name, (-np.inf, np.inf))
                 found[name] = (max(both[0], low), min(both[1], high))
         return found
 
     def beyond(self, point: Mapping[str, float]) -> dict[str, float]:
         """How many times a point's quantities lie above or below all rows, where they do.
 
-        >>> fit = Fit("power", {}, 0.0, 9, 7, ranges={"flops": (1e18, 1e20)})
+        >>> from lm.scaling.power import Power
+        >>> fit = Fit(Power(), {}, 0.0, 9, 7, ranges={"flops": (1e18, 1e20)})
         >>> fit.beyond({"flops": 1e25}), fit.beyond({"flops": 2e19})
         ({'flops': 100000.0}, {})
         """
@@ -123,13 +98,6 @@ def ranges_of(runs: Runs) -> dict[str, Interval]:
     return {n: (float(v.min()), float(v.max())) for n, v in known.items() if v is not None}
 
 
-def exponents_of(parameters: laws.Parameters) -> dict[str, Any]:
-    """How the best split of compute grows with it, from one law's parameters or another's."""
-    if "alpha" in parameters:
-        return laws.parametric_exponents(parameters)
-    return {name: parameters[name] for name in ("a", "b", "x") if name in parameters}
-
-
 def predict(
     fit: Fit,
     *,
@@ -144,14 +112,16 @@ def predict(
     many times what lies beyond the rows does (`extrapolated`). Raises ValueError where the law
     cannot say.
 
-    >>> fit = Fit("parametric", laws.BESIROGLU, objective=0.0, rows_used=240, degrees=235)
+    >>> from lm.scaling.laws import BESIROGLU
+    >>> from lm.scaling.parametric import Parametric
+    >>> fit = Fit(Parametric(), BESIROGLU, objective=0.0, rows_used=240, degrees=235)
     >>> {name: float(f"{value:.4g}") for name, value in predict(fit, flops=5.76e23).items()}
     {'flops': 5.76e+23, 'params': 72250000000.0, 'tokens': 1329000000000.0, 'loss': 1.974}
     """
     given = {"flops": flops, "params": params, "tokens": tokens, "unique": unique}
     known = {name: float(value) for name, value in given.items() if value is not None}
-    if fit.is_surface and not {"params", "tokens"} & set(known) and not fit.has_split:
-        unknown = " and ".join(n for n in ("alpha", "beta") if n in fit.unidentified)
+    if not {"params", "tokens"} & set(known) and not fit.has_split:
+        unknown = " and ".join(n for n in fit.law.split if n in fit.unidentified)
         raise ValueError(
             f"these rows do not say {unknown}, so there is no best split: predict from params"
             " and tokens, or --fix what is known"
@@ -195,49 +165,6 @@ def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def evaluate(fit: Fit, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate(fit: Fit, parameters: Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a point, and what the fit's law adds; parameters may be its draws."""
-    if fit.law in ("parametric", "data-constrained"):
-        return _evaluate_surface(fit.law, parameters, dict(known))
-    if set(known) != {fit.against}:
-        raise ValueError(f"this law predicts from {fit.against} alone: {fit.against}=1e21")
-    return dict(known) | laws.power_optimum(parameters, known[fit.against])
-
-
-def _evaluate_surface(
-    law: str, parameters: laws.Parameters, known: dict[str, Any]
-) -> dict[str, Any]:
-    unique = known.get("unique")
-    if law == "data-constrained" and unique is None:
-        raise ValueError(
-            "--law data-constrained predicts with unique tokens: flops=..,unique=.."
-        )
-    if law == "parametric" and unique is not None:
-        raise ValueError("--law parametric knows no unique tokens; use --law data-constrained")
-    k = laws.FLOPS_PER_PARAMETER_AND_TOKEN
-    point = {name: known[name] for name in ("flops", "params", "tokens") if name in known}
-    match sorted(point):
-        case ["flops"]:
-            params, tokens = (
-                laws.parametric_optimum(parameters, point["flops"])
-                if unique is None
-                else laws.data_constrained_optimum(parameters, point["flops"], unique)
-            )
-        case ["params", "tokens"]:
-            params, tokens = point["params"], point["tokens"]
-        case ["flops", "params"]:
-            params, tokens = point["params"], point["flops"] / (k * point["params"])
-        case ["flops", "tokens"]:
-            params, tokens = point["flops"] / (k * point["tokens"]), point["tokens"]
-        case _:
-            raise ValueError(
-                f"--law {law} predicts from flops, or from two of flops, params, tokens"
-            )
-    loss = (
-        laws.parametric_loss(parameters, params, tokens)
-        if unique is None
-        else laws.data_constrained_loss(parameters, params, tokens, unique)
-    )
-    flops = point.get("flops", k * params * tokens)
-    found = {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
-    return found if unique is None else found | {"unique": unique}
+    return fit.law.evaluate(parameters, known)

@@ -2,15 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 
 from lm.scaling.fit import Fit, ranges_of
-from lm.scaling.power import line_doubts, lines
+from lm.scaling.power import Lines, line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
 Method = Literal["parabola", "local", "akima"]
@@ -35,6 +34,44 @@ _LEFT_OUT = {
     "below": "the curve's minimum lies far below every run",
 }
 """Why a budget has no minimum that can be used."""
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Isoflop(Lines):
+    """N*, D* and L* of each budget as power laws of compute."""
+
+    name = "isoflop"
+    needs = ("loss", "params", "flops")
+    resamples = "residuals"
+    methods = METHODS
+
+    method: Method = METHODS[0]
+    """How the minimum of a budget is found."""
+    tolerance: float = 0.1
+    """Runs whose compute differs by less than this fraction are of one budget."""
+
+    def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
+        return fit_isoflop(
+            runs,
+            method=self.method,
+            tolerance=self.tolerance,
+            bootstrap=bootstrap,
+            seed=seed,
+        )
+
+    def figure(self, fit: Fit, runs: Runs, loss: str) -> "Figure":
+        from lm.scaling.plots import isoflop_figure
+
+        return isoflop_figure(fit, loss)
+
+    def best(
+        self, fit: Fit, runs: Runs, what: str
+    ) -> Iterator[tuple[np.ndarray | float, np.ndarray | float]]:
+        for budget in fit.details["budgets"]:
+            yield budget.flops, getattr(budget, what)
 
 
 @dataclass(frozen=True)
@@ -104,7 +141,7 @@ def fit_isoflop(
     ]
     used_R = np.concatenate(used)
     fit = Fit(
-        law="isoflop",
+        law=Isoflop(method, tolerance),
         parameters=parameters,
         objective=objective,
         rows_used=len(used_R),
@@ -112,7 +149,7 @@ def fit_isoflop(
         draws=draws,
         # Budgets without a minimum say nothing of what is best for them.
         ranges=ranges_of(runs.take(used_R)),
-        details={"budgets": minima, "method": method},
+        details={"budgets": minima},
     )
     if len(minima) < 4:
         doubts.append(f"too few points: {len(minima)} budgets; error bars are rough")
@@ -165,6 +202,8 @@ def optimum(runs: Runs, method: Method, *, noise: float = 0.0) -> Budget | str:
     if _ridge(log_L_R) > tiny:
         return "two valleys"
     if method == "akima":
+        from scipy.interpolate import Akima1DInterpolator  # slow to import, seldom used
+
         fine = np.linspace(log_N_R[0], log_N_R[-1], 4001)
         curve = Akima1DInterpolator(log_N_R, log_L_R)(fine)
         log_N, log_L = fine[curve.argmin()], curve.min()
@@ -355,4 +394,4 @@ def _method_doubts(fit: Fit, kept: Sequence[Runs], noise: float) -> list[str]:
     if all(abs(a - here) <= 0.05 or low <= a <= high for a in exponents.values()):
         return []
     shown = ", ".join(f"{name} {value:.3f}" for name, value in exponents.items())
-    return [f"a depends on the method ({shown}); this is {fit.details['method']}"]
+    return [f"a depends on the method ({shown}); this is {fit.law.method}"]

@@ -10,6 +10,7 @@ from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.parametric import (
     NAMES,
     Origin,
+    Parametric,
     bounds,
     check_fixed,
     check_rows,
@@ -124,7 +125,7 @@ def fit_joint(
         places = with_shared.columns_GP[number]
         flat_here = [i for i in range(len(NAMES)) if places[i] in flat | away]
         fits[name] = Fit(
-            law="parametric",
+            law=Parametric(delta, fixed),
             parameters={
                 n: float(v[0]) for n, v in with_shared.natural(best_P[None], number).items()
             },

@@ -6,11 +6,13 @@ C = 6 N D unless a function says otherwise.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Parameters = Mapping[str, Any]
+Convention = Literal["total", "non_embedding", "matmul"]
+"""Which parameters N counts: all, all but the embedding's, or those of matrix products."""
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
 """Multiplications and additions, forward and backward (Kaplan et al. 2020, section 2.1)."""

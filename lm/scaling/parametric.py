@@ -2,12 +2,15 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy.optimize import nnls
 
+from lm.scaling import laws
+from lm.scaling.base import Interval, Law
 from lm.scaling.bootstrap import resample
-from lm.scaling.fit import HIGHEST_EXPONENT, LOWEST_EXPONENT, Fit, ranges_of
+from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.solve import Certificate, Problem, Terms, certify, minimize, rounding
 from lm.scaling.table import DataError, Runs
 
@@ -20,6 +23,79 @@ _SAME = 0.02
 """Sizes, or amounts of data, whose logarithms differ by no more are one."""
 _LEAST_SHARE, _NO_SHARE = 1e-4, 1e-2
 """E is at least this part of the smallest loss; below the other it counts as zero."""
+_LOWEST_EXPONENT, _HIGHEST_EXPONENT = 1e-3, 5.0
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Surface(Law):
+    """A law of size and data, N and D, which C = 6 N D joins."""
+
+    surface = True
+    split = ("alpha", "beta")
+    limits: ClassVar[Mapping[str, Interval]] = {
+        "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
+        "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
+        "a": (0.0, 1.0),
+        "b": (0.0, 1.0),
+        "E": (0.0, np.inf),
+    }
+    minor = ("A", "B", "b")
+
+    def exponents(self, parameters: laws.Parameters) -> dict[str, Any]:
+        return laws.parametric_exponents(parameters)
+
+    def place(self, point: Mapping[str, Any]) -> tuple[Any, Any] | None:
+        """N and D of two of flops, params, tokens; None of flops alone, whose best is asked."""
+        k = laws.FLOPS_PER_PARAMETER_AND_TOKEN
+        match sorted(set(point) & {"flops", "params", "tokens"}):
+            case ["flops"]:
+                return None
+            case ["params", "tokens"]:
+                return point["params"], point["tokens"]
+            case ["flops", "params"]:
+                return point["params"], point["flops"] / (k * point["params"])
+            case ["flops", "tokens"]:
+                return point["flops"] / (k * point["tokens"]), point["tokens"]
+        raise ValueError(
+            f"--law {self} predicts from flops, or from two of flops, params, tokens"
+        )
+
+
+@dataclass(frozen=True)
+class Parametric(Surface):
+    """L = E + A / N^alpha + B / D^beta."""
+
+    name = "parametric"
+    needs = ("loss", "params", "tokens")
+    joint = True
+
+    delta: float = 1e-3
+    """Where the Huber loss of ln L turns from square to linear."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Parameters that are not fit, and their values."""
+
+    def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
+        return fit_parametric(
+            runs, delta=self.delta, fixed=self.fixed, bootstrap=bootstrap, seed=seed
+        )
+
+    def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+        if "unique" in known:
+            raise ValueError(
+                "--law parametric knows no unique tokens; use --law data-constrained"
+            )
+        place = self.place(known)
+        params, tokens = place or laws.parametric_optimum(parameters, known["flops"])
+        flops = known.get("flops", laws.FLOPS_PER_PARAMETER_AND_TOKEN * params * tokens)
+        loss = laws.parametric_loss(parameters, params, tokens)
+        return {"flops": flops, "params": params, "tokens": tokens, "loss": loss}
+
+    def figure(self, fit: Fit, runs: Runs, loss: str) -> "Figure":
+        from lm.scaling.plots import surface_figure
+
+        return surface_figure(fit, runs, loss)
 
 
 def fit_parametric(
@@ -64,7 +140,7 @@ def fit_parametric(
     doubts, flat = solution_doubts(problem, NAMES, best_P, certificate)
     runaways, away = draws_doubts(problem, NAMES, draws_BP)
     return Fit(
-        law="parametric",
+        law=Parametric(delta, fixed),
         parameters={n: float(v[0]) for n, v in origin.natural(NAMES, best_P[None]).items()},
         objective=float(objective_S.min()),
         rows_used=len(runs),
@@ -99,6 +175,8 @@ def parametric_starts(
     log_params_R: np.ndarray, log_tokens_R: np.ndarray, loss_R: np.ndarray
 ) -> np.ndarray:
     """Starts SP on a grid of exponents, each with its best E, A and B: L is linear in those."""
+    from scipy.optimize import nnls  # half a second, for which no other command should wait
+
     starts = []
     for alpha, beta in itertools.product(np.geomspace(0.05, 2, 10), repeat=2):
         sizes_RK = np.stack(
@@ -148,8 +226,8 @@ def bounds(
         "E": (low + np.log(_LEAST_SHARE), high),
         "A": (low - 40, high + 40),
         "B": (low - 40, high + 40),
-        "alpha": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
-        "beta": (LOWEST_EXPONENT, HIGHEST_EXPONENT),
+        "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
+        "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
         "R_D": (np.log(1e-2), np.log(1e6)),
         "R_N": (np.log(1e-2), np.log(1e6)),
     }

@@ -40,15 +40,7 @@ def figure_of(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str = "lo
     (name, fit), *others = fits.items()
     if others:
         return _groups(fits, runs, loss)
-    match fit.law:
-        case "parametric":
-            return _surface(fit, runs[name], loss)
-        case "data-constrained":
-            return _repeats(fit, runs[name], loss)
-        case "isoflop":
-            return _isoflop(fit, loss)
-        case _:
-            return _frontier(fit, runs[name], loss)
+    return fit.law.figure(fit, runs[name], loss)
 
 
 def comparison_figure(comparison: Comparison, names: Sequence[str], loss: str) -> Figure:
@@ -95,7 +87,8 @@ def _page(height: float) -> Figure:
     return Figure(figsize=(7.4, height), layout=ConstrainedLayoutEngine(w_pad=0.09))
 
 
-def _surface(fit: Fit, runs: Runs, loss: str) -> Figure:
+def surface_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
+    """A surface of size and data: losses, best splits, and where it errs."""
     figure = _page(5.7)
     (by_compute, optima), (plane, residuals) = figure.subplots(2, 2)
     runs = runs.completed()
@@ -152,7 +145,8 @@ def _surface(fit: Fit, runs: Runs, loss: str) -> Figure:
     return figure
 
 
-def _repeats(fit: Fit, runs: Runs, loss: str) -> Figure:
+def repeats_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
+    """What repeated data is worth, and the residuals."""
     figure = _page(3.1)
     worth, residuals = figure.subplots(1, 2)
     assert runs.params_R is not None and runs.tokens_R is not None and runs.unique_R is not None
@@ -191,7 +185,8 @@ def _repeats(fit: Fit, runs: Runs, loss: str) -> Figure:
     return figure
 
 
-def _isoflop(fit: Fit, loss: str) -> Figure:
+def isoflop_figure(fit: Fit, loss: str) -> Figure:
+    """The curve of each budget, and its best size and data against compute."""
     figure = _page(3.3)
     curves, optima = figure.subplots(1, 2)
     budgets: Sequence[Budget] = fit.details["budgets"]
@@ -222,11 +217,12 @@ def _isoflop(fit: Fit, loss: str) -> Figure:
     return figure
 
 
-def _frontier(fit: Fit, runs: Runs, loss: str) -> Figure:
+def frontier_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
+    """A line through the loss, and of compute the sizes and the data on it."""
     figure = _page(3.1)
-    x, best = _AXES[fit.against], runs
+    x, best = _AXES[fit.law.against], runs
     # Against parameters or tokens there is no best size or data to show.
-    left, *others = figure.subplots(1, 2 if fit.against == "flops" else 1, squeeze=False)[0]
+    left, *others = figure.subplots(1, 2 if fit.law.against == "flops" else 1, squeeze=False)[0]
     label = None
     if "rows" in fit.details:
         best, label = runs.take(fit.details["rows"]), "on the envelope"
@@ -235,7 +231,7 @@ def _frontier(fit: Fit, runs: Runs, loss: str) -> Figure:
         )
     places_R = _where(fit, best)
     _points(left, places_R, best.loss_R, 0, label)
-    power = f"{_SYMBOLS[fit.against]}^{{-{fit.parameters['x']:.3f}}}"
+    power = f"{_SYMBOLS[fit.law.against]}^{{-{fit.parameters['x']:.3f}}}"
     _law(left, fit, places_R, "loss", "C0", f"{loss} $\\propto {power}$")
     _axes(left, f"Loss against {x.partition(' (')[0]}", x, loss)
     left.legend()
@@ -252,35 +248,30 @@ def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Fig
     """Every group's best loss and best size against compute, one colour a group."""
     figure = _page(3.5)
     first = next(iter(fits.values()))
-    left, *others = figure.subplots(1, 2 if first.against == "flops" else 1, squeeze=False)[0]
+    against = first.law.against
+    left, *others = figure.subplots(1, 2 if against == "flops" else 1, squeeze=False)[0]
     panels = list(zip((left, *others), ("loss", "params"), strict=False))
     lines = []
     for number, (name, fit) in enumerate(fits.items()):
         part = runs[name].completed()
-        colour, known = f"C{number % 10}", _grid(fit, _where(fit, part))
+        colour = f"C{number % 10}"
         if not fit.has_split:
             continue
-        if fit.law == "data-constrained":
-            assert part.unique_R is not None
-            known["unique"] = np.array(np.median(part.unique_R))
+        grid = _grid(fit, _where(fit, part))[fit.law.against]
+        known = fit.law.grid(part, grid)
         values = evaluate(fit, fit.parameters, known)
         edges = band(fit, known) if fit.draws else {}
-        grid = known[fit.against]
         mark = {"color": colour, "marker": _MARKERS[number % 6], "markersize": 3.5}
-        best = part.take(fit.details["rows"]) if "rows" in fit.details else part
         for axes, what in panels:
             if what not in values:
                 continue
             if what in edges:
                 axes.fill_between(grid, *edges[what], color=colour, alpha=0.15, linewidth=0)
             (line,) = axes.plot(grid, values[what], color=colour, label=name)
-            for budget in fit.details.get("budgets", ()):
-                axes.plot(budget.flops, getattr(budget, what), **mark)
-            measured_R = getattr(best, f"{what}_R")
-            if fit.law in ("power", "envelope") and measured_R is not None:
-                axes.plot(_where(fit, best), measured_R, linestyle="", **mark)
+            for places, measured in fit.law.best(fit, part, what):
+                axes.plot(places, measured, linestyle="", **mark)
         lines.append(line)
-    x = _AXES[first.against]
+    x = _AXES[against]
     _axes(left, f"Best loss against {x.partition(' (')[0]}", x, loss)
     for right in others:
         right.set(xscale="log", yscale="log", xlabel=x, ylabel=PARAMETERS)
@@ -326,11 +317,12 @@ def _law(
     axes: Axes, fit: Fit, places_R: np.ndarray, what: str, colour: str, label: str | None = None
 ) -> None:
     known = _grid(fit, places_R)
+    (grid,) = known.values()
     if fit.draws:
         low, high = band(fit, known)[what]
-        axes.fill_between(known[fit.against], low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
     values = evaluate(fit, fit.parameters, known)
-    axes.plot(known[fit.against], values[what], color=colour, label=label)
+    axes.plot(grid, values[what], color=colour, label=label)
 
 
 def _points(
@@ -341,13 +333,13 @@ def _points(
 
 def _where(fit: Fit, runs: Runs) -> np.ndarray:
     """The rows' places on the axis that the law is drawn against."""
-    places_R = getattr(runs, f"{fit.against}_R")
+    places_R = getattr(runs, f"{fit.law.against}_R")
     assert isinstance(places_R, np.ndarray)
     return places_R
 
 
 def _grid(fit: Fit, places_R: np.ndarray) -> dict[str, np.ndarray]:
-    return {fit.against: np.geomspace(places_R.min(), places_R.max(), 60)}
+    return {fit.law.against: np.geomspace(places_R.min(), places_R.max(), 60)}
 
 
 def _axes(axes: Axes, title: str, x: str, y: str) -> None:

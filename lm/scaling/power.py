@@ -1,10 +1,13 @@
 """Power laws of compute, L ~ C^-x, N ~ C^a, D ~ C^b: lines in logarithms (Kaplan et al.)."""
 
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from lm.scaling import laws
+from lm.scaling.base import Law
 from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.table import DataError, Runs
 
@@ -13,6 +16,60 @@ QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 LINES = {"params": ("k_N", "a", 1), "tokens": ("k_D", "b", 1), "loss": ("k_L", "x", -1)}
 """Coefficient, exponent and the exponent's sign of each quantity's line."""
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Lines(Law):
+    """A law of lines: N, D and L as powers of one quantity."""
+
+    minor = ("b", "k_N", "k_D", "k_L")
+
+    def exponents(self, parameters: laws.Parameters) -> dict[str, Any]:
+        return {name: parameters[name] for name in ("a", "b", "x") if name in parameters}
+
+    def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+        if set(known) != {self.against}:
+            raise ValueError(
+                f"this law predicts from {self.against} alone: {self.against}=1e21"
+            )
+        return dict(known) | laws.power_optimum(parameters, known[self.against])
+
+    def figure(self, fit: Fit, runs: Runs, loss: str) -> "Figure":
+        from lm.scaling.plots import frontier_figure
+
+        return frontier_figure(fit, runs, loss)
+
+    def best(
+        self, fit: Fit, runs: Runs, what: str
+    ) -> Iterator[tuple[np.ndarray | float, np.ndarray | float]]:
+        if "rows" in fit.details:
+            runs = runs.take(fit.details["rows"])
+        if (values_R := getattr(runs, f"{what}_R")) is not None:
+            yield getattr(runs, f"{self.against}_R"), values_R
+
+
+@dataclass(frozen=True)
+class Power(Lines):
+    """L - E = k_L C^-x through all rows, and N and D where those are known."""
+
+    name = "power"
+    resamples = "residuals"
+
+    against: Quantity = "flops"
+    """What it is a power of."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """E alone, if it is not 0."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return "loss", self.against
+
+    def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
+        return fit_power(
+            runs, against=self.against, fixed=self.fixed, bootstrap=bootstrap, seed=seed
+        )
 
 
 def fit_power(
@@ -64,7 +121,7 @@ def fit_power(
     if len(runs) < 5:
         warnings.append(f"too few points: {len(runs)} rows; error bars are rough")
     return Fit(
-        law="power",
+        law=Power(against, fixed),
         parameters=parameters | fixed,
         objective=objective,
         rows_used=len(runs),
@@ -73,7 +130,6 @@ def fit_power(
         fixed=tuple(fixed),
         warnings=tuple(warnings),
         ranges=ranges_of(runs),
-        details={"against": against},
     )
 
 

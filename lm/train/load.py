@@ -17,10 +17,12 @@ from lm.artifact import (
     by_name,
     is_artifact,
     load_artifact,
+    load_card,
 )
 from lm.config import UserError
 from lm.cost import ledger
 from lm.data import Data, LengthModel, Tokenizer, Tokens, vocabulary_size
+from lm.data.tokenizers import load_tokenizer
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.run import Run, decided_by, read_run, splits, steps, validate
@@ -106,16 +108,23 @@ def load_model(path: Path | str) -> LoadedModel:
     return _of_run(run, path, tokenizer_of(run, path))
 
 
+def settings_of(path: Path) -> Run:
+    """The settings of a run directory or an artifact, without its parameters."""
+    if not is_artifact(path):
+        return read_run(path)
+    return _run_of(load_card(path))
+
+
+def tokenizer_at(path: Path) -> Tokenizer:
+    """The tokenizer of a run directory or an artifact."""
+    if is_artifact(path):
+        return load_tokenizer(path / "tokenizer")
+    return tokenizer_of(read_run(path), path)
+
+
 def _of_artifact(artifact: Artifact, path: Path) -> LoadedModel:
     card = artifact.card
-    run = validate(
-        Run(
-            data=Data(tokenizer=card.tokenizer, length=card.length),
-            objective=card.objective,
-            model=card.model,
-            precision=card.precision,
-        )
-    )
+    run = validate(_run_of(card))
     program = _program(run, artifact.tokenizer)
     given, wanted = by_name(artifact.params), by_name(program.abstract.params)
     for name in [*wanted, *given]:
@@ -127,6 +136,15 @@ def _of_artifact(artifact: Artifact, path: Path) -> LoadedModel:
     placed = {name: hosts.put(given[name], wanted[name].sharding) for name in wanted}
     return LoadedModel(
         run, artifact.tokenizer, program, as_tree(placed), card.lengths, card.origin
+    )
+
+
+def _run_of(card: Card) -> Run:
+    return Run(
+        data=Data(tokenizer=card.tokenizer, length=card.length),
+        objective=card.objective,
+        model=card.model,
+        precision=card.precision,
     )
 
 

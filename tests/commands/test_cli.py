@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from experiments import bert_vs_gpt
-from lm.cli import ORDER_ROWS, main
+from lm.cli import main
+from lm.commands.score import ORDER_ROWS
 from lm.config import dump, override
 from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
 from lm.distributed.process import one_line_errors
@@ -129,28 +130,31 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "-", "--dri", "x"], "unrecognized arguments: --dri x"),
         (["train", "-", "mesh.fsdp=3"], "mesh: fsdp 3"),
         (["score", "nowhere"], "nowhere: not a run directory"),
-        (["say", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
+        (["generate", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
         (["score", "nowhere", "--rows", "0"], "--rows 0: must be > 0"),
         (["score", "nowhere", "--mc-se", "nan"], "--mc-se nan: must be > 0"),
         (["score", "nowhere", "--block", "2"], "--block 2: name the order"),
         (["score", "nowhere", "--paired"], "--paired: give the run to compare with"),
-        (["say", "nowhere", "text"], "nowhere: not a run directory"),
-        (["say", "nowhere", "\udcff"], "not UTF-8"),
-        (["say", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
-        (["say", "nowhere", "text", "--count", "-1"], "--count -1: must be >= 0"),
-        (["say", "nowhere", "text", "--seed", "-1"], "--seed -1: must be >= 0"),
-        (["say", "nowhere", "text", "--seed", str(2**31)], "must be < 2**31"),
+        (["generate", "nowhere", "text"], "nowhere: not a run directory"),
+        (["generate", "nowhere", "\udcff"], "not UTF-8"),
+        (["generate", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
+        (["generate", "nowhere", "text", "--count", "-1"], "--count -1: must be >= 0"),
+        (["generate", "nowhere", "text", "--seed", "-1"], "--seed -1: must be >= 0"),
+        (["generate", "nowhere", "text", "--seed", str(2**31)], "must be < 2**31"),
         (["score", "nowhere", "nowhere", "--paired"], "--paired: give the run to compare with"),
-        (["say", "nowhere", "text", "--top-k", "0"], "--top-k 0: must be >= 1"),
-        (["say", "nowhere", "text", "--temperature", "-0.1"], "--temperature -0.1: must be"),
-        (["say", "nowhere", "text", "--temperature", "nan"], "--temperature nan: must be"),
-        (["say", "nowhere", "text", "--temperature", "inf"], "--temperature inf: must be"),
+        (["generate", "nowhere", "text", "--top-k", "0"], "--top-k 0: must be >= 1"),
+        (
+            ["generate", "nowhere", "text", "--temperature", "-0.1"],
+            "--temperature -0.1: must be",
+        ),
+        (["generate", "nowhere", "text", "--temperature", "nan"], "--temperature nan: must be"),
+        (["generate", "nowhere", "text", "--temperature", "inf"], "--temperature inf: must be"),
         (["audit", "nowhere", "nowhere"], "nowhere: not a run directory"),
         (["audit", "nowhere"], "arguments are required: RUN_DIR"),
-        (["show", "tokens", "text", "--run", "nowhere"], "nowhere: not a run directory"),
-        (["show", "tokens", "text", "tokenizer.type=byte"], "did you mean bytes?"),
-        (["show", "tokens", "\ud83d"], "not UTF-8"),
-        (["budget", "--flops", "1e18", "--json", "\0"], "zero byte"),
+        (["tokens", "text", "--model", "nowhere"], "nowhere: not a run directory"),
+        (["tokens", "text", "tokenizer.type=byte"], "did you mean bytes?"),
+        (["tokens", "\ud83d"], "not UTF-8"),
+        (["budget", "--flops", "1e18", "--law", "\0"], "zero byte"),
         (["shwo"], "invalid choice: 'shwo'"),
         ([], "arguments are required: command"),
     ],
@@ -184,37 +188,39 @@ def test_a_run_without_a_checkpoint_and_a_file_for_a_directory(capsys, run, tmp_
     settings = tmp_path / "empty" / "config.json"
     settings.parent.mkdir()
     settings.write_text(dump(run))
-    for arguments in (["score", "empty"], ["say", "empty", "text"]):
+    for arguments in (["score", "empty"], ["generate", "empty", "text"]):
         assert "checkpoint" in refused(capsys, *arguments)
     line = refused(capsys, "train", "empty/config.json", "--dir", "empty/config.json")
     assert "there is a file of this name" in line
     settings.write_bytes(b"\xff")
-    for arguments in (["score", "empty"], ["show", "tokens", "text", "--run", "empty"]):
+    for arguments in (["score", "empty"], ["tokens", "text", "--model", "empty"]):
         assert "not JSON" in refused(capsys, *arguments)
 
 
 def test_a_model_is_asked_only_for_what_it_can_do(capsys, causal, masked):
     """Fails if a causal model is given blanks, or a masked one none, or more than it sees."""
-    assert "continues a text" in refused(capsys, "say", str(causal), "one ___")
-    assert "put ___" in refused(capsys, "say", str(masked), "one two")
-    assert "at most 63" in refused(capsys, "say", str(masked), "one two " * 8 + "___")
+    assert "continues a text" in refused(capsys, "generate", str(causal), "one ___")
+    assert "put ___" in refused(capsys, "generate", str(masked), "one two")
+    assert "at most 63" in refused(capsys, "generate", str(masked), "one two " * 8 + "___")
 
 
-def test_a_span_model_is_not_asked_to_say_anything(capsys, run, tmp_path):
+def test_a_span_model_is_not_asked_to_generate_anything(capsys, run, tmp_path):
     """Fails if it is taken for a masked or a causal model, or loaded first."""
     settings = tmp_path / "spans" / "config.json"
     settings.parent.mkdir()
     spans = ["objective.type=spans", "data.tokenizer.sentinels=8"]
     settings.write_text(dump(override(run, spans)))
     for text in ("one ___", "one"):
-        assert "neither continues a text nor fills" in refused(capsys, "say", "spans", text)
+        assert "neither continues a text nor fills" in refused(
+            capsys, "generate", "spans", text
+        )
 
 
 def test_bytes_that_are_not_utf8_on_a_real_command_line(tmp_path):
     """Fails if surrogates get through to where text is encoded: as a process, argv is bytes."""
     command = [sys.executable, "-c", "from lm.cli import main; main()"]
     done = subprocess.run(
-        [*command, "show", "tokens", b"\xff"],
+        [*command, "tokens", b"\xff"],
         capture_output=True,
         cwd=Path(__file__).parents[1],
         check=False,
@@ -222,6 +228,13 @@ def test_bytes_that_are_not_utf8_on_a_real_command_line(tmp_path):
     assert done.returncode == 2
     assert done.stdout == b""
     assert done.stderr == b"lm: '\\udcff': not UTF-8; see lm --help\n"
+
+
+def test_the_package_is_a_program_too():
+    """Fails if `python -m lm` is another program than `lm`, or none."""
+    command = [sys.executable, "-m", "lm", "shwo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "invalid choice: 'shwo'" in done.stderr
 
 
 def test_help_lists_every_field_of_every_variant(capsys):
@@ -243,7 +256,7 @@ def test_train_takes_overrides_wherever_they_stand_and_does_not_train_twice(
 ):
     """Fails if overrides after an option are dropped, or a finished run is trained again."""
     (tmp_path / "mine.json").write_text(dump(run))
-    arguments = ["train", "mine.json", "seed=5", "--dir", "out", "evaluation_rows=8"]
+    arguments = ["train", "mine.json", "seed=5", "--dir", "out", "evaluation_rows=8", "--json"]
     first = said(capsys, *arguments)
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (settings["seed"], settings["evaluation_rows"]) == (5, 8)
@@ -254,8 +267,10 @@ def test_train_takes_overrides_wherever_they_stand_and_does_not_train_twice(
     def read_again(data):
         raise AssertionError("a finished run reads no data")
 
-    monkeypatch.setattr(fitting, "open_tokens", read_again)
+    monkeypatch.setattr(fitting, "open_run_tokens", read_again)
     assert said(capsys, *arguments) == first
+    lines = dict(line.split() for line in said(capsys, *arguments[:-1]).splitlines())
+    assert lines["steps"] == "8" and lines["batches_digest"] == result["batches_digest"]
 
 
 def test_train_goes_where_the_study_looks_and_asks_what_it_asks(capsys, tmp_path, monkeypatch):
@@ -335,6 +350,16 @@ def test_two_objectives_are_proven_to_have_seen_the_same_rows(capsys, causal, ma
     assert f"the same batches in all 8 steps: {digest}" in capsys.readouterr().out
 
 
+def test_an_audit_as_json_says_what_the_text_says(capsys, causal, masked):
+    """Fails if the exit code is another, or --json prints the text as well."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["audit", str(causal), str(masked), "--json"])
+    assert exit_.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same"] and found["steps"] == 8 and found["parted"] is None
+
+
 def test_another_seed_is_proven_to_part_at_the_first_step(capsys, run, causal, tmp_path):
     """Fails if the exit code does not tell, or the seed does not reach the batches."""
     fit(override(run, ["seed=1"]), tmp_path / "other")
@@ -392,7 +417,7 @@ def test_runs_are_paired_on_the_same_windows_only(capsys, causal, masked):
     assert 0 < above["text_se"] < 0.5
     assert "above" not in first
     out = said(capsys, *runs).splitlines()
-    assert re.split("  +", out[2])[3:] == [
+    assert re.split("  +", out[2].rstrip())[3:] == [
         f"{second['bits_per_byte']:.4f}",
         f"{second['layout_bits']:.4f}",
         f"{above['bits_per_byte']:+.4f}",
@@ -419,23 +444,25 @@ TRICKY = "[red]one[/] :smile: é 한\ttwo  \r" + "three " * 4
 bytes, tabs, controls, and more than a console's width."""
 
 
-def test_say_fills_each_blank_and_leaves_the_rest_alone(capsys, masked):
+def test_generate_fills_each_blank_and_leaves_the_rest_alone(capsys, masked):
     """Fails if text is decoded piece by piece, wrapped, or taken for markup."""
-    out = said(capsys, "say", str(masked), f"___{TRICKY}___ ___")
+    out = said(capsys, "generate", str(masked), f"___{TRICKY}___ ___")
     assert re.fullmatch(rf"(.){re.escape(TRICKY)}(.) (.)\n", out, re.S)
-    assert out == said(capsys, "say", str(masked), f"___{TRICKY}___ ___", "--seed", "7")
+    assert out == said(capsys, "generate", str(masked), f"___{TRICKY}___ ___", "--seed", "7")
     drawn = [
-        said(capsys, "say", str(masked), "___ ______", "--temperature", "9", "--seed", seed)
+        said(
+            capsys, "generate", str(masked), "___ ______", "--temperature", "9", "--seed", seed
+        )
         for seed in "123"
     ]
     assert len(set(drawn)) > 1
 
 
-def test_say_continues_a_text_the_same_way_with_the_same_seed(capsys, causal):
+def test_generate_continues_a_text_the_same_way_with_the_same_seed(capsys, causal):
     """Fails if the seed is not used, the text changed, or more is said than was asked for."""
 
     def more(*options: str) -> str:
-        out = said(capsys, "say", str(causal), TRICKY, "--count", "8", *options)
+        out = said(capsys, "generate", str(causal), TRICKY, "--count", "8", *options)
         assert out.startswith(TRICKY)
         return out.removeprefix(TRICKY).removesuffix("\n")
 
@@ -448,31 +475,31 @@ def test_say_continues_a_text_the_same_way_with_the_same_seed(capsys, causal):
 
 def test_small_a_text_may_hold_what_else_stands_for_a_masked_token(capsys, causal, masked):
     """Fails if ___ cannot be text: of a causal model's prompt, or beside another mark."""
-    out = said(capsys, "say", str(causal), "one ___ two", "--blank", "?", "--count", "2")
+    out = said(capsys, "generate", str(causal), "one ___ two", "--blank", "?", "--count", "2")
     assert out.startswith("one ___ two")
-    out = said(capsys, "say", str(masked), "one ___ ??", "--blank", "?")
+    out = said(capsys, "generate", str(masked), "one ___ ??", "--blank", "?")
     assert re.fullmatch(r"one ___ ..\n", out, re.S) and "?" not in out
-    assert "put ? where" in refused(capsys, "say", str(masked), "___", "--blank", "?")
-    assert "cannot be empty" in refused(capsys, "say", str(masked), "___", "--blank", "")
+    assert "put ? where" in refused(capsys, "generate", str(masked), "___", "--blank", "?")
+    assert "cannot be empty" in refused(capsys, "generate", str(masked), "___", "--blank", "")
 
 
-def test_small_say_reads_no_corpus(capsys, run, causal, tmp_path, monkeypatch):
+def test_small_generate_reads_no_corpus(capsys, run, causal, tmp_path, monkeypatch):
     """Fails if the corpus is opened for its tokenizer, which is known by its digest."""
-    text = said(capsys, "say", str(causal), "one", "--temperature", "0")
-    shown = said(capsys, "show", "tokens", "one", "--run", str(causal))
+    text = said(capsys, "generate", str(causal), "one", "--temperature", "0")
+    shown = said(capsys, "tokens", "one", "--model", str(causal))
     monkeypatch.setattr(Text, "read", lambda _: pytest.fail("read"))
     monkeypatch.setattr("lm.data.survey", lambda *_: pytest.fail("surveyed"))
     monkeypatch.setattr("lm.data.open_store", lambda *_: pytest.fail("checked"))
-    assert said(capsys, "say", str(causal), "one", "--temperature", "0") == text
-    assert said(capsys, "show", "tokens", "one", "--run", str(causal)) == shown
+    assert said(capsys, "generate", str(causal), "one", "--temperature", "0") == text
+    assert said(capsys, "tokens", "one", "--model", str(causal)) == shown
 
 
-def test_small_say_refuses_another_tokenizer_than_the_runs(capsys, causal, tmp_path):
+def test_small_generate_refuses_another_tokenizer_than_the_runs(capsys, causal, tmp_path):
     """Fails if ids of one tokenizer are read by another."""
     copy = shutil.copytree(causal, tmp_path / "copy")
     facts = json.loads((copy / "data.json").read_text())
     (copy / "data.json").write_text(json.dumps(facts | {"tokenizer_digest": "0" * 64}))
-    assert "tokenizer_digest is" in refused(capsys, "say", "copy", "one")
+    assert "tokenizer_digest is" in refused(capsys, "generate", "copy", "one")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "1"])
@@ -482,15 +509,15 @@ def test_oneline_facts_that_are_not_in_data_json_are_one_line(
     """Fails if JSON of another shape is a traceback: found by a random command line."""
     copy = shutil.copytree(causal, tmp_path / "copy")
     (copy / "data.json").write_text(content)
-    for arguments in (["audit", str(causal), "copy"], ["say", "copy", "one"]):
+    for arguments in (["audit", str(causal), "copy"], ["generate", "copy", "one"]):
         assert "data.json: damaged" in refused(capsys, *arguments)
 
 
-def test_small_show_tokens_takes_fields_as_all_commands_do(capsys):
+def test_small_tokens_takes_fields_as_all_commands_do(capsys):
     """Fails if `data.` is refused, or must be written, or other fields are taken."""
-    plain = said(capsys, "show", "tokens", "one", "tokenizer.type=bytes")
-    assert plain == said(capsys, "show", "tokens", "one", "data.tokenizer.type=bytes")
-    assert "no such field" in refused(capsys, "show", "tokens", "one", "model.width=8")
+    plain = said(capsys, "tokens", "one", "tokenizer.type=bytes")
+    assert plain == said(capsys, "tokens", "one", "data.tokenizer.type=bytes")
+    assert "no such field" in refused(capsys, "tokens", "one", "model.width=8")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -500,31 +527,31 @@ def test_small_a_config_may_begin_with_a_byte_order_mark(capsys, tmp_path, encod
     assert "did you mean model?" in refused(capsys, "train", "run.json")
 
 
-def test_say_sets_off_what_is_new_on_a_terminal(capsys, causal, monkeypatch):
+def test_generate_sets_off_what_is_new_on_a_terminal(capsys, causal, monkeypatch):
     """Fails if the colour is lost, on the wrong part, or the line is broken by the console."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "20")
     text = "[b]one two three four five six seven "
-    out = said(capsys, "say", str(causal), text, "--temperature", "0", "--count", "5")
+    out = said(capsys, "generate", str(causal), text, "--temperature", "0", "--count", "5")
     assert re.fullmatch(rf"{re.escape(text)}\x1b\[1;32m[^\x1b]+\x1b\[0m\n", out, re.S)
 
 
-def test_show_tokens_prints_pieces_ids_and_bytes_a_token(capsys, causal):
+def test_tokens_prints_pieces_ids_and_bytes_a_token(capsys, causal):
     """Fails if a count is wrong, or a piece is hidden by a control or by markup."""
     shown, ids, summary = said(
-        capsys, "show", "tokens", "[red]\té\x1b", "--run", str(causal)
+        capsys, "tokens", "[red]\té\x1b", "--model", str(causal)
     ).splitlines()
     assert shown == "[red]→‹c3›‹a9›‹1b›"
     assert list(map(int, ids.split())) == [4 + byte for byte in "[red]\té\x1b".encode()]
     assert summary == "9 bytes, 9 tokens, 1.00 bytes a token, vocabulary 260"
 
 
-def test_show_tokens_learns_the_tokenizer_that_overrides_ask_for(capsys, run):
+def test_tokens_learns_the_tokenizer_that_overrides_ask_for(capsys, run):
     """Fails if overrides of the data are ignored, or long texts are wrapped or cut."""
     paths = json.dumps(run.data.corpus.paths)
     text = "one two three " * 20 + "   "
     shown, ids, summary = said(
-        capsys, "show", "tokens", text, "corpus.type=text", f"corpus.paths={paths}",
+        capsys, "tokens", text, "corpus.type=text", f"corpus.paths={paths}",
         "tokenizer.type=sentencepiece", "tokenizer.size=300", "validation=0.3",
     ).splitlines()  # fmt: skip
     assert shown == text

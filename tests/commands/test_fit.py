@@ -1,6 +1,8 @@
 """`lm fit` and `lm compare`, as their user meets them."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import stat
@@ -65,6 +67,14 @@ def run(*arguments):
     main([str(argument) for argument in arguments])
 
 
+def numbers(*arguments):
+    """What a command prints with --json: JSON, and nothing else."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        run(*arguments, "--json")
+    return json.loads(out.getvalue(), parse_constant=pytest.fail)
+
+
 def fails(capsys, *arguments):
     """The one line of a command that cannot go on."""
     with pytest.raises(SystemExit) as stopped:
@@ -92,10 +102,9 @@ LINES = ["k_N", "k_D", "k_L", "a", "b", "x"]
 def test_what_is_written(capsys, tmp_path, of_one, law, parameters, point):
     """Fails when a key is lost, an interval misses its value, or a figure is not drawn."""
     table = of_one["masked" if law == "data-constrained" else "causal"]
-    out, plot = tmp_path / "out.json", tmp_path / "out.svg"
+    plot = tmp_path / "out.svg"
     options = ["--law", law, "--bootstrap", 60, "--predict", point]
-    run("fit", table, *options, "--json", out, "--plot", plot)
-    found = json.loads(out.read_text())
+    found = numbers("fit", table, *options, "--plot", plot)
     assert set(found) >= KEYS
     assert found["law"] == law and found["groups"] == {}
     assert set(found["parameters"]) == set(parameters)
@@ -110,54 +119,49 @@ def test_what_is_written(capsys, tmp_path, of_one, law, parameters, point):
     # Letters are paths, beside comments that hold the text.
     units = ("passes",) if law == "data-constrained" else ("(FLOPs)", "parameters", "tokens")
     assert all(unit in plot.read_text() for unit in units)
+    run("fit", table, *options)
     printed = capsys.readouterr().out
     assert f"{law} law" in printed and "objective" in printed
-    assert {path.name for path in tmp_path.iterdir()} == {"out.json", "out.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.svg"}
 
 
 def test_the_numbers_are_those_of_the_law(capsys, tmp_path, of_one):
     """Fails when columns are exchanged on their way to the fit."""
-    causal, out = of_one["causal"], tmp_path / "out.json"
-    run(
-        "fit", causal, "--bootstrap", 0, "--json", out, "--predict", "params=7e10,tokens=1.4e12"
-    )
-    found = json.loads(out.read_text())
+    causal, point = of_one["causal"], "params=7e10,tokens=1.4e12"
+    found = numbers("fit", causal, "--bootstrap", 0, "--predict", point)
     assert found["parameters"]["alpha"] == pytest.approx(BESIROGLU["alpha"], abs=0.03)
     assert found["parameters"]["E"] == pytest.approx(BESIROGLU["E"], abs=0.1)
     assert found["predictions"][0]["loss"] == pytest.approx(1.973, abs=0.05)
     assert found["ci95"] == {} and found["rows_used"] == 35
     assert found["certificate"]["positive_definite"]
-    run("fit", causal, "--bootstrap", 0, "--json", out, "--fix", "E=1.8172", "alpha=0.3478")
-    fixed = json.loads(out.read_text())["parameters"]
+    fixing = ["--fix", "E=1.8172", "alpha=0.3478"]
+    fixed = numbers("fit", causal, "--bootstrap", 0, *fixing)["parameters"]
     assert fixed["E"] == pytest.approx(1.8172) and fixed["alpha"] == 0.3478
     bars = []
     for options in ([], ["--cluster", "flops"]):
-        run("fit", causal, "--bootstrap", 60, "--json", out, *options)
-        bars.append(json.loads(out.read_text())["ci95"]["E"])
+        bars.append(numbers("fit", causal, "--bootstrap", 60, *options)["ci95"]["E"])
     assert bars[0] != bars[1]
-    run("fit", causal, "--bootstrap", 0, "--json", out, "--drop-worst", 5)
-    assert json.loads(out.read_text())["rows_used"] == 30
+    found = numbers("fit", causal, "--bootstrap", 0, "--drop-worst", 5)
+    assert found["rows_used"] == 30
 
 
 def test_groups_and_what_they_share(capsys, tmp_path, table):
     """Fails when groups are fit together, or --share leaves out its test."""
-    out, plot = tmp_path / "out.json", tmp_path / "out.png"
-    run("fit", table, "--by", "objective", "--bootstrap", 20, "--json", out, "--plot", plot)
-    found = json.loads(out.read_text())
+    plot = tmp_path / "out.png"
+    found = numbers("fit", table, "--by", "objective", "--bootstrap", 20, "--plot", plot)
     assert set(found["groups"]) == {"causal", "masked"} and found["rows_used"] == 70
     apart = [group["parameters"]["E"] for group in found["groups"].values()]
     assert apart[0] != apart[1] and found["parameters"] == {}
     assert plot.read_bytes().startswith(b"\x89PNG")
     options = ["--share", "alpha", "--share", "beta", "--bootstrap", 20]
-    run("fit", table, "--by", "objective", *options, "--json", out)
-    found = json.loads(out.read_text())
+    found = numbers("fit", table, "--by", "objective", *options)
     alphas = {group["parameters"]["alpha"] for group in found["groups"].values()}
     assert alphas == {found["parameters"]["alpha"]}
     assert 0 < found["test"]["p"] <= 1 and found["test"]["shared"] == ["alpha", "beta"]
+    run("fit", table, "--by", "objective", *options)
     assert "p = " in capsys.readouterr().out
     options = ["--by", "objective", "--by", "size", "--bootstrap", 0]
-    run("fit", table, "--law", "envelope", *options, "--json", out)
-    assert len(json.loads(out.read_text())["groups"]) == 2 * 5
+    assert len(numbers("fit", table, "--law", "envelope", *options)["groups"]) == 2 * 5
 
 
 def test_flops_that_are_not_known_are_said(capsys, tmp_path):
@@ -211,8 +215,7 @@ def test_one_line_says_what_is_wrong(
     table = of_one["causal"] if "--predict" in options else table
     monkeypatch.chdir(tmp_path)
     options = [*options, *([] if "--plot" in options else ["--plot", "out.png"])]
-    arguments = ["fit", table, "--bootstrap", 20, *options, "--json", "out.json"]
-    assert message in fails(capsys, *arguments)
+    assert message in fails(capsys, "fit", table, "--bootstrap", 20, *options, "--json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,9 +237,7 @@ def write(path, rows, head="params,tokens,loss"):
 
 
 def fitted(path, *options):
-    out = path.with_name("fit.json")
-    run("fit", path, "--bootstrap", 0, "--json", out, *options)
-    return json.loads(out.read_text())
+    return numbers("fit", path, "--bootstrap", 0, *options)
 
 
 @pytest.mark.parametrize("value", ["nan", "", "-2.5", "diverged"])
@@ -246,6 +247,7 @@ def test_f4_rows_without_a_loss_are_left_out_with_a_note(capsys, tmp_path, plain
     found = fitted(write(tmp_path / "runs.csv", rows))
     assert found["rows_used"] == 15
     assert any("1 of 16 rows left out: loss is no number" in w for w in found["warnings"])
+    run("fit", tmp_path / "runs.csv", "--bootstrap", 0)
     assert "in row 6" in capsys.readouterr().out
     most = [[*row[:2], value if i < 9 else row[2]] for i, row in enumerate(plain)]
     said = fails(capsys, "fit", write(tmp_path / "runs.csv", most))
@@ -295,6 +297,7 @@ def test_f5_what_is_predicted_beyond_the_rows_is_said(capsys, tmp_path, plain):
     assert found["ranges"]["params"] == pytest.approx([2e7, 1.4e9])
     assert found["predictions"][0]["extrapolated"]["flops"] > 1000
     assert any("extrapolated, up to" in w for w in found["warnings"])
+    run("fit", path, "--bootstrap", 0, "--predict", "flops=1e25")
     assert "flops ×" in " ".join(capsys.readouterr().out.split())
     assert "extrapolated" not in fitted(path, "--predict", "flops=1e20")["predictions"][0]
 
@@ -326,42 +329,40 @@ def test_f7_rows_that_stand_twice_count_once(tmp_path, plain):
 
 
 def test_a_table_is_not_written_over(capsys, tmp_path, plain):
-    """Fails when --json of the table's own path loses the runs."""
+    """Fails when --plot of the table's own path loses the runs."""
     path = write(tmp_path / "runs.csv", plain)
-    before = path.read_text()
-    assert "written over the file" in fails(capsys, "fit", path, "--json", path)
-    assert "written over the file" in fails(capsys, "compare", path, path, "--json", path)
+    before, link = path.read_text(), tmp_path / "runs.svg"
+    link.symlink_to(path)
+    assert "written over the file" in fails(capsys, "fit", path, "--plot", link)
+    assert "written over the file" in fails(capsys, "compare", path, path, "--plot", link)
     folder = tmp_path / "results.csv"
     folder.write_text(before)
-    said = fails(capsys, "compare", tmp_path, path, "--json", folder)
-    assert "written over the file" in said
+    link.unlink()
+    link.symlink_to(folder)
+    assert "written over the file" in fails(capsys, "compare", tmp_path, path, "--plot", link)
     assert path.read_text() == before == folder.read_text()
 
 
 @pytest.mark.parametrize("command", ["fit", "compare"])
 def test_h1_what_is_no_file_stays_what_it_is(capsys, tmp_path, plain, command):
-    """Fails when a pipe, or a device, is renamed over, or --plot is lost to --json."""
+    """Fails when a pipe, or a device, is renamed over."""
     path = write(tmp_path / "runs.csv", plain)
     tables = [path] if command == "fit" else [path, path]
-    pipe = tmp_path / "pipe"
+    pipe = tmp_path / "pipe.svg"
     os.mkfifo(pipe)
-    said = fails(capsys, command, *tables, "--json", pipe)
-    assert f"--json {pipe}: is there, and no file" in said
+    said = fails(capsys, command, *tables, "--plot", pipe)
+    assert f"--plot {pipe}: is there, and no file" in said
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    out = tmp_path / "out.svg"
-    said = fails(capsys, command, *tables, "--json", out, "--plot", out)
-    assert "--plot" in said and "written over --json" in said
-    assert not out.exists()
 
 
 def test_h1_what_a_link_leads_to_is_written(tmp_path, plain):
     """Fails when the link itself is renamed over and its end stays old, or a file is left."""
-    path, link, end = (tmp_path / name for name in ("runs.csv", "link.json", "end.json"))
+    path, link, end = (tmp_path / name for name in ("runs.csv", "link.svg", "end.svg"))
     end.write_text("old")
     link.symlink_to(end)
-    run("fit", write(path, plain), "--bootstrap", 0, "--json", link)
-    assert link.is_symlink() and json.loads(end.read_text())["law"] == "parametric"
-    assert {each.name for each in tmp_path.iterdir()} == {"runs.csv", "link.json", "end.json"}
+    run("fit", write(path, plain), "--bootstrap", 0, "--plot", link)
+    assert link.is_symlink() and "<svg" in end.read_text()
+    assert {each.name for each in tmp_path.iterdir()} == {"runs.csv", "link.svg", "end.svg"}
 
 
 @pytest.mark.parametrize(
@@ -448,6 +449,7 @@ def test_h7_a_range_is_of_the_runs_that_a_law_is_of(capsys, tmp_path, law):
     found = fitted(path, "--law", law, "--predict", "flops=1e22")
     assert found["ranges"]["flops"] == pytest.approx((1e18, 10**20.5))
     assert found["predictions"][0]["extrapolated"]["flops"] == pytest.approx(31.6)
+    run("fit", path, "--bootstrap", 0, "--law", law, "--predict", "flops=1e22")
     assert "flops 1e+18 to 3.16e+20" in capsys.readouterr().out
 
 
@@ -458,19 +460,17 @@ def test_h6_no_multiplier_that_is_no_number(capsys, tmp_path):
     flat = write(
         tmp_path / "flat.csv", [[C, 3 - 1e-7 * i] for i, C in enumerate(flops)], "flops,loss"
     )
-    out = tmp_path / "out.json"
-    said = fails(capsys, "compare", steep, flat, "--bootstrap", 0, "--json", out)
-    assert "the second arm's loss hardly falls with compute" in said and not out.exists()
+    said = fails(capsys, "compare", steep, flat, "--bootstrap", 0, "--json")
+    assert "the second arm's loss hardly falls with compute" in said
 
 
 def test_predictions_that_are_not_finite_are_refused(capsys, tmp_path):
     """Fails when a loss that rises gives a size of inf, which no JSON holds."""
     rows = [[N, D, 2 + 0.1 * i + 0.3 * j] for j, D in enumerate((1e9, 1e10))
             for i, N in enumerate((1e7, 1e8, 1e9))]  # fmt: skip
-    path, out = write(tmp_path / "rising.csv", rows), tmp_path / "out.json"
-    options = ["--bootstrap", 0, "--predict", "flops=1e21", "--json", out]
+    path = write(tmp_path / "rising.csv", rows)
+    options = ["--bootstrap", 0, "--predict", "flops=1e21", "--json"]
     assert "no best split" in fails(capsys, "fit", path, *options)
-    assert not out.exists()
 
 
 def arms(path, handicap, **columns):
@@ -485,14 +485,14 @@ def test_compare_two_study_folders(capsys, tmp_path):
     """Fails when arms are exchanged, or a bound is compared with an exact loss unsaid."""
     arms(tmp_path / "gpt" / "results.csv", 1.0, tokens=1e6, unique_bytes=5e5, kind="exact")
     arms(tmp_path / "bert" / "results.csv", 7.0, tokens=1e6, unique_bytes=6e5, kind="bound")
-    out, plot = tmp_path / "out.json", tmp_path / "out.png"
+    plot = tmp_path / "out.png"
     folders = tmp_path / "gpt", tmp_path / "bert" / "results.csv"
-    run("compare", *folders, "--json", out, "--plot", plot)
-    found = json.loads(out.read_text())
+    found = numbers("compare", *folders, "--plot", plot)
     assert [m["multiplier"] for m in found["multipliers"]] == pytest.approx([7.0] * 4)
     assert found["held_equal"] == ["tokens", "flops"]
     assert found["differ"] == {"unique_bytes": 1.2}
     assert plot.read_bytes().startswith(b"\x89PNG")
+    run("compare", *folders)
     printed = capsys.readouterr().out
     assert "bert needs 7 times the compute of gpt" in printed.replace("7 to 7", "7")
     assert "not of one kind (gpt: exact, bert: bound)" in printed
@@ -500,14 +500,14 @@ def test_compare_two_study_folders(capsys, tmp_path):
 
 def test_f8_arms_are_compared_in_one_kind_of_loss(capsys, tmp_path):
     """Fails when one file's loss is held against the other's bits per byte."""
-    C, out = np.geomspace(1e15, 1e18, 4), tmp_path / "out.json"
+    C = np.geomspace(1e15, 1e18, 4)
     ours = write(tmp_path / "a.csv", [[c, 9 * c**-0.05, 3 * c**-0.05] for c in C],
                  "flops,loss,bits_per_byte")  # fmt: skip
     theirs = write(tmp_path / "b.csv", [[c, 3 * (c / 4) ** -0.05] for c in C],
                    "flops,bits_per_byte")  # fmt: skip
-    run("compare", ours, theirs, "--json", out)
-    found = json.loads(out.read_text())
+    found = numbers("compare", ours, theirs)
     assert [m["multiplier"] for m in found["multipliers"]] == pytest.approx([4.0] * 4)
+    run("compare", ours, theirs)
     assert "loss is column bits_per_byte" in capsys.readouterr().out
     only = write(tmp_path / "a.csv", [[c, 9 * c**-0.05] for c in C], "flops,loss")
     assert "a has loss, b has bits_per_byte" in fails(capsys, "compare", only, theirs)
@@ -517,9 +517,8 @@ def test_f8_seeds_are_averaged_where_no_column_says_sizes(capsys, tmp_path):
     """Fails when the best seed of each compute stands for an arm: a loss 2% too low."""
     rows = [[c, seed, 9 * c**-0.05 * (1.02 - 0.04 * seed)] for c in np.geomspace(1e15, 1e18, 4)
             for seed in (0, 1)]  # fmt: skip
-    path, out = write(tmp_path / "a.csv", rows, "flops,seed,loss"), tmp_path / "out.json"
-    run("compare", path, path, "--json", out)
-    losses = [m["loss"] for m in json.loads(out.read_text())["multipliers"]]
+    path = write(tmp_path / "a.csv", rows, "flops,seed,loss")
+    losses = [m["loss"] for m in numbers("compare", path, path)["multipliers"]]
     assert losses[0] == pytest.approx(9 * 1e15**-0.05 * np.sqrt(1.02 * 0.98))
 
 
@@ -532,10 +531,10 @@ def test_compare_two_groups_of_one_file(capsys, tmp_path):
         for C in (1e15, 1e16, 1e17)
     ]
     path.write_text("\n".join(["model,flops,loss", *rows]))
-    out = tmp_path / "out.json"
-    run("compare", path, "--by", "model", "--groups", "b", "a", "--json", out)
-    found = json.loads(out.read_text())
+    groups = ["--by", "model", "--groups", "b", "a"]
+    found = numbers("compare", path, *groups)
     assert [m["multiplier"] for m in found["multipliers"]] == pytest.approx([1 / 3] * 3)
+    run("compare", path, *groups)
     assert "a needs 0.333 to 0.333 times the compute of b" in capsys.readouterr().out
     said = fails(capsys, "compare", path, "--by", "model", "--groups", "b", "z")
     assert "column model has no z; it has a, b, c" in said

@@ -18,7 +18,7 @@ from lm.distributed.mesh import Mesh
 from lm.example import Batch, Vocabulary
 from lm.model import Transformer, build
 from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Prefix, Spans
-from lm.plan.plan import hlo
+from lm.plan import hlo
 from lm.run import Run
 from lm.train.step import prepare
 

@@ -18,6 +18,7 @@ from lm.objectives import Causal
 from lm.run import Run
 from lm.scaling.fit import Fit
 from lm.scaling.laws import effective_tokens
+from lm.scaling.parametric import Parametric
 from lm.study.fits import difference_of, ratio_of
 from lm.study.report import write as report
 from lm.study.runner import Cell
@@ -264,7 +265,7 @@ def test_two_laws_are_compared_with_the_interval_of_their_difference():
     def fit(value: float, seed: int) -> Fit:
         own_B = np.random.default_rng(seed).normal(0, 0.01, 4000)
         draws = {"beta": value * np.exp(0.1 * common_B + own_B)}
-        return Fit("parametric", {"beta": value}, 0.0, 999, 996, draws)
+        return Fit(Parametric(), {"beta": value}, 0.0, 999, 996, draws)
 
     one, other = fit(1.0, 1), fit(2.0, 2)
     times, ends = ratio_of(one, other, "beta")

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.plan.plan import hlo
+from lm.plan import hlo
 
 WHOLE = P()
 

@@ -19,7 +19,7 @@ from lm.scaling.laws import (
     parametric_loss,
     parametric_optimum,
 )
-from lm.scaling.parametric import fit_parametric
+from lm.scaling.parametric import Parametric, fit_parametric
 from lm.scaling.power import fit_power
 from lm.scaling.table import DataError, Runs
 
@@ -335,7 +335,7 @@ def test_f3_intervals_stay_within_what_was_tried():
     """Fails when widening by Student's factor leaves the bounds: a of 1.15, alpha of 29."""
     up = np.linspace(0.01, 4.9, 60)
     draws = {"alpha": up, "beta": up[::-1]}
-    fit = Fit("parametric", {"alpha": 0.3, "beta": 0.3}, 0.0, 8, 1, draws=draws)
+    fit = Fit(Parametric(), {"alpha": 0.3, "beta": 0.3}, 0.0, 8, 1, draws=draws)
     assert fit.ci95["alpha"][1] == 5 and fit.ci95["alpha"][0] >= 1e-3
     assert fit.ci95["a"][1] == 1 and fit.ci95["a"][0] >= 0
 

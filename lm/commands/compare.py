@@ -1,0 +1,204 @@
+"""`lm compare`: how many times the compute one arm needs for another's loss."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lm.commands.of_tables import (
+    add_columns,
+    add_common,
+    check_common,
+    columns_of,
+    read_table,
+    write_plot,
+)
+from lm.config import UserError
+from lm.distributed.process import Parser
+from lm.output.console import console, print_json, print_notes, print_table, table
+from lm.output.numbers import ends, number
+from lm.scaling.columns import (
+    USUAL,
+    common_loss,
+    kinds,
+    magnitudes,
+    mixed,
+    named,
+    runs_of,
+)
+from lm.scaling.compare import Comparison, compare, held_equal, mean_of_seeds
+from lm.scaling.table import Columns, DataError, Runs, groups
+
+
+def add_arguments(parser: Parser) -> None:
+    """The command line."""
+    parser.description = (
+        "Compares two files (or folders with a results.csv), or two groups of one."
+    )
+    parser.add_argument("first", metavar="A", type=Path)
+    parser.add_argument("second", metavar="B", type=Path, nargs="?")
+    parser.add_argument("--by", metavar="COL", help="the column that names the groups")
+    parser.add_argument("--groups", nargs=2, metavar=("X", "Y"), help="two of its values")
+    add_columns(parser, ("loss", "flops"))
+    add_common(parser)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Compares both arms, and prints the compute between them and what was held equal."""
+    tables = [path for path in (given.first, given.second) if path]
+    units = check_common(given, tables)
+    arms, labels = _arms(given)
+    chosen = columns_of(given)
+    try:
+        if "loss" not in chosen and (loss := common_loss(arms, labels)):
+            chosen["loss"] = loss
+    except DataError as error:
+        raise UserError(str(error)) from None
+    files = given.first, given.second or given.first
+    # Rows of a group are counted within it, which is said.
+    within = [f" of {name}'s" for name in given.groups or ()] or ["", ""]
+    ours, theirs = (
+        _arm(columns, chosen, where, units, of)
+        for columns, where, of in zip(arms, files, within, strict=True)
+    )
+    try:
+        found = compare(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
+    except DataError as error:
+        raise UserError(f"{' and '.join(labels)}: {error}") from None
+    loss = theirs.names["loss"]
+    if loss != USUAL["loss"][0] and (note := f"loss is column {loss}") not in ours.notes:
+        ours.notes.append(note)
+    notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *kinds(arms, labels)]))
+    equal, differ = held_equal(*arms)
+    write_plot(given.plot, lambda: _figure(found, labels, loss))
+    if given.json:
+        print_json(_report(found, labels, equal, differ, notes))
+    else:
+        _print(found, labels, equal, differ, notes)
+
+
+# The arms
+
+
+class _Arm(NamedTuple):
+    runs: Runs
+    names: Mapping[str, str]
+    notes: list[str]
+
+
+def _arms(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str, str]]:
+    """Both arms' tables and names."""
+    first = read_table(given.first)
+    if given.second is not None:
+        if given.by or given.groups:
+            raise UserError("compare two files, or two groups of one: not both")
+        labels = _label(given.first), _label(given.second)
+        if labels[0] == labels[1]:
+            labels = str(given.first), str(given.second)
+        return (first, read_table(given.second)), labels
+    if not given.by or not given.groups:
+        raise UserError("compare two files, or two groups of one: --by COL --groups X Y")
+    try:
+        rows = groups(first, [given.by])
+    except DataError as error:
+        raise UserError(f"{given.first}: {error}") from None
+    for name in given.groups:
+        if name not in rows:
+            raise UserError(
+                f"{given.first}: column {given.by} has no {name}; it has {', '.join(rows)}"
+            )
+    ours, theirs = (
+        {key: [values[row] for row in rows[name]] for key, values in first.items()}
+        for name in given.groups
+    )
+    return (ours, theirs), tuple(given.groups)
+
+
+def _arm(
+    columns: Columns,
+    chosen: Mapping[str, str],
+    where: Path,
+    units: Mapping[str, float],
+    of: str,
+) -> _Arm:
+    needs = ("loss", "flops")
+    try:
+        names, notes = named(columns, chosen, needs)
+        runs, columns, left_out = runs_of(columns, names, needs, units, of)
+        left_out += mixed(columns, np.arange(len(runs)))
+        if runs.params_R is None and "seed" in columns:
+            runs = mean_of_seeds(runs, list(columns["seed"]))
+        return _Arm(runs, names, [*notes, *left_out, *magnitudes(runs, names)])
+    except DataError as error:
+        raise UserError(f"{where}{of and f', rows{of}'}: {error}") from None
+
+
+def _label(path: Path) -> str:
+    return path.resolve().parent.name if path.name == "results.csv" else path.stem
+
+
+# What comes out
+
+
+def _figure(found: Comparison, labels: Sequence[str], loss: str) -> Any:
+    from lm.scaling.plots import comparison_figure
+
+    return comparison_figure(found, labels, loss)
+
+
+def _report(
+    found: Comparison,
+    labels: Sequence[str],
+    equal: Sequence[str],
+    differ: Mapping[str, float | None],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "arms": list(labels),
+        "multipliers": [asdict(point) for point in found.points],
+        "exponents": {
+            label: fit.exponents for label, fit in zip(labels, found.fits, strict=True)
+        },
+        "held_equal": equal,
+        "differ": differ,
+        "warnings": [*notes, *found.warnings],
+    }
+
+
+def _print(
+    found: Comparison,
+    labels: Sequence[str],
+    equal: Sequence[str],
+    differ: Mapping[str, float | None],
+    notes: Sequence[str],
+) -> None:
+    titles = (f"flops of {labels[0]}", "loss", f"flops of {labels[1]}", "times", "95%", "")
+    made = table(*titles, right=titles)
+    for point in found.points:
+        made.add_row(
+            number(point.flops),
+            number(point.loss),
+            number(point.flops_needed),
+            f"{point.multiplier:.3g}",
+            ends(point.ci95),
+            "extrapolated" if point.extrapolated else "",
+        )
+    print_table(made)
+    times = [point.multiplier for point in found.points]
+    span = f"{min(times):.3g}" + (f" to {max(times):.3g}" if len(times) > 1 else "")
+    beyond = all(point.extrapolated for point in found.points)
+    console().print(
+        f"{labels[1]} needs {span} times the compute of {labels[0]} for its loss"
+        + (", as its law is drawn on: it has measured no such loss" if beyond else "")
+    )
+    console().print(f"held equal: {', '.join(equal) or 'none of the columns that are known'}")
+    if differ:
+        shown = [
+            name if ratio is None else f"{name} (median × {ratio:.3g})"
+            for name, ratio in differ.items()
+        ]
+        console().print(f"different: {', '.join(shown)}")
+    print_notes(notes, found.warnings)

@@ -1,0 +1,114 @@
+"""`lm generate`: a text continued, or its blanks filled."""
+
+import argparse
+import itertools
+import math
+from pathlib import Path
+
+from lm.config import UserError
+from lm.distributed.process import Parser, prepare_machine
+from lm.output.console import console
+
+
+def add_arguments(parser: Parser) -> None:
+    """The command line."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="a run directory or an artifact"
+    )
+    parser.add_argument(
+        "text",
+        help="each ___ is one masked token; without any, a causal model continues the text",
+    )
+    parser.add_argument(
+        "--blank",
+        default="___",
+        metavar="MARK",
+        help="what stands for a masked token (___); another, where the text has ___ itself",
+    )
+    parser.add_argument("--count", type=int, default=64, help="tokens to add, at most (causal)")
+    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Prints the text with what the model adds."""
+    from lm.evaluate.scoring import blank_of
+    from lm.generate import generate
+    from lm.train.load import load_model, settings_of
+
+    _check(given)
+    mark = given.blank
+    answers = settings_of(given.model).objective.answers
+    blank = blank_of(answers)
+    if blank is None and "next" not in answers:
+        raise UserError(
+            "a span model neither continues a text nor fills ___; use a causal or a masked run"
+        )
+    filling = mark in given.text
+    if blank is None and filling:
+        raise UserError(
+            f"a causal model continues a text, it cannot fill {mark}; use a masked run, or"
+            f" another --blank if {mark} is text"
+        )
+    if "next" not in answers and not filling:
+        raise UserError(f"a masked model fills blanks: put {mark} where a token is to be found")
+    prepare_machine()
+    trained = load_model(given.model)
+    tokenizer, length = trained.tokenizer, trained.run.data.length
+    if blank is None or not filling:
+        (added,) = generate.generate(
+            trained.program.body,
+            trained.params,
+            [tokenizer.encode(given.text).tolist()],
+            count=given.count,
+            temperature=1.0 if given.temperature is None else given.temperature,
+            top_k=given.top_k,
+            seed=given.seed,
+            vocabulary=tokenizer.vocabulary,
+            length=length,
+        )
+        _print([(False, given.text), (True, tokenizer.decode(added))])
+        return
+    parts = [tokenizer.encode(part).tolist() for part in given.text.split(mark)]
+    tokens = parts[0]
+    for part in parts[1:]:
+        tokens = [*tokens, tokenizer.vocabulary.mask, *part]
+    filled = generate.fill(
+        trained.program.body,
+        trained.params,
+        tokens,
+        temperature=given.temperature or 0.0,
+        top_k=given.top_k,
+        seed=given.seed,
+        vocabulary=tokenizer.vocabulary,
+        length=length,
+        answer=blank,
+    )
+    pairs = zip(tokens, filled, strict=True)
+    runs = itertools.groupby(pairs, lambda pair: pair[0] == tokenizer.vocabulary.mask)
+    # Tokens are decoded together, as several may make up one character.
+    _print([(new, tokenizer.decode([now for _, now in run])) for new, run in runs])
+
+
+def _check(given: argparse.Namespace) -> None:
+    for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
+        value = getattr(given, option)
+        if value is not None and not least <= value < math.inf:
+            raise UserError(f"--{option.replace('_', '-')} {value}: must be >= {least}")
+    if given.seed >= 2**31:
+        raise UserError(f"--seed {given.seed}: must be < 2**31")
+    if not given.blank:
+        raise UserError("--blank: the mark of a masked token cannot be empty")
+
+
+def _print(parts: list[tuple[bool, str]]) -> None:
+    """Prints the text as it is, with what the model added set off on a terminal."""
+    from rich.text import Text
+
+    shown = console()
+    if not shown.is_terminal:  # rich would expand tabs and drop some controls
+        print("".join(text for _, text in parts))
+        return
+    styled = [(text, "bold green" if added else "") for added, text in parts]
+    shown.print(Text.assemble(*styled), soft_wrap=True)

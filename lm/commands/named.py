@@ -1,0 +1,88 @@
+"""Runs and studies by the names that a command line gives them."""
+
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm.config import UserError, parse
+
+if TYPE_CHECKING:
+    from lm.run import Run
+    from lm.train.fit import Evaluator
+
+RUN = "a JSON file, STUDY:CELL, STUDY/SCALE:CELL, or - for defaults"
+"""How a run is named."""
+OVERRIDES = "field.path=value"
+"""How its fields are given; where the first stands in a run's place, that is `-`."""
+
+
+def with_defaults(name: str, overrides: list[str]) -> tuple[str, list[str]]:
+    """The name of a run and its overrides; a name that is an override leaves all defaults.
+
+    >>> with_defaults("model.depth=3", ["seed=1"])
+    ('-', ['model.depth=3', 'seed=1'])
+    """
+    return ("-", [name, *overrides]) if "=" in name else (name, overrides)
+
+
+def find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
+    """The run that a file or STUDY[/SCALE]:CELL names, and where it goes by default.
+
+    A study's cell goes where the study looks for it, and is asked what the study asks.
+    """
+    from lm.run import Run
+
+    if name == "-":
+        return Run(), "default", None
+    path = Path(name)
+    if path.is_file():
+        return parse(Run, path.read_bytes(), name), path.stem, None
+    if ":" not in name:
+        raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
+    from lm.evaluate.evaluate import evaluate
+    from lm.study.runner import chosen, effort_of
+
+    study_name, scale, cell = parts(name)
+    study = find_study(study_name)
+    scale = scale_of(study, study_name, scale or study.SCALES[0])
+    runs = study.runs(scale)
+    evaluator = partial(evaluate, effort=effort_of(study, scale))
+    return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}", evaluator
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """Study, scale and cell of a name; what is not named is "".
+
+    >>> parts("mask_rate/laptop:a"), parts("mask_rate")
+    (('mask_rate', 'laptop', 'a'), ('mask_rate', '', ''))
+    """
+    study, _, cell = name.partition(":")
+    study, _, scale = study.partition("/")
+    return study, scale, cell
+
+
+def find_study(name: str) -> Any:
+    """The module of a study; UserError where there is none."""
+    sys.path.insert(0, str(Path.cwd()))
+    study: Any = None
+    try:
+        if name.isidentifier():
+            study = importlib.import_module(f"experiments.{name}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("experiments", f"experiments.{name}"):
+            raise
+    if not hasattr(study, "runs"):
+        raise UserError(
+            f"study {name}: there is no study experiments/{name}.py here;"
+            " `python -m experiments` lists the studies"
+        )
+    return study
+
+
+def scale_of(study: Any, name: str, scale: str) -> str:
+    """The scale, if the study has it; UserError where not."""
+    if scale not in study.SCALES:
+        raise UserError(f"scale {scale}: {name} has {', '.join(study.SCALES)}")
+    return scale

@@ -1,0 +1,122 @@
+"""`lm plan`: what a run needs and how long it takes on a slice that you do not have."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from lm.commands.named import (
+    OVERRIDES,
+    find_run,
+    find_study,
+    parts,
+    scale_of,
+    with_defaults,
+)
+from lm.config import UserError, override
+from lm.distributed.process import Parser
+from lm.output.console import add_json, print_json
+from lm.plan.found import HERE, Step
+from lm.plan.machine import find_machine, slice_of_scale
+
+if TYPE_CHECKING:
+    from lm.plan.plan import Plan
+    from lm.run import Run
+
+
+def add_arguments(parser: Parser) -> None:
+    """The command line."""
+    parser.description = (
+        "Compiles the steps of runs for a slice that need not be there: memory, products,"
+        " traffic, collectives and the time of a step, a device each, and whether it fits."
+    )
+    parser.epilog = "lm train --help lists the fields that may follow, as model.depth=32."
+    parser.add_argument("run", help="STUDY, STUDY:CELL, RUN.json, or - for defaults")
+    parser.add_argument("--scale", metavar="S", help="of the study (its last)")
+    parser.add_argument(
+        "--slice",
+        metavar="NAME",
+        help="v5e-256, h100-8, cpu for this one (what the scale names)",
+    )
+    parser.add_argument("--slices", type=int, default=1, metavar="N", help="so many of it (1)")
+    parser.add_argument(
+        "--step",
+        action="append",
+        choices=get_args(Step),
+        help="only this one; may be given again",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile with few optimizations, sooner; memory is near what a run"
+        " needs, traffic and times are too high",
+    )
+    parser.add_argument(
+        "--efficiency",
+        type=float,
+        metavar="E",
+        help="fraction of the floors' speed (1)",
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="also run the training step (--slice cpu)"
+    )
+    add_json(parser)
+    parser.add_argument("overrides", nargs="*", metavar=OVERRIDES)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Plans the runs, and prints a table of them and the largest one in detail."""
+    from lm.commands.planned import report, show
+    from lm.plan import plan as planning
+    from lm.plan.client import compiler
+
+    runs, scale = _runs(given)
+    name = slice_of_scale(scale) if given.slice is None else given.slice
+    if name is None:
+        raise UserError("--slice: for which slice? as v5e-256, h100-8, or cpu for this machine")
+    if given.slices < 1:
+        raise UserError(f"--slices {given.slices}: must be >= 1")
+    if given.efficiency is not None and not 0 < given.efficiency <= 1:
+        raise UserError(f"--efficiency {given.efficiency:g}: must be above 0 and at most 1")
+    if given.measure and name != HERE:
+        raise UserError(f"--measure: --slice {name} is not here; --slice {HERE} is")
+    machine = find_machine(name, given.slices)
+    planning.check(runs.values(), machine)  # before minutes of compilation
+    wanted = tuple(given.step or get_args(Step))
+    plans: dict[str, Plan] = {}
+    with compiler(machine) as compiled:
+        if name == HERE:
+            machine = planning.calibrated(machine, compiled)
+        if given.efficiency is not None:
+            machine = machine._replace(efficiency=given.efficiency, told=True)
+        for number, (cell, run) in enumerate(runs.items(), 1):
+            if sys.stderr.isatty():
+                print(f"lm: compiling {cell} ({number}/{len(runs)})", file=sys.stderr)
+            plans[cell] = planning.plan(
+                run, machine, compiled, wanted=wanted, quick=given.quick, measure=given.measure
+            )
+    if given.json:
+        print_json(report(plans, machine))
+    else:
+        show(plans, machine, quick=given.quick)
+
+
+def _runs(given: argparse.Namespace) -> tuple[dict[str, "Run"], str | None]:
+    """The runs that are named, with the overrides, and the study's scale if it is one's."""
+    from lm.run import validate
+    from lm.study.runner import chosen
+
+    name, overrides = with_defaults(given.run, given.overrides)
+    scale = given.scale
+    if name == "-" or Path(name).is_file():
+        if scale:
+            raise UserError(f"--scale {scale}: of which study?")
+        run, title, _ = find_run(name)
+        runs = {title: run}
+    else:
+        study_name, named, cell = parts(name)
+        study = find_study(study_name)
+        scale = scale_of(study, study_name, scale or named or study.SCALES[-1])
+        runs = study.runs(scale)
+        runs = {cell: runs[cell] for cell in chosen(runs, [cell] if cell else None)}
+    return {cell: validate(override(run, overrides)) for cell, run in runs.items()}, scale

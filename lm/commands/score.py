@@ -1,0 +1,233 @@
+"""`lm score`: trained runs in bits per byte."""
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm.config import UserError
+from lm.distributed.process import Parser, prepare_machine
+from lm.output.console import add_json, print_json, print_table, table
+
+if TYPE_CHECKING:
+    from lm.evaluate.scorers.base import Scorer
+    from lm.evaluate.scoring import Effort
+
+ORDER_ROWS = 16
+"""Windows scored by an order of writing, of which each takes many passes, without --rows."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The command line."""
+    parser.description = (
+        "Scores a run by every scorer that is valid for it, or several in a table. Orders of"
+        " writing take many passes, and are asked for by name."
+    )
+    parser.add_argument("directories", metavar="RUN_DIR", type=Path, nargs="+")
+    parser.add_argument(
+        "--scorer",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this one: chain-rule, spans, any-order, pseudo, or the exact likelihood of"
+        " left-to-right, random-order, confident-first; may be given again",
+    )
+    parser.add_argument(
+        "--block", type=int, metavar="N", help="tokens that such an order uncovers at once (1)"
+    )
+    parser.add_argument("--rows", type=int, metavar="N", help="score this many windows only")
+    parser.add_argument(
+        "--mc-se", type=float, metavar="X", help="draw masks until their error is at most X"
+    )
+    parser.add_argument(
+        "--paired", action="store_true", help="differences to the first run, by document"
+    )
+    add_json(parser)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Scores, and prints one run's scores with their errors, or a table of several runs."""
+    from lm.evaluate.evaluate import evaluate
+    from lm.evaluate.scoring import plain, score_by
+    from lm.train.load import load
+
+    names = [name.replace("-", "_") for name in given.scorer]
+    effort = _effort(given, names)
+    # Before anything is loaded, as a refusal after minutes of scoring would be too late.
+    chosen = _chosen(given.directories, names, effort)
+    prepare_machine()
+    if given.paired:
+        found = _paired(chosen, effort)
+        print_json(found) if given.json else _print_paired(found)
+        return
+    if not names and len(given.directories) == 1:
+        everything = evaluate(load(given.directories[0]), effort)
+        print_json(everything) if given.json else _print_found(everything)
+        return
+    scores = {}
+    for directory, by_name in chosen.items():
+        trained = load(directory)
+        scores[str(directory)] = {
+            name: plain(score_by(trained, scorer, effort), scorer)
+            for name, scorer in by_name.items()
+        }
+    if len(scores) == 1:
+        (only,) = scores.values()
+        print_json({"scores": only}) if given.json else _print_scores(only)
+    elif given.json:
+        print_json({run: {"scores": of} for run, of in scores.items()})
+    else:
+        made = table(*_COLUMNS, "mc_se", "text_se")
+        for run, of in scores.items():
+            for name, score in of.items():
+                made.add_row(*_cells(run, name, score), *_errors(score))
+        print_table(made)
+
+
+def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
+    """What the options ask for; UserError where one of them cannot be."""
+    from lm.evaluate.scoring import Effort
+
+    for option in ("block", "rows", "mc_se"):
+        value = getattr(given, option)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{option.replace('_', '-')} {value}: must be > 0")
+    effort = Effort(mc_se=given.mc_se)
+    if given.rows is not None:
+        effort = replace(effort, rows=given.rows, share_rows=given.rows)
+    if names:
+        effort = replace(effort, orders=given.rows or ORDER_ROWS, block=given.block or 1)
+    elif given.block is not None:
+        raise UserError(f"--block {given.block}: name the order that it is of with --scorer")
+    if given.paired and len(set(given.directories)) < 2:
+        raise UserError("--paired: give the run to compare with, then those to compare")
+    return effort
+
+
+def _chosen(
+    directories: list[Path], names: list[str], effort: "Effort"
+) -> dict[Path, dict[str, "Scorer"]]:
+    """The named scorers that are valid for each run; if none is named, all but the orders.
+
+    Raises UserError for a name that is valid for none of the runs, and for a run for which no
+    name is valid.
+    """
+    from lm.evaluate.scorers.base import refuses
+    from lm.evaluate.scorers.fixed_order import FixedOrder
+    from lm.evaluate.scoring import scorers, valid
+    from lm.run import read_run
+
+    found: dict[Path, dict[str, Scorer]] = {}
+    used: set[str] = set()
+    for directory in directories:
+        run = read_run(directory)
+        there, answers = scorers(run, effort), run.objective.answers
+        if unknown := [name for name in names if name not in there]:
+            legal = ", ".join(map(_dashed, there))
+            raise UserError(f"--scorer {_dashed(unknown[0])}: no such scorer; one of {legal}")
+        asked = names or [
+            n for n, scorer in there.items() if not isinstance(scorer, FixedOrder)
+        ]
+        fits = valid(run, effort)
+        found[directory] = {name: fits[name] for name in asked if name in fits}
+        used |= set(found[directory])
+        missing = [name for name in names if name not in fits]
+        if not found[directory] or (missing and len(directories) == 1):
+            raise UserError(
+                f"--scorer {_dashed(missing[0])}: {refuses(there[missing[0]], answers)};"
+                f" valid for {directory}: {', '.join(map(_dashed, fits))}"
+            )
+    if unused := [name for name in names if name not in used]:
+        raise UserError(f"--scorer {_dashed(unused[0])}: valid for none of these runs")
+    return found
+
+
+def _paired(
+    chosen: Mapping[Path, Mapping[str, "Scorer"]], effort: "Effort"
+) -> dict[str, dict[str, Any]]:
+    """Each run's first scorer, and how far it lies above the first run's, by document."""
+    from lm.evaluate.bits import paired
+    from lm.evaluate.scoring import plain, score_by, windows_for
+    from lm.train.load import load
+
+    asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
+    models = {directory: load(directory) for directory in asked}
+    first, *others = asked
+    windows = {d: windows_for(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
+    for directory in others:
+        if not windows[directory].same_as(windows[first]):
+            raise UserError(
+                f"--paired: {directory} and {first} are not scored on the same windows of"
+                " the same text; they need the same data, and --rows if their scorers differ"
+            )
+    scores = {d: score_by(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
+    found: dict[str, dict[str, Any]] = {
+        str(d): {"scorer": name, **plain(scores[d], scorer)}
+        for d, (name, scorer) in asked.items()
+    }
+    for directory in others:
+        found[str(directory)]["above"] = paired(scores[directory], scores[first])._asdict()
+    return found
+
+
+# What is printed
+
+
+_COLUMNS = ("run", "scorer", "kind", "bits per byte", "layout")
+
+
+def _cells(run: str, name: str, score: Mapping[str, Any]) -> tuple[str, ...]:
+    bits = f"{score['bits_per_byte']:.4f}"
+    return run, _dashed(name), score["kind"], bits, _layout(score)
+
+
+def _print_paired(found: Mapping[str, Mapping[str, Any]]) -> None:
+    made = table(*_COLUMNS, "above the first", "mc_se", "text_se")
+    for run, score in found.items():
+        above = score.get("above")
+        rest = [f"{above['bits_per_byte']:+.4f}", *_errors(above)] if above else []
+        made.add_row(*_cells(run, score["scorer"], score), *rest)
+    print_table(made)
+
+
+def _print_found(found: Mapping[str, Any]) -> None:
+    """Everything that a model was asked."""
+    _print_scores(found["scores"])
+    for share, score in found["error_by_share"].items():
+        print(f"{float(share):>5.0%} hidden {score['bits_per_byte']:.4f} bits per hidden byte")
+    if found["probe"]:
+        probe = found["probe"]
+        print(
+            f"probe        {probe['accuracy']:.3f} of roles right  (piece alone"
+            f" {probe['piece_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f})"
+        )
+    for name, value in found["baselines"].items():
+        print(f"{name:<18} {value:.4f} bits per byte")
+
+
+def _print_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, score in scores.items():
+        errors = [
+            f"  {error} {value:.4f}"
+            for error in ("mc_se", "text_se")
+            if (value := score[error]) is not None
+        ]
+        print(
+            f"{_dashed(name):<15} {score['bits_per_byte']:.4f} bits per byte "
+            f" {score['kind']:<13}  layout {_layout(score)}{''.join(errors)}"
+        )
+
+
+def _layout(score: Mapping[str, Any]) -> str:
+    """The part of the bits per byte that the length model pays for the layout."""
+    return "-" if score["layout_bits"] is None else f"{score['layout_bits']:.4f}"
+
+
+def _errors(score: Mapping[str, Any]) -> list[str]:
+    return ["" if score[e] is None else f"{score[e]:.4f}" for e in ("mc_se", "text_se")]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

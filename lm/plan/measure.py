@@ -1,0 +1,50 @@
+"""How fast this machine is, and how long a training step takes on it."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.data import vocabulary_size
+from lm.example import Batch
+from lm.plan.found import Speed
+from lm.train.progress import matmul_peak
+from lm.train.step import Program
+
+
+def step_seconds(program: Program, least: float = 3.0) -> list[float]:
+    """Seconds of training steps on random pieces, after one that warms up.
+
+    They are five steps or more, and last `least` seconds or longer: other programs come and go.
+    """
+    run = program.run
+    shape = run.data.batch, run.data.length
+    random = np.random.default_rng(0)
+    tokens_BL = random.integers(4, vocabulary_size(run.data.tokenizer), shape, dtype=np.int32)
+    part = program.place(Batch(tokens_BL, np.ones(shape, np.int32)))
+    state = program.init()
+    seconds: list[float] = []
+    while len(seconds) < 6 or sum(seconds[1:]) < least:
+        start = time.perf_counter()
+        state, metrics = program.step(state, part)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def speed() -> Speed:
+    """This machine's products and its memory, at best."""
+    x = jnp.zeros(1 << 26, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    copy(x).block_until_ready()
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        copy(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return Speed(
+        flops=matmul_peak(),
+        flops_float32=matmul_peak("float32"),
+        bandwidth=2 * x.nbytes / min(times),
+    )

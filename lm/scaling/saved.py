@@ -1,0 +1,131 @@
+"""The file of a law: what `lm fit --json` prints, and what is read of it to predict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lm.scaling.catalog import LAWS, law_of
+from lm.scaling.fit import Fit
+from lm.scaling.joint import Joint
+from lm.scaling.table import DataError
+
+
+def report(
+    fits: Mapping[str, Fit],
+    predictions: Mapping[str, list[dict[str, Any]]],
+    notes: Sequence[str],
+    joint: Joint | None,
+) -> dict[str, Any]:
+    """What --json writes; a law that stands alone is at the top, groups under their names."""
+    each = {name: _one_report(fit, predictions[name]) for name, fit in fits.items()}
+    first = next(iter(fits.values()))
+    if len(each) == 1:
+        top = next(iter(each.values()))
+    else:
+        shared = joint.shared if joint else ()
+        top = {
+            "parameters": {name: first.parameters[name] for name in shared},
+            "exponents": {},
+            "objective": joint.objective if joint else sum(f.objective for f in fits.values()),
+            "ci95": {name: first.ci95[name] for name in shared if name in first.ci95},
+            "predictions": [],
+            "warnings": [f"{name}: {w}" for name, f in fits.items() for w in f.warnings],
+            "rows_used": sum(fit.rows_used for fit in fits.values()),
+        }
+    found = {"law": str(first.law)} | top | {"warnings": [*notes, *top["warnings"]]}
+    found["groups"] = {name: one for name, one in each.items() if name}
+    if joint:
+        found["test"] = {
+            "shared": list(joint.shared),
+            "statistic": joint.statistic,
+            "p": joint.p,
+            "objective_separate": joint.objective_separate,
+        }
+    return found
+
+
+def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "parameters": fit.parameters,
+        "exponents": fit.exponents,
+        "objective": fit.objective,
+        "ci95": fit.ci95,
+        "predictions": predictions,
+        "warnings": list(fit.warnings),
+        "rows_used": fit.rows_used,
+        # What intervals of another prediction need, as `lm budget` makes.
+        "degrees": fit.degrees,
+        "fixed": list(fit.fixed),
+        "unidentified": list(fit.unidentified),
+        "ranges": dict(fit.ranges),
+        "against": fit.law.against,
+        "method": fit.law.method,
+        "draws": {
+            name: [float(f"{draw:.9g}") for draw in draws_B]
+            for name, draws_B in fit.draws.items()
+        },
+    }
+    if fit.certificate:
+        found["certificate"] = asdict(fit.certificate)
+    return found
+
+
+class Saved(msgspec.Struct):
+    """What `lm fit --json` writes of a law, as far as it is needed to predict."""
+
+    parameters: dict[str, float]
+    objective: float
+    rows_used: int
+    degrees: int = 0
+    draws: dict[str, list[float]] = {}
+    fixed: list[str] = []
+    unidentified: list[str] = []
+    ranges: dict[str, tuple[float, float]] = {}
+    against: str = "flops"
+    method: str | None = None
+    warnings: list[str] = []
+
+
+class SavedFile(Saved, kw_only=True):
+    """A file of it: one law, or several that stand in groups."""
+
+    law: str
+    groups: dict[str, Saved] = {}
+
+
+def read_law(path: Path, group: str | None) -> Fit:
+    """The law of a file that `lm fit --json` printed; DataError where it is none."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: not a file")
+    try:
+        saved = msgspec.json.decode(path.read_bytes(), type=SavedFile)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no file of lm fit --json: {error}") from None
+    law: Saved = saved
+    names = ", ".join(saved.groups)
+    if group is not None:
+        if group not in saved.groups:
+            raise DataError(f"--group {group}: {path} has {names or 'one law, and no groups'}")
+        law = saved.groups[group]
+    elif len(saved.groups) > 1:
+        raise DataError(f"{path}: several laws; name one with --group: {names}")
+    if saved.law not in LAWS:
+        raise DataError(f"{path}: no law {saved.law}; one of {', '.join(LAWS)}")
+    return Fit(
+        law=law_of(saved.law, against=law.against, method=law.method),
+        parameters=law.parameters,
+        objective=law.objective,
+        rows_used=law.rows_used,
+        degrees=law.degrees,
+        draws={name: np.array(draws) for name, draws in law.draws.items()},
+        fixed=tuple(law.fixed),
+        warnings=tuple(law.warnings),
+        unidentified=tuple(law.unidentified),
+        ranges=law.ranges,
+    )
