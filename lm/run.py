@@ -13,7 +13,7 @@ from msgspec import Meta
 from lm.config import Config, UserError, divisors, essence, parse, validate_fields
 from lm.data import Data, vocabulary_size
 from lm.distributed.mesh import Mesh, Split, choose
-from lm.model import Attention, Model, Remat, Transformer, refusal
+from lm.model import Attention, Execution, Model, Remat, Transformer
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
 from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
@@ -203,11 +203,8 @@ def validate(run: Run) -> Run:
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")
     check_channels(run)
-    if run.objective.source and not run.model.reads_source:
-        raise UserError(
-            "objective: its examples have a source for an encoder, and model.type="
-            f"{run.model.__struct_config__.tag} reads none; spans have objective.stack=single"
-        )
+    if why := run.model.refuse_objective(run.objective.masks, source=run.objective.source):
+        raise UserError(why)
     if run.data.unique is not None and run.data.unique < run.data.length:
         raise UserError(
             f"data.unique={run.data.unique} is less than a row; at least data.length,"
@@ -301,13 +298,13 @@ def mesh_for(run: Run, *, devices: int, slices: int = 1) -> Mesh:
 
 
 def refuse_attention(run: Run, platform: str | None = None) -> str | None:
-    """Why `run.attention` cannot be had, on a platform if that is known, or None."""
-    return refusal(
-        run.attention,
-        precision=run.precision,
-        head_size=run.model.head_size,
-        platform=platform,
-    )
+    """Why `run.attention` or `run.remat` cannot be had, on a platform if known, or None."""
+    return run.model.refuse_execution(execution_of(run, platform))
+
+
+def execution_of(run: Run, platform: str | None) -> Execution:
+    """How the run's model is executed on a platform; None: on one that is not known yet."""
+    return Execution(platform, run.precision, run.attention, run.remat)
 
 
 IDENTITY = 1

@@ -71,7 +71,7 @@ from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scoring import Effort
 from lm.example import Batch
-from lm.generate import generate as say
+from lm.generate import sampling
 from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import AnyOrder, Causal, Masked, Objective
@@ -512,7 +512,7 @@ def generate(plan: Plan) -> Result:
             prompts = [[5] * max(1, there - (few + many) // 2)] * batch
 
             def speak(count: int, seed: int, prompts: list[list[int]] = prompts) -> Any:
-                return say.generate(
+                return sampling.generate(
                     program.body,
                     params,
                     prompts,

@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
 def main(given: argparse.Namespace) -> None:
     """Prints the text with what the model adds."""
     from lm.evaluate.scoring import blank_of
-    from lm.generate import generate
+    from lm.generate import fill, generate
     from lm.train.load import load_model, settings_of
 
     _check(given)
@@ -57,7 +57,7 @@ def main(given: argparse.Namespace) -> None:
     trained = load_model(given.model)
     tokenizer, length = trained.tokenizer, trained.run.data.length
     if blank is None or not filling:
-        (added,) = generate.generate(
+        (added,) = generate(
             trained.program.body,
             trained.params,
             [tokenizer.encode(given.text).tolist()],
@@ -74,7 +74,7 @@ def main(given: argparse.Namespace) -> None:
     tokens = parts[0]
     for part in parts[1:]:
         tokens = [*tokens, tokenizer.vocabulary.mask, *part]
-    filled = generate.fill(
+    filled = fill(
         trained.program.body,
         trained.params,
         tokens,

@@ -18,7 +18,6 @@ from lm.scaling.fit import Fit, predict
 from lm.scaling.laws import Convention
 from lm.scaling.parametric import Parametric
 
-HEAD_SIZE = 64
 STEP = 4
 """Each rung's budget is this many times that of the rung below."""
 
@@ -117,16 +116,8 @@ def best_tokens(fit: Fit, params: float, unique: float | None = None) -> float |
 
 
 def shape(model: Model, depth: int) -> Model:
-    """The model of a depth, the one dial: 64 times as wide, with heads of 64.
-
-    The aspect ratio is nanochat's (github.com/karpathy/nanochat, scripts/base_train.py), where
-    GPT-2 of 12 layers is too; the loss hardly depends on it (Kaplan et al. 2020, figure 5).
-
-    >>> found = shape(PLANNED.model, 12)
-    >>> found.width, found.heads, found.head_size
-    (768, 12, 64)
-    """
-    return msgspec.structs.replace(model, depth=depth, width=HEAD_SIZE * depth, heads=depth)
+    """The model of a depth, the one dial of the ladder; raises UserError where it is none."""
+    return model.at_depth(depth)
 
 
 def nearest_depth(model: Model, pieces: int, params: float, convention: Convention) -> int:

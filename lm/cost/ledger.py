@@ -7,9 +7,8 @@ import msgspec
 
 from lm.config import Config
 from lm.example import Full
-from lm.model import HOME, choose
 from lm.objectives import Base
-from lm.run import Run, steps
+from lm.run import Run, execution_of, steps
 
 
 class Parameters(Config):
@@ -121,16 +120,11 @@ def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True
     They are no budget: `cost` counts what the reference computes, so that budgets are the same
     on every platform. A compiler's own count leaves them out.
     """
-    length = objective.positions(run.data.length)
-    backend = choose(run.attention, platform=platform, precision=run.precision, length=length)
-    if HOME.get(backend) != platform:
-        return 0  # off its platform a kernel is a program as any other
     return run.model.kernel_products(
-        backend,
+        execution_of(run, platform),
         rows=run.data.batch,
-        length=length,
+        length=objective.positions(run.data.length),
         visible=objective.visible if run.mesh.context in (1, None) else Full(),
-        remat=run.remat,
         train=train,
     )
 

@@ -18,9 +18,8 @@ import numpy as np
 from lm.config import UserError, override
 from lm.cost import ledger
 from lm.data import vocabulary_size
-from lm.model import choose
 from lm.optimizer import Adafactor, Adamw
-from lm.run import Run, steps
+from lm.run import Run, execution_of, steps
 
 STATE = "parameters, gradients and the optimizer's state"
 ROWS = "batches, of which some are read ahead"
@@ -68,12 +67,6 @@ def least(run: Run, platform: str) -> dict[str, int]:
     parameters = ledger.parameters(run, vocabulary_size(run.data.tokenizer)).total
     moments = {Adamw: 2, Adafactor: 0}.get(type(run.optimizer), 1)
     positions = rows // run.microbatches * length
-    # Bytes a position and layer; queries, keys, values in half precision, residuals in float32.
-    kept = {
-        "block": 2 * model.width,
-        "products": 6 * model.width + 2 * model.mlp_width,
-        "none": 16 * model.width + 4 * model.mlp_width,
-    }[run.remat]
     channels = sum(
         np.dtype(channel.dtype).itemsize * math.prod(channel.shape)
         for channel in run.data.corpus.channels
@@ -82,14 +75,11 @@ def least(run: Run, platform: str) -> dict[str, int]:
         STATE: 4 * parameters * (2 + moments),
         # Tokens, segments and channels, on the devices and in the reader's buffer.
         ROWS: (2 * 4 + channels) * rows * length * (1 + min(8, steps(run))),
-        ACTIVATIONS: positions * model.depth * kept,
+        ACTIVATIONS: positions * model.activation_bytes(run.remat),
         DOCUMENTS: 80 * (run.data.corpus.expected_documents or 0),
     }
-    backend = choose(run.attention, platform=platform, precision=run.precision, length=length)
-    if backend == "xla":
-        # In half precision, of causal attention half of them, of other layers if kept.
-        layers = model.depth if run.remat == "none" else 1
-        found[SCORES] = positions * length * model.heads * layers
+    if scores := model.score_bytes(execution_of(run, platform), length):
+        found[SCORES] = positions * scores
     return found
 
 
@@ -135,7 +125,9 @@ def _there(devices: Sequence[jax.Device]) -> int:
 
 def _largest(run: Run, field: str, platform: str, there: int) -> int | None:
     """The largest legal value of a field with which a run may fit, if there is one."""
-    step = {"data.batch": run.microbatches, "model.width": 2 * run.model.heads}.get(field, 2)
+    step = {"data.batch": run.microbatches, "model.width": run.model.width_multiple}.get(
+        field, 2
+    )
 
     def fails(count: int) -> bool:
         return sum(least(_replaced(run, field, count * step), platform).values()) > there

@@ -226,11 +226,20 @@ def sharding(mesh: jax.sharding.Mesh, *axes: str) -> NamedSharding:
     return NamedSharding(mesh, spec(axes))
 
 
-def constrain(x: jax.Array, mesh: jax.sharding.Mesh, axes: Axes) -> jax.Array:
+def constrain(x: jax.Array, mesh: jax.sharding.Mesh | None, axes: Axes) -> jax.Array:
     """Pins an activation's layout, so that the compiler has nothing to guess."""
+    if mesh is None:
+        return x
     return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
 
 
-def ways(mesh: jax.sharding.Mesh, axis: str) -> int:
-    """Into how many parts the mesh splits a logical axis."""
+def platform_of(mesh: jax.sharding.Mesh | None) -> str | None:
+    """The platform of the mesh's devices: cpu, gpu or tpu; None without a mesh."""
+    return None if mesh is None else str(mesh.devices.flat[0].platform)
+
+
+def ways(mesh: jax.sharding.Mesh | None, axis: str) -> int:
+    """Into how many parts the mesh splits a logical axis; 1 without a mesh."""
+    if mesh is None:
+        return 1
     return int(np.prod([mesh.shape[name] for name in LAYOUT[axis]]))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lm.evaluate.scoring import blank_of
-from lm.generate import generate as say
+from lm.generate import likeliest
 from lm.objectives.base import Blank
 from lm.train.load import Trained
 
@@ -35,7 +35,7 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
     seen = passage.copy()
     if answer != "next":
         seen[chosen] = tokenizer.vocabulary.mask
-    ids, probabilities = say.likeliest(
+    ids, probabilities = likeliest(
         trained.program.body,
         trained.params,
         seen.tolist(),

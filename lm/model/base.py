@@ -1,23 +1,293 @@
-"""What whoever uses a model may know of it."""
+"""What a model owes: its sizes, what it can serve, what it costs, its module and its cache.
 
-from collections.abc import Callable
-from typing import Any, Protocol
+`Run`, the ledger, plans, budgets, proofs, scorers and generation know this contract alone. A
+model is a frozen value that carries its behaviour: one file, and one line in the union of
+`lm.model`. What is not overridden here holds for a model without attention, whose every matrix
+multiplies every position once.
+"""
 
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from lm.config import Config, UserError
+from lm.example import Causal, Example, Full, Until, Visible
+from lm.model.attention import Attention
+from lm.numerics import Einsum, Precision
+
+Remat = Literal["none", "products", "block"]
 
 
-class Body(Protocol):
-    """Hashable; `apply({"params": params}, example)` gives (hidden_BPD, unembedding_VD).
+class Output(NamedTuple):
+    """What a body says: a state at each slot, and the table that turns it into pieces."""
 
-    A body that generates goes on from what it has read: `nothing(rows, capacity)` is an empty
-    past, and `apply({"params": params}, example, past)` gives the output and the next past.
+    hidden_BPD: jax.Array
+    unembedding_VD: jax.Array
+
+
+class Execution(NamedTuple):
+    """How a model is run, for those of its numbers that depend on it."""
+
+    platform: str | None
+    """The devices' (cpu, gpu, tpu); None: not known yet."""
+    precision: Precision = "bfloat16"
+    attention: Attention = "auto"
+    remat: Remat = "none"
+
+
+class Base(Config):
+    """A model: a frozen value of its settings, and all that others may ask of it."""
+
+    masks: ClassVar[frozenset[type[Visible]]] = frozenset({Causal, Full, Until})
+    """The kinds of attention mask that it can serve."""
+    reads_source: ClassVar[bool] = False
+    """Whether it reads the source of an example, as an encoder and a decoder do."""
+    remats: ClassVar[frozenset[Remat]] = frozenset({"none"})
+    """What its backward pass can be told to compute again."""
+    components: ClassVar[Mapping[str, str]] = {}
+    """The component of the cost that a parameter belongs to, by its name or its scope's.
+
+    Tables are the embedding; other vectors are the norm, and matrices the mlp."""
+
+    # What it is
+
+    @property
+    def depth(self) -> int:
+        """Layers N."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Model width D, which learning rates are transferred by."""
+        raise NotImplementedError
+
+    @property
+    def width_multiple(self) -> int:
+        """Widths that it may have, other fields as they are, are multiples of this."""
+        return 1
+
+    @property
+    def window(self) -> int | None:
+        """How far before and after itself a position reads in one layer; None: a whole row."""
+        return None
+
+    def check(self) -> str | None:
+        """What is wrong with the fields, in one line that begins with one; None if nothing."""
+        return None
+
+    def splits(self) -> dict[str, tuple[str, int]]:
+        """What a mesh may split, by logical axis: the field, and its size."""
+        raise NotImplementedError
+
+    def tiny(self, depth: int) -> Self:
+        """The same kind of model, so small that proofs can ask about every position."""
+        raise NotImplementedError
+
+    def at_depth(self, depth: int) -> Self:
+        """The model that depth, as the one dial of size, makes of this one."""
+        raise UserError(f"model.type={self.kind}: its size is not a matter of one dial")
+
+    # What it can serve
+
+    def refuse_objective(
+        self, masks: frozenset[type[Visible]], *, source: bool = False
+    ) -> str | None:
+        """Why it cannot serve examples of these masks, or with a source; None if it can."""
+        if source and not self.reads_source:
+            return (
+                "objective: its examples have a source for an encoder, and model.type="
+                f"{self.kind} reads none; spans have objective.stack=single"
+            )
+        if more := masks - self.masks:
+            asked, served = (
+                " or ".join(sorted(_MASK_NAMES[mask] for mask in kinds))
+                for kinds in (more, self.masks)
+            )
+            return (
+                f"objective: its attention is {asked}, and model.type={self.kind} serves"
+                f" {served} alone"
+            )
+        return None
+
+    def refuse_execution(self, how: Execution) -> str | None:
+        """Why it cannot be run so, in one line that begins with a field; None if it can."""
+        if how.attention != "auto":
+            return f"attention={how.attention}: model.type={self.kind} has none; must be auto"
+        return self.refuse_remat(how.remat)
+
+    def refuse_remat(self, remat: Remat) -> str | None:
+        """Why its backward pass cannot compute this again, in one line; None if it can."""
+        if remat in self.remats:
+            return None
+        legal = " or ".join(sorted(self.remats))
+        return f"remat={remat}: model.type={self.kind} computes no such thing again; {legal}"
+
+    @property
+    def kind(self) -> str:
+        """The name of this kind of model in settings."""
+        return str(self.__struct_config__.tag)
+
+    # What it costs
+
+    def parameters(self, vocabulary_size: int) -> dict[str, int]:
+        """Number of parameters by component, counted in the tree that `init` would make."""
+        order = "embedding", *self.components.values(), "mlp", "norm"
+        counts = dict.fromkeys(order, 0)
+        for name, axes, size in self._sizes(vocabulary_size):
+            counts[self._component(name, axes)] += size
+        return counts
+
+    def matrices(self, vocabulary_size: int) -> dict[str, int]:
+        """Parameters that take part in matrix products, by component.
+
+        The head's table does, whether it is tied or not; a lookup is no product.
+        """
+        counts = dict.fromkeys((*self.components.values(), "mlp"), 0)
+        for name, axes, size in self._sizes(vocabulary_size):
+            if not is_vector(axes) and "vocab" not in axes:
+                counts[self._component(name, axes)] += size
+        return counts | {"head": vocabulary_size * self.width}
+
+    def products(
+        self, vocabulary_size: int, *, rows: int, length: int, slots: int, visible: Visible
+    ) -> dict[str, int]:
+        """Forward FLOPs of the matrix products by component: two a multiplication."""
+        found = {"embedding": 0}
+        for name, weights in self.matrices(vocabulary_size).items():
+            found[name] = 2 * rows * (slots if name == "head" else length) * weights
+        return found
+
+    def kernel_products(
+        self, how: Execution, *, rows: int, length: int, visible: Visible, train: bool
+    ) -> int:
+        """FLOPs of attention's kernels in a step of training, or in a forward pass alone.
+
+        0 where no kernel of the platform's own computes it: the component `scores` then is
+        what a program does.
+        """
+        return 0
+
+    def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
+        """Those of the forward FLOPs that the backward pass computes again, by component."""
+        return {}
+
+    def activation_bytes(self, remat: Remat) -> int:
+        """Bytes a position that all layers keep for the backward pass, at least."""
+        return 0
+
+    def score_bytes(self, how: Execution, length: int) -> int:
+        """Bytes a position that attention scores in rows of this length take, at least."""
+        return 0
+
+    def _sizes(
+        self, vocabulary_size: int
+    ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
+        """Name, axes and size of each parameter; tables have a row for each piece."""
+        for name, axes, shape in _shapes(self):
+            sizes = zip(axes, shape, strict=True)
+            size = math.prod(vocabulary_size if axis == "vocab" else n for axis, n in sizes)
+            yield name, axes, size
+
+    def _component(self, name: tuple[str, ...], axes: tuple[str, ...]) -> str:
+        if found := next((self.components[n] for n in name if n in self.components), None):
+            return found
+        if "vocab" in axes:
+            return "embedding"
+        return "norm" if is_vector(axes) else "mlp"
+
+    # What computes
+
+    def build(
+        self,
+        vocabulary_size: int,
+        *,
+        mesh: jax.sharding.Mesh | None,
+        precision: Precision = "bfloat16",
+        remat: Remat = "none",
+        unroll: int | None = None,
+        attention: Attention = "auto",
+    ) -> "Body":
+        """The module of this model; without a mesh it pins no layout.
+
+        `unroll` is how many layers are compiled in a row, None what suits the platform.
+        """
+        raise NotImplementedError
+
+
+class Body(nn.Module):
+    """What computes: `apply({"params": params}, example) -> Output`.
+
+    Hashable. An rng `dropout` turns dropout on. Parameters are boxed with the names of their
+    axes, those of layers stacked. One that generates goes on from what it has read:
+    `init_cache(rows, length)` is an empty cache, and `apply({"params": params}, example,
+    cache)` gives the output and the next cache.
     """
 
+    config: Base
+    vocabulary_size: int
+    mesh: jax.sharding.Mesh | None
+    precision: Precision
+    if TYPE_CHECKING:
+        # Flax says that any tree may come out; ours give what is said above.
+
+        def apply(self, variables: Any, *given: Any, **more: Any) -> Any: ...
+
     @property
-    def einsum(self) -> Any: ...
-    @property
-    def mesh(self) -> jax.sharding.Mesh | None: ...
-    @property
-    def apply(self) -> Callable[..., Any]: ...
-    @property
-    def nothing(self) -> Callable[[int, int], Any]: ...
+    def einsum(self) -> Einsum:
+        """The matrix product of this body, for the head that follows it."""
+        return Einsum(self.precision)
+
+    def init_cache(self, rows: int, length: int) -> Any:
+        """The cache of rows of which nothing is read yet; they may grow to `length`."""
+        del rows, length
+        raise UserError(f"model.type={self.config.kind}: it keeps no cache to generate with")
+
+
+def is_vector(axes: tuple[str, ...]) -> bool:
+    """Whether a parameter of these axes is a scale or a bias, one or a stack.
+
+    >>> is_vector(("layers", "embed")), is_vector(("embed", "mlp"))
+    (True, False)
+    """
+    return len([axis for axis in axes if axis != "layers"]) < 2
+
+
+def blank_example(model: Base, rows: int, length: int) -> Example:
+    """An example that a model can serve, to call `init` with: initial values depend on none."""
+    ones_BL = jnp.ones((rows, length), jnp.int32)
+    return Example(
+        inputs=ones_BL,
+        predict=None,
+        targets=ones_BL,
+        weights=ones_BL,
+        segments=ones_BL,
+        positions=ones_BL,
+        visible=Full() if Full in model.masks else Causal(),
+    )
+
+
+_MASK_NAMES: dict[type, str] = {Causal: "causal", Full: "bidirectional", Until: "prefix"}
+
+
+@cache
+def _shapes(model: Base) -> tuple[Any, ...]:
+    """Name, axes and shape of each parameter for a vocabulary of one piece.
+
+    Nothing is allocated, and no device is asked for.
+    """
+    body = model.build(1, mesh=None)
+    example = partial(blank_example, model, 1, 2)
+    boxed = jax.eval_shape(lambda: body.init(jax.random.key(0), example()))["params"]
+    found = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_box)
+    return tuple(
+        (tuple(key.key for key in path), box.names, box.value.shape) for path, box in found
+    )
+
+
+def _is_box(x: object) -> bool:
+    return isinstance(x, nn.LogicallyPartitioned)

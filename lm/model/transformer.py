@@ -1,37 +1,50 @@
-"""The transformer: one body, encoder or decoder as the `Example` says."""
+"""The transformer: one architecture, encoder or decoder as the `Example` says."""
 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 from msgspec import Meta
 
-from lm.config import Config, divisors
-from lm.distributed.mesh import constrain
+from lm.config import divisors
+from lm.distributed.mesh import constrain, platform_of, ways
 from lm.example import Causal, Example, Full, Visible, visible_mask
-from lm.model.attention import Reach, Turn, attend, reaches, rotate, turn
-from lm.model.backends import (
-    BACKWARD,
+from lm.model.attention import (
+    KERNELS,
     Attention,
     Backend,
+    Reach,
+    attend,
     attend_in_blocks,
     choose,
     pairs,
+    reaches,
+    refusal,
 )
+from lm.model.base import Base, Body, Execution, Output, Remat
 from lm.model.heads import Outputs, pooled
+from lm.model.layers import Mlp, Norm, Turn, feed_forward, rotate, turn
 from lm.numerics import Einsum, Precision
 
-Remat = Literal["none", "products", "block"]
+HEAD_SIZE = 64
+"""Of the models that depth alone decides."""
 
 
-class Transformer(Config, tag="transformer"):
+class Transformer(Base, tag="transformer"):
     """Pre-norm transformer with rotary positions (GPT, BERT and what lies between)."""
 
-    reads_source: ClassVar[bool] = False
+    remats: ClassVar[frozenset[Remat]] = frozenset({"none", "products", "block"})
+    components: ClassVar[Mapping[str, str]] = {
+        "query": "attention",
+        "key": "attention",
+        "value": "attention",
+        "out": "attention",
+    }
     depth: Annotated[int, Meta(ge=1, description="layers N")] = 4
     width: Annotated[int, Meta(ge=2, description="model width D")] = 256
     heads: Annotated[int, Meta(ge=1, description="query heads H; they divide the width")] = 4
@@ -41,9 +54,7 @@ class Transformer(Config, tag="transformer"):
         ]
         | None
     ) = None
-    mlp: Annotated[
-        Literal["gelu", "relu2", "swiglu", "geglu"], Meta(description="plain or gated MLP")
-    ] = "gelu"
+    mlp: Annotated[Mlp, Meta(description="plain or gated MLP")] = "gelu"
     hidden: (
         Annotated[
             int,
@@ -109,66 +120,63 @@ class Transformer(Config, tag="transformer"):
             "mlp": ("hidden", self.mlp_width),
         }
 
-    def parameters(self, vocabulary_size: int) -> dict[str, int]:
-        """Number of parameters by group; the ledger sums them."""
-        width, kv = self.width, self.groups * self.head_size
-        scales = width * (2 if self.norm == "layer" else 1)
-        tables = 1 if self.embedding == "tied" else 2
-        return {
-            "embedding": tables * vocabulary_size * width,
-            "attention": self.depth * 2 * width * (width + kv),
-            "mlp": self.depth * (3 if self.gated else 2) * width * self.mlp_width,
-            "norm": (2 * self.depth + 1) * scales,
-        }
+    @property
+    def width_multiple(self) -> int:
+        """Heads divide the width into even sizes."""
+        return 2 * self.heads
 
-    def matrices(self, vocabulary_size: int) -> dict[str, int]:
-        """Parameters that take part in matrix products, by component.
+    def tiny(self, depth: int) -> Self:
+        """Width 16 with 2 query heads, which share keys if they did."""
+        shared = self.groups < self.heads
+        return msgspec.structs.replace(
+            self, depth=depth, width=16, heads=2, kv_heads=1 if shared else None, hidden=None
+        )
 
-        The head's table does, whether it is tied or not; a lookup is no product.
+    def at_depth(self, depth: int) -> Self:
+        """The model of a depth, the one dial: 64 times as wide, with heads of 64.
+
+        The aspect ratio is nanochat's (github.com/karpathy/nanochat, scripts/base_train.py),
+        where GPT-2 of 12 layers is too; the loss hardly depends on it (Kaplan et al. 2020,
+        figure 5).
+
+        >>> found = Transformer().at_depth(12)
+        >>> found.width, found.heads, found.head_size
+        (768, 12, 64)
         """
-        groups = self.parameters(vocabulary_size)
-        head = vocabulary_size * self.width
-        return {"attention": groups["attention"], "mlp": groups["mlp"], "head": head}
+        return msgspec.structs.replace(self, depth=depth, width=HEAD_SIZE * depth, heads=depth)
+
+    def refuse_execution(self, how: Execution) -> str | None:
+        """Attention that the platform, the precision or the size of heads does not allow."""
+        return refusal(
+            how.attention,
+            precision=how.precision,
+            head_size=self.head_size,
+            platform=how.platform,
+        ) or self.refuse_remat(how.remat)
 
     def products(
         self, vocabulary_size: int, *, rows: int, length: int, slots: int, visible: Visible
     ) -> dict[str, int]:
-        """Forward FLOPs of the matrix products by component: two a multiplication.
-
-        Scores are counted for the pairs that are computed, whether masked or not.
-        """
-        positions = rows * length
-        pairs = sum((stop - start) * keys for start, stop, keys in reaches(visible, length))
-        weights = self.matrices(vocabulary_size)
-        return {
-            "embedding": 0,
-            "attention": 2 * positions * weights["attention"],
-            "scores": 4 * self.depth * rows * pairs * self.width,
-            "mlp": 2 * positions * weights["mlp"],
-            "head": 2 * rows * slots * weights["head"],
-        }
+        """Scores are counted for the pairs that are computed, whether masked or not."""
+        found = super().products(
+            vocabulary_size, rows=rows, length=length, slots=slots, visible=visible
+        )
+        scores = 4 * self.depth * rows * pairs("xla", visible, length) * self.width
+        order = "embedding", "attention", "scores", "mlp", "head"
+        return {name: scores if name == "scores" else found[name] for name in order}
 
     def kernel_products(
-        self,
-        backend: Backend,
-        *,
-        rows: int,
-        length: int,
-        visible: Visible,
-        remat: Remat,
-        train: bool,
+        self, how: Execution, *, rows: int, length: int, visible: Visible, train: bool
     ) -> int:
-        """FLOPs of attention's kernels in a step of training, or in a forward pass alone.
-
-        0 for XLA, which has none.
-        """
-        if backend == "xla":
+        """FLOPs of attention's kernels; off its platform a kernel is a program as any other."""
+        backend = self._backend(how, length)
+        if backend == "xla" or KERNELS[backend].home != how.platform:
             return 0
         each = 2 * self.depth * rows * pairs(backend, visible, length) * self.width
         if not train:
             return 2 * each
-        forward = 2 if remat == "none" else 4  # neither policy keeps what a kernel gives
-        return (forward + BACKWARD[backend]) * each
+        forward = 2 if how.remat == "none" else 4  # neither policy keeps what a kernel gives
+        return (forward + KERNELS[backend].backward) * each
 
     def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
         """Those of the forward FLOPs that the backward pass computes again, by component.
@@ -187,12 +195,47 @@ class Transformer(Config, tag="transformer"):
         again = {name: forward[name] for name in ("attention", "scores")}
         return again | {"mlp": forward["mlp"] * (matrices - 1) // matrices}
 
+    def activation_bytes(self, remat: Remat) -> int:
+        """Queries, keys and values in half precision, residuals in float32."""
+        each = {
+            "block": 2 * self.width,
+            "products": 6 * self.width + 2 * self.mlp_width,
+            "none": 16 * self.width + 4 * self.mlp_width,
+        }[remat]
+        return self.depth * each
 
-class Output(NamedTuple):
-    """What a body says: a state at each slot, and the table that turns it into pieces."""
+    def score_bytes(self, how: Execution, length: int) -> int:
+        """In half precision, of causal attention half of them, of other layers if kept."""
+        if self._backend(how, length) != "xla":
+            return 0
+        return length * self.heads * (self.depth if how.remat == "none" else 1)
 
-    hidden_BPD: jax.Array
-    unembedding_VD: jax.Array
+    def _backend(self, how: Execution, length: int) -> Backend:
+        return choose(
+            how.attention, platform=how.platform, precision=how.precision, length=length
+        )
+
+    def build(
+        self,
+        vocabulary_size: int,
+        *,
+        mesh: jax.sharding.Mesh | None,
+        precision: Precision = "bfloat16",
+        remat: Remat = "none",
+        unroll: int | None = None,
+        attention: Attention = "auto",
+    ) -> "TransformerModule":
+        if unroll is None:  # a rolled loop costs a CPU a third of its speed, a TPU nothing
+            unroll = self.depth if platform_of(mesh) == "cpu" else 1
+        return TransformerModule(
+            config=self,
+            vocabulary_size=vocabulary_size,
+            mesh=mesh,
+            precision=precision,
+            remat=remat,
+            unroll=unroll,
+            attention=attention,
+        )
 
 
 Kept = tuple[jax.Array, jax.Array]
@@ -221,7 +264,7 @@ class Sight(NamedTuple):
     read: jax.Array | None
 
 
-class Body(nn.Module):
+class TransformerModule(Body):
     """`apply({"params": params}, example) -> Output`, with the same parameters for all.
 
     With a `past`, the rows of the example go on from it: `apply(..., example, past)` gives the
@@ -229,24 +272,14 @@ class Body(nn.Module):
     """
 
     config: Transformer
-    vocabulary_size: int
-    mesh: jax.sharding.Mesh
-    precision: Precision
     remat: Remat
     unroll: int
     attention: Attention
 
-    @property
-    def einsum(self) -> Einsum:
-        """The matrix product of this body, for the head that follows it."""
-        return Einsum(self.precision)
-
-    def nothing(self, rows: int, capacity: int) -> Past:
-        """The past of rows of which nothing is read yet; they may grow to `capacity`."""
+    def init_cache(self, rows: int, length: int) -> Past:
         c = self.config
-        shape = c.depth, rows, capacity, c.groups, c.head_size
-        kept = jnp.zeros(shape, self.precision)
-        return Past((kept, kept), jnp.zeros((rows, capacity), jnp.int32), jnp.int32(0))
+        kept = jnp.zeros((c.depth, rows, length, c.groups, c.head_size), self.precision)
+        return Past((kept, kept), jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
 
     @nn.compact
     def __call__(
@@ -271,12 +304,14 @@ class Body(nn.Module):
         backend: Backend = "xla"  # which goes on from a past, too
         if past is None:
             segments_BM, read = example.segments, None
-            platform = self.mesh.devices.flat[0].platform
             backend = choose(
-                self.attention, platform=platform, precision=self.precision, length=length
+                self.attention,
+                platform=platform_of(self.mesh),
+                precision=self.precision,
+                length=length,
             )
             # Where positions are spread over devices, each has some of every block.
-            whole_row = self.mesh.shape["context"] > 1
+            whole_row = ways(self.mesh, "length") > 1
             blocks = reaches(Full() if whole_row else example.visible, length)
             mask_BLM = None
             if backend == "xla":
@@ -328,7 +363,7 @@ class Block(nn.Module):
     """Attention, then MLP, each on the normed stream and added to it."""
 
     config: Transformer
-    mesh: jax.sharding.Mesh
+    mesh: jax.sharding.Mesh | None
     einsum: Einsum
     backend: Backend
     blocks: tuple[Reach, ...]
@@ -361,9 +396,12 @@ class Block(nn.Module):
             key_BMGA, value_BMGA = kept
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
         qkv = query_BLHA, key_BMGA, value_BMGA
-        if sight.mask_BLM is not None:
+        if self.is_initializing():  # what mixes them has no parameters
+            mixed_BLHA = query_BLHA
+        elif sight.mask_BLM is not None:
             mixed_BLHA = attend(*qkv, sight.mask_BLM, self.blocks, einsum=self.einsum)
         else:
+            assert self.mesh is not None, "a kernel is for devices"
             mixed_BLHA = attend_in_blocks(
                 self.backend,
                 *qkv,
@@ -378,15 +416,12 @@ class Block(nn.Module):
         c = self.config
         up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_width))
         down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_width, c.width))
-        activate = _ACTIVATION[c.mlp]
-        x_BLF = self.einsum("BLD,DF->BLF", x_BLD, up_DF)
+        gate_DF = None
         if c.gated:
             gate_DF = self._matrix("gate", ("embed", "mlp"), (c.width, c.mlp_width))
-            x_BLF = x_BLF * activate(self.einsum("BLD,DF->BLF", x_BLD, gate_DF))
-        else:
-            x_BLF = activate(x_BLF)
-        x_BLF = constrain(x_BLF, self.mesh, ("batch", "length", "act_mlp"))
-        return self.einsum("BLF,FD->BLD", x_BLF, down_FD)
+        return feed_forward(
+            x_BLD, up_DF, gate_DF, down_FD, c.mlp, einsum=self.einsum, mesh=self.mesh
+        )
 
     def _matrix(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
         """A weight with its axes: inputs first; what writes to the stream starts smaller.
@@ -419,40 +454,6 @@ def _sees_past(example: Example, segments_BM: jax.Array, read: jax.Array) -> jax
     return (segments_BL1 == segments_BM[:, None, :]) & (segments_BL1 > 0) & before_LM[None]
 
 
-class Norm(nn.Module):
-    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016), in float32."""
-
-    kind: Literal["rms", "layer"]
-
-    @nn.compact
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-        scale_D: Any = self.param("scale", ones, (x_BLD.shape[-1],))
-        bias_D: Any = None
-        if self.kind == "layer":
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-            bias_D = self.param("bias", zeros, (x_BLD.shape[-1],))
-            x_BLD = x_BLD - x_BLD.mean(-1, keepdims=True)
-        x_BLD = x_BLD * jax.lax.rsqrt(jnp.square(x_BLD).mean(-1, keepdims=True) + 1e-6)
-        x_BLD = x_BLD * scale_D[None, None, :]
-        return x_BLD if bias_D is None else x_BLD + bias_D[None, None, :]
-
-
-def _gelu(x: jax.Array) -> jax.Array:
-    """The form with tanh (Hendrycks & Gimpel 2016), as 1/2 (1 + tanh u) = sigmoid(2 u)."""
-    return x * nn.sigmoid(2 * (2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x))
-
-
-# Computed again in the backward pass: that costs less than to write and read what it needs.
-_ACTIVATION = {
-    name: jax.checkpoint(function)
-    for name, function in {
-        "gelu": _gelu,
-        "geglu": _gelu,
-        "swiglu": nn.silu,
-        "relu2": lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
-    }.items()
-}
 _POLICY = {
     "block": jax.checkpoint_policies.nothing_saveable,
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -37,6 +37,11 @@ class Base(Config):
     whole: ClassVar[bool] = False
     """Whether its rows must hold whole documents."""
 
+    @property
+    def masks(self) -> frozenset[type[Visible]]:
+        """The kinds of attention mask that its examples have, so that a model can refuse."""
+        return frozenset({type(self.visible)})
+
     def __call__(
         self,
         batch: Batch,

@@ -32,6 +32,10 @@ class Curriculum(Base, tag="curriculum"):
         return self.last.visible
 
     @property
+    def masks(self) -> frozenset[type[Visible]]:
+        return self.first.masks | self.then.masks
+
+    @property
     def answers(self) -> frozenset[Answer]:  # type: ignore[override]
         """What the last objective teaches: the other may be forgotten."""
         return self.last.answers

@@ -52,6 +52,12 @@ class Mixture(Base, tag="mixture"):
         """What any of its parts teaches."""
         return frozenset().union(*(part.objective.answers for part in self.mixed))
 
+    @property
+    def masks(self) -> frozenset[type[Visible]]:
+        """Rows of several kinds share one; a step's is that of its part."""
+        steps = self.mixed if self.draw == "step" else ()
+        return frozenset({Until}).union(*(part.objective.masks for part in steps))
+
     def slots(self, length: int) -> int:
         """The most that any part needs."""
         return max(part.objective.slots(length) for part in self.mixed)

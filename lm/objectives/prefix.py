@@ -18,6 +18,10 @@ class Prefix(Base, tag="prefix"):
     visible: ClassVar[Visible] = Full()
     answers: ClassVar[frozenset[Answer]] = frozenset({"next"})
 
+    @property
+    def masks(self) -> frozenset[type[Visible]]:
+        return frozenset({Until})
+
     def slots(self, length: int) -> int:
         """Prediction slots of a row: every position has one; those in the prefix are unused."""
         return length

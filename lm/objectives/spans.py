@@ -70,6 +70,10 @@ class Spans(Base, tag="spans"):
         return text + spans if self.stack == "single" else spans
 
     @property
+    def masks(self) -> frozenset[type[Visible]]:
+        return frozenset({Until if self.stack == "single" else Causal})
+
+    @property
     def source(self) -> bool:
         return self.stack == "encoder_decoder"
 

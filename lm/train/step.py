@@ -17,9 +17,9 @@ from lm.config import UserError
 from lm.data.digest import chained
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
-from lm.example import Batch, Example, Full, Vocabulary, content_of
+from lm.example import Batch, Example, Vocabulary, content_of
 from lm.loss import Sum
-from lm.model import Body, build
+from lm.model import Body, blank_example, build
 from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
@@ -126,7 +126,8 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         unroll=run.unroll,
         attention=run.attention,
     )
-    shards = _mesh.ways(mesh, "batch")
+    # The smallest that fits the mesh.
+    blank = partial(blank_example, run.model, _mesh.ways(mesh, "batch"), run.data.length)
 
     def loss(
         objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
@@ -186,11 +187,10 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
 
     def boxes(key: jax.Array) -> Any:
         """The parameters of the vocabulary's way through the model, and of each head."""
-        blank = _blank(run, shards)
-        found = body.init(key, blank)["params"]
+        found = body.init(key, blank())["params"]
         for head in run.objective.heads:
             # Each parameter follows from its own name, so what both have is the same.
-            found = body.init(key, replace(blank, head=head))["params"] | found
+            found = body.init(key, replace(blank(), head=head))["params"] | found
         return found
 
     def init(seed: jax.Array) -> State:
@@ -324,20 +324,6 @@ def _over_microbatches(
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     found: tuple[dict[str, Sum], Any] = jax.lax.scan(one, zero, given)[0]
     return found
-
-
-def _blank(run: Run, rows: int) -> Example:
-    """The smallest example that fits the mesh: initial values do not depend on it."""
-    ones_BL = jnp.ones((rows, run.data.length), jnp.int32)
-    return Example(
-        inputs=ones_BL,
-        predict=None,
-        targets=ones_BL,
-        weights=ones_BL,
-        segments=ones_BL,
-        positions=ones_BL,
-        visible=Full(),
-    )
 
 
 def _seed(run: Run) -> jax.Array:

@@ -46,7 +46,7 @@ class Tiny:
         random = np.random.default_rng(seed)
         return {k: jnp.array(random.normal(size=s), jnp.float32) for k, s in shapes.items()}
 
-    def nothing(self, rows: int, capacity: int) -> tuple:
+    def init_cache(self, rows: int, capacity: int) -> tuple:
         return (jnp.zeros((3, rows, capacity), jnp.int32), jnp.int32(0))
 
     def apply(self, variables: dict, example: Example, past: tuple | None = None) -> tuple:

@@ -9,7 +9,7 @@ import pytest
 
 from lm.config import UserError
 from lm.example import Causal, Example, Full, positions_of
-from lm.generate.generate import fill, generate, likeliest
+from lm.generate import fill, generate, likeliest
 
 BEGIN, END, MASK = 2, 3, 1
 LENGTH = 12

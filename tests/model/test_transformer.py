@@ -13,7 +13,7 @@ from lm.distributed import mesh
 from lm.example import Causal, Example, Full, Until, positions_of, visible_mask
 from lm.loss import cross_entropy
 from lm.model import Transformer, build
-from lm.verify.leaks import reach
+from lm.verify.dependence import reach
 
 SMALL = Transformer(depth=2, width=16, heads=4, kv_heads=2)
 VARIANTS = {
@@ -289,7 +289,7 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
     segments = jnp.array([[1] * LENGTH, [0] * 4 + [1] * (LENGTH - 4)])
     given = example(Causal(), segments)
     whole = hidden(given, config)
-    past = body(config).nothing(2, LENGTH + 3)
+    past = body(config).init_cache(2, LENGTH + 3)
     found = []
     for start, stop in ((0, 5), (5, 6), (6, LENGTH)):
         fields = {
@@ -308,7 +308,7 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
 def test_only_causal_rows_go_on_from_their_past():
     """Fails if states that a later position would have changed are taken for final."""
     with pytest.raises(ValueError, match="causal"):
-        body().apply({"params": params()}, example(Full()), body().nothing(2, LENGTH))
+        body().apply({"params": params()}, example(Full()), body().init_cache(2, LENGTH))
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)

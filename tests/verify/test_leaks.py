@@ -21,7 +21,8 @@ import lm
 from lm.config import UserError
 from lm.distributed import mesh
 from lm.example import Batch, Full, Until, visible_mask
-from lm.model import Output, Transformer, attention, backends, transformer
+from lm.model import Output, Transformer, transformer
+from lm.model.attention import kernels, xla
 from lm.objectives import (
     AnyOrder,
     Causal,
@@ -40,20 +41,11 @@ from lm.objectives import (
     mixture,
     spans,
 )
-from lm.verify.leaks import (
-    LENGTH,
-    VOCABULARY,
-    _rows,
-    allowed,
-    bodies,
-    draw,
-    forget,
-    never_kept,
-    parts,
-    prove,
-    prove_all,
-)
-from lm.verify.leaks import title as title_of
+from lm.verify.dependence import allowed, bodies
+from lm.verify.leaks import forget, never_kept, parts, prove, prove_all
+from lm.verify.proof import draw
+from lm.verify.proof import title as title_of
+from lm.verify.rows import LENGTH, VOCABULARY, rows_and_edits
 
 EVERY_KIND = [kind() for kind in get_args(Objective)]
 """Of the union itself, so that a new objective is proven from its first day."""
@@ -92,7 +84,7 @@ ENCODED = Spans(stack="encoder_decoder")
 def _blocks_of_four():
     """Causal rows are so short that they would be one block of queries."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", 4)
+        patch.setattr(xla, "BLOCK", 4)
         forget()
         yield
     forget()
@@ -349,7 +341,7 @@ MASKS = {
 def test_every_wrong_mask_is_caught(mutated, objective):
     """Fails if one pair of one row is not looked at, or is looked at in two layers only."""
     (inner,) = bodies(Transformer(), depths=(1,))
-    tokens_NBL, segments_BL = _rows(0)
+    tokens_NBL, segments_BL = rows_and_edits(0)
     wrong_BLM = np.zeros((len(segments_BL), LENGTH, LENGTH), bool)
 
     def flipped(visible, segments):
@@ -360,7 +352,7 @@ def test_every_wrong_mask_is_caught(mutated, objective):
         return mask ^ jax.pure_callback(lambda: np.tile(wrong_BLM, (times, 1, 1)), shape)
 
     mutated.setattr(transformer, "visible_mask", flipped)
-    mutated.setattr(transformer, "reaches", lambda _, length: attention.reaches(Full(), length))
+    mutated.setattr(transformer, "reaches", lambda _, length: xla.reaches(Full(), length))
     assert prove(objective, (inner,), keys=1).violations == ()
     key = jax.random.fold_in(jax.random.key(0), 0)
     batch = Batch(jnp.array(tokens_NBL[0]), jnp.array(segments_BL))
@@ -385,7 +377,7 @@ def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
     """Fails if causal rows are one block in these tests, or misses are no violations."""
 
     def short(visible, length):
-        first, *rest = attention.reaches(visible, length)
+        first, *rest = xla.reaches(visible, length)
         return (first, *(reach._replace(keys=reach.keys - 2) for reach in rest))
 
     mutated.setattr(transformer, "reaches", short)
@@ -395,13 +387,14 @@ def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
 
 def test_a_kernel_that_sees_one_more_key_is_caught(mutated):
     """Fails if a proof of a kernel is one of the reference."""
-    whole = backends._splash
+    kernel = kernels.KERNELS["splash"]
 
     def one_more(*arguments, at_home):
         *arrays, visible = arguments
-        return whole(*arrays, jax.tree.map(lambda until: until + 1, visible), at_home=at_home)
+        visible = jax.tree.map(lambda until: until + 1, visible)
+        return kernel.attend(*arrays, visible, at_home=at_home)
 
-    mutated.setitem(backends._LOCAL, "splash", one_more)
+    mutated.setitem(kernels.KERNELS, "splash", kernel._replace(attend=one_more))
     found = prove(Prefix(), bodies(Transformer(), depths=(1,), attention="splash"), keys=1)
     assert any("which `visible` forbids" in line for line in found.violations)
 

@@ -1,4 +1,4 @@
-"""Attention and rotary positions, as XLA compiles them on any platform."""
+"""Attention as XLA compiles it on any platform: the reference that kernels are held to."""
 
 from functools import partial
 from typing import NamedTuple
@@ -37,6 +37,15 @@ def reaches(visible: Visible, length: int) -> tuple[Reach, ...]:
     starts = range(0, length, size)
     stops = [*starts[1:], length]
     return tuple(Reach(*block, block[1]) for block in zip(starts, stops, strict=True))
+
+
+def pairs(visible: Visible, length: int) -> int:
+    """Pairs of a query and a key that are computed of a row, whether masked or not.
+
+    >>> pairs(Causal(), 2048) == 2048**2 * 10 // 16
+    True
+    """
+    return sum((stop - start) * keys for start, stop, keys in reaches(visible, length))
 
 
 def attend(
@@ -126,33 +135,3 @@ def _add(total_BMGA: jax.Array, part_BmGA: jax.Array) -> jax.Array:
     keys = part_BmGA.shape[1]
     rest_BMGA = total_BMGA[:, keys:]
     return jnp.concatenate([total_BMGA[:, :keys] + part_BmGA, rest_BMGA], axis=1)
-
-
-class Turn(NamedTuple):
-    """Cosine and sine of the rotary angles, float32[B, L, 1, A/2], equal in every layer."""
-
-    cosine: jax.Array
-    sine: jax.Array
-
-
-def turn(positions_BL: jax.Array, *, size: int, theta: float, length: int) -> Turn:
-    """The angles for head size A at positions below `length` (Su et al. 2021, eq. 15).
-
-    They are looked up, as XLA would compute them anew for every head of every layer.
-    """
-    frequency_a = theta ** (-jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
-    angle_La = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_a[None, :]
-    return Turn(*(f(angle_La)[positions_BL][:, :, None] for f in (jnp.cos, jnp.sin)))
-
-
-def rotate(x_BLHA: jax.Array, by: Turn) -> jax.Array:
-    """Rotary positions on head halves (Su et al. 2021): dot products see only distances.
-
-    >>> x = jnp.ones((1, 2, 1, 4))
-    >>> rotate(x, turn(jnp.array([[0, 1]]), size=4, theta=1e4, length=2))[0, 0, 0].tolist()
-    [1.0, 1.0, 1.0, 1.0]
-    """
-    left, right = jnp.split(x_BLHA, 2, axis=-1)
-    return jnp.concatenate(
-        [left * by.cosine - right * by.sine, right * by.cosine + left * by.sine], axis=-1
-    )

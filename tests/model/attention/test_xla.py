@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lm.example import Causal, Full, Until, visible_mask
-from lm.model import attention
-from lm.model.attention import attend, reaches, rotate, turn
+from lm.model.attention import attend, reaches, xla
+from lm.model.layers import rotate, turn
 from lm.numerics import Einsum
 
 EXACT = Einsum("float32")
@@ -49,7 +49,7 @@ def test_values_and_gradients_are_the_definitions(
 
     Tolerances are shares of the largest value: an operand in bfloat16 is off by up to 2^-9.
     """
-    monkeypatch.setattr(attention, "BLOCK", 4)
+    monkeypatch.setattr(xla, "BLOCK", 4)
     query, key, value, wanted = arrays(groups=groups)
     length = query.shape[1]
     segments = jnp.array([[1] * length, [1] * 9 + [2] * (length - 9)])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
 from lm.config import UserError
 from lm.cost import ledger
@@ -21,9 +22,16 @@ from lm.data import Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
 from lm.example import Causal, Full, Until, visible_mask
-from lm.model import Transformer, backends
-from lm.model.attention import attend, reaches
-from lm.model.backends import attend_in_blocks, choose, pairs, refusal
+from lm.model import Transformer
+from lm.model.attention import (
+    KERNELS,
+    attend,
+    attend_in_blocks,
+    choose,
+    pairs,
+    reaches,
+    refusal,
+)
 from lm.numerics import Einsum
 from lm.objectives import Masked
 from lm.run import Run, refuse_attention, validate
@@ -117,7 +125,7 @@ def test_every_form_has_the_references_values_and_gradients(
 def test_cudnn_has_the_references_values_and_gradients_on_a_gpu(kind, groups):
     """Fails if cuDNN does not do what JAX's own form of the function does."""
     code = (
-        "import jax; from tests.model.test_backends import agree;"
+        "import jax; from tests.model.attention.test_kernels import agree;"
         " assert jax.devices()[0].platform == 'gpu', jax.devices();"
         f" agree('cudnn', {kind!r}, precision='bfloat16', groups={groups}, size=64)"
     )
@@ -131,7 +139,7 @@ import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from lm.distributed import mesh
 from lm.example import Causal, Full, Until
-from lm.model.backends import attend_in_blocks
+from lm.model.attention import attend_in_blocks
 from lm.numerics import Einsum
 
 kind, length, size, axes = json.loads(sys.argv[1])
@@ -205,7 +213,9 @@ def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256):
 
     def loss(query, key, value, segments, until):
         visible = {"causal": Causal(), "full": Full(), "until": Until(until)}[kind]
-        mixed = backends._cudnn(query, key, value, segments, segments, visible, at_home=True)
+        mixed = KERNELS["cudnn"].attend(
+            query, key, value, segments, segments, visible, at_home=True
+        )
         return mixed.astype(jnp.float32).sum()
 
     traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(query, key, key, rows, rows)
@@ -335,7 +345,7 @@ def test_the_ledger_counts_what_kernels_compute(length, remat):
 def test_causal_pairs_are_the_blocks_that_splash_visits(length):
     """Fails if blocks are of another size than counted, or one that nobody sees is visited."""
     visited = []
-    make = backends.splash.make_splash_mha
+    make = splash_attention_kernel.make_splash_mha
 
     def noted(mask, **settings):
         with jax.ensure_compile_time_eval():
@@ -347,10 +357,12 @@ def test_causal_pairs_are_the_blocks_that_splash_visits(length):
         return kernel
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends.splash, "make_splash_mha", noted)
+        patch.setattr(splash_attention_kernel, "make_splash_mha", noted)
         query, rows = jnp.zeros((1, length, 2, 8)), jnp.ones((1, length), int)
         jax.eval_shape(
-            lambda: backends._splash(query, query, query, rows, rows, Causal(), at_home=False)
+            lambda: KERNELS["splash"].attend(
+                query, query, query, rows, rows, Causal(), at_home=False
+            )
         )
     assert set(visited) == {pairs("splash", Causal(), length)}
 

@@ -1,0 +1,144 @@
+"""What comes after a text: one token after the other, by a causal model with its cache."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.distributed.hosts import fetch
+from lm.example import Causal, Vocabulary, positions_of
+from lm.generate.question import possible, question
+from lm.loss import logits
+from lm.model import Body
+
+
+def generate(
+    body: Body,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    vocabulary: Vocabulary,
+    length: int,
+    count: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Up to `count` pieces that a causal model puts after each prompt; fewer if a text ends.
+
+    All rows at once, each position read once. The model sees a begin piece and what came
+    before, of which it forgets the older half whenever a row is `length` positions long.
+    Temperature 0 takes the likeliest piece; `top_k` leaves out all but that many.
+    """
+    texts = [list(prompt) for prompt in prompts]
+    going = list(range(len(texts)))
+    key = jax.random.key(seed)
+    done = 0
+    while done < count and going:
+        longest = max(len(texts[row]) for row in going)
+        half = min(length // 2, length - 2)
+        window = length - 1 if longest + count - done < length else half
+        seen = [
+            [vocabulary.begin, *texts[row][max(0, len(texts[row]) - window) :]] for row in going
+        ]
+        width = max(map(len, seen))
+        steps = min(count - done, length - width)
+        # Few widths and capacities, so that few programs are compiled. Rows end at the right.
+        width = min(length - steps, _power_of_two(width))
+        capacity = min(length, _power_of_two(width + steps))
+        tokens_BL, segments_BL = np.zeros((2, len(seen), width), np.int32)
+        for row, tokens in enumerate(seen):
+            tokens_BL[row, width - len(tokens) :] = tokens
+            segments_BL[row, width - len(tokens) :] = 1
+        said_BL = fetch(
+            _continue(
+                body,
+                params,
+                tokens_BL,
+                segments_BL,
+                jax.random.fold_in(key, done),
+                jnp.int32(steps),
+                jnp.float32(temperature),
+                capacity,
+                top_k,
+                vocabulary,
+            )
+        )[:, :steps]
+        for row, said_L in zip(going, said_BL.tolist(), strict=True):
+            texts[row] += said_L
+        going = [
+            row
+            for row, said_L in zip(going, said_BL, strict=True)
+            if vocabulary.end not in said_L
+        ]
+        done += steps
+    said = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+    return [row[: row.index(vocabulary.end)] if vocabulary.end in row else row for row in said]
+
+
+@partial(jax.jit, static_argnums=(0, 7, 8, 9))
+def _continue(
+    body: Body,
+    params: Any,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    key: jax.Array,
+    steps: jax.Array,
+    temperature: jax.Array,
+    capacity: int,
+    top_k: int | None,
+    vocabulary: Vocabulary,
+) -> jax.Array:
+    """`steps` pieces after each row, int32[B, M]; a row that has ended repeats the end."""
+    batch = len(tokens_BL)
+    possible_V = possible(vocabulary)
+
+    def read(
+        inputs_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array, past: Any
+    ) -> tuple[jax.Array, Any]:
+        """Scores of the piece that comes next."""
+        last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
+        example = question(inputs_BL, last_B1, segments_BL, positions_BL, Causal())
+        output, past = body.apply({"params": params}, example, past)
+        return logits(*output, einsum=body.einsum)[:, 0], past
+
+    def draw(scores_BV: jax.Array, key: jax.Array) -> jax.Array:
+        scores_BV = jnp.where(possible_V[None], scores_BV, -jnp.inf)
+        if top_k is not None:
+            # By rank, not by score: of equal scores no more may be drawn either.
+            best_BK = jax.lax.top_k(scores_BV, min(top_k, vocabulary.size))[1]
+            kept_BV = jnp.zeros(scores_BV.shape, bool)
+            kept_BV = kept_BV.at[jnp.arange(batch)[:, None], best_BK].set(True)
+            scores_BV = jnp.where(kept_BV, scores_BV, -jnp.inf)
+        drawn_B = jax.random.categorical(key, scores_BV / jnp.maximum(temperature, 1e-6))
+        return jnp.where(temperature == 0, scores_BV.argmax(axis=-1), drawn_B)
+
+    def goes_on(carry: tuple[jax.Array, ...]) -> jax.Array:
+        step, _, ended_B, *_ = carry
+        return (step < steps) & ~ended_B.all()
+
+    def one(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, said_BL, ended_B, scores_BV, past = carry
+        piece_B = draw(scores_BV, jax.random.fold_in(key, step))
+        piece_B = jnp.where(ended_B, vocabulary.end, piece_B)
+        said_BL = jax.lax.dynamic_update_slice_in_dim(said_BL, piece_B[:, None], step, axis=1)
+        ones_B1 = jnp.ones((batch, 1), jnp.int32)
+        scores_BV, past = read(piece_B[:, None], ones_B1, read_B1 + step, past)
+        return step + 1, said_BL, ended_B | (piece_B == vocabulary.end), scores_BV, past
+
+    read_B1 = (segments_BL > 0).sum(axis=1, keepdims=True)
+    scores_BV, past = read(
+        tokens_BL, segments_BL, positions_of(segments_BL), body.init_cache(batch, capacity)
+    )
+    said_BL = jnp.full((batch, capacity), vocabulary.end, jnp.int32)
+    ended_B = jnp.zeros(batch, bool)
+    carry = jnp.int32(0), said_BL, ended_B, scores_BV, past
+    _, said_BL, *_ = jax.lax.while_loop(goes_on, one, carry)
+    return said_BL
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()

@@ -1,0 +1,18 @@
+"""Attention, one file a backend. A new kernel: one file, a line in `KERNELS`, and its name."""
+
+from lm.model.attention.choose import Attention, Backend, choose, pairs, refusal
+from lm.model.attention.kernels import KERNELS, attend_in_blocks
+from lm.model.attention.xla import Reach, attend, reaches
+
+__all__ = [
+    "KERNELS",
+    "Attention",
+    "Backend",
+    "Reach",
+    "attend",
+    "attend_in_blocks",
+    "choose",
+    "pairs",
+    "reaches",
+    "refusal",
+]
