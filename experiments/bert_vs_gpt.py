@@ -175,7 +175,7 @@ def report(cells: list[Cell]) -> Report:
         answer=_answer(grid),
         details=_details(grid),
         table=main_table(grid),
-        rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
+        rows=[{"cell": c.name, "objective": arm_of(c), **(c.result or {})} for c in cells],
         sections=tuple(section for section in sections if section is not None),
         warnings=(*missing(cells), *mixed(cells), *violations(grid.compared)),
         made=made("bert_vs_gpt", cells),

@@ -72,7 +72,7 @@ from lm.study.report.values import Column, Plot, Report, Section, Table
 from lm.study.runner import Cell
 from lm.study.sections import equal_section, limits
 from lm.study.seeds import groups_of, together
-from lm.train.progress import read_metrics
+from lm.train.trackers.jsonl import read_metrics
 
 ARMS = {
     "causal": Arm("GPT", "the GPT", Causal(), BLUE),

@@ -84,7 +84,7 @@ from lm.study.report.figures import (
 from lm.study.report.values import Column, Plot, Report, Section, Table
 from lm.study.runner import Cell
 from lm.study.seeds import together
-from lm.train.progress import read_metrics
+from lm.train.trackers.jsonl import read_metrics
 
 
 class Setting(NamedTuple):

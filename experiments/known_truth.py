@@ -41,7 +41,7 @@ from lm.objectives import AnyOrder, Causal, Masked
 from lm.output.numbers import count, decimals, percent, with_error
 from lm.run import Run
 from lm.study import runner
-from lm.study.common import Arm, size_text, ticks
+from lm.study.common import Arm, Result, size_text, ticks
 from lm.study.plans import Plan, Size, source_data
 from lm.study.report.figures import (
     BLUE,
@@ -183,11 +183,12 @@ _BUDGETS = (
 )
 
 
-def _with_gap(result: dict[str, Any] | None) -> dict[str, Any] | None:
+def _with_gap(result: Result | None) -> Result | None:
     if not result or not result.get("truth"):
         return result
     truth = result["truth"]
-    return result | {
+    return {
+        **result,
         "truth_bits_per_byte": truth["bits_per_byte"],
         "truth_probe_accuracy": truth["probe_accuracy"],
         "entropy_rate": truth["entropy_rate"],
@@ -195,7 +196,7 @@ def _with_gap(result: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _excess(result: dict[str, Any]) -> Sums | None:
+def _excess(result: Result) -> Sums | None:
     if "above_truth" not in result:
         return None
     nats = [np.array(found["document_nats"]) for found in (result, result["truth"])]

@@ -210,7 +210,7 @@ def report(cells: list[Cell]) -> Report:
 def _with_epochs(result: Result | None) -> Result | None:
     if result is None:
         return None
-    return result | {"epochs": result["tokens"] / result["unique_tokens"]}
+    return {**result, "epochs": result["tokens"] / result["unique_tokens"]}
 
 
 def _unique(group: Group) -> int:

@@ -146,9 +146,24 @@ class Run(Config):
     mesh: Mesh = Mesh()
     checkpoints: Checkpoints = Checkpoints()
     faults: Faults = Faults()
+    trackers: Annotated[
+        tuple[str, ...],
+        Meta(description="where metrics go beside metrics.jsonl: tensorboard, bar, wandb"),
+    ] = ("tensorboard", "bar")
+    evaluation_windows: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="held-out windows scored in bits per byte at each validation, by the"
+            " first valid scorer; 0: none. A multiple of data.batch compiles nothing anew",
+        ),
+    ] = 0
 
 
-EXECUTION = ("microbatches", "remat", "unroll", "attention", "mesh", "checkpoints", "faults")
+EXECUTION = (
+    *("microbatches", "remat", "unroll", "attention", "mesh", "checkpoints", "faults"),
+    *("trackers", "evaluation_windows"),
+)
 """Fields that may differ when a run goes on: they change how it runs, not what it finds.
 
 What `faults` left out is in the metrics and the result; without a fault it changes nothing."""

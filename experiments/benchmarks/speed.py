@@ -79,8 +79,9 @@ from lm.run import Checkpoints, Run
 from lm.train.checkpoint import Checkpoints as Saved
 from lm.train.directory import commit
 from lm.train.fit import fit
-from lm.train.progress import Bar, Metrics, read_metrics
 from lm.train.step import Program, prepare
+from lm.train.trackers import Trackers
+from lm.train.trackers.jsonl import read_metrics
 
 Result = dict[str, Any]
 
@@ -659,8 +660,8 @@ def _watched(clock: dict[str, float]) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, function in (
             (Batches, "iterate", batches),
-            (Metrics, "write", timed("records", Metrics.write)),
-            (Bar, "update", timed("records", Bar.update)),
+            (Trackers, "write", timed("records", Trackers.write)),
+            (Trackers, "update", timed("records", Trackers.update)),
         ):
             stack.enter_context(patch.object(owner, name, function))
         yield
@@ -730,14 +731,14 @@ def _memory(corpus: Path, plan: Plan) -> dict[str, int]:
         evaluation_rows=8,
     )
     found = {}
-    write = Metrics.write
+    write = Trackers.write
 
-    def watched(metrics: Metrics, step: int, values: dict[str, float]) -> None:
+    def watched(metrics: Trackers, step: int, values: dict[str, float]) -> None:
         write(metrics, step, values)
         if step in plan.steps and str(step) not in found:
             found[str(step)] = resident("VmRSS")
 
-    with tempfile.TemporaryDirectory() as directory, patch.object(Metrics, "write", watched):
+    with tempfile.TemporaryDirectory() as directory, patch.object(Trackers, "write", watched):
         fit(run, Path(directory, "run"))
     return found
 

@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Prints the text with what the model adds."""
-    from lm.evaluate.scoring import blank_of
+    from lm.evaluate.scorers.base import blank_of
     from lm.generate import fill, generate
     from lm.train.load import load_model, settings_of
 

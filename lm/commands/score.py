@@ -21,6 +21,8 @@ ORDER_ROWS = 16
 
 def add_arguments(parser: Parser) -> None:
     """The command line."""
+    from lm.evaluate.scorers import described
+
     parser.description = (
         "Scores a run by every scorer that is valid for it, or several in a table. Orders of"
         " writing take many passes, and are asked for by name."
@@ -31,8 +33,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="only this one: chain-rule, spans, any-order, pseudo, or the exact likelihood of"
-        " left-to-right, random-order, confident-first; may be given again",
+        help=f"only this one: {described()}; may be given again",
     )
     parser.add_argument(
         "--block", type=int, metavar="N", help="tokens that such an order uncovers at once (1)"
@@ -50,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
 def main(given: argparse.Namespace) -> None:
     """Scores, and prints one run's scores with their errors, or a table of several runs."""
     from lm.evaluate.evaluate import evaluate
-    from lm.evaluate.scoring import plain, score_by
+    from lm.evaluate.scoring import score_by
     from lm.train.load import load
 
     names = [name.replace("-", "_") for name in given.scorer]
@@ -64,14 +65,15 @@ def main(given: argparse.Namespace) -> None:
         return
     if not names and len(given.directories) == 1:
         everything = evaluate(load(given.directories[0]), effort)
+        if everything is None:
+            raise UserError(f"{given.directories[0]}: it predicts no tokens, and has no score")
         print_json(everything) if given.json else _print_found(everything)
         return
     scores = {}
     for directory, by_name in chosen.items():
         trained = load(directory)
         scores[str(directory)] = {
-            name: plain(score_by(trained, scorer, effort), scorer)
-            for name, scorer in by_name.items()
+            name: score_by(trained, scorer, effort).brief() for name, scorer in by_name.items()
         }
     if len(scores) == 1:
         (only,) = scores.values()
@@ -115,7 +117,6 @@ def _chosen(
     name is valid.
     """
     from lm.evaluate.scorers.base import refuses
-    from lm.evaluate.scorers.fixed_order import FixedOrder
     from lm.evaluate.scoring import scorers, valid
     from lm.run import read_run
 
@@ -127,12 +128,12 @@ def _chosen(
         if unknown := [name for name in names if name not in there]:
             legal = ", ".join(map(_dashed, there))
             raise UserError(f"--scorer {_dashed(unknown[0])}: no such scorer; one of {legal}")
-        asked = names or [
-            n for n, scorer in there.items() if not isinstance(scorer, FixedOrder)
-        ]
+        asked = names or [n for n, scorer in there.items() if not scorer.only_by_name]
         fits = valid(run, effort)
         found[directory] = {name: fits[name] for name in asked if name in fits}
         used |= set(found[directory])
+        if not fits:
+            raise UserError(f"{directory}: no scorer is valid: it predicts no tokens")
         missing = [name for name in names if name not in fits]
         if not found[directory] or (missing and len(directories) == 1):
             raise UserError(
@@ -149,7 +150,7 @@ def _paired(
 ) -> dict[str, dict[str, Any]]:
     """Each run's first scorer, and how far it lies above the first run's, by document."""
     from lm.evaluate.bits import paired
-    from lm.evaluate.scoring import plain, score_by, windows_for
+    from lm.evaluate.scoring import score_by, windows_for
     from lm.train.load import load
 
     asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
@@ -164,8 +165,7 @@ def _paired(
             )
     scores = {d: score_by(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
     found: dict[str, dict[str, Any]] = {
-        str(d): {"scorer": name, **plain(scores[d], scorer)}
-        for d, (name, scorer) in asked.items()
+        str(d): {"scorer": name, **scores[d].brief()} for d, (name, _) in asked.items()
     }
     for directory in others:
         found[str(directory)]["above"] = paired(scores[directory], scores[first])._asdict()

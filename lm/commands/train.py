@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from lm.commands.named import OVERRIDES, RUN, find_run, with_defaults
 from lm.config import describe, override
 from lm.distributed.process import Parser, prepare_machine
@@ -26,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Trains, and prints what result.json says."""
+    from lm.evaluate.evaluators import evaluate_during
     from lm.run import validate
     from lm.train.fit import fit
 
@@ -34,8 +33,8 @@ def main(given: argparse.Namespace) -> None:
     run = validate(override(run, overrides))
     prepare_machine()
     target = Path(given.dir) if given.dir else Path("runs") / default
-    result = msgspec.to_builtins(fit(run, target, evaluate=evaluator))
-    print_json(result) if given.json else _print(result)
+    result = fit(run, target, evaluate=evaluator, evaluate_during=evaluate_during)
+    print_json(dict(result)) if given.json else _print(result)
 
 
 def _fields() -> str:

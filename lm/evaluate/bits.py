@@ -2,35 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
-Kind = Literal["exact", "bound", "no likelihood"]
-"""What a number is: the code length itself, an upper bound on it, or neither."""
-
-
-class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a text is predicted. Reads back from JSON, and can then still be paired."""
-
-    bits_per_byte: float
-    """Of the text and of its layout."""
-    layout_bits: float | None
-    """The part of `bits_per_byte`, in the same unit, that the length model pays for what the
-    model was told of where documents end. 0: it was told nothing, and paid for their ends with
-    its own predictions, as causal models do. None: it was told, and nothing was paid."""
-    mc_se: float | None
-    """Standard error from the masks drawn; None with one replicate, 0 where none is drawn."""
-    text_se: float | None
-    """Standard error from the choice of documents; None with one. It holds what `mc_se` says as
-    well, as each document's number has its own masks' noise."""
-    scorer: str
-    kind: Kind
-    tokens: int
-    bytes: int
-    document_nats: tuple[float, ...]
-    document_bytes: tuple[int, ...]
+from lm.results import Evaluation, Kind, Score
 
 
 class Difference(NamedTuple):
@@ -89,21 +65,21 @@ def measure(
     nats_KRL: np.ndarray,
     text: Text,
     *,
-    scorer: str,
     kind: Kind,
     layout_RL: np.ndarray | None = None,
+    block: int | None = None,
     seed: int = 0,
 ) -> Score:
     """Bits per byte of the windows' text, from K independent replicates of its tokens' nats.
 
-    `layout_RL` are the nats of what the model was told of the layout (`lm.evaluate.layout`).
+    `layout_RL` are the nats of what the model was told of the layout (`lm.evaluate.layout`);
+    `block` is what the score says of its scorer.
 
     >>> text = Text(bytes_RL=np.array([[0, 1, 1], [0, 2, 0]]),
     ...             documents_RL=np.array([[-1, 0, 0], [-1, 1, 1]]))
     >>> nats_KRL = np.log(2) * np.array([[[0, 1, 1], [0, 4, 1]], [[0, 1, 3], [0, 4, 1]]])
     >>> layout_RL = np.log(2) * np.array([[0, 0, 1], [0, 0, 1]])
-    >>> score = measure(nats_KRL, text, scorer="any-order bound", kind="bound",
-    ...                 layout_RL=layout_RL)
+    >>> score = measure(nats_KRL, text, kind="bound", layout_RL=layout_RL)
     >>> round(score.bits_per_byte, 6)  # (3 + 5 + 1 + 1) / 4 bytes
     2.5
     >>> score.layout_bits  # (1 + 1) / 4 bytes
@@ -146,8 +122,9 @@ def measure(
         ),
         mc_se=mc_se,
         text_se=ratio_se(nats_d / math.log(2), bytes_d, seed=seed),
-        scorer=scorer,
         kind=kind,
+        nats=float(nats_d.sum()),
+        block=block,
         tokens=int(content_RL.sum()),
         bytes=total_bytes,
         document_nats=tuple(nats_d.tolist()),
@@ -155,20 +132,27 @@ def measure(
     )
 
 
-def paired(a: Score, b: Score, *, seed: int = 0) -> Difference:
+Sums = tuple[Sequence[float], Sequence[int]]
+"""What was found in each unit (document), and of how much."""
+
+
+def paired(a: Score | Evaluation, b: Score | Evaluation, *, seed: int = 0) -> Difference:
     """How far `a` lies above `b`; what makes a document hard for both does not count as error.
+
+    Raises ValueError where they are not of the same text.
 
     >>> text = Text(bytes_RL=np.ones((4, 1), int), documents_RL=np.arange(4)[:, None])
     >>> hard = np.array([1.0, 2.0, 5.0, 9.0]).reshape(1, 4, 1) * math.log(2)
-    >>> a = measure(hard + math.log(2), text, scorer="chain rule", kind="exact")
-    >>> b = measure(hard, text, scorer="chain rule", kind="exact")
+    >>> a = measure(hard + math.log(2), text, kind="exact")
+    >>> b = measure(hard, text, kind="exact")
     >>> difference = paired(a, b)
     >>> round(difference.bits_per_byte, 6), round(difference.text_se, 6), a.text_se > 1
     (1.0, 0.0, True)
     """
-    nats = a.document_nats, b.document_nats
-    bytes_ = a.document_bytes, b.document_bytes
-    nats_se = paired_se(nats, bytes_, seed=seed)
+    if list(a.document_bytes) != list(b.document_bytes):
+        raise ValueError("the scores are not of the same text")
+    sums = [(each.document_nats, each.document_bytes) for each in (a, b)]
+    nats_se = sums_se(sums[:1], sums[1:], seed=seed)
     return Difference(
         bits_per_byte=a.bits_per_byte - b.bits_per_byte,
         text_se=None if nats_se is None else nats_se / math.log(2),
@@ -176,23 +160,25 @@ def paired(a: Score, b: Score, *, seed: int = 0) -> Difference:
     )
 
 
-def paired_se(
-    numerators: tuple[Sequence[float], Sequence[float]],
-    denominators: tuple[Sequence[int], Sequence[int]],
-    *,
-    seed: int = 0,
+def sums_se(
+    ours: Sequence[Sums], theirs: Sequence[Sums] = (), *, seed: int = 0
 ) -> float | None:
-    """Bootstrap standard error of the difference of two ratios over the same units.
+    """Bootstrap standard error of a mean ratio over units, or of how far it is above theirs.
 
-    What makes a unit large for both does not count. Raises ValueError where the units differ.
+    What makes a unit large for both does not count. None where units differ, or none are given.
 
-    >>> paired_se(((3.0, 5.0, 7.0), (2.0, 4.0, 6.0)), ((1, 1, 1), (1, 1, 1)))
+    >>> sums_se([((3.0, 5.0, 7.0), (1, 1, 1))], [((2.0, 4.0, 6.0), (1, 1, 1))])
     0.0
+    >>> sums_se([((3.0, 5.0), (1, 1))], [((2.0, 4.0), (1, 2))]) is None
+    True
     """
-    if list(denominators[0]) != list(denominators[1]):
-        raise ValueError("the scores are not of the same text")
-    above = np.array(numerators[0]) - np.array(numerators[1])
-    return ratio_se(above, np.array(denominators[0]), seed=seed)
+    sizes = {tuple(size) for _, size in [*ours, *theirs]}
+    if len(sizes) != 1:
+        return None
+    sums = np.mean([sums for sums, _ in ours], axis=0)
+    if theirs:
+        sums = sums - np.mean([sums for sums, _ in theirs], axis=0)
+    return ratio_se(sums, np.array(sizes.pop()), seed=seed)
 
 
 RESAMPLES = 1000

@@ -1,58 +1,55 @@
 """Everything a trained model is asked: the scorers valid for it, the probe, baselines."""
 
-from typing import Any
-
 import numpy as np
 
 from lm.data import Split
 from lm.evaluate.baselines import baselines, window_contents
+from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.passage import says
 from lm.evaluate.probe.labels import probe_of
-from lm.evaluate.probe.probe import Probe
-from lm.evaluate.scorers.fixed_order import FixedOrder
-from lm.evaluate.scoring import Effort, blank_of, plain, score_by, shares_of, valid
+from lm.evaluate.scorers.base import blank_of
+from lm.evaluate.scoring import score_by, shares_of, valid
 from lm.evaluate.truth import truth_of
 from lm.evaluate.windows import Windows
+from lm.results import Evaluation
 from lm.train.load import Trained
 
-USUAL = Effort()
 
+def evaluate(trained: Trained, effort: Effort = USUAL) -> Evaluation | None:
+    """Scores, probe, baselines and a sample of what the model says.
 
-def evaluate(trained: Trained, effort: Effort = USUAL) -> dict[str, Any]:
-    """Scores, probe, baselines and a sample of what the model says, as plain JSON values.
-
-    Nothing, for a model that no scorer is valid for: it was not trained to predict tokens.
+    None, for a model that no scorer is valid for: it was not trained to predict tokens.
     """
     asked = {
         name: scorer
         for name, scorer in valid(trained.run, effort).items()
-        if effort.orders is not None or not isinstance(scorer, FixedOrder)
+        if effort.orders is not None or not scorer.only_by_name
     }
     if not asked:
-        return {}  # its validation tells all that is asked of it
+        return None  # its validation tells all that is asked of it
     scores = {name: score_by(trained, scorer, effort) for name, scorer in asked.items()}
     windows = Windows.of(trained, trained.tokens.validation, effort.rows)
     name, headline = next(iter(scores.items()))
     probed = probe_of(trained, effort.probe_tokens)
     blank = blank_of(trained.run.objective.answers)
-    return {
-        "bits_per_byte": headline.bits_per_byte,
-        "layout_bits": headline.layout_bits,
-        "mc_se": headline.mc_se,
-        "text_se": headline.text_se,
-        "scorer": name,
-        "kind": headline.kind,
-        "scores": {name: plain(value, asked[name]) for name, value in scores.items()},
-        "error_by_share": shares_of(trained, effort, blank) if blank else {},
-        "probe_accuracy": probed and probed.accuracy,
-        "probe_se": probed and probed.accuracy_se,
-        "probe": probed and {name: getattr(probed, name) for name in Probe.__struct_fields__},
-        "baselines": baselines_of(trained, windows),
-        "truth": truth_of(trained, effort),
-        "document_bytes": list(headline.document_bytes),
-        "document_nats": list(headline.document_nats),
-        "says": says(trained),
-    }
+    return Evaluation(
+        bits_per_byte=headline.bits_per_byte,
+        layout_bits=headline.layout_bits,
+        mc_se=headline.mc_se,
+        text_se=headline.text_se,
+        scorer=name,
+        kind=headline.kind,
+        scores={name: value.brief() for name, value in scores.items()},
+        error_by_share=shares_of(trained, effort, blank) if blank else {},
+        probe_accuracy=None if probed is None else probed.accuracy,
+        probe_se=None if probed is None else probed.accuracy_se,
+        probe=probed,
+        baselines=baselines_of(trained, windows),
+        truth=truth_of(trained, effort),
+        document_bytes=headline.document_bytes,
+        document_nats=headline.document_nats,
+        says=says(trained),
+    )
 
 
 def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:

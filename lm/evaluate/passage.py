@@ -1,16 +1,17 @@
 """A trained model at work on a held-out passage."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from lm.evaluate.scoring import blank_of
+from lm.evaluate.scorers.base import blank_of
 from lm.generate import likeliest
 from lm.objectives.base import Blank
+from lm.results import Guess, Passage
 from lm.train.load import Trained
 
 
-def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, Any]:
+def says(trained: Trained, *, context: int = 120, places: int = 6) -> Passage:
     """The model at work on a held-out passage: five likeliest pieces at a few places.
 
     A causal model sees what is before a place; a masked one all but the places themselves. One
@@ -26,12 +27,9 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
     # Places are spread over the second half, where both kinds of model have seen something.
     spread = np.linspace(length // 2, max(length // 2, length - 2), places)
     chosen = sorted({int(place) for place in spread})
-    said: dict[str, Any] = {
-        "document": split.ids[longest],
-        "passage": tokenizer.decode(passage),
-    }
+    document, text = split.ids[longest], tokenizer.decode(passage)
     if answer is None:
-        return said | {"after": said["passage"], "pieces": []}
+        return Passage(document=document, passage=text, after=text, pieces=())
     seen = passage.copy()
     if answer != "next":
         seen[chosen] = tokenizer.vocabulary.mask
@@ -47,15 +45,16 @@ def says(trained: Trained, *, context: int = 120, places: int = 6) -> dict[str, 
     pieces, last = [], 0
     for row, place in enumerate(chosen):
         pieces.append(
-            {
-                "before": tokenizer.decode(passage[last:place]),
-                "truth": tokenizer.decode(passage[place : place + 1]),
-                "hidden": answer != "next",
-                "likeliest": [
-                    [tokenizer.decode([piece]), float(share)]
+            Guess(
+                before=tokenizer.decode(passage[last:place]),
+                truth=tokenizer.decode(passage[place : place + 1]),
+                hidden=answer != "next",
+                likeliest=tuple(
+                    (tokenizer.decode([piece]), float(share))
                     for piece, share in zip(ids[row], probabilities[row], strict=True)
-                ],
-            }
+                ),
+            )
         )
         last = place + 1
-    return said | {"after": tokenizer.decode(passage[last:]), "pieces": pieces}
+    after = tokenizer.decode(passage[last:])
+    return Passage(document=document, passage=text, after=after, pieces=tuple(pieces))

@@ -1,24 +1,19 @@
 """A trained model's score by a scorer, with what is spent on it."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lm.config import UserError
-from lm.evaluate.bits import Score, measure
-from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.bits import measure
+from lm.evaluate.effort import USUAL, Effort
+from lm.evaluate.scorers import SCORERS
 from lm.evaluate.scorers.base import Scorer, refuses, score
-from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.curve import SharesHidden
-from lm.evaluate.scorers.fixed_order import FixedOrder
-from lm.evaluate.scorers.pseudo import Pseudo
-from lm.evaluate.scorers.spans import BehindSentinel
 from lm.evaluate.windows import Windows, place_of
 from lm.example import Visible
-from lm.objectives import Answer, Spans
 from lm.objectives.base import Blank
+from lm.results import Score
 from lm.run import Run
 from lm.train.load import Trained
 
@@ -26,36 +21,11 @@ SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
 """Shares of a row that are hidden for the curve of a masked model's error."""
 
 
-TURNS = 32
-"""Passes that an order of writing takes for a row, where its block is not given."""
-
-
 MOST_REPLICATES = 128
 """How many independent estimates are drawn at most to reach an `mc_se`."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is spent on scoring; the defaults take a small model a minute on a laptop."""
-
-    rows: int | None = None
-    """Validation windows scored, evenly spaced; None: all."""
-    samples: int = 4
-    """Mask draws of one any-order estimate, stratified over the number hidden."""
-    replicates: int = 2
-    """Independent estimates, whose spread is `mc_se`."""
-    mc_se: float | None = None
-    """More are drawn until it is at most this; a UserError if that takes too many."""
-    share_rows: int = 128
-    """Windows for each point of the error against the share hidden, and pseudo-likelihood."""
-    probe_tokens: int = 20_000
-    orders: int | None = None
-    """Windows scored by the exact likelihood of each order of writing; None: not scored."""
-    block: int | None = None
-    """Pieces that an order uncovers at once; None: so many that a row takes `TURNS` passes."""
-
-
-def scorers(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
+def scorers(run: Run, effort: Effort = USUAL) -> dict[str, Scorer]:
     """Every scorer, valid for the model or not, as it would be asked; exact ones come first.
 
     The first that is valid gives the headline.
@@ -63,20 +33,13 @@ def scorers(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
     >>> list(scorers(Run()))[:4], list(valid(Run()))
     (['chain_rule', 'spans', 'any_order', 'pseudo'], ['chain_rule'])
     """
-    last, blank = run.objective.last, blank_of(run.objective.answers) or "hidden"
-    block = effort.block or -(-(run.data.length - 1) // TURNS)
     return {
-        "chain_rule": ChainRule(),
-        "spans": BehindSentinel(last.stack if isinstance(last, Spans) else "single"),
-        "any_order": AnyOrder(effort.samples, blank),
-        "pseudo": Pseudo(8, blank),
-        "left_to_right": FixedOrder("left to right", block, blank),
-        "random_order": FixedOrder("random", block, blank),
-        "confident_first": FixedOrder("most confident first", block, blank),
+        name: scorer.fitted(run.objective, length=run.data.length, effort=effort)
+        for name, scorer in SCORERS.items()
     }
 
 
-def valid(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
+def valid(run: Run, effort: Effort = USUAL) -> dict[str, Scorer]:
     """The scorers that ask what the model was taught to answer."""
     answers = run.objective.answers
     return {
@@ -84,12 +47,6 @@ def valid(run: Run, effort: Effort = Effort()) -> dict[str, Scorer]:
         for name, scorer in scorers(run, effort).items()
         if refuses(scorer, answers) is None
     }
-
-
-def blank_of(answers: frozenset[Answer]) -> Blank | None:
-    """Where a model says what is hidden, if it was taught that; at the place, if at both."""
-    blanks: tuple[Blank, ...] = ("hidden", "hidden before")
-    return next((blank for blank in blanks if blank in answers), None)
 
 
 def sees(trained: Trained) -> Visible:
@@ -106,14 +63,7 @@ def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
 
 def windows_for(trained: Trained, scorer: Scorer, effort: Effort) -> Windows:
     """The held-out windows that are scored by a scorer: fewer by those that take longer."""
-    match scorer:
-        case FixedOrder():
-            number = effort.orders
-        case Pseudo():
-            number = effort.share_rows
-        case _:
-            number = effort.rows
-    return Windows.of(trained, trained.tokens.validation, number)
+    return Windows.of(trained, trained.tokens.validation, scorer.rows(effort))
 
 
 def score_of(
@@ -137,9 +87,9 @@ def score_of(
         found = measure(
             nats_KRL,
             windows.text,
-            scorer=scorer.name,
             kind=scorer.kind,
             layout_RL=layout_RL,
+            block=scorer.block,
         )
         if mc_se is None or found.mc_se is None or found.mc_se <= mc_se:
             return found
@@ -158,17 +108,15 @@ def score_of(
         nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
 
 
-def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, dict[str, Any]]:
+def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, Score]:
     """Bits per byte of what is hidden by the share hidden, without the layout's."""
     windows = Windows.of(trained, trained.tokens.validation, effort.share_rows)
     scorer = SharesHidden(SHARES, blank)
     nats_KSRL = nats_by(trained, scorer, windows, effort.replicates)
-    found = {}
-    for i, share in enumerate(SHARES):
-        name = f"{share:.0%} hidden"
-        value = measure(nats_KSRL[:, i], windows.text, scorer=name, kind=scorer.kind)
-        found[str(share)] = plain(value, scorer)
-    return found
+    return {
+        str(share): measure(nats_KSRL[:, i], windows.text, kind=scorer.kind).brief()
+        for i, share in enumerate(SHARES)
+    }
 
 
 def nats_by(
@@ -185,10 +133,3 @@ def nats_by(
         first=first,
         place=place_of(trained),
     )
-
-
-def plain(value: Score, scorer: Scorer) -> dict[str, Any]:
-    """A score as JSON values, with the block of an order of writing."""
-    names = ("bits_per_byte", "layout_bits", "mc_se", "text_se", "kind", "tokens", "bytes")
-    found = {name: getattr(value, name) for name in names}
-    return found | ({"block": scorer.block} if isinstance(scorer, FixedOrder) else {})

@@ -1,20 +1,23 @@
 """What a source whose truth is known answers to the questions that models are asked."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm.data import Hmm, Split
 from lm.data.lengths import Geometric
 from lm.data.sources.hmm import bayes_accuracy, index_of, symbols_of
-from lm.evaluate.bits import Score, measure
+from lm.evaluate.bits import measure
+from lm.evaluate.effort import Effort
 from lm.evaluate.layout import ends_nats
 from lm.evaluate.oracle import Oracle
+from lm.evaluate.scorers.base import blank_of
 from lm.evaluate.scorers.chain_rule import ChainRule
-from lm.evaluate.scoring import Effort, blank_of, score_by, sees, shares_of
+from lm.evaluate.scoring import score_by, sees, shares_of
 from lm.evaluate.windows import Windows
 from lm.example import Causal as SeesBefore
+from lm.results import Score, Truth
 from lm.run import Run
 from lm.train.load import Trained
 
@@ -31,7 +34,7 @@ def source_of(run: Run) -> Hmm | None:
     return run.data.corpus.truth() if run.data.tokenizer.byte_a_token else None
 
 
-def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
+def truth_of(trained: Trained, effort: Effort) -> Truth | None:
     """What the source itself answers to the same questions; None where it is not known.
 
     The least bits per byte of any model, whatever the order in which it predicts; and, where a
@@ -42,7 +45,7 @@ def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
     corpus = source_of(trained.run)
     if corpus is None:
         return None
-    further: dict[str, Any] = {"error_by_share": {}, "probe_accuracy": None, "probe_se": None}
+    further = _OfRows({}, None, None)
     if known_source(trained.run):
         exact, further = _truth_of_rows(trained, effort, corpus)
     elif corpus.lengths == "geometric":
@@ -50,16 +53,24 @@ def truth_of(trained: Trained, effort: Effort) -> dict[str, Any] | None:
     else:
         return None  # windows cut documents, and where they do tells what is left of them
     rate = corpus.source().entropy_rate()
-    return {
-        "bits_per_byte": exact.bits_per_byte,
-        "layout_bits": exact.layout_bits,
-        "text_se": exact.text_se,
-        "document_bytes": list(exact.document_bytes),
-        "document_nats": list(exact.document_nats),
-        "entropy_rate": rate.bits,
-        "entropy_rate_se": rate.se,
-        **further,
-    }
+    return Truth(
+        bits_per_byte=exact.bits_per_byte,
+        layout_bits=exact.layout_bits,
+        text_se=exact.text_se,
+        document_bytes=exact.document_bytes,
+        document_nats=exact.document_nats,
+        entropy_rate=rate.bits,
+        entropy_rate_se=rate.se,
+        **further._asdict(),
+    )
+
+
+class _OfRows(NamedTuple):
+    """What is known beside the score where rows are one document each."""
+
+    error_by_share: dict[str, Score]
+    probe_accuracy: float | None
+    probe_se: float | None
 
 
 def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
@@ -86,14 +97,10 @@ def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
         offsets=windows.split.offsets,
         length=symbols_RL.shape[1],
     )
-    return measure(
-        nats_RL[None], windows.text, scorer="source", kind="exact", layout_RL=ends_RL
-    )
+    return measure(nats_RL[None], windows.text, kind="exact", layout_RL=ends_RL)
 
 
-def _truth_of_rows(
-    trained: Trained, effort: Effort, corpus: Hmm
-) -> tuple[Score, dict[str, Any]]:
+def _truth_of_rows(trained: Trained, effort: Effort, corpus: Hmm) -> tuple[Score, _OfRows]:
     """The source's own score, and further truths, where rows are one document each."""
     blank = blank_of(trained.run.objective.answers)
     oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)
@@ -105,12 +112,12 @@ def _truth_of_rows(
     given: Any = "so far" if isinstance(sees(trained), SeesBefore) else "all"
     posterior_NTS = corpus.source().state_posterior(symbols_NT, given=given)
     named = bayes_accuracy(posterior_NTS, states_NT)
-    return score_by(source, ChainRule(), effort), {
+    return score_by(source, ChainRule(), effort), _OfRows(
         # It answers at the place of what is hidden, wherever the model does.
-        "error_by_share": shares_of(source, effort, "hidden") if blank else {},
-        "probe_accuracy": named.value,
-        "probe_se": named.se,
-    }
+        error_by_share=shares_of(source, effort, "hidden") if blank else {},
+        probe_accuracy=named.value,
+        probe_se=named.se,
+    )
 
 
 def drawn_rows(corpus: Hmm, split: Split, windows: Windows) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ them. It takes no path: an option that may take one takes the run or the table t
 """
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lm.output.plain import to_json
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,6 @@ def print_notes(notes: Iterable[str], warnings: Iterable[str] = ()) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON, a list of numbers on one line; ValueError where one is NaN."""
-    text = json.dumps(value, indent=2, allow_nan=False)
-    print(re.sub(r"\[[-+0-9.e,\s]+\]", lambda found: " ".join(found[0].split()), text))
+    """Prints a value as JSON, a list of numbers on one line; what is no number is null."""
+    lists = re.compile(r"\[[-+0-9.e,\s]+\]")
+    print(lists.sub(lambda found: " ".join(found[0].split()), to_json(value)))

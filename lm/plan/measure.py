@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.cost.peak import matmul_peak
 from lm.data import vocabulary_size
 from lm.example import Batch
 from lm.plan.found import Speed
-from lm.train.progress import matmul_peak
 from lm.train.step import Program
 
 

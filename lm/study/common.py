@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 from lm.config import read_json
-from lm.evaluate.bits import paired_se
+from lm.evaluate.bits import sums_se
 from lm.model import Model
 from lm.objectives import Masked, Objective
 from lm.output.numbers import count, decimals, duration, percent, power
+from lm.results import compared
 from lm.run import same_result
 from lm.study.report.figures import (
     INK,
@@ -33,9 +34,10 @@ from lm.study.report.figures import (
 from lm.study.report.values import Column, Guesses, Place, Report, Section, Table
 from lm.study.runner import Cell
 from lm.train.directory import environments
-from lm.train.progress import read_metrics
+from lm.train.trackers.jsonl import read_metrics
 
-Result = dict[str, Any]
+Result = Mapping[str, Any]
+"""A finished cell by column name: a `lm.results.Result`, and what a study adds."""
 Rows = Mapping[str, Mapping[str, Cell]]
 """Cells that are compared, by arm, in rows of one size (and seed) each, by its name."""
 
@@ -122,7 +124,8 @@ def difference(a: Result, b: Result) -> tuple[float, float | None]:
     (1.0, 0.0)
     """
     above = a["bits_per_byte"] - b["bits_per_byte"]
-    error = _paired(*((result["document_nats"], result["document_bytes"]) for result in (a, b)))
+    sums = [(result["document_nats"], result["document_bytes"]) for result in (a, b)]
+    error = sums_se(sums[:1], sums[1:])
     return above, error and error / math.log(2)
 
 
@@ -130,16 +133,8 @@ def probe_difference(a: Result, b: Result) -> tuple[float, float | None]:
     """How much more of the labels `a`'s probe finds than `b`'s, paired over documents."""
     probes = a["probe"], b["probe"]
     above = a["probe_accuracy"] - b["probe_accuracy"]
-    return above, _paired(*((p["document_right"], p["document_tokens"]) for p in probes))
-
-
-Sums = tuple[Sequence[float], Sequence[int]]
-"""What was found in each document, and of how much."""
-
-
-def _paired(a: Sums, b: Sums) -> float | None:
-    """Error of the difference of two ratios; None if they are not of the same documents."""
-    return paired_se((a[0], b[0]), (a[1], b[1])) if a[1] == b[1] else None
+    sums = [(probe["document_right"], probe["document_tokens"]) for probe in probes]
+    return above, sums_se(sums[:1], sums[1:])
 
 
 # Tables
@@ -148,8 +143,8 @@ def _paired(a: Sums, b: Sums) -> float | None:
 def main_table(grid: Grid) -> Table:
     """All finished cells, a row each."""
     rows = [
-        result
-        | {
+        {
+            **result,
             "arm": grid.arms[arm].label,
             "size": size,
             "sampled": result["mc_se"] if result["kind"] != "exact" else None,
@@ -201,14 +196,14 @@ def spent_table(grid: Grid) -> Table:
     size, row = grid.best
     reference = row.get(grid.reference)
     rows = []
-    for key, title, show in _SPENT:
-        texts = {arm: show(result[key]) for arm, result in row.items()}
+    for key, column in compared("spent").items():
+        texts = {arm: column.show(result[key]) for arm, result in row.items()}
         if reference:
             texts = {
                 arm: f"{text} ({row[arm][key] / reference[key]:.0%})"
                 for arm, text in texts.items()
             }
-        rows.append({"what": title} | texts)
+        rows.append({"what": column.title} | texts)
     columns = (
         Column("what", f"at {size_text(size)} parameters"),
         *(Column(arm, grid.arms[arm].label) for arm in row),
@@ -240,31 +235,13 @@ def missing(cells: Sequence[Cell]) -> tuple[str, ...]:
     )
 
 
-_SAME: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("corpus_digest", "corpus", lambda digest: f"{digest[:12]}…"),
-    ("tokenizer_digest", "tokenizer", lambda digest: f"{digest[:12]}…"),
-    ("batches_digest", "batches, in order", lambda digest: f"{digest[:12]}…"),
-    ("tokens", "tokens", lambda number: f"{number:,}"),
-    ("steps", "steps", lambda number: f"{number:,}"),
-    ("params_total", "parameters", lambda number: f"{number:,}"),
-    ("seed", "seed", str),
-)
-_SPENT: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("predicted_targets", "predicted targets", count),
-    ("slots", "slots", count),
-    ("flops", "FLOPs", power),
-    ("flops_6nd", "FLOPs as 6ND", power),
-    ("device_seconds", "device time", duration),
-)
-
-
 def _checks(rows: Rows) -> list[dict[str, str]]:
     """What is to be equal between the cells of each row, whether it is, and the values."""
     finished = {name: [c for c in row.values() if c.result] for name, row in rows.items()}
     finished = {name: row for name, row in finished.items() if row}
-    compared = any(len(row) > 1 for row in finished.values())
+    several = any(len(row) > 1 for row in finished.values())
     checks = []
-    for key, title, show in _SAME:
+    for key, column in compared("equal").items():
         values = {
             name: list(dict.fromkeys((cell.result or {})[key] for cell in row))
             for name, row in finished.items()
@@ -272,12 +249,13 @@ def _checks(rows: Rows) -> list[dict[str, str]]:
         equal = all(len(found) == 1 for found in values.values())
         texts: dict[str, list[str]] = {}
         for name, found in values.items():
-            texts.setdefault(" ≠ ".join(map(show, found)), []).append(name)
+            texts.setdefault(" ≠ ".join(map(column.show, found)), []).append(name)
         if len(texts) == 1:
             detail = next(iter(texts))
         else:
             detail = "; ".join(f"{text} at {', '.join(at)}" for text, at in texts.items())
-        checks.append({"what": title, "verdict": _verdict(equal, compared), "detail": detail})
+        verdict = _verdict(equal, several)
+        checks.append({"what": column.title, "verdict": verdict, "detail": detail})
     fields = sorted(
         {
             name
@@ -288,7 +266,7 @@ def _checks(rows: Rows) -> list[dict[str, str]]:
         - {"objective"}
     )
     detail = f"differ: {', '.join(fields)}" if fields else "only the objective differs"
-    verdict = _verdict(not fields, compared)
+    verdict = _verdict(not fields, several)
     return [*checks, {"what": "all other settings", "verdict": verdict, "detail": detail}]
 
 
@@ -300,7 +278,7 @@ def _verdict(equal: bool, compared: bool) -> str:
 
 def guesses(grid: Grid) -> tuple[str, tuple[Guesses, ...]]:
     """What the largest finished model of each arm says of a passage, and the passage's name."""
-    groups: dict[tuple[tuple[Place, ...], str], Result] = {}
+    groups: dict[tuple[tuple[Place, ...], str], dict[str, Any]] = {}
     document = ""
     for arm in grid.arms:
         sizes = [size for size, row in grid.finished.items() if arm in row]
@@ -726,7 +704,7 @@ def study_report(
         answer=answer,
         details=tuple(details),
         table=table,
-        rows=[{"cell": c.name, "objective": arm_of(c)} | (c.result or {}) for c in cells],
+        rows=[{"cell": c.name, "objective": arm_of(c), **(c.result or {})} for c in cells],
         sections=tuple(section for section in sections if section is not None),
         warnings=(*missing(cells), *mixed(cells), *warnings),
         made=made(Path(study.__file__ or "").stem, cells),

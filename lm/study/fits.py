@@ -195,7 +195,7 @@ def _columns(results: Sequence[Result]) -> dict[str, list[Any]]:
 
 def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
     """All finished cells, a row each; `columns` stand before the usual ones."""
-    rows = [{"cell": cell.name} | cell.result for cell in cells if cell.result is not None]
+    rows = [{"cell": cell.name, **cell.result} for cell in cells if cell.result is not None]
     usual = (
         Column("params_matmul", "N", count),
         Column("tokens", "D", count),

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +24,10 @@ from lm.data import vocabulary_size
 from lm.distributed import hosts
 from lm.distributed.process import Parser, one_line_errors, prepare_machine
 from lm.evaluate.evaluate import evaluate
+from lm.evaluate.evaluators import evaluate_during
 from lm.evaluate.scoring import Effort
 from lm.output.numbers import count
+from lm.results import Result, read_result
 from lm.run import (
     Run,
     decided_by,
@@ -35,7 +37,7 @@ from lm.run import (
     validate,
 )
 from lm.study.report import write as report
-from lm.train.directory import other_settings, read_result
+from lm.train.directory import other_settings
 from lm.train.fit import fit
 from lm.train.lock import only_writer
 from lm.train.loop import Diverged
@@ -46,8 +48,8 @@ class Cell(NamedTuple):
 
     name: str
     run: Run
-    result: dict[str, Any] | None
-    """None until it is finished."""
+    result: Mapping[str, Any] | None
+    """By column: a `Result`, and what a study adds; None until it is finished."""
     directory: Path
 
 
@@ -125,7 +127,13 @@ def train(
     failed = []
     for name in names:
         try:
-            fit(runs[name], directory / name, evaluate=evaluator, label=name)
+            fit(
+                runs[name],
+                directory / name,
+                evaluate=evaluator,
+                evaluate_during=evaluate_during,
+                label=name,
+            )
         except Diverged as error:
             print(f"lm: {error}", file=sys.stderr)
             failed.append(name)
@@ -201,7 +209,7 @@ def chosen(runs: dict[str, Run], names: list[str] | None) -> list[str]:
     return names or list(runs)
 
 
-def _result(run: Run, directory: Path) -> dict[str, Any] | None:
+def _result(run: Run, directory: Path) -> Result | None:
     """The result of a finished cell, if it is one of these settings and not of older ones."""
     path = directory / "result.json"
     if not path.exists():
@@ -210,7 +218,7 @@ def _result(run: Run, directory: Path) -> dict[str, Any] | None:
         print(f"lm: {directory} is left out, it is of another run: {why}", file=sys.stderr)
         return None
     result = read_result(path)
-    if not result.get("evaluated", True):
+    if result.evaluation is None:
         print(f"lm: {directory} is left out, it was trained and not scored", file=sys.stderr)
         return None
     return result

@@ -8,13 +8,12 @@ import msgspec
 import numpy as np
 import scipy.stats
 
-from lm.evaluate.bits import ratio_se
+from lm.evaluate.bits import Sums, sums_se
 from lm.output.numbers import decimals, percent, with_error
 from lm.run import Run
 from lm.study.common import (
     Arm,
     Result,
-    Sums,
     arm_of,
     parameters,
 )
@@ -87,7 +86,7 @@ class Group(NamedTuple):
 
     def text_se(self, measure: Measure) -> float | None:
         """The standard error over documents of the mean over seeds, who read the same text."""
-        return _over_documents(_sums(self, self.results, measure))
+        return sums_se(_sums(self, self.results, measure))
 
     def error(self, measure: Measure) -> float | None:
         """Both errors together: of seeds and of documents."""
@@ -157,7 +156,7 @@ def gaps(groups: Iterable[Group], reference: Group, measure: Measure) -> dict[st
         both = sorted(ours.keys() & theirs.keys())
         value = float(np.mean([ours[seed] - theirs[seed] for seed in both]))
         seeds = spread * math.sqrt(2 / len(both)) if spread is not None else None
-        text = _over_documents(*(_sums(g, both, measure) for g in (group, reference)))
+        text = sums_se(*(_sums(g, both, measure) for g in (group, reference)))
         parts = [] if seeds is None else [float(scipy.stats.t.ppf(0.975, freedom)) * seeds]
         parts += [] if text is None else [1.96 * text]
         found[name] = Gap(value, seeds, text, math.hypot(*parts) if parts else math.inf)
@@ -182,17 +181,6 @@ def _spread(groups: Sequence[Group], measure: Measure) -> tuple[float | None, in
 def _sums(group: Group, seeds: Iterable[int], measure: Measure) -> list[Sums]:
     found = (measure.by_document(group.results[seed]) for seed in seeds)
     return [sums for sums in found if sums is not None]
-
-
-def _over_documents(ours: Sequence[Sums], theirs: Sequence[Sums] = ()) -> float | None:
-    """Error over documents of a mean ratio, or of a difference of two; None if not known."""
-    sizes = {tuple(size) for _, size in [*ours, *theirs]}
-    if len(sizes) != 1:
-        return None
-    sums = np.mean([sums for sums, _ in ours], axis=0)
-    if theirs:
-        sums = sums - np.mean([sums for sums, _ in theirs], axis=0)
-    return ratio_se(sums, np.array(sizes.pop()))
 
 
 def _both(seeds: float | None, text: float | None) -> float | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import platform
 import subprocess
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from lm.data import tokenizer_of as learn_tokenizer
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts
 from lm.output.files import write_whole
+from lm.results import Result, read_result
 from lm.run import (
     Run,
     decided_by,
@@ -36,24 +36,6 @@ from lm.run import (
     same_result,
 )
 from lm.train.checkpoint import Restored
-
-Result = dict[str, Any]
-
-
-def finite(value: Any) -> Any:
-    """The value as JSON can say it: null for what is no number.
-
-    >>> finite({"bits_per_byte": 2.0, "text_se": math.nan})
-    {'bits_per_byte': 2.0, 'text_se': None}
-    """
-    match value:
-        case dict():
-            return {name: finite(each) for name, each in value.items()}
-        case list() | tuple():
-            return [finite(each) for each in value]
-        case float() if not math.isfinite(value):
-            return None
-    return value
 
 
 def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
@@ -174,17 +156,6 @@ def budget_in_positions(run: Run, directory: Path) -> Run:
     return in_positions(run, read_json(directory / "data.json")["row_tokens"])
 
 
-def read_result(path: Path) -> Result:
-    """What a result.json holds; raises UserError where it is damaged."""
-    result = read_json(path)
-    kinds = {"decided_by": dict, "corpus_digest": str}
-    if not result or any(
-        not isinstance(result.get(n, kind()), kind) for n, kind in kinds.items()
-    ):
-        raise UserError(f"{path}: damaged: it is no result; remove it and train again")
-    return result
-
-
 def finished_result(run: Run, directory: Path, *, asked: bool) -> Result | None:
     """The result that is there already, if the corpus is still the one that it is of.
 
@@ -203,10 +174,10 @@ def finished_result(run: Run, directory: Path, *, asked: bool) -> Result | None:
         return None
     result = read_result(path)
     # One that was trained without being asked anything lacks what the evaluator finds.
-    if asked and not result.get("evaluated", True):
+    if asked and result.evaluation is None and run.objective.answers:
         return None
-    now, then = corpus_digest(run.data), result.get("corpus_digest")
-    if then not in (None, now):
+    now, then = corpus_digest(run.data), result.training.corpus_digest
+    if then != now:
         raise UserError(changed_text(directory, "corpus_digest", now, then))
     return result
 
@@ -227,7 +198,7 @@ def other_settings(run: Run, directory: Path) -> str:
         names += same_result(run, there)
     path = directory / "result.json"
     if path.exists():
-        carried = read_result(path).get("decided_by")
+        carried = read_result(path).training.decided_by
         if carried is None and not known:
             return "nothing says which settings its result.json is of"
         names += differing(run, carried) if carried is not None else []
@@ -252,7 +223,7 @@ def describe_run(
 ) -> None:
     """Writes what the run is, on what, and where and by what code it goes on from a step."""
     write_whole(directory / "config.json", dump(run))
-    described: Result = {
+    described: dict[str, Any] = {
         "corpus_digest": tokens.corpus_digest,
         "tokenizer_digest": tokens.tokenizer_digest,
     }

@@ -1,12 +1,11 @@
 """The training loop: from a `Run` to a directory that describes itself."""
 
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
-import msgspec
 
 from lm.config import UserError
 from lm.cost import ledger, memory
@@ -20,6 +19,7 @@ from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.distributed.signals import Stopped
 from lm.output.files import write_whole
+from lm.results import Costs, Evaluation, Result, Training
 from lm.run import (
     Run,
     decided_by,
@@ -29,35 +29,47 @@ from lm.run import (
     steps,
     validate,
 )
-from lm.train.directory import Result, checkpoints_of, finished_result, finite, open_run_tokens
+from lm.train.directory import checkpoints_of, finished_result, open_run_tokens
 from lm.train.load import Trained
 from lm.train.lock import only_writer
 from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
 from lm.train.start import Begun, begin
-from lm.train.step import State, prepare
+from lm.train.step import Program, State, prepare
 from lm.train.stops import stop_requests
+from lm.train.trackers import check as check_trackers
 from lm.train.validation import check_targets
 
-Evaluator = Callable[[Trained], Result]
+Evaluator = Callable[[Trained], Evaluation | None]
+"""What a trained model is asked at the end."""
+
+EvaluatorDuring = Callable[[Trained], Mapping[str, float | str]]
+"""What a model is asked at each validation, on every host: metrics by name."""
 
 
 def fit(
-    run: Run, directory: Path, *, evaluate: Evaluator | None = None, label: str = ""
+    run: Run,
+    directory: Path,
+    *,
+    evaluate: Evaluator | None = None,
+    evaluate_during: EvaluatorDuring | None = None,
+    label: str = "",
 ) -> Result:
     """Trains a run in `directory`, from its newest checkpoint if it has one.
 
     Returns (and writes to result.json) what the run cost and its last losses, together with
-    what `evaluate` finds. A finished run is not trained again. Raises UserError where the
-    settings are wrong, where the directory holds another run, is another process's, or was
-    removed, and where the loss is not finite, if `run.faults` says to stop; Stopped after
-    SIGINT or SIGTERM, with everything saved.
+    what `evaluate` finds. What `evaluate_during` finds at each validation is in the metrics,
+    with the seconds that it took; training is the same without it. A finished run is not
+    trained again. Raises UserError where the settings are wrong, where the directory holds
+    another run, is another process's, or was removed, and where the loss is not finite, if
+    `run.faults` says to stop; Stopped after SIGINT or SIGTERM, with everything saved.
     """
     begun = begin(validate(run))
     run = validate(begun.run)
     finished = hosts.told(lambda: finished_result(run, directory, asked=evaluate is not None))
     if finished is not None:
         return finished
+    check_trackers(run.trackers)
     memory.check(run, jax.devices())
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
@@ -85,71 +97,80 @@ def fit(
             return finished
         known = hosts.told(lambda: (directory / "config.json").exists())
         with stop_requests() as requests:
-            job = Job(run, directory, tokens, program, label, requests, check, known, begun)
+            ask = _of_parameters(evaluate_during, run, tokens, program)
+            job = Job(
+                run, directory, tokens, program, label, requests, check, known, begun, ask
+            )
             state, progress, stopped = train_on(job)
             if stopped or requests:
                 raise Stopped(
                     f"{label}: stopped and saved at step {state.step} of {steps(counted)}"
                 )
-        result = _result(run, counted, tokens, seen, state, progress, begun)
-        if evaluate is not None:
-            result |= evaluate(Trained(run, tokens, program, state.params))
-        result["evaluated"] = evaluate is not None
-        result = finite(result)
+        result = Result(
+            costs=_costs(counted, tokens, seen, progress),
+            training=_training(run, tokens, state, progress, begun),
+            evaluation=evaluate and evaluate(Trained(run, tokens, program, state.params)),
+        )
         if hosts.first():
             check()
-            write_whole(directory / "result.json", json.dumps(result, indent=2) + "\n")
+            write_whole(directory / "result.json", result.to_json() + "\n")
     return result
 
 
-def _result(
-    run: Run,
-    counted: Run,
-    tokens: Tokens,
-    seen: int,
-    state: State,
-    progress: Progress,
-    begun: Begun,
-) -> Result:
-    """What the run cost, on what it was trained, and its last losses.
+def _of_parameters(
+    evaluate: EvaluatorDuring | None, run: Run, tokens: Tokens, program: Program
+) -> Callable[[Any], Mapping[str, float | str]] | None:
+    """An evaluator as a function of the parameters alone."""
+    if evaluate is None:
+        return None
+    return lambda params: evaluate(Trained(run, tokens, program, params))
 
-    `counted` is the run with its budget in positions.
-    """
-    vocabulary = tokens.tokenizer.vocabulary
-    cost = ledger.cost(counted, vocabulary.size)
+
+def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:
+    """What a run with its budget in positions cost, having read so many different rows."""
     each = tokens.row_tokens(run.data)
-    parameters = ledger.parameters(run, vocabulary.size)
-    return {
-        "params_total": parameters.total,
-        "params_non_embedding": parameters.non_embedding,
-        "params_matmul": parameters.matmul,
-        "steps": cost.steps,
-        "tokens": round(cost.steps * run.data.batch * each),
-        "slots": cost.slots,
-        "predicted_targets": int(progress.predicted),
-        "flops": cost.flops,
-        "flops_6nd": cost.flops_6nd,
-        "flops_rematerialized": cost.flops_rematerialized,
-        "flops_forward": cost.flops_forward,
-        "unique_tokens": round(seen * each),
-        "unique_bytes": round(
+    size = tokens.tokenizer.vocabulary.size
+    cost, parameters = ledger.cost(run, size), ledger.parameters(run, size)
+    return Costs(
+        params_total=parameters.total,
+        params_non_embedding=parameters.non_embedding,
+        params_matmul=parameters.matmul,
+        steps=cost.steps,
+        tokens=round(cost.steps * run.data.batch * each),
+        predicted_targets=int(progress.predicted),
+        slots=cost.slots,
+        flops=cost.flops,
+        flops_6nd=cost.flops_6nd,
+        flops_rematerialized=cost.flops_rematerialized,
+        flops_forward=cost.flops_forward,
+        unique_tokens=round(seen * each),
+        unique_bytes=round(
             seen
             / n_rows(tokens.train, run.data.length, run.data.packing)
             * int(tokens.train.bytes.sum())
         ),
-        "device_seconds": progress.seconds * jax.device_count(),
-        "validation_loss": progress.validation,
-        **progress.validation_terms,
-        "seed": run.seed,
-        "corpus_digest": tokens.corpus_digest,
-        "tokenizer_digest": tokens.tokenizer_digest,
-        "batches_digest": chain_text(state.batches),
-        "skipped": progress.skipped,
-        "rolled_back": progress.rolled_back,
-        "left_out": progress.left_out,
-        "decided_by": decided_by(run),
-        **({} if begun.started is None else {"start": msgspec.to_builtins(begun.started)}),
-    }
+        device_seconds=progress.seconds * jax.device_count(),
+    )
+
+
+def _training(
+    run: Run, tokens: Tokens, state: State, progress: Progress, begun: Begun
+) -> Training:
+    """What training found, and what it was of."""
+    assert progress.validation is not None  # the last step is always validated
+    return Training(
+        validation_loss=progress.validation,
+        seed=run.seed,
+        corpus_digest=tokens.corpus_digest,
+        tokenizer_digest=tokens.tokenizer_digest,
+        batches_digest=chain_text(state.batches),
+        skipped=progress.skipped,
+        rolled_back=progress.rolled_back,
+        left_out=progress.left_out,
+        decided_by=decided_by(run),
+        start=begun.started,
+        validation_terms=progress.validation_terms,
+    )
 
 
 def rows_seen(run: Run, tokens: Tokens) -> int:

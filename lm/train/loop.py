@@ -8,10 +8,10 @@ to stop, or to save because it is time.
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
@@ -24,9 +24,11 @@ from lm.run import Run, evaluation_steps, steps
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, decided_by_all, describe_run, refuse_others
 from lm.train.faults import Losses, RollBack, all_finite, wrong
-from lm.train.progress import Bar, Metrics, Progress
+from lm.train.progress import Progress
 from lm.train.start import Begun, started_params
 from lm.train.step import Program, State
+from lm.train.trackers import Trackers
+from lm.train.trackers.base import Session
 from lm.train.validation import validation
 
 
@@ -52,6 +54,8 @@ class Job:
     """Whether the directory held this run before."""
     begun: Begun
     """What it starts from."""
+    evaluate: Callable[[Any], Mapping[str, float | str]] | None = None
+    """What the parameters are asked at each validation: metrics by name."""
 
 
 def train_on(job: Job) -> tuple[State, Progress, bool]:
@@ -121,17 +125,15 @@ def _train(
     run, tokens, start = job.run, job.tokens, int(state.step)
     flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
     a_token = flops / (run.data.batch * run.data.length)
-    with (
-        Metrics(job.directory, start, progress.recent) as metrics,
-        Bar(job.label, steps=steps(job.program.run), start=start, step_flops=a_token) as bar,
-    ):
+    session = Session(run, job.directory, job.label, start, steps(job.program.run), a_token)
+    with Trackers(session, progress.recent) as trackers:
         # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
         hosts.together(lambda: None)
         there = n_rows(tokens.validation, run.data.length, run.data.packing)
         if not start and there <= run.data.batch:
             # So little text may have no target by chance, which is better known at once.
             validation(run, tokens, job.program, state.params)
-        loop = _Loop(job, state, progress, checkpoints, metrics, bar)
+        loop = _Loop(job, state, progress, checkpoints, trackers)
         stopped = loop.train()
         return loop.state, progress, stopped
 
@@ -152,11 +154,10 @@ class _Loop:
         state: State,
         progress: Progress,
         checkpoints: Checkpoints,
-        metrics: Metrics,
-        bar: Bar,
+        trackers: Trackers,
     ) -> None:
         self._job, self._run, self._checkpoints = job, job.run, checkpoints
-        self._metrics, self._bar = metrics, bar
+        self._trackers = trackers
         self.state, self._progress = state, progress
         self._losses, self._faults_in_a_row = Losses(job.run.faults, progress.losses), 0
         self._pending: _Pending | None = None
@@ -208,10 +209,8 @@ class _Loop:
         self._judge(step, values)
         self._time(step, values["loss"], values)
         self._progress.predicted += values["predicted"]
-        # What is not finite is not JSON.
-        kept = {name: value for name, value in values.items() if math.isfinite(value)}
         left_out = {"left_out": ahead} if (ahead := self._progress.left_out) else {}
-        self._metrics.write(step, {**kept, **left_out, "batches": batches})
+        self._trackers.write(step, {**values, **left_out, "batches": batches})
 
     def _judge(self, step: int, values: dict[str, float]) -> None:
         """Whether a step was sound, had no target, or is a fault."""
@@ -242,7 +241,7 @@ class _Loop:
             positions, took = self._run.data.batch * self._run.data.length, now - self._tick
             values["tokens_per_second"] = positions / took
             self._progress.seconds += took
-            self._bar.update(step, loss, positions, took)
+            self._trackers.update(step, loss, positions, took)
         self._tick = now
 
     def _validate(self, step: int) -> None:
@@ -251,10 +250,18 @@ class _Loop:
         found = validation(self._run, job.tokens, job.program, self.state.params)
         if not math.isfinite(found["validation_loss"]):
             self._fail(step, f"validation_loss {found['validation_loss']}")
-        self._metrics.write(step, found)
+        self._trackers.write(step, {**found, **self._evaluate()})
         self._progress.validation = found.pop("validation_loss")
         self._progress.validation_terms = found
         self._tick = None
+
+    def _evaluate(self) -> dict[str, float | str]:
+        """What evaluators find, and the seconds that it took."""
+        if self._job.evaluate is None:
+            return {}
+        start = time.monotonic()
+        found = dict(self._job.evaluate(self.state.params))
+        return found | {"evaluation_seconds": time.monotonic() - start} if found else {}
 
     def _save(self, step: int) -> None:
         self._prove_sound(step)
@@ -268,7 +275,7 @@ class _Loop:
         if not hosts.fetch(all_finite(self.state.params)):
             self._fail(step, "parameters that are not finite")
         if self._run.checkpoints.directory:  # where metrics.jsonl may be lost before it
-            self._progress.recent = self._metrics.recent
+            self._progress.recent = self._trackers.recent
 
     def _fail(self, step: int, why: str) -> NoReturn:
         faults = self._run.faults

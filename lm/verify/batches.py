@@ -23,7 +23,7 @@ from lm.config import UserError, read_json
 from lm.data import open_tokens
 from lm.data.digest import chain_text, chained
 from lm.run import Run, read_run
-from lm.train.progress import missing, read_metrics, spans
+from lm.train.trackers.jsonl import missing, read_metrics, spans
 
 _chained = jax.jit(chained)
 

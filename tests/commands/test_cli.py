@@ -21,15 +21,16 @@ from lm.commands.score import ORDER_ROWS
 from lm.config import dump, override
 from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
 from lm.distributed.process import one_line_errors
-from lm.evaluate.bits import Score
 from lm.evaluate.scorers.fixed_order import FixedOrder
 from lm.evaluate.scorers.pseudo import Pseudo
 from lm.model import Transformer
 from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
+from lm.results import Result
 from lm.run import Run
-from lm.train import fit as fitting
 from lm.train.fit import fit
+from tests.makers import result
+from tests.makers import score as score_of
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -267,7 +268,7 @@ def test_train_takes_overrides_wherever_they_stand_and_does_not_train_twice(
     def read_again(data):
         raise AssertionError("a finished run reads no data")
 
-    monkeypatch.setattr(fitting, "open_run_tokens", read_again)
+    monkeypatch.setattr("lm.train.directory.open_tokens", read_again)
     assert said(capsys, *arguments) == first
     lines = dict(line.split() for line in said(capsys, *arguments[:-1]).splitlines())
     assert lines["steps"] == "8" and lines["batches_digest"] == result["batches_digest"]
@@ -277,9 +278,9 @@ def test_train_goes_where_the_study_looks_and_asks_what_it_asks(capsys, tmp_path
     """Fails if two cells or files share a directory, or a cell is trained without scores."""
     given: list[tuple[Run, Path, Any]] = []
 
-    def note(run: Run, directory: Path, *, evaluate: Any) -> dict[str, Any]:
+    def note(run: Run, directory: Path, *, evaluate: Any, evaluate_during: Any) -> Result:
         given.append((run, directory, evaluate and evaluate.keywords))
-        return {}
+        return result()
 
     monkeypatch.setattr("lm.train.fit.fit", note)
     cell, expected = next(iter(bert_vs_gpt.runs("laptop").items()))
@@ -375,18 +376,7 @@ def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
 
     def note(trained, scorer, effort):
         given.append((scorer, effort.orders, effort.share_rows, effort.mc_se))
-        return Score(
-            bits_per_byte=2.0,
-            layout_bits=0.5,
-            mc_se=0.0,
-            text_se=None,
-            scorer=scorer.name,
-            kind=scorer.kind,
-            tokens=1,
-            bytes=1,
-            document_nats=(1.0,),
-            document_bytes=(1,),
-        )
+        return score_of(layout_bits=0.5, text_se=None, kind=scorer.kind, block=scorer.block)
 
     monkeypatch.setattr("lm.evaluate.scoring.score_by", note)
     ask = ["score", str(masked), "--scorer", "left-to-right"]

@@ -4,8 +4,7 @@ import jax
 import pytest
 
 from lm.config import UserError
-from lm.cost import chips
-from lm.train import progress
+from lm.cost import chips, peak
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_a_devices_peak_is_its_chips_share(monkeypatch):
     assert len(kinds) == len(set(kinds))
     assert chips.peak_of("TPU v6 lite") == 918e12
     assert chips.peak_of("TPU v3") == 61.5e12 and chips.peak_of("TPU7x") == 1153.5e12
-    monkeypatch.setattr(progress, "matmul_peak", lambda: 7.0)
-    assert progress.device_peak() == 7.0
+    monkeypatch.setattr(peak, "matmul_peak", lambda: 7.0)
+    assert peak.device_peak() == 7.0
     monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"device_kind": "TPU v4"})])
-    assert progress.device_peak() == 275e12
+    assert peak.device_peak() == 275e12

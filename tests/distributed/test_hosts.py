@@ -31,8 +31,8 @@ from lm.run import Run
 from lm.study import runner
 from lm.train.checkpoint import Checkpoints, restore
 from lm.train.fit import fit
-from lm.train.progress import read_metrics
 from lm.train.step import Program, prepare
+from lm.train.trackers.jsonl import read_metrics
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

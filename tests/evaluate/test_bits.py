@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from lm.evaluate.bits import Score, Text, measure, paired, ratio_se, text_of
+from lm.evaluate.bits import Text, measure, paired, ratio_se, text_of
+from lm.results import Score
 
 
 def documents_of_one_row(documents, pieces, random):
@@ -89,8 +90,8 @@ def test_pairing_removes_what_the_arms_share():
     random = np.random.default_rng(0)
     nats, text = documents_of_one_row(80, 30, random)
     other = nats + random.normal(0.2, 0.1, size=nats.shape)
-    a = measure(other[None], text, scorer="chain rule", kind="exact")
-    b = measure(nats[None], text, scorer="chain rule", kind="exact")
+    a = measure(other[None], text, kind="exact")
+    b = measure(nats[None], text, kind="exact")
     difference = paired(a, b)
     assert difference.bits_per_byte == pytest.approx(a.bits_per_byte - b.bits_per_byte)
     assert difference.text_se < 0.1 * math.hypot(a.text_se, b.text_se)
@@ -101,7 +102,7 @@ def test_pairing_needs_the_same_text():
     """Fails when scores of different documents are subtracted."""
     random = np.random.default_rng(0)
     a, b = (
-        measure(nats[None], text, scorer="chain rule", kind="exact")
+        measure(nats[None], text, kind="exact")
         for nats, text in (documents_of_one_row(n, 5, random) for n in (8, 9))
     )
     with pytest.raises(ValueError, match="same text"):
@@ -111,10 +112,10 @@ def test_pairing_needs_the_same_text():
 def test_mask_error_is_known_only_with_replicates():
     """Fails when one replicate claims an error of 0, or an exact score has an unknown one."""
     nats, text = documents_of_one_row(5, 5, np.random.default_rng(0))
-    assert measure(nats[None], text, scorer="any-order bound", kind="bound").mc_se is None
-    assert measure(nats[None], text, scorer="chain rule", kind="exact").mc_se == 0
+    assert measure(nats[None], text, kind="bound").mc_se is None
+    assert measure(nats[None], text, kind="exact").mc_se == 0
     twice = np.stack([nats, nats])
-    assert measure(twice, text, scorer="any-order bound", kind="bound").mc_se == 0
+    assert measure(twice, text, kind="bound").mc_se == 0
 
 
 def test_nats_that_cannot_be_are_refused():
@@ -125,13 +126,13 @@ def test_nats_that_cannot_be_are_refused():
     nowhere = text._replace(documents_RL=np.where(text.documents_RL == 3, -1, 0))
     for bad, of in ((broken, text), (nats, nowhere)):
         with pytest.raises(ValueError, match="finite"):
-            measure(bad[None], of, scorer="chain rule", kind="exact")
+            measure(bad[None], of, kind="exact")
 
 
 def test_a_score_read_back_from_json_pairs_with_the_original():
     """Fails when the per-document sums do not survive."""
     nats, text = documents_of_one_row(5, 5, np.random.default_rng(0))
-    score = measure(nats[None], text, scorer="chain rule", kind="exact")
+    score = measure(nats[None], text, kind="exact")
     again = msgspec.json.decode(msgspec.json.encode(score), type=Score)
     assert again == score
     assert paired(again, score) == (0.0, 0.0, 0.0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -243,7 +244,7 @@ def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, name
     program = prepare(run, tokens.tokenizer.vocabulary, mesh.make(Mesh()))
     trained = Trained(run, tokens, program, program.init().params)
     found = evaluate(trained, Effort(rows=9, share_rows=3, orders=2, probe_tokens=60))
-    json.dumps(found, allow_nan=False)
+    json.dumps(msgspec.to_builtins(found), allow_nan=False)
     assert list(found["scores"]) == names
     assert (found["scorer"], found["kind"]) == (headline, "exact")
     assert found["bits_per_byte"] == found["scores"][headline]["bits_per_byte"]
@@ -296,7 +297,7 @@ def test_windows_of_another_text_are_told_apart(run, causal, masked):
 def test_errors_can_be_paired_by_document(causal, causal_found, masked_found):
     """Fails if the arms' documents differ, or nats by document do not add up to the score."""
     assert causal_found["document_bytes"] == masked_found["document_bytes"]
-    assert causal_found["document_bytes"] == causal.tokens.validation.bytes.tolist()
+    assert causal_found["document_bytes"] == tuple(causal.tokens.validation.bytes.tolist())
     for found in (causal_found, masked_found):
         bits = sum(found["document_nats"]) / math.log(2)
         assert found["bits_per_byte"] == pytest.approx(bits / sum(found["document_bytes"]))

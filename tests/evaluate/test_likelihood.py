@@ -309,7 +309,7 @@ def test_mask_error_is_calibrated(body, params, vocabulary):
             replicates=6,
             seed=seed,
         )
-        found = measure(nats, text, scorer="any-order bound", kind="bound")
+        found = measure(nats, text, kind="bound")
         z.append((found.bits_per_byte - truth / math.log(2) / content.sum()) / found.mc_se)
     assert 19 < np.square(z).sum() < 70  # chi-square with 40 degrees of freedom, 0.2% each side
     assert abs(np.mean(z)) < 3.5 / math.sqrt(40)

@@ -12,7 +12,7 @@ import scipy.stats
 from experiments import curriculum, mask_rate, mask_recipe, objectives
 from lm.cost import ledger
 from lm.data import vocabulary_size
-from lm.evaluate.evaluate import bits as scores
+from lm.evaluate import bits as scores
 from lm.objectives import Base
 from lm.run import Run, validate
 from lm.study.common import arm_of

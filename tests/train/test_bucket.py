@@ -23,7 +23,7 @@ from lm.run import Run, steps
 from lm.train import lock
 from lm.train.directory import checkpoints_of
 from lm.train.lock import only_writer
-from lm.train.progress import read_metrics
+from lm.train.trackers.jsonl import read_metrics
 
 
 class Bucket:

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from msgspec.structs import replace
 
 from lm.config import UserError, dump, override
 from lm.data import Bytes, Data, Text, Tokenizer, Tokens, open_tokens
@@ -22,6 +23,7 @@ from lm.distributed import mesh
 from lm.distributed.signals import Stopped
 from lm.model import Transformer
 from lm.optimizer import Adamw
+from lm.results import Evaluation, read_result
 from lm.run import Run, decided_by, differing, steps
 from lm.study.runner import results
 from lm.train.checkpoint import Checkpoints
@@ -30,8 +32,10 @@ from lm.train.fit import fit
 from lm.train.load import load
 from lm.train.lock import NAME, only_writer
 from lm.train.loop import Diverged
-from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
+from lm.train.trackers import Trackers
+from lm.train.trackers.jsonl import read_metrics
+from tests import makers
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,7 @@ def test_r1_a_result_says_itself_which_run_it_is_of(run, finished):
     with pytest.raises(UserError, match="holds another run: model, seed differ"):
         fit(other, finished)
     assert files_of(finished) == before
-    assert fit(run, finished) == result_of(finished)
+    assert fit(run, finished) == read_result(finished / "result.json")
     (finished / "config.json").write_text(dump(other))
     with pytest.raises(UserError, match="holds another run: model, seed differ"):
         fit(other, finished)
@@ -137,7 +141,7 @@ def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
     result = result_of(finished)
     del result["decided_by"]
     (finished / "result.json").write_text(json.dumps(result))
-    assert fit(run, finished) == result
+    assert fit(run, finished).training.decided_by is None
     (finished / "config.json").rename(tmp_path / "config.json")
     with pytest.raises(UserError, match=r"nothing says which settings its result.json is of"):
         fit(run, finished)
@@ -228,11 +232,11 @@ def test_r3_a_second_process_on_a_directory_is_refused(run, tmp_path):
     directory = tmp_path / "run"
     found = []
 
-    def evaluate(_) -> dict:
+    def evaluate(_) -> Evaluation:
         with pytest.raises(UserError) as info:
             fit(run, directory)
         found.append(str(info.value))
-        return {}
+        return makers.evaluation()
 
     fit(run, directory, evaluate=evaluate)
     assert found[0].startswith(f"{directory} is being trained in by process {os.getpid()} on ")
@@ -258,12 +262,15 @@ def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
     def slowly(data: Data, tokenizer: Tokenizer | None) -> Tokens:
         if not directory.exists():
             finished.rename(directory)
-            scored = result_of(directory) | {"evaluated": True}
-            (directory / "result.json").write_text(json.dumps(scored))
+            scored = replace(
+                read_result(directory / "result.json"), evaluation=makers.evaluation()
+            )
+            (directory / "result.json").write_text(scored.to_json())
         return open_tokens(data)
 
     monkeypatch.setattr("lm.train.directory.open_tokens", slowly)
-    assert fit(run, directory, evaluate=pytest.fail) == result_of(directory)
+    found = fit(run, directory, evaluate=pytest.fail)
+    assert found == read_result(directory / "result.json")
 
 
 HOLDER = """
@@ -359,15 +366,16 @@ def test_r4_parameters_that_are_not_finite_are_neither_saved_nor_used(run, tmp_p
 
 def test_r4_a_result_is_json_whatever_was_found(run, tmp_path):
     """Fails if what is no number is written as NaN, which is no JSON."""
-    found = {"text_se": math.nan, "scores": {"a": {"mc_se": math.inf}}, "bytes": [1, math.nan]}
-    result = fit(run, tmp_path / "run", evaluate=lambda _: found)
+    found = makers.evaluation(text_se=math.nan, scores={"a": makers.score(mc_se=math.inf)})
+    fit(run, tmp_path / "run", evaluate=lambda _: found)
 
     def no_json(name: str) -> None:
         raise AssertionError(name)
 
     text = (tmp_path / "run" / "result.json").read_text()
-    assert json.loads(text, parse_constant=no_json) == result
-    assert result["text_se"] is result["scores"]["a"]["mc_se"] is result["bytes"][1] is None
+    result = json.loads(text, parse_constant=no_json)
+    assert result["text_se"] is result["scores"]["a"]["mc_se"] is None
+    assert fit(run, tmp_path / "run")["text_se"] is None
 
 
 # R5: who made it
@@ -379,7 +387,7 @@ def interrupted(run: Run, directory: Path, records: int) -> None:
     class Interrupt(BaseException):
         pass
 
-    original, calls = Metrics.write, []
+    original, calls = Trackers.write, []
 
     def write(self, step, values):
         original(self, step, values)
@@ -388,7 +396,7 @@ def interrupted(run: Run, directory: Path, records: int) -> None:
             raise Interrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
-        patch.setattr(Metrics, "write", write)
+        patch.setattr(Trackers, "write", write)
         fit(run, directory)
 
 
@@ -452,7 +460,9 @@ def test_records_that_are_lost_are_said(run, finished, capsys):
     assert "the records of steps 3 to 4, 7 are lost" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"decided_by": 5}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{}", '{"decided_by": 5}', '{"flops": "many"}', '{"flop": 5}']
+)
 def test_oneline_a_result_that_is_none_is_no_result(run, tmp_path, content):
     """Fails if it is a traceback, or if nothing at all counts as finished."""
     (tmp_path / "config.json").write_text(dump(run))
@@ -467,14 +477,14 @@ def test_h13_a_signal_that_is_ignored_already_stays_so(run, tmp_path, monkeypatc
 
     The shell has such processes ignore SIGINT, and before its first step a run does.
     """
-    original = Metrics.write
+    original = Trackers.write
 
     def write(self, step, values):
         original(self, step, values)
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Metrics, "write", write)
+    monkeypatch.setattr(Trackers, "write", write)
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
@@ -519,8 +529,8 @@ def test_r1_a_result_without_scores_is_no_result_of_a_study(run, tmp_path, capsy
     assert results({"cell": run}, tmp_path.parent / "no")[0].result is None
     assert results({tmp_path.name: run}, tmp_path.parent)[0].result is None
     assert "trained and not scored" in capsys.readouterr().err
-    scored = fit(run, tmp_path, evaluate=lambda _: {"bits_per_byte": 2.0})
-    assert scored == trained | {"bits_per_byte": 2.0, "evaluated": True}
+    scored = fit(run, tmp_path, evaluate=lambda _: makers.evaluation())
+    assert scored == replace(trained, evaluation=makers.evaluation())
     assert results({tmp_path.name: run}, tmp_path.parent)[0].result == scored
     assert fit(run, tmp_path) == scored
 

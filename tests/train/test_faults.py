@@ -25,8 +25,8 @@ from lm.train.checkpoint import restore
 from lm.train.fit import fit
 from lm.train.load import load
 from lm.train.loop import Diverged
-from lm.train.progress import read_metrics
 from lm.train.step import prepare
+from lm.train.trackers.jsonl import read_metrics
 
 BELL = 4 + 7
 """The piece that stands once in the corpus: the batch that holds it goes wrong."""
@@ -232,9 +232,12 @@ def test_hang_a_disk_that_is_full_for_tensorboard_alone_ends_the_run(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from lm.train.progress import Metrics
+from lm.run import Run
+from lm.train.trackers import Trackers
+from lm.train.trackers.base import Session
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-with Metrics(Path({str(tmp_path)!r}), 0) as metrics:
+session = Session(Run(), Path({str(tmp_path)!r}), 'run', 0, 100_000, 0.0)
+with Trackers(session) as metrics:
     for step in range(1, 100_000):
         metrics.write(step, {{str(n): 1.0 for n in range(20)}})
 """

@@ -35,13 +35,15 @@ from lm.objectives import (
     Spans,
 )
 from lm.optimizer import Adamw
+from lm.results import read_result
 from lm.run import Run
 from lm.train import checkpoint
 from lm.train.checkpoint import Checkpoints
 from lm.train.fit import Stopped, fit
 from lm.train.load import load
-from lm.train.progress import Metrics, read_metrics
 from lm.train.step import prepare
+from lm.train.trackers import Trackers
+from lm.train.trackers.jsonl import read_metrics
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -329,7 +331,7 @@ def test_a_run_directory_describes_itself(run, finished):
     """Fails if a file is left out, or the settings do not read back."""
     directory, result = finished
     assert parse(Run, (directory / "config.json").read_text(), "config") == run
-    assert json.loads((directory / "result.json").read_text()) == result
+    assert read_result(directory / "result.json") == result
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["mesh"] == {"replica": 1, "fsdp": 8, "tensor": 1, "context": 1}
     assert environment["jax"] == jax.__version__
@@ -371,7 +373,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, t
     class Interrupt(BaseException):
         pass
 
-    original, calls = Metrics.write, []
+    original, calls = Trackers.write, []
 
     def write(self, step, values):
         original(self, step, values)
@@ -380,7 +382,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, t
             raise Interrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
-        patch.setattr(Metrics, "write", write)
+        patch.setattr(Trackers, "write", write)
         fit(interrupted, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     again = fit(interrupted, tmp_path / "run")

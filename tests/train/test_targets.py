@@ -16,7 +16,7 @@ from lm.model import Transformer
 from lm.objectives import Masked
 from lm.run import Run
 from lm.train.fit import fit
-from lm.train.progress import read_metrics
+from lm.train.trackers.jsonl import read_metrics
 
 HELD_OUT = 0.2
 

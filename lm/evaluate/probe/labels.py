@@ -6,10 +6,11 @@ import numpy as np
 
 from lm.data import Split
 from lm.evaluate.probe import python_roles
-from lm.evaluate.probe.probe import Probe, probe, sample
+from lm.evaluate.probe.probe import probe, sample
 from lm.evaluate.scoring import sees
 from lm.evaluate.truth import drawn_rows, known_source
 from lm.evaluate.windows import Windows, document_of, piece_bytes, place_of
+from lm.results import Probe
 from lm.train.load import Trained
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 import scipy.optimize
 
@@ -14,6 +13,7 @@ from lm.distributed.hosts import fetch
 from lm.evaluate.bits import ratio_se
 from lm.example import Example, Visible, positions_of
 from lm.model.base import Body
+from lm.results import Probe
 
 
 class Sample(NamedTuple):
@@ -23,25 +23,6 @@ class Sample(NamedTuple):
     labels_N: np.ndarray
     pieces_N: np.ndarray
     documents_N: np.ndarray
-
-
-class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """How well labels can be read off linearly, and what is reached without the model."""
-
-    accuracy: float
-    accuracy_se: float | None
-    """Bootstrap over the test documents; None with one."""
-    majority_accuracy: float
-    """Always the most frequent label."""
-    piece_accuracy: float
-    """For each piece its most frequent label in training: what lies above it is context."""
-    recall: dict[str, float]
-    """For each label in the test sample, the share of its tokens that were found."""
-    training_tokens: int
-    test_tokens: int
-    document_right: tuple[int, ...]
-    """Labels found in each test document, of `document_tokens`; they pair two probes."""
-    document_tokens: tuple[int, ...]
 
 
 def probe(

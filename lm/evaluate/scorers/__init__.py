@@ -1,4 +1,36 @@
-"""How well a model predicts text, in bits per byte, by every scorer that is valid for it.
+"""How well a model predicts text: a scorer is a frozen value that asks one question.
 
-Functions of (params, body, rows). A new scorer: one class in `likelihood.py`.
+A new scorer: one file, one line in `SCORERS`.
 """
+
+from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.scorers.base import Scorer
+from lm.evaluate.scorers.chain_rule import ChainRule
+from lm.evaluate.scorers.fixed_order import FixedOrder
+from lm.evaluate.scorers.pseudo import Pseudo
+from lm.evaluate.scorers.spans import BehindSentinel
+
+SCORERS: dict[str, Scorer] = {
+    "chain_rule": ChainRule(),
+    "spans": BehindSentinel(),
+    "any_order": AnyOrder(),
+    "pseudo": Pseudo(8),
+    "left_to_right": FixedOrder("left to right"),
+    "random_order": FixedOrder("random"),
+    "confident_first": FixedOrder("most confident first"),
+}
+"""By the name that results and command lines use; the first that is valid is the headline."""
+
+
+def described() -> str:
+    """The names, as command lines take them, and which are asked only where they are named.
+
+    >>> described()
+    'chain-rule, spans, any-order, pseudo; by name alone: left-to-right, random-order, \
+confident-first'
+    """
+    usual, slow = (
+        [n.replace("_", "-") for n, scorer in SCORERS.items() if scorer.only_by_name == only]
+        for only in (False, True)
+    )
+    return f"{', '.join(usual)}; by name alone: {', '.join(slow)}"

@@ -1,14 +1,15 @@
 """The any-order bound: an upper bound on the code length."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
-from lm.evaluate.bits import Kind
+from lm.evaluate.effort import Effort
 from lm.evaluate.scorers.masked import Hiding
-from lm.objectives.base import Blank
+from lm.objectives.base import Base, Blank
+from lm.results import Kind
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class AnyOrder(Hiding):
     answer: Blank = "hidden"
     name: ClassVar[str] = "any-order bound"
     kind: ClassVar[Kind] = "bound"
+
+    def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
+        fitted = super().fitted(objective, length=length, effort=effort)
+        return replace(fitted, samples=effort.samples)
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """In sample k of K, m = ceil(n (k + u) / K).

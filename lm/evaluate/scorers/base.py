@@ -8,23 +8,27 @@ that bits per byte, by document or by window, are sums over one array.
 import math
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.distributed.hosts import fetch
-from lm.evaluate.bits import Kind
+from lm.evaluate.effort import Effort
 from lm.evaluate.layout import Told
 from lm.example import Example, Vocabulary
 from lm.loss import token_nats
 from lm.model.base import Body
-from lm.objectives.base import Answer, Blank
+from lm.objectives.base import Answer, Base, Blank
+from lm.results import Kind
 
 
 class Scorer(Protocol):
-    """Hashable; each sample attributes nats to a row's tokens, their mean is the estimate."""
+    """All that a scorer owes; `Usual` has what most of them share.
+
+    Hashable; each sample attributes nats to a row's tokens, their mean is the estimate.
+    """
 
     @property
     def name(self) -> str: ...
@@ -42,6 +46,24 @@ class Scorer(Protocol):
 
     @property
     def samples(self) -> int: ...
+    @property
+    def block(self) -> int | None:
+        """Tokens that a decoding order uncovers at once; None for other scorers."""
+        ...
+
+    @property
+    def only_by_name(self) -> bool:
+        """Whether it takes so many passes that it is asked only where it is named."""
+        ...
+
+    def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
+        """The scorer as a model of this objective and row length is asked, with this effort."""
+        ...
+
+    def rows(self, effort: Effort) -> int | None:
+        """How many windows it scores; None: all."""
+        ...
+
     def nats(
         self,
         body: Body,
@@ -60,9 +82,32 @@ class Scorer(Protocol):
         ...
 
 
+class Usual:
+    """A scorer that is the same for all models and takes a pass or a few a window."""
+
+    only_by_name: ClassVar[bool] = False
+
+    @property
+    def block(self) -> int | None:
+        return None
+
+    def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
+        return self
+
+    def rows(self, effort: Effort) -> int | None:
+        return effort.rows
+
+
+def blank_of(answers: frozenset[Answer]) -> Blank | None:
+    """Where a model says what is hidden, if it was taught that; at the place, if at both."""
+    blanks: tuple[Blank, ...] = ("hidden", "hidden before")
+    return next((blank for blank in blanks if blank in answers), None)
+
+
 def refuses(scorer: Scorer, answers: Collection[Answer]) -> str | None:
     """Why a scorer is not valid for a model that was taught `answers`; None if it is.
 
+    >>> from lm.evaluate.scorers.chain_rule import ChainRule
     >>> refuses(ChainRule(), {"hidden"})
     'the chain rule needs a model that was taught which piece is next'
     >>> refuses(ChainRule(), {"hidden", "next"})
@@ -123,7 +168,7 @@ def score(
     return np.concatenate(nats, axis=2)
 
 
-class Asking:
+class Asking(Usual):
     """A scorer of which each sample is one example: what the model says, weighted."""
 
     def ask(

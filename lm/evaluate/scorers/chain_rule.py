@@ -6,11 +6,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.evaluate.bits import Kind
 from lm.evaluate.layout import Told
 from lm.evaluate.scorers.base import Asking, shift_left
 from lm.example import Causal, Example, Vocabulary, content_of, positions_of
 from lm.objectives import Answer
+from lm.results import Kind
 
 
 @dataclass(frozen=True)

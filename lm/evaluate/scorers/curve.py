@@ -6,10 +6,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.evaluate.bits import Kind
 from lm.evaluate.scorers.base import mask_count
 from lm.evaluate.scorers.masked import Hiding
 from lm.objectives.base import Blank
+from lm.results import Kind
 
 
 @dataclass(frozen=True, init=False)

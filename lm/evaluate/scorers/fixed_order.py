@@ -1,26 +1,30 @@
 """The exact likelihood of a masked model in a given decoding order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 
-from lm.evaluate.bits import Kind
+from lm.evaluate.effort import Effort
 from lm.evaluate.layout import Told
-from lm.evaluate.scorers.base import answer_positions, at_positions
+from lm.evaluate.scorers.base import Usual, answer_positions, at_positions, blank_of
 from lm.example import Example, Full, Vocabulary, content_of, positions_of
 from lm.loss import token_and_least_nats, token_nats
 from lm.model.base import Body
-from lm.objectives.base import Blank
+from lm.objectives.base import Base, Blank
+from lm.results import Kind
 
 Order = Literal["left to right", "random", "most confident first"]
 
+PASSES = 32
+"""Passes that a decoding order takes for a row, where its block is not given."""
+
 
 @dataclass(frozen=True)
-class FixedOrder:
+class FixedOrder(Usual):
     """-log p of a row that is written in one order, some pieces at a time: exact.
 
     At first all content is hidden. In each turn the model says what the next `block` pieces of
@@ -42,6 +46,14 @@ class FixedOrder:
     kind: ClassVar[Kind] = "exact"
     told: ClassVar[Told] = "ends of documents"
     samples: ClassVar[int] = 1
+    only_by_name: ClassVar[bool] = True
+
+    def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
+        block = effort.block or -(-(length - 1) // PASSES)
+        return replace(self, block=block, answer=blank_of(objective.answers) or "hidden")
+
+    def rows(self, effort: Effort) -> int | None:
+        return effort.orders
 
     @property
     def name(self) -> str:

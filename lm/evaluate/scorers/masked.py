@@ -1,15 +1,16 @@
 """What scorers share that mask tokens and ask for them."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
+from lm.evaluate.effort import Effort
 from lm.evaluate.layout import Told
-from lm.evaluate.scorers.base import Asking, answer_positions, at_positions
+from lm.evaluate.scorers.base import Asking, answer_positions, at_positions, blank_of
 from lm.example import Example, Full, Vocabulary, content_of, positions_of
-from lm.objectives.base import Blank
+from lm.objectives.base import Base, Blank
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Hiding(Asking):
     samples: int
     answer: Blank
     told: ClassVar[Told] = "ends of documents"
+
+    def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
+        return replace(self, answer=blank_of(objective.answers) or "hidden")
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """The m of each sample, int32[K, B], given n and a number from [0, 1) for each row."""
@@ -43,6 +47,7 @@ class Hiding(Asking):
     ) -> tuple[Example, jax.Array]:
         """Shows the mask piece at the set's positions and asks for what stood there.
 
+        >>> from lm.evaluate.scorers.curve import SharesHidden
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
         ... )

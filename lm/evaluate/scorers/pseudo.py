@@ -6,9 +6,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.evaluate.bits import Kind
+from lm.evaluate.effort import Effort
 from lm.evaluate.scorers.masked import Hiding
 from lm.objectives.base import Blank
+from lm.results import Kind
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Pseudo(Hiding):
     answer: Blank = "hidden"
     name: ClassVar[str] = "pseudo-likelihood"
     kind: ClassVar[Kind] = "no likelihood"
+
+    def rows(self, effort: Effort) -> int | None:
+        return effort.share_rows
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         return jnp.ones((self.samples, len(content_B)), jnp.int32)

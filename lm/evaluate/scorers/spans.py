@@ -1,16 +1,18 @@
 """The chain rule behind a sentinel, for models that were trained on spans: exact."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import jax
 
-from lm.evaluate.bits import Kind
+from lm.evaluate.effort import Effort
 from lm.evaluate.layout import Told
 from lm.evaluate.scorers.base import Asking
 from lm.example import Example, Vocabulary, content_of
 from lm.objectives import Answer
-from lm.objectives.spans import lay_out
+from lm.objectives.base import Base
+from lm.objectives.spans import Spans, lay_out
+from lm.results import Kind
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class BehindSentinel(Asking):
     told: ClassVar[Told] = "number of documents"
     samples: ClassVar[int] = 1
 
+    def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
+        last = objective.last
+        return replace(self, stack=last.stack) if isinstance(last, Spans) else self
+
     def ask(
         self,
         tokens_BL: jax.Array,
@@ -40,6 +46,7 @@ class BehindSentinel(Asking):
     ) -> tuple[Example, jax.Array]:
         """Shows a begin piece and a sentinel for each document, and asks for all the rest.
 
+        >>> import jax.numpy as jnp
         >>> vocabulary = Vocabulary(
         ...     size=12, pad=0, mask=1, begin=2, end=3, ordinary=6, begins_word=(True,) * 12,
         ...     sentinels=(4, 5),

@@ -6,29 +6,11 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from lm.results import leading
+
 Row = Mapping[str, Any]
 
-
-LEADING = (
-    "cell",
-    "objective",
-    "params_total",
-    "params_non_embedding",
-    "tokens",
-    "predicted_targets",
-    "flops",
-    "device_seconds",
-    "bits_per_byte",
-    "layout_bits",
-    "mc_se",
-    "text_se",
-    "scorer",
-    "probe_accuracy",
-    "validation_loss",
-    "seed",
-    "corpus_digest",
-    "batches_digest",
-)
+LEADING = ("cell", "objective", *leading())
 """The first columns of results.csv, in every study; what else a cell has follows by name."""
 
 

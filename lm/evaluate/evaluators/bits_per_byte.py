@@ -1,0 +1,21 @@
+"""Bits per byte of a few held-out windows: the unit in which all models compare."""
+
+from dataclasses import dataclass
+
+from lm.evaluate.effort import Effort
+from lm.evaluate.scoring import score_by, valid
+from lm.train.load import Trained
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """By the model's first valid scorer, on `Run.evaluation_windows` windows, evenly spaced."""
+
+    def __call__(self, trained: Trained) -> dict[str, float | str]:
+        windows = trained.run.evaluation_windows
+        effort = Effort(rows=windows, replicates=1)
+        name, scorer = next(iter(valid(trained.run, effort).items()), ("", None))
+        if not windows or scorer is None:
+            return {}
+        score = score_by(trained, scorer, effort)
+        return {"bits_per_byte": score.bits_per_byte, "scorer": name}

@@ -1,0 +1,36 @@
+"""What came of a run, typed: its costs, its training, its evaluation; result.json both ways."""
+
+from lm.results.columns import columns, compared, leading
+from lm.results.record import ColumnInfo, Record
+from lm.results.result import (
+    Costs,
+    Evaluation,
+    Guess,
+    Kind,
+    Passage,
+    Probe,
+    Result,
+    Score,
+    Training,
+    Truth,
+    read_result,
+)
+
+__all__ = [
+    "ColumnInfo",
+    "Costs",
+    "Evaluation",
+    "Guess",
+    "Kind",
+    "Passage",
+    "Probe",
+    "Record",
+    "Result",
+    "Score",
+    "Training",
+    "Truth",
+    "columns",
+    "compared",
+    "leading",
+    "read_result",
+]

@@ -1,0 +1,87 @@
+"""Evaluators that are asked while a model is trained."""
+
+import jax
+import numpy as np
+import pytest
+
+from lm.config import override
+from lm.data import Bytes, Data, Text
+from lm.evaluate.effort import Effort
+from lm.evaluate.evaluators import EVALUATORS, evaluate_during
+from lm.evaluate.scoring import score_by, valid
+from lm.model import Transformer
+from lm.run import Run
+from lm.train.fit import fit
+from lm.train.load import load
+from lm.train.trackers.jsonl import read_metrics
+
+NAMES = {"causal": "chain_rule", "masked": "any_order"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("text")
+    lines = np.random.default_rng(0).choice(["alpha ", "beta ", "gamma\n"], size=4000)
+    text = "\n\n".join("".join(lines[at : at + 40]) for at in range(0, 4000, 40))
+    (folder / "a.txt").write_text(text)
+    return Run(
+        data=Data(
+            corpus=Text(paths=(f"{folder}/*.txt",), documents="paragraph"),
+            tokenizer=Bytes(), length=32, batch=8, validation=0.2,
+        ),
+        model=Transformer(depth=1, width=16, heads=1),
+        tokens=8 * 8 * 32,
+        evaluations=2,
+        evaluation_rows=8,
+    )  # fmt: skip
+
+
+def records_of(directory) -> list[dict]:
+    """Metrics, without what the clock decides."""
+    clocks = ("tokens_per_second", "evaluation_seconds")
+    records = read_metrics(directory)
+    return [{n: v for n, v in record.items() if n not in clocks} for record in records]
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_bits_per_byte_is_a_curve_beside_the_loss(run, tmp_path, objective):
+    """Fails if the curve is not the first valid scorer's on the last parameters and the windows
+    that were asked for, if its cost is not said, or if being asked changes training."""
+    run = override(run, [f"objective.type={objective}", "evaluation_windows=5"])
+    fit(run, tmp_path / "asked", evaluate_during=evaluate_during)
+    plain = override(run, ["evaluation_windows=0"])
+    fit(plain, tmp_path / "plain", evaluate_during=evaluate_during)
+    asked, quiet = (records_of(tmp_path / name) for name in ("asked", "plain"))
+    curve = {r["step"]: r.pop("bits_per_byte") for r in asked if "bits_per_byte" in r}
+    scorers = [r.pop("scorer") for r in asked if "scorer" in r]
+    assert list(curve) == [4, 8] and scorers == [NAMES[objective]] * 2
+    assert asked == quiet
+    costs = [r for r in read_metrics(tmp_path / "asked") if "evaluation_seconds" in r]
+    assert [r["step"] for r in costs] == [4, 8]
+    trained = load(tmp_path / "asked")
+    np.testing.assert_array_equal(
+        *(jax.tree.leaves(load(tmp_path / name).params)[0] for name in ("asked", "plain"))
+    )
+    effort = Effort(rows=5, replicates=1)
+    scorer = next(iter(valid(run, effort).values()))
+    score = score_by(trained, scorer, effort)
+    assert curve[8] == pytest.approx(score.bits_per_byte, rel=1e-5)
+    assert curve[8] < curve[4]
+    events = next((tmp_path / "asked" / "tensorboard").iterdir()).read_bytes()
+    assert b"bits_per_byte" in events
+
+
+def test_a_model_that_no_scorer_is_valid_for_is_asked_nothing(run, tmp_path, monkeypatch):
+    """Fails if it ends the run."""
+    monkeypatch.setattr("lm.evaluate.evaluators.bits_per_byte.valid", lambda *_: {})
+    fit(override(run, ["evaluation_windows=5"]), tmp_path, evaluate_during=evaluate_during)
+    assert not any("evaluation_seconds" in record for record in read_metrics(tmp_path))
+
+
+def test_all_evaluators_are_asked(run, tmp_path, monkeypatch):
+    """Fails if a new evaluator in the list is not asked, or its numbers do not get there."""
+    monkeypatch.setattr(
+        "lm.evaluate.evaluators.EVALUATORS", (*EVALUATORS, lambda trained: {"width": 16.0})
+    )
+    fit(run, tmp_path, evaluate_during=evaluate_during)
+    assert [r["width"] for r in read_metrics(tmp_path) if "width" in r] == [16.0, 16.0]
