@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import grain
 import numpy as np
 
 from lm.config import UserError
@@ -61,6 +60,8 @@ class Batches:
         self, start: int, stop: int, part: slice | np.ndarray = slice(None)
     ) -> Iterator[Batch]:
         """The same for steps `start .. stop - 1`, read ahead in background threads."""
+        import grain  # two seconds, for which no command that reads no batch should wait
+
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
         steps = grain.MapDataset.range(start, stop).map(lambda step: self(int(step), part))
         return iter(steps.to_iter_dataset(options))
@@ -205,6 +206,8 @@ def shuffled(index: int, n: int, *, seed: int, epoch: int) -> int:
     seed32 = int.from_bytes(head, "little")
     if n <= _SMALL:
         return int(_small_permutation(n, seed32)[index])
+    import grain
+
     return int(grain.experimental.index_shuffle(index, max_index=n - 1, seed=seed32, rounds=4))
 
 

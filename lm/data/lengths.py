@@ -10,7 +10,6 @@ from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 from msgspec import Meta
-from scipy.special import log_ndtr
 
 from lm.config import Config
 
@@ -100,6 +99,8 @@ class LengthModel(Config, frozen=True):
 
     def _curve(self, longest: int) -> tuple[np.ndarray, np.ndarray]:
         """(log q(n), log q(more than n)): the normal distribution between half integers."""
+        from scipy.special import log_ndtr  # half a second, of which reading a run has no need
+
         edges_N = (np.log(np.arange(longest + 1) + 0.5) - self.log_mean) / self.log_sd
         edges_N[0] = -np.inf  # what would be shorter counts as 1
         below_N, above_N = log_ndtr(edges_N), log_ndtr(-edges_N)
