@@ -34,7 +34,8 @@ def add_arguments(parser: Parser) -> None:
 def main(given: argparse.Namespace) -> None:
     """Prints the text with what the model adds."""
     from lm.evaluate.scorers.base import blank_of
-    from lm.generate import fill, generate
+    from lm.generate import fill
+    from lm.generate.text import generate_text
     from lm.train.load import load_model, settings_of
 
     _check(given)
@@ -57,18 +58,15 @@ def main(given: argparse.Namespace) -> None:
     trained = load_model(given.model)
     tokenizer, length = trained.tokenizer, trained.run.data.length
     if blank is None or not filling:
-        (added,) = generate(
-            trained.program.body,
-            trained.params,
-            [tokenizer.encode(given.text).tolist()],
+        added = generate_text(
+            trained,
+            given.text,
             count=given.count,
             temperature=1.0 if given.temperature is None else given.temperature,
             top_k=given.top_k,
             seed=given.seed,
-            vocabulary=tokenizer.vocabulary,
-            length=length,
         )
-        _print([(False, given.text), (True, tokenizer.decode(added))])
+        _print([(False, given.text), (True, added)])
         return
     parts = [tokenizer.encode(part).tolist() for part in given.text.split(mark)]
     tokens = parts[0]

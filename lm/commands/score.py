@@ -14,6 +14,7 @@ from lm.output.console import add_json, print_json, print_table, table
 if TYPE_CHECKING:
     from lm.evaluate.scorers.base import Scorer
     from lm.evaluate.scoring import Effort
+    from lm.train.load import Trained
 
 ORDER_ROWS = 16
 """Windows scored by an order of writing, of which each takes many passes, without --rows."""
@@ -27,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
         "Scores a run by every scorer that is valid for it, or several in a table. Orders of"
         " writing take many passes, and are asked for by name."
     )
-    parser.add_argument("directories", metavar="RUN_DIR", type=Path, nargs="+")
+    parser.add_argument("directories", metavar="MODEL", type=Path, nargs="+")
     parser.add_argument(
         "--scorer",
         metavar="NAME",
@@ -37,6 +38,14 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--block", type=int, metavar="N", help="tokens that such an order uncovers at once (1)"
+    )
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="these files in place of the held-out text, each one document, by any model",
     )
     parser.add_argument("--rows", type=int, metavar="N", help="score this many windows only")
     parser.add_argument(
@@ -52,7 +61,6 @@ def main(given: argparse.Namespace) -> None:
     """Scores, and prints one run's scores with their errors, or a table of several runs."""
     from lm.evaluate.evaluate import evaluate
     from lm.evaluate.scoring import score_by
-    from lm.train.load import load
 
     names = [name.replace("-", "_") for name in given.scorer]
     effort = _effort(given, names)
@@ -60,18 +68,18 @@ def main(given: argparse.Namespace) -> None:
     chosen = _chosen(given.directories, names, effort)
     prepare_machine()
     if given.paired:
-        found = _paired(chosen, effort)
+        found = _paired(chosen, effort, given.text)
         print_json(found) if given.json else _print_paired(found)
         return
-    if not names and len(given.directories) == 1:
-        everything = evaluate(load(given.directories[0]), effort)
+    if not names and len(given.directories) == 1 and not given.text:
+        everything = evaluate(_load(given.directories[0], []), effort)
         if everything is None:
             raise UserError(f"{given.directories[0]}: it predicts no tokens, and has no score")
         print_json(everything) if given.json else _print_found(everything)
         return
     scores = {}
     for directory, by_name in chosen.items():
-        trained = load(directory)
+        trained = _load(directory, given.text)
         scores[str(directory)] = {
             name: score_by(trained, scorer, effort).brief() for name, scorer in by_name.items()
         }
@@ -86,6 +94,19 @@ def main(given: argparse.Namespace) -> None:
             for name, score in of.items():
                 made.add_row(*_cells(run, name, score), *_errors(score))
         print_table(made)
+
+
+def _load(path: Path, text: list[Path]) -> "Trained":
+    """A model with the text that it is scored on: the files given, or its own held-out text."""
+    from lm.artifact import is_artifact
+    from lm.evaluate.given_text import with_text
+    from lm.train.load import load, load_model
+
+    if text:
+        return with_text(load_model(path), text)
+    if is_artifact(path):
+        raise UserError(f"{path}: an artifact has no text of its own; name files with --text")
+    return load(path)
 
 
 def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
@@ -118,12 +139,12 @@ def _chosen(
     """
     from lm.evaluate.scorers.base import refuses
     from lm.evaluate.scoring import scorers, valid
-    from lm.run import read_run
+    from lm.train.load import settings_of
 
     found: dict[Path, dict[str, Scorer]] = {}
     used: set[str] = set()
     for directory in directories:
-        run = read_run(directory)
+        run = settings_of(directory)
         there, answers = scorers(run, effort), run.objective.answers
         if unknown := [name for name in names if name not in there]:
             legal = ", ".join(map(_dashed, there))
@@ -146,15 +167,14 @@ def _chosen(
 
 
 def _paired(
-    chosen: Mapping[Path, Mapping[str, "Scorer"]], effort: "Effort"
+    chosen: Mapping[Path, Mapping[str, "Scorer"]], effort: "Effort", text: list[Path]
 ) -> dict[str, dict[str, Any]]:
     """Each run's first scorer, and how far it lies above the first run's, by document."""
     from lm.evaluate.bits import paired
     from lm.evaluate.scoring import score_by, windows_for
-    from lm.train.load import load
 
     asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
-    models = {directory: load(directory) for directory in asked}
+    models = {directory: _load(directory, text) for directory in asked}
     first, *others = asked
     windows = {d: windows_for(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
     for directory in others:

@@ -19,7 +19,8 @@ class Windows:
     """Non-overlapping windows of a split, and what each of their tokens stands for."""
 
     split: Split
-    lengths: LengthModel
+    lengths: LengthModel | None
+    """Of the documents that the model was trained on; None: they are not known."""
     tokens_RL: np.ndarray
     segments_RL: np.ndarray
     index_R: np.ndarray
@@ -60,8 +61,15 @@ class Windows:
             part = slice(start, start + self.batch)
             yield self.tokens_RL[part], self.segments_RL[part]
 
-    def layout(self, told: Told) -> np.ndarray:
-        """Nats of what a model is told of where documents end, float64[R, L]."""
+    def layout(self, told: Told) -> np.ndarray | None:
+        """Nats of what a model is told of where documents end, float64[R, L].
+
+        None: it is told something for which no length model pays.
+        """
+        if told == "nothing":
+            return np.zeros(self.tokens_RL.shape)
+        if self.lengths is None:
+            return None
         return layout_nats(
             told,
             self.lengths,

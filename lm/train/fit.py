@@ -47,7 +47,7 @@ EvaluatorDuring = Callable[[Trained], Mapping[str, float | str]]
 """What a model is asked at each validation, on every host: metrics by name."""
 
 
-def fit(
+def train_run(
     run: Run,
     directory: Path,
     *,
@@ -178,3 +178,6 @@ def rows_seen(run: Run, tokens: Tokens) -> int:
     data = run.data
     there = unique_rows(tokens.train, data.length, data.unique, data.packing)
     return min(steps(run) * run.data.batch, there)
+
+
+fit = train_run

@@ -18,6 +18,7 @@ from lm.artifact import (
     is_artifact,
     load_artifact,
     load_card,
+    save_artifact,
 )
 from lm.config import UserError
 from lm.cost import ledger
@@ -106,6 +107,11 @@ def load_model(path: Path | str) -> LoadedModel:
         return _of_artifact(load_artifact(path), path)
     run = validate(read_run(path))
     return _of_run(run, path, tokenizer_of(run, path))
+
+
+def save_model(model: LoadedModel, folder: Path | str) -> None:
+    """Writes a model as an artifact; raises UserError where the folder holds something."""
+    save_artifact(model.artifact, Path(folder))
 
 
 def settings_of(path: Path) -> Run:
