@@ -1,6 +1,5 @@
 """`lm COMMAND ...`: which module a command is, and what it is for."""
 
-import argparse
 import importlib
 import sys
 
@@ -10,15 +9,15 @@ from lm.distributed.process import Parser, one_line_errors
 COMMANDS = {
     "train": "train a run: RUN.json, or STUDY[/SCALE]:CELL",
     "score": "score trained runs in bits per byte",
-    "generate": 'continue a text, or fill its blanks: lm generate RUN_DIR "x = ___(y)"',
-    "export": "write the model of a run to a folder of its own: an artifact",
-    "prove": "prove that no prediction of a run depends on what it must not see",
+    "generate": "continue a text, or fill its blanks",
+    "export": "write a model to a folder of its own: an artifact",
+    "prove": "prove that no prediction depends on what it must not see",
     "audit": "prove that two runs saw the same rows in the same order",
     "tokens": "show the tokens of a text, with ids and bytes a token",
     "fit": "fit a scaling law to a table of runs",
     "compare": "how many times the compute one arm needs for another's loss",
     "budget": "plan runs for a budget of FLOPs: sizes, tokens, steps, hours",
-    "plan": "what runs need and how long they take on a slice that you do not have",
+    "plan": "what runs need, and how long they take, on any slice",
 }
 """Commands with their one line of help; each is the module of its name in lm/commands, which
 has `add_arguments(parser)` and `main(given)`, and is imported only where it is given."""
@@ -31,14 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = sys.argv[1:]
     parser = Parser(prog="lm", description="Encoders and decoders on the same bytes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    given_name = next((text for text in arguments if not text.startswith("-")), None)
     for name, purpose in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=purpose,
-            description=purpose[0].upper() + purpose[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if arguments[:1] == [name]:
+        command = commands.add_parser(name, help=purpose)
+        if name == given_name:
             module = importlib.import_module(f"lm.commands.{name}")
             module.add_arguments(command)
     given, rest = parser.parse_known_args(arguments)

@@ -12,6 +12,9 @@ from lm.output.console import console
 
 def add_arguments(parser: Parser) -> None:
     """The command line."""
+    parser.description = (
+        'Continues a text, or fills its blanks: lm generate MODEL "x = ___(y)".'
+    )
     parser.add_argument(
         "model", metavar="MODEL", type=Path, help="a run directory or an artifact"
     )

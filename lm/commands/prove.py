@@ -10,6 +10,7 @@ from lm.output.console import console
 
 def add_arguments(parser: Parser) -> None:
     """The command line."""
+    parser.description = "Proves that no prediction of a run depends on what it must not see."
     parser.add_argument("run", help=f"{RUN}; of it, the objective and the kind of model")
     parser.add_argument("overrides", nargs="*", metavar=OVERRIDES)
 

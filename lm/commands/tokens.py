@@ -12,6 +12,7 @@ from lm.output.console import console
 
 def add_arguments(parser: Parser) -> None:
     """The command line."""
+    parser.description = "Shows the tokens of a text, with their ids and bytes a token."
     parser.add_argument("text")
     parser.add_argument(
         "--model",

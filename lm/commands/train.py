@@ -15,6 +15,7 @@ from lm.output.numbers import number
 def add_arguments(parser: Parser) -> None:
     """The command line; `--help` lists every field of a run."""
     parser.description = "Trains a run, from its newest checkpoint if it has one."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.more = _fields
     parser.add_argument("run", help=RUN)
     parser.add_argument("--dir", metavar="DIR", help="run directory (default: runs/NAME)")

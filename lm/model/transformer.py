@@ -27,7 +27,7 @@ from lm.model.attention import (
     refusal,
 )
 from lm.model.base import Base, Body, Execution, Output, Remat
-from lm.model.heads import Outputs, pooled
+from lm.model.heads import head_outputs
 from lm.model.layers import Mlp, Norm, Turn, feed_forward, rotate, turn
 from lm.numerics import Einsum, Precision
 
@@ -285,21 +285,43 @@ class TransformerModule(Body):
     def __call__(
         self, example: Example, past: Past | None = None
     ) -> Output | tuple[Output, Past]:
-        config = self.config
-        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        shape = self.vocabulary_size, config.width
-        # Tables are gathered whole in width before use: a lookup in a table that is split by
-        # columns would be laid out anew, row by row.
-        whole: Any = partial(constrain, mesh=self.mesh, axes=("vocab", "act_embed"))
-        embedding_VD = whole(self.param("embedding", table, shape))
-        unembedding_VD = embedding_VD
-        if config.embedding == "untied":
-            unembedding_VD = whole(self.param("unembedding", table, shape))
-
+        embedding_VD, unembedding_VD = self._tables()
         x_BLD = constrain(
             embedding_VD[example.inputs], self.mesh, ("batch", "length", "act_embed")
         )
         x_BLD = self._dropout(x_BLD)
+        backend, blocks, sight, segments_BM = self._see(example, past)
+        layers = self._stack(backend, blocks)
+        x_BLD, kept = layers(x_BLD, sight, None if past is None else past.kept)
+        slots = "length"
+        if example.predict is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
+            slots = "slots"
+        hidden_BPD = Norm(self.config.norm, name="norm")(x_BLD)
+        if example.head is not None:
+            return Output(*head_outputs(hidden_BPD, example))
+        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", slots, "act_embed"))
+        output = Output(hidden_BPD, unembedding_VD)
+        if past is None or kept is None:
+            return output
+        return output, Past(kept, segments_BM, past.read + example.inputs.shape[1])
+
+    def _tables(self) -> tuple[jax.Array, jax.Array]:
+        """The tables of inputs and of outputs, [V, D]: one, if they are tied."""
+        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        shape = self.vocabulary_size, self.config.width
+        # Tables are gathered whole in width before use: a lookup in a table that is split by
+        # columns would be laid out anew, row by row.
+        whole: Any = partial(constrain, mesh=self.mesh, axes=("vocab", "act_embed"))
+        embedding_VD = whole(self.param("embedding", table, shape))
+        if self.config.embedding == "tied":
+            return embedding_VD, embedding_VD
+        return embedding_VD, whole(self.param("unembedding", table, shape))
+
+    def _see(
+        self, example: Example, past: Past | None
+    ) -> tuple[Backend, tuple[Reach, ...], Sight, jax.Array]:
+        """What computes attention, what it sees, and the segments of all keys, [B, M]."""
         length = example.inputs.shape[1]
         backend: Backend = "xla"  # which goes on from a past, too
         if past is None:
@@ -322,38 +344,26 @@ class TransformerModule(Body):
             mask_BLM = _sees_past(example, segments_BM, read)
         angles = turn(
             example.positions,
-            size=config.head_size,
-            theta=config.rope_theta,
+            size=self.config.head_size,
+            theta=self.config.rope_theta,
             length=segments_BM.shape[1],
         )
+        sight = Sight(angles, example.visible, example.segments, mask_BLM, read)
+        return backend, blocks, sight, segments_BM
+
+    def _stack(self, backend: Backend, blocks: tuple[Reach, ...]) -> Any:
+        """All layers, as a function of the stream: one program, its parameters stacked."""
         block = Block if self.remat == "none" else nn.remat(Block, policy=_POLICY[self.remat])
-        layers = nn.scan(
+        stacked = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, 0),
-            length=config.depth,
+            length=self.config.depth,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.mesh, self.einsum, backend, blocks, name="layers")
-        sight = Sight(angles, example.visible, example.segments, mask_BLM, read)
-        x_BLD, kept = layers(x_BLD, sight, None if past is None else past.kept)
-        slots = "length"
-        if example.predict is not None:
-            x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
-            slots = "slots"
-        hidden_BPD = Norm(config.norm, name="norm")(x_BLD)
-        if (head := example.head) is not None:
-            if head.pool is not None:
-                number, slots = example.targets.shape[1], "slots"
-                hidden_BPD = pooled(hidden_BPD, example.segments, number, head)
-            outputs = Outputs(head, name=f"head_{head.name}")
-            return Output(*outputs(hidden_BPD))
-        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", slots, "act_embed"))
-        output = Output(hidden_BPD, unembedding_VD)
-        if past is None or kept is None:
-            return output
-        return output, Past(kept, segments_BM, past.read + length)
+        )
+        return stacked(self.config, self.mesh, self.einsum, backend, blocks, name="layers")
 
     def _dropout(self, x: jax.Array) -> jax.Array:
         return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)

@@ -62,11 +62,11 @@ def prove(
 ) -> Proof:
     """Asks both questions for `keys` keys, the second one by an edit of every content piece.
 
-    The bodies have a vocabulary of `TABLE` pieces, and what they read in one layer lies in the
-    `window` of their model. An objective that shows some pieces that it
-    asks for (80/10/10) is proven twice: with every slot exempt whose piece is so kept, and with
-    a random piece in place of each, where no slot is exempt. A piece is kept if these two
-    differ at its place, and the first shows it before and after its edit.
+    The bodies have a vocabulary of `TABLE` pieces, and their layers must read all that is
+    allowed within the `window` of their model. An objective that shows some pieces that it asks
+    for (80/10/10) is proven twice: with every slot exempt whose piece is so kept, and with a
+    random piece in place of each, where no slot is exempt. A piece is kept if these two differ
+    at its place, and the first shows it before and after its edit.
 
     >>> from lm.model import Transformer
     >>> proof = prove(Masked(rate=0.5), bodies(Transformer(), depths=(1,)), keys=2)

@@ -157,6 +157,7 @@ def refused(capsys, *arguments: str) -> str:
         (["tokens", "\ud83d"], "not UTF-8"),
         (["budget", "--flops", "1e18", "--law", "\0"], "zero byte"),
         (["shwo"], "invalid choice: 'shwo'"),
+        (["--json", "audit", "nowhere", "nowhere"], "unrecognized arguments: --json"),
         ([], "arguments are required: command"),
     ],
 )
