@@ -217,7 +217,6 @@ def validate(run: Run) -> Run:
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")
-    check_channels(run)
     if why := run.model.refuse_objective(run.objective.masks, source=run.objective.source):
         raise UserError(why)
     if run.data.unique is not None and run.data.unique < run.data.length:
@@ -242,7 +241,10 @@ def validate(run: Run) -> Run:
 
 
 def check_channels(run: Run) -> None:
-    """Raises UserError where the objective reads what the run's rows do not hold."""
+    """Raises UserError where the objective reads what the run's rows do not hold.
+
+    It is asked of runs that are trained: an objective is proven without any text.
+    """
     if run.objective.whole and run.data.packing != "whole":
         kind = run.objective.__struct_config__.tag
         raise UserError(

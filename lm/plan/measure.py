@@ -22,7 +22,11 @@ def step_seconds(program: Program, least: float = 3.0) -> list[float]:
     shape = run.data.batch, run.data.length
     random = np.random.default_rng(0)
     tokens_BL = random.integers(4, vocabulary_size(run.data.tokenizer), shape, dtype=np.int32)
-    part = program.place(Batch(tokens_BL, np.ones(shape, np.int32)))
+    channels = {
+        channel.name: np.zeros((*shape, *channel.shape), channel.dtype)
+        for channel in run.data.corpus.channels
+    }
+    part = program.place(Batch(tokens_BL, np.ones(shape, np.int32), channels))
     state = program.init()
     seconds: list[float] = []
     while len(seconds) < 6 or sum(seconds[1:]) < least:

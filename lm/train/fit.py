@@ -22,6 +22,7 @@ from lm.output.files import write_whole
 from lm.results import Costs, Evaluation, Result, Training
 from lm.run import (
     Run,
+    check_channels,
     decided_by,
     in_positions,
     mesh_for,
@@ -66,6 +67,7 @@ def train_run(
     """
     begun = begin(validate(run))
     run = validate(begun.run)
+    check_channels(run)
     finished = hosts.told(lambda: finished_result(run, directory, asked=evaluate is not None))
     if finished is not None:
         return finished

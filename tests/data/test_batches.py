@@ -3,6 +3,7 @@
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -23,6 +24,7 @@ from lm.data import (
     unique_rows,
 )
 from lm.data.batches import shuffled
+from lm.data.digest import array_digest, chained
 from lm.example import Batch
 
 TOKENIZER = open_tokenizer(Bytes())
@@ -196,3 +198,18 @@ def test_batches_outrun_training_tenfold() -> None:
     for step in range(50):
         fast(step)
     assert 50 * 32 * 256 / (time.monotonic() - start) > 200_000
+
+
+def test_the_digest_of_a_batch_is_of_its_channels_too() -> None:
+    """Fails if two labels of one text are one batch, or if rows without any have another."""
+    tokens, segments = jnp.arange(12).reshape(2, 6), jnp.ones((2, 6), int)
+    before = jnp.array([1, 2], jnp.uint32)
+    plain = chained(before, Batch(tokens, segments))
+    parts = [before, array_digest(tokens), array_digest(segments)]
+    assert plain.tolist() == array_digest(jnp.concatenate(parts)).tolist()
+    zeros, ones = jnp.zeros((2, 6), int), jnp.ones((2, 6, 3), int)
+    digests = {
+        str(chained(before, Batch(tokens, segments, channels)))
+        for channels in ({}, {"a": zeros}, {"a": ones}, {"a": zeros, "b": ones})
+    }
+    assert len(digests) == 4

@@ -61,7 +61,11 @@ def test_held_out_text_given_as_files_scores_as_held_out(folder):
             if scorer.only_by_name:
                 continue
             given = score_text(load_model(folder / f"{kind}-artifact"), files)[name]
-            assert given == score_by(own, scorer, USUAL)
+            expected = score_by(own, scorer, USUAL)
+            # Batches have other sizes, and so products another order.
+            assert given.bits_per_byte == pytest.approx(expected.bits_per_byte, rel=1e-6)
+            assert given.layout_bits == expected.layout_bits
+            assert given.document_bytes == expected.document_bytes
 
 
 def test_bytes_are_those_of_the_text_and_documents_are_files(folder):

@@ -16,7 +16,7 @@ from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import Causal, Classify
 from lm.optimizer import Adamw
-from lm.run import Run, validate
+from lm.run import Run, check_rows
 from lm.train.fit import fit
 from lm.train.load import load_model
 from lm.train.progress import read_metrics
@@ -133,7 +133,7 @@ def labelled(**changes) -> Run:
 
 def test_oneline_what_does_not_go_with_labels_is_refused() -> None:
     """Fails if a run begins that has no labels, cuts documents, or has another class."""
-    assert validate(labelled())
+    check_rows(labelled())
     corpus = labelled().data.corpus
     for run, why in [
         (
@@ -147,5 +147,5 @@ def test_oneline_what_does_not_go_with_labels_is_refused() -> None:
         (labelled(objective=Classify(classes=3)), r"objective.classes=3, .* label has 2"),
     ]:
         with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
-            validate(run)
-    assert validate(Run(data=Data(corpus=corpus), objective=Causal()))  # labels are left aside
+            check_rows(run)
+    check_rows(Run(data=Data(corpus=corpus), objective=Causal()))  # labels are left aside

@@ -4,12 +4,11 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 import pytest
 
 from lm.config import UserError, dump, parse
-from lm.data import Bytes, Data, Jsonl
+from lm.data import Bytes, Data
 from lm.example import Causal as SeesBefore
 from lm.model import Transformer
 from lm.numerics import Einsum
@@ -150,10 +149,6 @@ def test_the_key_decides_what_is_drawn(objective, rows, ask):
 def test_settings_survive_json_and_are_valid(objective):
     """Fails if a union within an objective loses its tag, or `check` finds fault with these."""
     data = Data(tokenizer=Bytes(sentinels=16), length=64)
-    if classes := objective.needs.get("label"):
-        names = tuple(map(str, range(classes)))
-        corpus = Jsonl(paths=("a",), label="of", classes=names)
-        data = msgspec.structs.replace(data, corpus=corpus, packing="whole")
     run = Run(data=data, objective=objective, model=Transformer(depth=1, width=8, heads=1))
     assert parse(Run, dump(run), "here").objective == objective
     if not objective.source:

@@ -85,8 +85,9 @@ def real_chain(run: Run, left_out: dict[int, int] | None = None) -> dict[int, st
     batches = open_tokens(run.data).batches(run.data, run.seed)
     digest, chain = jnp.zeros(2, jnp.uint32), {}
     for step in range(1, 7):
-        tokens, segments = batches(step - 1 + (left_out or {}).get(step, 0))
-        parts = [digest, array_digest(jnp.asarray(tokens)), array_digest(jnp.asarray(segments))]
+        batch = batches(step - 1 + (left_out or {}).get(step, 0))
+        rows = (batch.tokens_BL, batch.segments_BL)
+        parts = [digest, *(array_digest(jnp.asarray(each)) for each in rows)]
         digest = array_digest(jnp.concatenate(parts))
         chain[step] = chain_text(digest)
     return chain

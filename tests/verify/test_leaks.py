@@ -262,7 +262,6 @@ def test_a_label_among_the_inputs_is_caught(mutated):
         example = call(self, batch, vocabulary, key, progress)
         return replace(example, inputs=example.inputs + batch.channels["label"])
 
-    assert prove(Classify(), (), keys=1).violations == ()
     mutated.setattr(Classify, "__call__", telling)
     (line,) = prove(Classify(), (), keys=1).violations
     assert line == "its inputs tell what the channels say: label"
