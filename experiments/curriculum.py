@@ -27,69 +27,40 @@ few steps are taken; no arm tests it.
 
 import sys
 
-from lm.objectives import Causal, Curriculum, Masked, Objective
+from lm.objectives import Causal, Curriculum, Masked
 from lm.run import Run
-from lm.study import runner
-from lm.study.common import Arm
-from lm.study.plans import (
-    EFFORT,
-    LAPTOP,
-    SMOKE,
-    V5E_8,
-)
+from lm.study import runner, scales, sections
+from lm.study.figures import curves_figure
+from lm.study.grid import Arm, Cell
+from lm.study.groups import BITS, PROBE, Group, Measure, best_of, gaps, groups_of, of_arm
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
-from lm.study.report.values import Plot, Report, Section
-from lm.study.runner import Cell
-from lm.study.sections import (
-    BARS,
-    NO_ANSWER,
-    baselines_of,
-    curves_figure,
-    equal_section,
-    limits,
-    main_table,
-    report_of,
-    shares_section,
-)
-from lm.study.seeds import (
-    BITS,
-    PROBE,
-    Group,
-    Measure,
-    best_of,
-    gaps,
-    groups_of,
-    signed,
-)
-
-__all__ = ["EFFORT", "SCALES", "report", "runs"]
+from lm.study.report.values import Report, Section
+from lm.study.sentences import NO_ANSWER, signed
+from lm.study.tables import main_table
 
 BERT = Masked(rate=0.4)
 
 
-def _arm(percent: int, objective: Objective, colour: str) -> Arm:
-    label = f"GPT for {percent}%, then BERT" if 0 < percent < 100 else "BERT, 40%"
-    name = (
-        f"the one that switched at {percent}%" if 0 < percent < 100 else "the BERT throughout"
-    )
-    if percent == 100:
-        label, name = "GPT", "the GPT throughout"
-    return Arm(label, name, objective, colour)
+def _arm(percent: int, colour: str) -> Arm:
+    objective = Curriculum(then=BERT, switch=percent / 100)
+    name = f"the one that switched at {percent}%"
+    return Arm(f"GPT for {percent}%, then BERT", name, objective, colour)
 
 
 ARMS = {
-    "switch000": _arm(0, BERT, VERMILLION),
-    "switch025": _arm(25, Curriculum(then=BERT, switch=0.25), ORANGE),
-    "switch050": _arm(50, Curriculum(then=BERT, switch=0.5), GREEN),
-    "switch075": _arm(75, Curriculum(then=BERT, switch=0.75), PURPLE),
-    "switch100": _arm(100, Causal(), BLUE),
+    "switch000": Arm("BERT, 40%", "the BERT throughout", BERT, VERMILLION),
+    "switch025": _arm(25, ORANGE),
+    "switch050": _arm(50, GREEN),
+    "switch075": _arm(75, PURPLE),
+    "switch100": Arm("GPT", "the GPT throughout", Causal(), BLUE),
 }
 PLANS = {
-    "smoke": SMOKE._replace(only=("switch000", "switch050", "switch100")),
-    "laptop": LAPTOP,
-    "v5e-8": V5E_8,
+    "smoke": scales.SMOKE._replace(only=("switch000", "switch050", "switch100")),
+    "laptop": scales.LAPTOP,
+    "v5e-8": scales.V5E_8,
 }
 SCALES = tuple(PLANS)
+EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
@@ -100,38 +71,33 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
-    throughout = [group for group in groups if group.arm == ARMS["switch000"]]
-    sections: list[Section | None] = []
+    throughout = of_arm(groups, ARMS["switch000"])
+    found: list[Section | None] = []
     if groups:
-        sections = [
-            Section(
+        found = [
+            sections.figure_section(
                 "By the share of training that was causal",
-                (
-                    Plot(
-                        "by_switch",
-                        curves_figure(
-                            {"": (BLUE, {_switch(group): group for group in groups})},
-                            "share of training before the switch (%)",
-                            baselines_of(groups),
-                        ),
-                        "Left: bits per byte of the held-out text; hollow marks are any-order"
-                        " bounds, the filled one (a GPT throughout) is exact, a different"
-                        " number. Right: the share of tokens whose role the probe finds."
-                        f" {BARS}",
-                    ),
+                "by_switch",
+                curves_figure(
+                    {"": (BLUE, {_switch(group): group for group in groups})},
+                    "share of training before the switch (%)",
+                    sections.windows_of(groups),
                 ),
+                "Left: bits per byte of the held-out text; hollow marks are any-order bounds,"
+                " the filled one (a GPT throughout) is exact, a different number. Right: the"
+                f" share of tokens whose role the probe finds. {sections.BARS}",
             ),
-            shares_section(
+            sections.shares_section(
                 {group.arm.label: (group.arm.colour, group) for group in groups},
                 "What models that were causal first say of hidden pieces, by share hidden.",
             ),
-            equal_section(
+            sections.equal_section(
                 groups,
                 (throughout or groups)[0],
                 "Tokens are equal; predictions and FLOPs are not, as a causal step asks for"
                 " every piece. The masked phase is the shorter the later the switch.",
             ),
-            limits(
+            sections.limits(
                 cells,
                 groups,
                 "All arms are trained from scratch on one schedule. Nothing is said of a model"
@@ -139,48 +105,44 @@ def report(cells: list[Cell]) -> Report:
                 " budgets than this, where the first paper finds its gains.",
             ),
         ]
-    return report_of(
+    return sections.report_of(
         sys.modules[__name__],
         cells,
         groups,
         title="A GPT first, then a BERT",
         answer=_answer(groups),
         table=main_table(groups, throughout, "the BERT throughout"),
-        sections=sections,
+        sections=found,
     )
 
 
 def _answer(groups: list[Group]) -> str:
-    throughout = next((g for g in groups if g.arm == ARMS["switch000"]), None)
-    mixed = [g for g in groups if isinstance(g.arm.objective, Curriculum)]
-    if throughout is None or not mixed:
-        return NO_ANSWER
     measures = (
         (BITS, "bits per byte (its any-order bound)"),
         (PROBE, "roles found by the probe"),
     )
-    told = [_compare(groups, throughout, mixed, measure, what) for measure, what in measures]
+    told = [_compare(groups, measure, what) for measure, what in measures]
     return " ".join(filter(None, told)) or NO_ANSWER
 
 
-def _compare(
-    groups: list[Group], throughout: Group, mixed: list[Group], measure: Measure, what: str
-) -> str:
+def _compare(groups: list[Group], measure: Measure, what: str) -> str:
     """The best of the curricula against masked throughout, by one measure."""
-    ranked = best_of(mixed, measure)
-    if ranked is None:
+    throughout = of_arm(groups, ARMS["switch000"])
+    ranked = best_of([g for g in groups if isinstance(g.objective, Curriculum)], measure)
+    if not throughout or ranked is None:
         return ""
     best = ranked[0]
     # The spread over seeds is pooled over all arms, as in the table.
-    gap = gaps(groups, throughout, measure).get(best.name)
+    gap = gaps(groups, throughout[0], measure).get(best.name)
     if gap is None:
         return ""
-    difference = f"{signed(gap, measure)} against the BERT throughout"
-    switch = f"the best switch, at {_switch(best):.0f}%"
-    if not gap.beyond:
-        return f"In {what}, {switch}, makes no difference beyond the error: {difference}."
-    verdict = "is better" if gap.value * measure.better > 0 else "is worse"
-    return f"In {what}, {switch}, {verdict}: {difference}."
+    verdict = "makes no difference beyond the error"
+    if gap.beyond:
+        verdict = "is better" if gap.value * measure.better > 0 else "is worse"
+    return (
+        f"In {what}, the best switch, at {_switch(best):.0f}%, {verdict}:"
+        f" {signed(gap, measure)} against the BERT throughout."
+    )
 
 
 def _switch(group: Group) -> float:

@@ -26,225 +26,105 @@ beta that is not known to differ.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import msgspec
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator
+from msgspec.structs import replace
 
-from lm.data import Data
-from lm.evaluate.scoring import Effort
-from lm.objectives import AnyOrder, Causal, Masked
 from lm.output.numbers import count, decimals, with_error
 from lm.run import Run
-from lm.scaling.fit import Fit, band, evaluate
-from lm.scaling.joint import Joint, fit_joint
-from lm.scaling.parametric import fit_parametric
-from lm.scaling.table import DataError
-from lm.study import runner
-from lm.study.common import (
-    Arm,
-    Result,
-    equal_table,
-    size_text,
-    study_report,
-    ticks,
-    violations,
-)
-from lm.study.fits import (
-    NO_ANSWER,
-    ONE_SIZE,
-    arms_rows,
-    attempt,
-    cells_table,
-    difference_of,
-    doubts_table,
-    number_text,
-    parameters_table,
-    runs_of,
-    section,
-    signed_text,
-    truth_of,
-)
-from lm.study.plans import FEW_ROWS, SMOKE_SOURCE, V5E_16, Plan, Size
-from lm.study.report.figures import (
-    BLUE,
-    GREEN,
-    MARKERS,
-    PAPER,
-    VERMILLION,
-    panels,
-    reference_lines,
-    styled,
-)
-from lm.study.report.values import Column, Plot, Report, Section, Table
-from lm.study.runner import Cell
-from lm.study.sections import limits
-from lm.study.seeds import BITS, Gap, Group, Measure, gaps, groups_of, together
+from lm.scaling.fit import Fit
+from lm.scaling.joint import Joint
+from lm.study import runner, scales, sections, tables
+from lm.study.analyses.growth import OWN, UNITS, Growth, gains_of, gains_table, growth_figure
+from lm.study.checks import arms_rows
+from lm.study.grid import ANY_ORDER, BERT, GPT, GPT_AND_BERTS, Cell, Scale, Size, size_text
+from lm.study.groups import BITS, Group, all_results, groups_of
+from lm.study.laws import difference_of, truth_of
+from lm.study.report.values import Plot, Report, Section
+from lm.study.sentences import NO_LAW, number_text, signed_text, together
 
-ARMS = {
-    "causal": Arm("GPT", "the GPT", Causal(), BLUE),
-    "masked15": Arm("BERT, 15%", "the BERT trained at 15%", Masked(), VERMILLION),
-    "any_order": Arm("BERT, all rates", "the BERT trained at all rates", AnyOrder(), GREEN),
-}
-
-
-class Scale(NamedTuple):
-    """One size, and on how many tokens it is trained: each number twice the one before."""
-
-    data: Data
-    size: Size
-    budgets: tuple[int, ...]
-    seeds: int
-    settings: dict[str, Any]
-
-
+ARMS = GPT_AND_BERTS
 PLANS = {
     "smoke": Scale(
-        SMOKE_SOURCE,
-        Size(1, 16, 1, 1e-2),
-        budgets=(1024, 2048, 4096, 8192),
-        seeds=1,
+        scales.SMOKE_SOURCE,
+        sizes=(Size(1, 16),),
+        tokens=(1024, 2048, 4096, 8192),
         settings={"evaluations": 1, "evaluation_rows": 32},
     ),
     "laptop": Scale(
-        FEW_ROWS,
-        Size(2, 64, 2, 1e-2),
-        budgets=tuple(25_600 * 2**k for k in range(6)),
+        scales.FEW_ROWS,
+        sizes=(Size(2, 64, 2),),
+        tokens=tuple(25_600 * 2**k for k in range(6)),
         seeds=2,
         settings={"evaluations": 1, "evaluation_rows": 1024},
     ),
     "v5e-16": Scale(
-        msgspec.structs.replace(V5E_16, batch=512),
-        Size(12, 768, 12, 3e-3),
-        budgets=tuple(50 * 2**20 * 2**k for k in range(6)),
+        replace(scales.WIKIPEDIA, batch=512),
+        sizes=(Size(12, 768, 12, 3e-3),),
+        tokens=tuple(50 * 2**20 * 2**k for k in range(6)),
         seeds=2,
         settings={"evaluations": 4, "evaluation_rows": 4096, "remat": "block"},
     ),
 }
 SCALES = tuple(PLANS)
-EFFORT = {
-    "smoke": Effort(rows=32, samples=2, replicates=2, share_rows=8, probe_tokens=1),
-    "laptop": Effort(rows=1024, samples=2, replicates=2, share_rows=16, probe_tokens=1),
-    "v5e-16": Effort(rows=4096, share_rows=256, probe_tokens=1),
+EFFORT = scales.LAW_EFFORT
+LOSSES = {
+    BITS: ("Bits per byte", (GPT, ANY_ORDER)),
+    OWN: ("Each objective’s own loss", (GPT, BERT, ANY_ORDER)),
 }
+"""The heading and the arms that are fit, by loss."""
 
 
 def runs(scale: str) -> dict[str, Run]:
     """The runs by cell name: each number of tokens in each arm, for every seed."""
-    plan, found = PLANS[scale], dict[str, Run]()
-    for tokens in plan.budgets:
-        grid = Plan(plan.data, tokens, (plan.size,), plan.seeds, plan.settings)
-        found |= grid.once().runs(ARMS)
-    return found
+    return PLANS[scale].runs(ARMS, once=True)
 
 
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
-    laws = {loss: _laws(groups, loss) for loss in LOSSES}
-    held = _laws_at_truth(groups)
-    joints = {loss: attempt(_joint, groups, loss) for loss in LOSSES}
-    sections = [
-        _growth(groups, laws[loss], held if loss == BITS else {}, joints[loss], loss)
-        for loss in LOSSES
-        if groups
-    ]
+    growths = {loss: Growth.of(groups, loss, arms) for loss, (_, arms) in LOSSES.items()}
+    found: list[Section | None] = []
     if groups:
-        most = max(group.cells[0].run.tokens for group in groups)
+        most = max(group.tokens for group in groups)
         rows = arms_rows([cell for cell in cells if cell.run.tokens == most])
-        sections += [
-            section(
-                "What was held equal, and what was not",
-                equal_table(rows, "at the most tokens, between the arms of a seed"),
+        found = [
+            *(_growth(groups, growth) for growth in growths.values()),
+            sections.section(
+                sections.EQUAL,
+                tables.equal_table(rows, "at the most tokens, between the arms of a seed"),
                 "At each number of tokens the arms read the same new text in the same order,"
                 " from the same initial values, with one learning rate. How many targets they"
                 " predict follows from the objective, and is in the table of all cells.",
             ),
-            limits(cells, groups, *_limits(cells)),
+            sections.limits(cells, groups, *_limits(cells)),
         ]
-    return study_report(
+    return sections.report_of(
         sys.modules[__name__],
         cells,
+        groups,
         title="What more data gains",
-        answer=_answer(groups, laws[BITS], joints[BITS]),
-        details=_details(groups, laws[BITS], held, joints[BITS]),
-        table=cells_table(
+        answer=_answer(groups, growths[BITS]),
+        details=_details(groups, growths[BITS]),
+        table=tables.cells_table(
             cells,
             "All finished cells. D is read once; own loss is the objective’s, in nats per"
             " predicted piece; ± is the standard error over held-out documents, which all"
             " cells share.",
         ),
-        sections=sections,
-        warnings=violations(arms_rows(cells)),
+        sections=found,
+        compared=arms_rows(cells),
     )
 
 
-OWN = Measure("validation_loss", lambda result: None, -1, decimals)
-"""Its sums by document are not kept: errors are those over seeds."""
-LOSSES = {
-    BITS: ("Bits per byte", "bits per byte", ("causal", "any_order")),
-    OWN: ("Each objective’s own loss", "nats per predicted piece", tuple(ARMS)),
-}
-"""The heading, the unit and the arms that are fit, by loss."""
-
-
-def _laws(groups: Sequence[Group], loss: Measure) -> dict[str, Fit | DataError]:
-    """The law of each arm in tokens."""
-    return {arm: attempt(_law, _results(groups, arm), loss) for arm in LOSSES[loss][2]}
-
-
-def _laws_at_truth(groups: Sequence[Group]) -> dict[str, Fit | DataError]:
-    """The same in bits per byte with E held at what the source needs, where that is known."""
-    found = {}
-    for arm in LOSSES[BITS][2]:
-        results = _results(groups, arm)
-        if truth := truth_of(results):
-            found[arm] = attempt(_law, results, BITS, {"E": truth})
-    return found
-
-
-def _law(
-    results: Sequence[Result], loss: Measure, fixed: Mapping[str, float] | None = None
-) -> Fit:
-    return fit_parametric(runs_of(results, loss=loss.key), fixed=ONE_SIZE | dict(fixed or {}))
-
-
-def _joint(groups: Sequence[Group], loss: Measure) -> Joint:
-    """The law of the GPT and the BERT at all rates with one beta; DataError without runs."""
-    ours, theirs = (_results(groups, arm) for arm in ("causal", "any_order"))
-    if not (ours and theirs):
-        raise DataError("one of the arms is not finished")
-    rows = {"causal": np.arange(len(ours)), "any_order": len(ours) + np.arange(len(theirs))}
-    return fit_joint(
-        runs_of([*ours, *theirs], loss=loss.key), rows, ("beta",), fixed=ONE_SIZE, bootstrap=0
-    )
-
-
-def _results(groups: Sequence[Group], arm: str) -> list[Result]:
-    return [
-        result
-        for group in groups
-        if group.arm == ARMS[arm]
-        for result in group.results.values()
-    ]
-
-
-# Sentences
-
-
-def _answer(
-    groups: Sequence[Group], laws: Mapping[str, Fit | DataError], joint: Joint | DataError
-) -> str:
-    if not (betas := _betas_text(laws)):
-        return NO_ANSWER
+def _answer(groups: Sequence[Group], growth: Growth) -> str:
+    if not (betas := _betas_text(growth.free)):
+        return NO_LAW
     text = (
         f"At {size_text(groups[0].size)} parameters the loss falls toward a floor as D^−β, with"
         f" {betas}."
     )
-    last = [_gains(groups, arm, BITS)[-1:] for arm in ("causal", "any_order")]
+    last = [gains_of(groups, arm, BITS)[-1:] for arm in (GPT, ANY_ORDER)]
     if all(last):
         (one,), (other,) = last
         text += (
@@ -255,9 +135,9 @@ def _answer(
     return text
 
 
-def _betas_text(laws: Mapping[str, Fit | DataError]) -> str:
+def _betas_text(laws: tables.Fits) -> str:
     """Both betas, their difference, and what it says; "" where one is not known."""
-    ours, theirs = laws.get("causal"), laws.get("any_order")
+    ours, theirs = laws.get(GPT.label), laws.get(ANY_ORDER.label)
     if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
         return ""
     apart, ends = difference_of(ours, theirs, "beta")
@@ -268,32 +148,26 @@ def _betas_text(laws: Mapping[str, Fit | DataError]) -> str:
     )
     one, other = (number_text(f.parameters["beta"], f.ci95.get("beta")) for f in (ours, theirs))
     return (
-        f"β {one} for {ARMS['causal'].name} and {other} for {ARMS['any_order'].name}, a"
-        f" difference of {signed_text(apart, ends)}, {said}"
+        f"β {one} for {GPT.name} and {other} for {ANY_ORDER.name}, a difference of"
+        f" {signed_text(apart, ends)}, {said}"
     )
 
 
-def _details(
-    groups: Sequence[Group],
-    laws: Mapping[str, Fit | DataError],
-    held: Mapping[str, Fit | DataError],
-    joint: Joint | DataError,
-) -> tuple[str, ...]:
-    found = []
+def _details(groups: Sequence[Group], growth: Growth) -> list[str]:
+    found, joint = [], growth.joint
     if isinstance(joint, Joint) and joint.p is not None:
-        beta = joint.fits["causal"].parameters["beta"]
         found.append(
-            f"One β for both arms, {beta:.2f}, "
+            f"One β for both arms, {joint.fits['first'].parameters['beta']:.2f}, "
             + ("fits worse than" if joint.p < 0.05 else "is not shown to fit worse than")
             + " one for each: groups that share it differ as much with a probability of"
             f" {joint.p:.2g} (likelihood ratio, its distribution simulated)."
         )
-    truth = truth_of(_results(groups, "causal"))
-    if truth and (betas := _betas_text(held)):
+    truth = truth_of(all_results(groups))
+    if truth and (betas := _betas_text(growth.held)):
         floors = [
-            f"{number_text(fit.parameters['E'], fit.ci95.get('E'))} of {ARMS[arm].name}"
-            for arm, fit in laws.items()
-            if isinstance(fit, Fit)
+            f"{number_text(fit.parameters['E'], fit.ci95.get('E'))} of {arm.name}"
+            for arm in growth.arms
+            if isinstance(fit := growth.free[arm.label], Fit)
         ]
         found.append(
             f"The source itself needs {decimals(truth)} bits per byte for the same documents,"
@@ -301,7 +175,7 @@ def _details(
             f" the floor held at the source’s, which says that this size could learn all"
             f" of it, {betas}."
         )
-    return tuple(found)
+    return found
 
 
 def _limits(cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -318,144 +192,33 @@ def _limits(cells: Sequence[Cell]) -> tuple[str, ...]:
     )
 
 
-# The sections
-
-
-class Gain(NamedTuple):
-    """What twice the tokens gained an arm."""
-
-    tokens: int
-    """Before they were doubled."""
-    gap: Gap
-
-
-def _gains(groups: Sequence[Group], arm: str, loss: Measure) -> list[Gain]:
-    ours = [group for group in groups if group.arm == ARMS[arm] and group.values(loss.key)]
-    by_tokens = {group.cells[0].run.tokens: group for group in ours}
-    found = []
-    for tokens, group in sorted(by_tokens.items()):
-        if twice := by_tokens.get(2 * tokens):
-            gap = gaps(ours, twice, loss).get(group.name)
-            if gap is not None:
-                found.append(Gain(tokens, gap))
-    return found
-
-
-def _growth(
-    groups: Sequence[Group],
-    laws: Mapping[str, Fit | DataError],
-    held: Mapping[str, Fit | DataError],
-    joint: Joint | DataError,
-    loss: Measure,
-) -> Section | None:
-    heading, unit, _ = LOSSES[loss]
-    fits = {ARMS[arm].label: fit for arm, fit in laws.items()}
-    fits |= {f"{ARMS[arm].label}, E held": fit for arm, fit in held.items()}
-    said = (
-        f"For {ARMS['causal'].name} and {ARMS['any_order'].name} one β has p = {joint.p:.2g}."
-        if isinstance(joint, Joint)
-        else None
-    )
-    return section(
-        heading,
+def _growth(groups: Sequence[Group], growth: Growth) -> Section | None:
+    loss, unit = growth.loss, UNITS[growth.loss]
+    fits = dict(growth.free) | {f"{label}, E held": fit for label, fit in growth.held.items()}
+    joint = growth.joint
+    return sections.section(
+        LOSSES[loss][0],
         Plot(
             f"growth_{loss.key}",
-            growth_figure(groups, laws, loss),
+            growth_figure(groups, growth),
             f"Left: {unit} by tokens, a mark a run, and the law of each arm with its 95%"
             " band; a dashed line is what the source itself needs. Right: what each doubling"
             " gained, means over seeds with one standard error, and what the law says it gains,"
             " which no longer knows E: a straight line of slope −β.",
         ),
-        parameters_table(
+        tables.parameters_table(
             fits,
             ("E", "B", "beta"),
             f"L = E + B / D^beta, with L in {unit}: 95% intervals of 1,000 resamples of the"
             " runs. B is at one token, far from all runs.",
             "trained as",
         ),
-        said if loss == OWN else None,
-        _gains_table(groups, loss),
-        doubts_table(fits, "What these runs cannot tell, in the words of the fits."),
+        f"For {GPT.name} and {ANY_ORDER.name} one β has p = {joint.p:.2g}."
+        if isinstance(joint, Joint) and loss == OWN
+        else None,
+        gains_table(groups, growth),
+        tables.doubts_table(fits, "What these runs cannot tell, in the words of the fits."),
     )
-
-
-def _gains_table(groups: Sequence[Group], loss: Measure) -> Table:
-    _, unit, arms = LOSSES[loss]
-    gains = {arm: {g.tokens: g.gap for g in _gains(groups, arm, loss)} for arm in arms}
-    places = sorted({tokens for found in gains.values() for tokens in found})
-    rows = [
-        {"tokens": f"{count(tokens)} → {count(2 * tokens)}"}
-        | {
-            arm: with_error(found[tokens].value, found[tokens].error)
-            + ("*" if found[tokens].beyond else "")
-            for arm, found in gains.items()
-            if tokens in found
-        }
-        for tokens in places
-    ]
-    return Table(
-        (Column("tokens", "tokens"), *(Column(arm, ARMS[arm].label) for arm in arms)),
-        rows,
-        f"What each doubling gained, in {unit}: means over seeds with one standard error,"
-        " paired by seed and, where that is known, by document; the spread of seeds is pooled"
-        " over an arm’s budgets. An asterisk where the 95% interval leaves out 0.",
-    )
-
-
-@styled()
-def growth_figure(
-    groups: Sequence[Group], laws: Mapping[str, Fit | DataError], loss: Measure
-) -> Figure:
-    """Loss by tokens with the laws, and the gain of every doubling."""
-    figure, (left, right) = panels(2, height=3.3)
-    places = sorted({group.cells[0].run.tokens for group in groups})
-    grid = np.geomspace(places[0] / 1.15, places[-1] * 1.15, 80)
-    for order, (arm, law) in enumerate(laws.items()):
-        colour, label = ARMS[arm].colour, ARMS[arm].label
-        results = _results(groups, arm)
-        gains = [gain for gain in _gains(groups, arm, loss) if gain.gap.value > 0]
-        hollow = any(result["kind"] != "exact" for result in results) and loss == BITS
-        look: dict[str, Any] = {
-            "color": colour, "marker": MARKERS[order], "linestyle": "none",
-            "markerfacecolor": PAPER if hollow else colour,
-        }  # fmt: skip
-        left.plot([r["tokens"] for r in results], [r[loss.key] for r in results], **look)
-        right.errorbar(
-            [gain.tokens for gain in gains],
-            [gain.gap.value for gain in gains],
-            [min(gain.gap.error or 0.0, 0.95 * gain.gap.value) for gain in gains],
-            elinewidth=1,
-            **look,
-        )
-        left.plot([], [], label=label, **look | {"linestyle": "-"})
-        if not isinstance(law, Fit):
-            continue
-        known = {"params": np.full_like(grid, 1e6), "tokens": grid}
-        left.plot(grid, evaluate(law, law.parameters, known)["loss"], color=colour)
-        if law.draws:
-            low, high = band(law, known)["loss"]
-            left.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
-        before = np.geomspace(places[0] / 1.15, places[-1] / 2 * 1.15, 2)
-        B, beta = law.parameters["B"], law.parameters["beta"]
-        right.plot(before, B * before**-beta * (1 - 2**-beta), color=colour)
-    for axes in (left, right):
-        axes.set_xscale("log")
-    right.set_yscale("log")
-    gained = [g.gap.value for arm in laws for g in _gains(groups, arm, loss)]
-    if above := [value for value in gained if value > 0]:
-        right.set_ylim(0.4 * min(above), 2 * max(above))
-    ticks(left.xaxis, FixedLocator(places), count)
-    ticks(right.xaxis, FixedLocator(places[:-1]), count)
-    ticks(right.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:g}")
-    unit = LOSSES[loss][1]
-    left.set(title="Loss by tokens", xlabel="tokens, each read once", ylabel=unit)
-    right.set(title="Gain of a doubling", xlabel="tokens, before it", ylabel=unit)
-    truth = truth_of(_results(groups, "causal"))
-    if truth and loss == BITS:
-        left.set_ylim(min(truth - 0.03, left.get_ylim()[0]))
-        reference_lines(left, {"source": truth})
-    figure.legend(loc="outside upper left", ncols=3)
-    return figure
 
 
 if __name__ == "__main__":

@@ -35,181 +35,54 @@ import math
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
 
-import msgspec
-import numpy as np
+from msgspec.structs import replace
 
 from lm.cost import ledger
-from lm.data import Bytes, Data, SentencePiece, Stdlib, Tfds, vocabulary_size
+from lm.data import Bytes, Data, Stdlib, vocabulary_size
 from lm.evaluate.scoring import Effort
-from lm.model import Transformer
-from lm.objectives import Causal, Masked
+from lm.objectives import Masked
 from lm.objectives.masked import Drawn
 from lm.optimizer import Cosine, Muon
-from lm.output.numbers import count, decimals, power
+from lm.output.numbers import count, power
 from lm.run import Run
-from lm.scaling.compare import Comparison, compare
+from lm.scaling.compare import Comparison
 from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, Budget, fit_isoflop
+from lm.scaling.isoflop import METHODS, fit_isoflop
 from lm.scaling.parametric import fit_parametric
-from lm.scaling.table import DataError, Runs
-from lm.study import runner
-from lm.study.common import Arm, Result, arm_of, study_report
-from lm.study.fits import (
-    BITS,
-    NO_ANSWER,
-    Trials,
-    attempt,
-    cells_table,
-    comparison_plot,
-    doubts_table,
-    equal_text,
-    exponent_text,
-    holds,
-    law_plot,
-    laws_table,
-    rate_at,
-    results_of,
-    runs_of,
-    section,
-    times_number,
-    times_text,
-    trials_of,
-    trials_table,
+from lm.scaling.table import DataError
+from lm.study import laws, runner, scales, sections, tables
+from lm.study.analyses import isoflops
+from lm.study.grid import (
+    ANY_ORDER,
+    GPT,
+    Cell,
+    Scale,
+    Size,
+    arm_of,
+    flops_text,
+    matmul_parameters,
 )
-from lm.study.report.figures import BLUE, GREEN
-from lm.study.report.values import Column, Report, Section, Table
-from lm.study.runner import Cell
+from lm.study.groups import results_of
+from lm.study.laws import Trials, attempt
+from lm.study.report.values import Report, Row, Section
+from lm.study.sentences import NO_LAW, exponent_text
 
-ARMS = {
-    "causal": Arm("GPT", "the GPT", Causal(), BLUE),
-    "masked": Arm(
-        "BERT, all rates",
-        "the BERT",
-        Masked(rate=Drawn(low=0.1, high=1.0), mask=1.0, random=0.0),
-        GREEN,
-    ),
-}
-SHOWN = METHODS[0]
-"""The method of the figures and the answer: a parabola through the runs about the best."""
+DRAWN = Masked(rate=Drawn(low=0.1, high=1.0), mask=1.0, random=0.0)
+BERT = ANY_ORDER._replace(name="the BERT", objective=DRAWN)
+ARMS = {"causal": GPT, "masked": BERT}
 PUBLISHED = 0.5
 """About what Hoffmann et al. find for a."""
-
-
-class Plan(NamedTuple):
-    """What a scale trains: sizes for each budget in each arm, and trials of a rate."""
-
-    data: Data
-    budgets: Mapping[float, tuple[Transformer, ...]]
-    """Model sizes by FLOPs."""
-    trial: tuple[float, Transformer]
-    """Budget and size at which learning rates are tried; one of those above."""
-    rates: tuple[float, ...]
-    """What is tried, the same for each arm."""
-    used: Mapping[str, float]
-    """What each arm has there, one of those."""
-    settings: dict[str, Any]
-    """Further fields of the runs."""
-
-    def runs(self) -> dict[str, Run]:
-        """The runs by cell name, each arm's smallest budget first."""
-        found = {}
-        for arm in ARMS:
-            for flops, sizes in self.budgets.items():
-                for size in sizes:
-                    found[self._name(arm, flops, size)] = self._run(arm, flops, size)
-            for rate in self.rates:
-                if rate != self.used[arm]:
-                    name = self._name(arm, *self.trial, f"lr{rate:g}-")
-                    found[name] = self._run(arm, *self.trial, rate)
-        return found
-
-    def trials(self, arm: str) -> list[str]:
-        """The names of the cells that try learning rates, the grid's own among them."""
-        more = [f"lr{rate:g}-" if rate != self.used[arm] else "" for rate in self.rates]
-        return [self._name(arm, *self.trial, each) for each in more]
-
-    def _name(self, arm: str, flops: float, size: Transformer, more: str = "") -> str:
-        budget = f"f{flops:.1e}".replace("+", "").replace(".0e", "e")
-        return f"{arm}-{count(self._params(size))}-{budget}-{more}seed0"
-
-    def _params(self, size: Transformer) -> int:
-        return sum(size.matrices(vocabulary_size(self.data.tokenizer)).values())
-
-    def _run(self, arm: str, flops: float, size: Transformer, rate: float | None = None) -> Run:
-        if rate is None:
-            rate = rate_at(self._params(size), self.used[arm], self._params(self.trial[1]))
-        run = Run(
-            data=self.data,
-            objective=ARMS[arm].objective,
-            model=size,
-            optimizer=Muon(learning_rate=rate),
-            schedule=Cosine(warmup=0.1),
-            **self.settings,
-        )
-        tokens = ledger.tokens_for(run, vocabulary_size(self.data.tokenizer), flops)
-        return msgspec.structs.replace(run, tokens=tokens)
-
-
-def _wide(*widths: int) -> tuple[Transformer, ...]:
-    """Two layers of these widths, with heads of 64 where that is possible: few shapes."""
-    return tuple(Transformer(depth=2, width=w, heads=max(1, w // 64)) for w in widths)
-
-
-def _deep(*depths: int) -> tuple[Transformer, ...]:
-    """The shapes of `lm budget`: 64 times as wide as deep."""
-    return tuple(Transformer(depth=d, width=64 * d, heads=d) for d in depths)
-
-
 PLANS = {
-    "smoke": Plan(
+    "smoke": Scale(
         Data(tokenizer=Bytes(), length=64, batch=4),
-        {2e8: _wide(8, 12, 16), 4e8: _wide(8, 12, 16)},
-        trial=(4e8, _wide(12)[0]),
-        rates=(1e-2, 2e-2),
-        used={"causal": 1e-2, "masked": 1e-2},
         settings={"evaluations": 1, "evaluation_rows": 16},
     ),
-    "laptop": Plan(
+    "laptop": Scale(
         Data(corpus=Stdlib(), tokenizer=Bytes(), length=128, batch=4, validation=0.05),
-        {
-            2e10: _wide(6, 8, 12, 16, 24, 32),
-            5e10: _wide(8, 12, 16, 24, 32),
-            1.4e11: _wide(12, 16, 24, 32, 48),
-            4e11: _wide(16, 24, 32, 48, 64),
-        },
-        trial=(5e10, _wide(16)[0]),
-        rates=(1e-2, 2e-2, 4e-2, 8e-2),
-        used={"causal": 4e-2, "masked": 1e-2},
         settings={"evaluations": 1, "evaluation_rows": 32},
     ),
-    "v5e-16": Plan(
-        Data(
-            # A seventh of C4, so that nothing is read twice.
-            corpus=Tfds(name="c4/en", split="train[:15%]"),
-            tokenizer=SentencePiece(kind="unigram", size=32_768),
-            length=1024,
-            batch=256,
-            validation=0.0002,
-        ),
-        {
-            1e17: _deep(4, 6, 8, 10, 12),
-            3e17: _deep(6, 8, 10, 12, 14),
-            1e18: _deep(8, 10, 12, 16, 20),
-            3e18: _deep(10, 12, 16, 20, 24),
-            1e19: _deep(12, 16, 20, 24, 28),
-        },
-        trial=(1e18, _deep(12)[0]),
-        rates=(1e-3, 2e-3, 4e-3, 8e-3),
-        used={"causal": 2e-3, "masked": 2e-3},
-        settings={
-            "evaluations": 8,
-            "evaluation_rows": 1024,
-            "remat": "block",
-            "microbatches": 4,
-        },
-    ),
+    "v5e-16": Scale(scales.C4, settings=dict(scales.V5E_8.settings) | {"evaluations": 8}),
 }
 SCALES = tuple(PLANS)
 EFFORT = {
@@ -219,9 +92,69 @@ EFFORT = {
 }
 
 
+def _wide(*widths: int) -> tuple[Size, ...]:
+    """Two layers of these widths, with heads of 64 where that is possible: few shapes."""
+    return tuple(Size(2, width, max(1, width // 64)) for width in widths)
+
+
+def _deep(*depths: int) -> tuple[Size, ...]:
+    """The shapes of `lm budget`: 64 times as wide as deep."""
+    return tuple(Size(depth, 64 * depth, depth) for depth in depths)
+
+
+BUDGETS = {
+    "smoke": {2e8: _wide(8, 12, 16), 4e8: _wide(8, 12, 16)},
+    "laptop": {
+        2e10: _wide(6, 8, 12, 16, 24, 32),
+        5e10: _wide(8, 12, 16, 24, 32),
+        1.4e11: _wide(12, 16, 24, 32, 48),
+        4e11: _wide(16, 24, 32, 48, 64),
+    },
+    "v5e-16": {
+        1e17: _deep(4, 6, 8, 10, 12),
+        3e17: _deep(6, 8, 10, 12, 14),
+        1e18: _deep(8, 10, 12, 16, 20),
+        3e18: _deep(10, 12, 16, 20, 24),
+        1e19: _deep(12, 16, 20, 24, 28),
+    },
+}
+"""Sizes by FLOPs."""
+TRIALS = {
+    "smoke": (4e8, _wide(12)[0], (1e-2, 2e-2), {"causal": 1e-2, "masked": 1e-2}),
+    "laptop": (5e10, _wide(16)[0], (1e-2, 2e-2, 4e-2, 8e-2), {"causal": 4e-2, "masked": 1e-2}),
+    "v5e-16": (1e18, _deep(12)[0], (1e-3, 2e-3, 4e-3, 8e-3), {"causal": 2e-3, "masked": 2e-3}),
+}
+"""Budget and size at which learning rates are tried, which, and what each arm has there."""
+
+
 def runs(scale: str) -> dict[str, Run]:
     """The runs by cell name: every budget and size in each arm, and the trials."""
-    return PLANS[scale].runs()
+    plan, (budget, trial, rates, used), found = PLANS[scale], TRIALS[scale], dict[str, Run]()
+    pieces = vocabulary_size(plan.data.tokenizer)
+
+    def add(arm: str, flops: float, size: Size, rate: float, more: str = "") -> None:
+        run = Run(
+            data=plan.data,
+            objective=ARMS[arm].objective,
+            model=size.model,
+            optimizer=Muon(learning_rate=rate),
+            schedule=Cosine(warmup=0.1),
+            **plan.settings,
+        )
+        params = count(matmul_parameters(size.model, plan.data))
+        name = f"{arm}-{params}-{flops_text(flops).replace('.0e', 'e')}-{more}seed0"
+        found[name] = replace(run, tokens=ledger.tokens_for(run, pieces, flops))
+
+    tuned = matmul_parameters(trial.model, plan.data)
+    for arm in ARMS:
+        for flops, sizes in BUDGETS[scale].items():
+            for size in sizes:
+                params = matmul_parameters(size.model, plan.data)
+                add(arm, flops, size, laws.rate_at(params, used[arm], tuned))
+        for rate in rates:
+            if rate != used[arm]:
+                add(arm, budget, trial, rate, f"lr{rate:g}-")
+    return found
 
 
 def report(cells: list[Cell]) -> Report:
@@ -235,21 +168,30 @@ def report(cells: list[Cell]) -> Report:
         for arm, found in results.items()
         for law in (*METHODS, "parametric")
     }
-    shown = {arm: fits[arm, SHOWN] for arm in ARMS if isinstance(fits[arm, SHOWN], Fit)}
-    compared = attempt(partial(_compare, shown))
+    shown = {
+        arm: fits[arm, isoflops.SHOWN]
+        for arm in ARMS
+        if isinstance(fits[arm, isoflops.SHOWN], Fit)
+    }
+    surfaces = {a: fit for (a, law), fit in fits.items() if law == "parametric"}
+    compared = (
+        attempt(isoflops.compare_minima, *shown.values())
+        if shown.keys() == ARMS.keys()
+        else None
+    )
     trials = [each for arm in ARMS if (each := _trials(cells, arm))]
     named = {f"{ARMS[arm].label}, {law}": fit for (arm, law), fit in fits.items()}
-    return study_report(
+    return sections.report_of(
         sys.modules[__name__],
         cells,
         title="Size and data at equal compute, for a GPT and a BERT",
-        answer=_answer(shown, compared) or NO_ANSWER,
+        answer=_answer(shown, compared) or NO_LAW,
         details=(
             "N counts the parameters in matrix products, the head's among them, D the tokens"
             " read, and C the exact FLOPs of training. After a number stands the 95% interval"
             " of 1,000 resamples, widened by Student's t where minima are few.",
         ),
-        table=cells_table(
+        table=tables.cells_table(
             cells,
             "All finished cells, those that try a learning rate among them. N counts the"
             " parameters in matrix products; ± is the standard error over documents, which are"
@@ -257,55 +199,72 @@ def report(cells: list[Cell]) -> Report:
             " does not compare between arms.",
         ),
         sections=(
-            _curves_section(shown, results),
-            _exponents_section(named, fits),
-            _surface_section(fits, results),
+            _law_section(
+                "Loss by size at equal compute",
+                "isoflop",
+                shown,
+                results,
+                "Left: bits per byte of each budget by size, with a parabola in logarithms"
+                " through the runs about the best, and its minimum. Right: the minima's sizes"
+                " and data by compute, with power laws and their 95% bands.",
+            ),
+            sections.section(
+                "How the best size and data grow",
+                " ".join(_agreement(fit, ARMS[arm].name) for arm, fit in shown.items()) or None,
+                tables.laws_table(
+                    named,
+                    "Exponents by three ways to find the minimum of a budget (a parabola"
+                    " through the runs about the best, one through five sizes, a curve through"
+                    " all after Akima) and by a law of size and data fit to all runs. In"
+                    " brackets 95% intervals. The number of doubts is that of the warnings"
+                    " below.",
+                    "arm and method",
+                ),
+            ),
+            _law_section(
+                "One law of size and data",
+                "surface",
+                surfaces,
+                results,
+                "L = E + A/N^α + B/D^β, fit to all runs. Left: the runs, with the loss of the"
+                " best split, and where they lie in size and data, coloured by how far they are"
+                " above the law. Right: the best size and data by compute, with 95% bands, and"
+                " the residuals. The law splits compute by 6 N D, which the exact count exceeds"
+                " by the attention scores.",
+            ),
             _gap_section(shown, compared, _equal_text(cells)),
-            _trials_section(trials),
+            sections.trials_section(
+                "Learning rates",
+                trials,
+                "Bits per byte of the learning rates tried, at one budget and size. “Used” is"
+                " what the grid has there; other sizes have it times (N / N tuned)^(−1/3).",
+            ),
             _limits_section(cells, named),
         ),
-        warnings=tuple(each.verdict for each in trials if each.best not in (None, each.used)),
+        warnings=[each.verdict for each in trials if each.contrary],
     )
 
 
-def _fit(found: list[Result], law: str) -> Fit:
-    runs = runs_of(found)
-    return fit_parametric(runs) if law == "parametric" else fit_isoflop(runs, method=law)  # type: ignore[arg-type]
-
-
-def _compare(shown: Mapping[str, Fit]) -> Comparison:
-    """The arms' laws through the minima of their budgets."""
-    if len(shown) < len(ARMS):
-        raise DataError("an arm has too few minima")
-    first, second = (
-        Runs(
-            np.array([budget.loss for budget in _minima(shown[arm])]),
-            params_R=np.array([budget.params for budget in _minima(shown[arm])]),
-            flops_R=np.array([budget.flops for budget in _minima(shown[arm])]),
-        )
-        for arm in ARMS
-    )
-    return compare(first, second)
+def _fit(found: list[Row], law: str) -> Fit:
+    table = laws.runs_of(found)
+    return fit_parametric(table) if law == "parametric" else fit_isoflop(table, method=law)  # type: ignore[arg-type]
 
 
 def _equal_text(cells: list[Cell]) -> str:
     """What the arms had in common at each budget and size."""
-    by_arm = [
-        {cell.name.partition("-")[2]: cell.result for cell in cells
+    first, second = (
+        {cell.name.partition("-")[2]: dict(cell.result) for cell in cells
          if arm_of(cell) == arm and cell.result and not _is_trial(cell)}
         for arm in ARMS
-    ]  # fmt: skip
-    both = [(by_arm[0][name], by_arm[1][name]) for name in by_arm[0] if name in by_arm[1]]
+    )  # fmt: skip
+    both = [(first[name], second[name]) for name in first if name in second]
     if not both:
         return ""
-    apart = max(abs(math.log(ours["flops"] / theirs["flops"])) for ours, theirs in both)
-    first, second = (
-        [{name: value for name, value in pair[i].items() if name != "flops"} for pair in both]
-        for i in (0, 1)
-    )
+    flops = [(ours.pop("flops"), theirs.pop("flops")) for ours, theirs in both]
+    apart = max(abs(math.log(ours / theirs)) for ours, theirs in flops)
     return (
         f"At each budget and size the FLOPs of the arms differ by {apart:.1%} at most, as runs"
-        f" have whole steps. {equal_text(first, second)}"
+        f" have whole steps. {laws.equal_text(*zip(*both, strict=True))}"
     )
 
 
@@ -314,30 +273,20 @@ def _is_trial(cell: Cell) -> bool:
 
 
 def _trials(cells: list[Cell], arm: str) -> Trials | None:
-    """An arm's trials: those cells that are none but that, and the grid's own of their"
-    " place.
-    """
-    tried = [cell for cell in cells if arm_of(cell) == arm and _is_trial(cell)]
-    own = [
-        cell
-        for cell in cells
-        for trial in tried[:1]
-        if arm_of(cell) == arm and not _is_trial(cell)
-        if (cell.run.model, cell.run.tokens) == (trial.run.model, trial.run.tokens)
-    ]
-    if not own:
-        return None
-    return trials_of([*tried, *own], ARMS[arm].name, own[0].run.optimizer.learning_rate)
+    """An arm's trials: those cells that are no more than that, and the grid's own beside."""
+    ours = [cell for cell in cells if arm_of(cell) == arm]
+    tried = [cell for cell in ours if _is_trial(cell)]
+    places = [(cell.run.model, cell.run.tokens) for cell in tried]
+    own = [c for c in ours if c not in tried and (c.run.model, c.run.tokens) in places]
+    used = own and own[0].run.optimizer.learning_rate
+    return laws.trials_of([*tried, *own], ARMS[arm].name, used) if used else None
 
 
-# Sentences
-
-
-def _answer(shown: Mapping[str, Fit], compared: Comparison | DataError) -> str:
+def _answer(shown: Mapping[str, Fit], compared: Comparison | DataError | None) -> str:
     """How each arm's best size grows, and what compute lies between them."""
     if not shown:
         return ""
-    flops = [budget.flops for fit in shown.values() for budget in _minima(fit)]
+    flops = [budget.flops for fit in shown.values() for budget in isoflops.minima_of(fit)]
     parts = [
         f"{ARMS[arm].name} as C^{exponent_text(fit, 'a')}, its data as"
         f" C^{exponent_text(fit, 'b')}"
@@ -356,208 +305,92 @@ def _answer(shown: Mapping[str, Fit], compared: Comparison | DataError) -> str:
             else " The intervals overlap, so that no difference of the exponents is shown."
         )
     if isinstance(compared, Comparison):
-        text += f" {_multiplier_text(compared)}"
+        text += f" {isoflops.multiplier_text(compared, GPT.name, BERT.name)}"
     return text
-
-
-def _multiplier_text(compared: Comparison) -> str:
-    """The compute between the arms at the ends of what was measured."""
-    names = [arm.name for arm in ARMS.values()]
-    first, last = compared.points[0], compared.points[-1]
-    said = []
-    for point in (first, last):
-        between = f" ({times_text(point.ci95)})"
-        said.append(
-            f"{times_number(point.multiplier)} times{between} at {power(point.flops)} FLOPs"
-        )
-    beyond = sum(point.extrapolated for point in compared.points)
-    text = f"For {names[0]}'s loss {names[1]} needs {' and '.join(said)}"
-    if beyond:
-        text += (
-            ", all of it by drawing its law on: it has measured no such loss"
-            if beyond == len(compared.points)
-            else f", by drawing its law on at {beyond} of {len(compared.points)} budgets"
-        )
-    return text + "."
 
 
 def _agreement(fit: Fit, name: str) -> str:
     """Whether an interval holds what was published."""
-    found = holds(fit.ci95.get("a"), PUBLISHED)
-    if found is None:
+    if (ends := fit.ci95.get("a")) is None:
         return f"For {name} there are too few minima for an interval."
-    verb = "holds" if found else "does not hold"
+    verb = "holds" if ends[0] <= PUBLISHED <= ends[1] else "does not hold"
     return f"The interval of {name} {verb} the a of about {PUBLISHED:g} that was published."
 
 
-def _minima(fit: Fit) -> list[Budget]:
-    found: list[Budget] = fit.details["budgets"]
-    return found
-
-
-# Sections
-
-
-def _curves_section(
-    shown: Mapping[str, Fit], results: Mapping[str, list[Result]]
+def _law_section(
+    heading: str,
+    name: str,
+    fits: tables.Fits,
+    results: Mapping[str, list[Row]],
+    caption: str,
 ) -> Section | None:
-    return section(
-        "Loss by size at equal compute",
+    return sections.section(
+        heading,
         *(
-            law_plot(
-                f"isoflop_{arm}",
+            laws.law_plot(
+                f"{name}_{arm}",
                 {ARMS[arm].label: fit},
-                {ARMS[arm].label: runs_of(results[arm])},
-                f"{ARMS[arm].label}. Left: bits per byte of each budget by size, with a"
-                " parabola in logarithms through the runs about the best, and its"
-                " minimum."
-                " Right: the minima's sizes and data by compute, with power laws and their 95%"
-                " bands.",
+                {ARMS[arm].label: laws.runs_of(results[arm])},
+                f"{ARMS[arm].label}{':' if caption.startswith('L =') else '.'} {caption}",
             )
-            for arm, fit in shown.items()
-        ),
-    )
-
-
-def _exponents_section(
-    named: Mapping[str, Fit | DataError], fits: Mapping[tuple[str, str], Fit | DataError]
-) -> Section | None:
-    said = [
-        _agreement(fit, ARMS[arm].name)
-        for (arm, law), fit in fits.items()
-        if law == SHOWN and isinstance(fit, Fit)
-    ]
-    table = laws_table(
-        named,
-        "Exponents by three ways to find the minimum of a budget (a parabola through the runs"
-        " about the best, one through five sizes, a curve through all after Akima) and by"
-        " a law of size and data fit to all runs. In brackets 95% intervals. The number of"
-        " doubts is that of the warnings below.",
-        "arm and method",
-    )
-    return section("How the best size and data grow", " ".join(said) or None, table)
-
-
-def _surface_section(
-    fits: Mapping[tuple[str, str], Fit | DataError], results: Mapping[str, list[Result]]
-) -> Section | None:
-    return section(
-        "One law of size and data",
-        *(
-            law_plot(
-                f"surface_{arm}",
-                {ARMS[arm].label: fit},
-                {ARMS[arm].label: runs_of(results[arm])},
-                f"{ARMS[arm].label}: L = E + A/N^α + B/D^β, fit to all runs. Left: the runs,"
-                " with the loss of the best split, and where they lie in size and data,"
-                " coloured by how far they are above the law. Right: the best size and data by"
-                " compute, with 95% bands, and the residuals. The law splits compute by 6 N D,"
-                " which the exact count exceeds by the attention scores.",
-            )
-            for (arm, law), fit in fits.items()
-            if law == "parametric" and isinstance(fit, Fit)
+            for arm, fit in fits.items()
+            if isinstance(fit, Fit)
         ),
     )
 
 
 def _gap_section(
-    shown: Mapping[str, Fit],
-    compared: Comparison | DataError,
-    equal: str,
+    shown: Mapping[str, Fit], compared: Comparison | DataError | None, equal: str
 ) -> Section | None:
-    labels = [arm.label for arm in ARMS.values()]
-    if isinstance(compared, DataError):
-        return section(
-            "The compute between the objectives", f"It is not known: {compared}.", _best(shown)
-        )
-    return section(
-        "The compute between the objectives",
-        _best(shown),
-        comparison_plot(
+    heading = "The compute between the objectives"
+    minima = isoflops.minima_table(
+        shown,
+        ARMS,
+        "The minima of the parabolas: best size and data, and bits per byte there, which are"
+        " exact for the GPT and an upper bound for the BERT. A dash stands where the minimum is"
+        " at an edge of the sizes. Above: how far the BERT's lies above the GPT's.",
+    )
+    if not isinstance(compared, Comparison):
+        why = compared or "an arm has too few minima"
+        return sections.section(heading, f"It is not known: {why}.", minima)
+    return sections.section(
+        heading,
+        minima,
+        laws.comparison_plot(
             "compute_multiplier",
             compared,
-            labels,
+            [arm.label for arm in ARMS.values()],
             "Left: the minima of each arm's budgets, with power laws through them"
-            f" and their 95% bands. Right: how many times the compute {labels[1]} needs for"
-            f" the loss of {labels[0]}, with its 95% interval; hollow where the law is drawn"
+            f" and their 95% bands. Right: how many times the compute {BERT.label} needs for"
+            f" the loss of {GPT.label}, with its 95% interval; hollow where the law is drawn"
             " on.",
         ),
-        _multiplier_text(compared),
+        isoflops.multiplier_text(compared, GPT.name, BERT.name),
         equal,
     )
 
 
-def _best(shown: Mapping[str, Fit]) -> Table | None:
-    """The minima of each budget, the arms side by side."""
-    rows: dict[str, dict[str, Any]] = {}
-    for arm, fit in shown.items():
-        for budget in _minima(fit):
-            row = rows.setdefault(power(budget.flops), {"flops": budget.flops})
-            row |= {
-                f"{arm}_params": budget.params,
-                f"{arm}_tokens": budget.tokens,
-                f"{arm}_ratio": budget.tokens / budget.params,
-                f"{arm}_loss": budget.loss,
-            }
-    for row in rows.values():
-        losses = [row.get(f"{arm}_loss") for arm in ARMS]
-        if losses[0] is not None and losses[1] is not None:
-            row["gap"] = losses[1] - losses[0]
-    columns = [Column("flops", "C", power)]
-    for name, labelled in ARMS.items():
-        columns += [
-            Column(f"{name}_params", f"{labelled.label}: N*", count),
-            Column(f"{name}_tokens", "D*", count),
-            Column(f"{name}_ratio", "D*/N*", lambda ratio: f"{ratio:.0f}"),
-            Column(f"{name}_loss", BITS, decimals),
-        ]
-    columns.append(Column("gap", "above", decimals))
-    caption = (
-        "The minima of the parabolas: best size and data, and bits per byte there, which are"
-        " exact for the GPT and an upper bound for the BERT. A dash stands where the minimum is"
-        " at an edge of the sizes. Above: how far the BERT's lies above the GPT's."
-    )
-    return Table(tuple(columns), sorted(rows.values(), key=_flops), caption) if rows else None
-
-
-def _flops(row: Mapping[str, Any]) -> float:
-    return float(row["flops"])
-
-
-def _trials_section(trials: list[Trials]) -> Section | None:
-    if not trials:
+def _limits_section(cells: list[Cell], named: tables.Fits) -> Section | None:
+    if not (done := results_of(cells)):
         return None
-    table = trials_table(
-        trials,
-        "Bits per byte of the learning rates tried, at one budget and size. “Used” is what the"
-        " grid has there; other sizes have it times (N / N tuned)^(−1/3).",
-    )
-    return section("Learning rates", " ".join(each.verdict for each in trials), table)
-
-
-def _limits_section(cells: list[Cell], named: Mapping[str, Fit | DataError]) -> Section | None:
-    done = results_of(cells)
-    if not done:
-        return None
-    sizes = sorted({result["params_matmul"] for result in done})
+    sizes = sorted(result["params_matmul"] for result in done)
     flops = sorted(result["flops"] for result in done)
-    decades = f"{flops[-1] / flops[0]:.0f}-fold"
-    return section(
+    return sections.section(
         "What this does and does not show",
         f"It shows where the loss of models of {count(sizes[0])} to {count(sizes[-1])}"
-        f" parameters is least over a {decades} range of compute, on one text, with one seed"
-        " and a learning rate tuned at one place. Exponents of so short a range are no"
-        " forecast for a thousand times the compute: published ones stand on ranges of a"
-        " hundred to ten thousand. The intervals hold what minima scatter about their line."
-        " What another seed, another rule for the rate or another batch size would move all of"
-        " them by is in none.",
+        f" parameters is least over a {flops[-1] / flops[0]:.0f}-fold range of compute, on one"
+        " text, with one seed and a learning rate tuned at one place. Exponents of so short a"
+        " range are no forecast for a thousand times the compute: published ones stand on"
+        " ranges of a hundred to ten thousand. The intervals hold what minima scatter about"
+        " their line. What another seed, another rule for the rate or another batch size would"
+        " move all of them by is in none.",
         "At these budgets runs have a few hundred to a few thousand steps, so that best sizes"
         " say as much about how many steps an optimizer needs as about what data is worth;"
         " that is so above all for the BERT, whose loss stays near that of a model without"
         " context until it has found out how to use what it sees. Its bits per byte are an"
         " upper bound, and how far that lies above the text's code length by the best order is"
         " not known here, so that the multiplier counts the bound's slack as compute.",
-        doubts_table(
+        tables.doubts_table(
             named, "What the fits themselves warn of. Each is a reason to read on with care."
         ),
     )

@@ -22,41 +22,14 @@ import sys
 
 from lm.objectives import Masked
 from lm.run import Run
-from lm.study import runner
-from lm.study.common import Arm, size_text
-from lm.study.plans import (
-    EFFORT,
-    LAPTOP,
-    SMOKE,
-    V5E_8,
-    Size,
-)
+from lm.study import runner, scales, sections
+from lm.study.figures import curves_figure
+from lm.study.grid import Arm, Cell, Size, size_text
+from lm.study.groups import BITS, PROBE, Group, best_of, by_size, gaps, groups_of, of_arm
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
-from lm.study.report.values import Plot, Report, Section
-from lm.study.runner import Cell
-from lm.study.sections import (
-    BARS,
-    NO_ANSWER,
-    baselines_of,
-    curves_figure,
-    equal_section,
-    limits,
-    main_table,
-    report_of,
-    shares_section,
-)
-from lm.study.seeds import (
-    BITS,
-    PROBE,
-    Group,
-    best_of,
-    gaps,
-    groups_of,
-    signed,
-    winner,
-)
-
-__all__ = ["EFFORT", "SCALES", "report", "runs"]
+from lm.study.report.values import Report, Section
+from lm.study.sentences import NO_ANSWER, signed, winner
+from lm.study.tables import main_table
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 ON_CURVE = {0.05: SKY, 0.15: BLUE, 0.3: GREEN, 0.4: ORANGE, 0.6: VERMILLION, 0.8: PURPLE}
@@ -70,13 +43,14 @@ def _arm(rate: float) -> Arm:
 ARMS = {f"masked{round(100 * rate):02}": _arm(rate) for rate in RATES}
 USUAL = ARMS["masked15"]
 PLANS = {
-    "smoke": SMOKE._replace(
-        sizes=(Size(1, 16, 1, 1e-2), Size(1, 32, 1, 1e-2)), only=("masked15", "masked40")
+    "smoke": scales.SMOKE._replace(
+        sizes=(Size(1, 16), Size(1, 32)), only=("masked15", "masked40")
     ),
-    "laptop": LAPTOP._replace(sizes=(Size(2, 48, 1, 1e-2), Size(4, 96, 2, 1e-2)), seeds=2),
-    "v5e-8": V5E_8._replace(sizes=(Size(8, 512, 8, 4e-3), Size(24, 1024, 16, 2e-3))),
+    "laptop": scales.LAPTOP._replace(sizes=(Size(2, 48), Size(4, 96, 2)), seeds=2),
+    "v5e-8": scales.V5E_8._replace(sizes=(Size(8, 512, 8, 4e-3), Size(24, 1024, 16, 2e-3))),
 }
 SCALES = tuple(PLANS)
+EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
@@ -87,35 +61,50 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
-    usual = [group for group in groups if group.arm == USUAL]
-    sizes = _by_size(groups)
-    sections: list[Section | None] = []
+    usual, sizes = of_arm(groups, USUAL), by_size(groups)
+    found: list[Section | None] = []
     if groups:
-        large = sizes[max(sizes)]
-        sections = [
-            Section("By the rate trained at", (_curves(groups),)),
-            shares_section(
-                {f"{_rate(g):.0%}": (ON_CURVE[_rate(g)], g) for g in large
-                 if _rate(g) in ON_CURVE},
-                f"At {size_text(max(sizes))} parameters, by the rate trained at. All are"
+        *_, large = sizes.values()
+        lines = {
+            size_text(size): (colour, {100 * _rate(group): group for group in found})
+            for (size, found), colour in zip(sizes.items(), (VERMILLION, BLUE), strict=False)
+        }
+        found = [
+            sections.figure_section(
+                "By the rate trained at",
+                "by_rate",
+                curves_figure(
+                    lines, "share hidden in training (%)", sections.windows_of(groups)
+                ),
+                "Left: the any-order bound of the held-out text by the share hidden in"
+                " training. Right: the share of tokens whose role the probe finds, with nothing"
+                f" hidden. {sections.BARS}",
+            ),
+            sections.shares_section(
+                {
+                    f"{_rate(group):.0%}": (ON_CURVE[_rate(group)], group)
+                    for group in large
+                    if _rate(group) in ON_CURVE
+                },
+                f"At {size_text(large[0].size)} parameters, by the rate trained at. All are"
                 " asked for the same hidden pieces, which are shown as the mask piece.",
             ),
-            equal_section(groups, (usual or groups)[0]),
-            limits(
+            sections.equal_section(groups, (usual or groups)[0]),
+            sections.limits(
                 cells,
                 groups,
                 "The any-order bound weighs all shares hidden alike, which favours models that"
                 " saw many hidden. It ranks predictors of whole texts, not encoders.",
             ),
-        ]  # fmt: skip
-    return report_of(
+        ]
+    return sections.report_of(
         sys.modules[__name__],
         cells,
         groups,
         title="The share hidden in masked language modelling",
         answer=" ".join(filter(None, map(_answer, sizes.values()))) or NO_ANSWER,
         table=main_table(groups, usual, "the rate of 15% at the same size"),
-        sections=sections,
+        sections=found,
     )
 
 
@@ -130,40 +119,17 @@ def _answer(groups: list[Group]) -> str:
         f" {winner(groups, BITS, lambda group: f'{_rate(group):.0%}')}"
     )
     found = gaps(groups, best, BITS)
-    for group in groups:
-        if group.arm == USUAL and group.name in found:
+    for group in of_arm(groups, USUAL):
+        if group.name in found:
             text += f"; 15% lies {signed(found[group.name], BITS)} from the best"
     if probe := winner(groups, PROBE, lambda group: f"{_rate(group):.0%}"):
         text += f". The probe finds most at {probe}"
     return text + "."
 
 
-def _curves(groups: list[Group]) -> Plot:
-    lines = {
-        size_text(size): (colour, {100 * _rate(group): group for group in found})
-        for (size, found), colour in zip(
-            _by_size(groups).items(), (VERMILLION, BLUE), strict=False
-        )
-    }
-    return Plot(
-        "by_rate",
-        curves_figure(lines, "share hidden in training (%)", baselines_of(groups)),
-        "Left: the any-order bound of the held-out text by the share hidden in training. Right:"
-        f" the share of tokens whose role the probe finds, with nothing hidden. {BARS}",
-    )
-
-
-def _by_size(groups: list[Group]) -> dict[int, list[Group]]:
-    return {
-        size: [group for group in groups if group.size == size]
-        for size in sorted({group.size for group in groups})
-    }
-
-
 def _rate(group: Group) -> float:
-    assert isinstance(group.arm.objective, Masked)
-    assert isinstance(group.arm.objective.rate, float)
-    return group.arm.objective.rate
+    assert isinstance(group.objective, Masked) and isinstance(group.objective.rate, float)
+    return group.objective.rate
 
 
 if __name__ == "__main__":

@@ -22,42 +22,20 @@ without a mask piece.
 """
 
 import sys
+from dataclasses import replace
+
+from msgspec.structs import replace as changed
 
 from lm.objectives import Masked
 from lm.run import Run
-from lm.study import runner
-from lm.study.common import Arm
-from lm.study.plans import (
-    EFFORT,
-    LAPTOP,
-    SMOKE,
-    V5E_8,
-)
+from lm.study import runner, scales, sections
+from lm.study.figures import dots_figure
+from lm.study.grid import Arm, Cell
+from lm.study.groups import BITS, PROBE, Group, Measure, gaps, groups_of
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
-from lm.study.report.values import Plot, Report, Section, Table
-from lm.study.runner import Cell
-from lm.study.sections import (
-    BARS,
-    NO_ANSWER,
-    dots_figure,
-    equal_section,
-    limits,
-    main_table,
-    report_of,
-    shares_section,
-)
-from lm.study.seeds import (
-    BITS,
-    PROBE,
-    Group,
-    Measure,
-    gaps,
-    groups_of,
-    signed,
-    together,
-)
-
-__all__ = ["EFFORT", "SCALES", "report", "runs"]
+from lm.study.report.values import Report, Section, Table
+from lm.study.sentences import NO_ANSWER, signed, together
+from lm.study.tables import main_table
 
 RATES = {0.15: VERMILLION, 0.4: BLUE}
 RECIPES = {
@@ -74,21 +52,20 @@ RECIPES = {
 
 def _arm(recipe: str, rate: float) -> Arm:
     label, objective, colour = RECIPES[recipe]
-    chosen = Masked(
-        rate=rate, mask=objective.mask, random=objective.random, select=objective.select
-    )
-    return Arm(f"{label}, {rate:.0%}", f"{label} at {rate:.0%}", chosen, colour)
+    name = f"{label} at {rate:.0%}"
+    return Arm(f"{label}, {rate:.0%}", name, changed(objective, rate=rate), colour)
 
 
 ARMS = {
     f"{recipe}{round(100 * rate)}": _arm(recipe, rate) for rate in RATES for recipe in RECIPES
 }
 PLANS = {
-    "smoke": SMOKE._replace(only=("usual15", "masks15", "span15", "usual40")),
-    "laptop": LAPTOP._replace(seeds=2),
-    "v5e-8": V5E_8,
+    "smoke": scales.SMOKE._replace(only=("usual15", "masks15", "span15", "usual40")),
+    "laptop": scales.LAPTOP._replace(seeds=2),
+    "v5e-8": scales.V5E_8,
 }
 SCALES = tuple(PLANS)
+EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
@@ -99,59 +76,59 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[Cell]) -> Report:
     """What the finished cells say; what is missing is named."""
     groups = list(groups_of(cells, ARMS).values())
-    usual = [group for group in groups if group.arm in (_arm("usual", rate) for rate in RATES)]
-    sections: list[Section | None] = []
+    usual = [group for rate in RATES for group in _usual(groups, rate)]
+    found: list[Section | None] = []
     if groups:
-        by_rate = {f"{rate:.0%}": (RATES[rate], _named(_at(groups, rate))) for rate in RATES}
-        sections = [
-            Section(
+        low = _named(_at(groups, min(RATES)))
+        found = [
+            sections.figure_section(
                 "By recipe",
-                (
-                    Plot(
-                        "recipes",
-                        dots_figure(by_rate),
-                        "Left: the any-order bound of the held-out text. Right: the share of"
-                        f" tokens whose role the probe finds, with nothing hidden. {BARS}",
-                    ),
+                "recipes",
+                dots_figure(
+                    {
+                        f"{rate:.0%}": (colour, _named(_at(groups, rate)))
+                        for rate, colour in RATES.items()
+                    }
                 ),
+                "Left: the any-order bound of the held-out text. Right: the share of tokens"
+                f" whose role the probe finds, with nothing hidden. {sections.BARS}",
             ),
-            shares_section(
-                {name: (group.arm.colour, group)
-                 for name, group in _named(_at(groups, min(RATES))).items()},
+            sections.shares_section(
+                {name: (group.arm.colour, group) for name, group in low.items()},
                 "For the arms at 15%. Single pieces are hidden in scoring, not units, whatever"
                 " was hidden together in training.",
             ),
-            equal_section(groups, (usual or groups)[0]),
-            limits(
+            sections.equal_section(groups, (usual or groups)[0]),
+            sections.limits(
                 cells,
                 groups,
                 "All are scored with single pieces hidden behind the mask piece. That is the"
                 " case which 100/0/0 on single pieces was trained for, and it favours it; what"
                 " 80/10/10 is for (inputs without mask pieces) is asked by the probe alone.",
             ),
-        ]  # fmt: skip
-    return report_of(
+        ]
+    return sections.report_of(
         sys.modules[__name__],
         cells,
         groups,
         title="How and what to hide",
         answer=_answer(groups),
         table=_table(groups),
-        sections=sections,
+        sections=found,
     )
 
 
 def _table(groups: list[Group]) -> Table:
     """A row a group, each against 80/10/10 of single pieces at its own rate."""
     tables = [
-        main_table(found, [g for g in found if g.arm == _arm("usual", rate)],
-                   "80/10/10 of single pieces at the same rate")
+        main_table(
+            _at(groups, rate),
+            _usual(groups, rate),
+            "80/10/10 of single pieces at the same rate",
+        )
         for rate in RATES
-        for found in [_at(groups, rate)]
-    ]  # fmt: skip
-    return Table(
-        tables[0].columns, [row for table in tables for row in table.rows], tables[0].caption
-    )
+    ]
+    return replace(tables[0], rows=[row for table in tables for row in table.rows])
 
 
 def _answer(groups: list[Group]) -> str:
@@ -165,8 +142,8 @@ def _answer(groups: list[Group]) -> str:
 
 def _against(groups: list[Group], rate: float, measure: Measure, what: str) -> str:
     """Which recipes differ from the usual one at a rate beyond the error."""
-    usual = next((group for group in groups if group.arm == _arm("usual", rate)), None)
-    if usual is None or not (found := gaps(groups, usual, measure)):
+    usual = _usual(groups, rate)
+    if not usual or not (found := gaps(groups, usual[0], measure)):
         return ""
     names = {group.name: name for name, group in _named(groups).items()}
     sides: dict[str, list[str]] = {"better than": [], "worse than": []}
@@ -183,6 +160,10 @@ def _against(groups: list[Group], rate: float, measure: Measure, what: str) -> s
 def _at(groups: list[Group], rate: float) -> list[Group]:
     arms = [_arm(recipe, rate) for recipe in RECIPES]
     return [group for group in groups if group.arm in arms]
+
+
+def _usual(groups: list[Group], rate: float) -> list[Group]:
+    return [group for group in groups if group.arm == _arm("usual", rate)]
 
 
 def _named(groups: list[Group]) -> dict[str, Group]:

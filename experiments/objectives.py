@@ -24,12 +24,10 @@ part next, and diffusion near the BERT at all rates, whose loss has the same exp
 import sys
 from dataclasses import replace
 
-import msgspec
-import numpy as np
+from msgspec.structs import replace as changed
 
 from lm.objectives import (
     AnyOrder,
-    Causal,
     Curriculum,
     Diffusion,
     Masked,
@@ -39,38 +37,16 @@ from lm.objectives import (
     Shifted,
     Spans,
 )
-from lm.output.numbers import decimals, power
+from lm.output.numbers import power
 from lm.run import Run
-from lm.study import runner
-from lm.study.common import Arm, arm_of
-from lm.study.plans import EFFORT as USUAL_EFFORT
-from lm.study.plans import (
-    LAPTOP,
-    SMOKE,
-    V5E_8,
-    Plan,
-)
+from lm.study import runner, scales, sections
+from lm.study.figures import dots_figure
+from lm.study.grid import GPT, Arm, Cell, Scale, arm_of
+from lm.study.groups import BITS, PROBE, Group, groups_of, of_arm
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
-from lm.study.report.values import Column, Plot, Report, Section, Table
-from lm.study.runner import Cell
-from lm.study.sections import (
-    BARS,
-    NO_ANSWER,
-    dots_figure,
-    equal_section,
-    limits,
-    main_table,
-    report_of,
-    shares_section,
-)
-from lm.study.seeds import (
-    BITS,
-    PROBE,
-    Group,
-    gaps,
-    groups_of,
-    winner,
-)
+from lm.study.report.values import Plot, Report, Section
+from lm.study.sentences import NO_ANSWER, winner
+from lm.study.tables import main_table, pairs_table, scores_table
 
 UL2 = Mixture(
     mixed=(
@@ -81,7 +57,7 @@ UL2 = Mixture(
 )
 """The kinds that UL2 mixes: a prefix, short spans, and long ones that leave half."""
 ARMS = {
-    "causal": Arm("GPT", "the GPT", Causal(), BLUE),
+    "causal": GPT,
     "prefix": Arm("prefix", "the prefix model", Prefix(), BLUE),
     "masked15": Arm("BERT, 15%", "the BERT at 15%", Masked(), VERMILLION),
     "masked40": Arm("BERT, 40%", "the BERT at 40%", Masked(rate=0.4), ORANGE),
@@ -95,23 +71,21 @@ ARMS = {
 }
 
 
-def _plan(plan: Plan, sentinels: int, seeds: int) -> Plan:
+def _scale(scale: Scale, sentinels: int, seeds: int) -> Scale:
     """With the sentinels that span corruption needs, in the tokenizer of all arms."""
-    tokenizer = msgspec.structs.replace(plan.data.tokenizer, sentinels=sentinels)
-    data = msgspec.structs.replace(plan.data, tokenizer=tokenizer)
-    return plan._replace(data=data, seeds=seeds)
+    tokenizer = changed(scale.data.tokenizer, sentinels=sentinels)
+    return scale._replace(data=changed(scale.data, tokenizer=tokenizer), seeds=seeds)
 
 
 PLANS = {
-    "smoke": _plan(SMOKE, sentinels=8, seeds=1),
-    "laptop": _plan(LAPTOP, sentinels=8, seeds=2),
-    "v5e-8": _plan(V5E_8, sentinels=32, seeds=2),
+    "smoke": _scale(scales.SMOKE, sentinels=8, seeds=1),
+    "laptop": _scale(scales.LAPTOP, sentinels=8, seeds=2),
+    "v5e-8": _scale(scales.V5E_8, sentinels=32, seeds=2),
 }
 SCALES = tuple(PLANS)
-EFFORT = USUAL_EFFORT | {
-    # On the same windows, so that a masked model's exact numbers stand beside the GPT's.
-    "laptop": replace(USUAL_EFFORT["laptop"], orders=USUAL_EFFORT["laptop"].rows, block=8)
-}
+LAPTOP = scales.EFFORT["laptop"]
+# On the same windows, so that a masked model's exact numbers stand beside the GPT's.
+EFFORT = scales.EFFORT | {"laptop": replace(LAPTOP, orders=LAPTOP.rows, block=8)}
 
 
 def runs(scale: str) -> dict[str, Run]:
@@ -124,34 +98,45 @@ def report(cells: list[Cell]) -> Report:
     groups = list(groups_of(cells, ARMS).values())
     tokens = [group for group in groups if group.budget.startswith("d")]
     flops = _at_equal_flops(cells, groups)
-    causal = [group for group in groups if group.arm == ARMS["causal"]]
-    sections: list[Section | None] = []
+    causal = of_arm(groups, GPT)
+    found: list[Section | None] = []
     if groups:
         series = {
             "equal tokens": (BLUE, {group.arm.label: group for group in tokens}),
             "equal FLOPs": (VERMILLION, {group.arm.label: group for group in flops}),
         }
-        sections = [
-            Section(
+        found = [
+            sections.section(
                 "The objectives side by side",
-                (
-                    Plot(
-                        "objectives",
-                        dots_figure(series),
-                        "Left: bits per byte of the held-out text by each model's first valid"
-                        " scorer. Right: the share of tokens whose role the probe finds, with"
-                        f" nothing hidden. {BARS}",
-                    ),
-                    _pairs(tokens),
-                    _scores(tokens),
+                Plot(
+                    "objectives",
+                    dots_figure(series),
+                    "Left: bits per byte of the held-out text by each model's first valid"
+                    " scorer. Right: the share of tokens whose role the probe finds, with"
+                    f" nothing hidden. {sections.BARS}",
+                ),
+                pairs_table(
+                    tokens,
+                    "How far each row lies above each column at equal tokens, paired by seed"
+                    " and document; an asterisk where that is beyond the error. Read it with"
+                    " the kinds: a bound above an exact number does not show that its model"
+                    " predicts worse.",
+                ),
+                scores_table(
+                    tokens,
+                    "Every scorer that is valid for a model, at equal tokens: means over seeds,"
+                    " with the errors over documents and masks of one. A masked model's exact"
+                    " likelihoods are those of an order of writing, some pieces at a time,"
+                    " which are taken as independent (eight at the laptop's scale)."
+                    " Pseudo-likelihood is of fewer windows.",
                 ),
             ),
-            shares_section(
+            sections.shares_section(
                 {group.arm.label: (group.arm.colour, group) for group in tokens},
                 "At equal tokens, for the models that answer what is hidden.",
             ),
-            equal_section(tokens or groups, (causal or groups)[0], _flops_line(flops)),
-            limits(
+            sections.equal_section(tokens or groups, (causal or groups)[0], _flops_line(flops)),
+            sections.limits(
                 cells,
                 groups,
                 "An upper bound is the mean over random orders; the model's best order, or a"
@@ -160,23 +145,22 @@ def report(cells: list[Cell]) -> Report:
                 " at equal FLOPs may differ in time and memory.",
             ),
         ]
-    return report_of(
+    reference = "the GPT (arms with other tokens than its are at its FLOPs)"
+    return sections.report_of(
         sys.modules[__name__],
         cells,
         tokens,
         title="All objectives in one unit",
         answer=_answer(tokens, flops),
-        table=main_table(
-            groups, causal, "the GPT (arms with other tokens than its are at its FLOPs)"
-        ),
-        sections=sections,
+        table=main_table(groups, causal, reference),
+        sections=found,
     )
 
 
 def _at_equal_flops(cells: list[Cell], groups: list[Group]) -> list[Group]:
     """The arms at the FLOPs of the GPT; for some, that is at equal tokens too."""
     apart = {arm_of(cell) for cell in cells if "-f" in cell.name}
-    return [g for g in groups if g.budget[0] == "f" or g.name.split("-")[0] not in apart]
+    return [g for g in groups if g.budget[0] == "f" or arm_of(g.cells[0]) not in apart]
 
 
 def _answer(tokens: list[Group], flops: list[Group]) -> str:
@@ -191,66 +175,10 @@ def _answer(tokens: list[Group], flops: list[Group]) -> str:
     return " ".join(told) or NO_ANSWER
 
 
-def _pairs(groups: list[Group]) -> Table:
-    """How far each arm lies above each other, paired."""
-    known = [group for group in groups if group.likelihood]
-    above = {other.name: gaps(known, other, BITS) for other in known}
-    rows = []
-    for group in known:
-        row = {"arm": f"{group.arm.label} ({group.kind})"}
-        for other in known:
-            if gap := above[other.name].get(group.name):
-                row[other.name] = f"{gap.value:+.2f}{'*' if gap.beyond else ''}"
-        rows.append(row)
-    columns = [Column(group.name, group.arm.label) for group in known]
-    return Table(
-        (Column("arm", "bits per byte more than"), *columns),
-        rows,
-        "How far each row lies above each column at equal tokens, paired by seed and document;"
-        " an asterisk where that is beyond the error. Read it with the kinds: a bound above an"
-        " exact number does not show that its model predicts worse.",
-    )
-
-
-def _scores(groups: list[Group]) -> Table:
-    """Every scorer that is valid for each arm."""
-    rows = []
-    for group in groups:
-        results = list(group.results.values())
-        for scorer in results[0]["scores"]:
-            scores = [result["scores"][scorer] for result in results]
-            rows.append(
-                {
-                    "arm": group.arm.label,
-                    "scorer": scorer.replace("_", " "),
-                    "kind": scores[0]["kind"],
-                    "text": scores[0]["text_se"],
-                    "masks": scores[0]["mc_se"] or None,
-                    "bits": float(np.mean([score["bits_per_byte"] for score in scores])),
-                }
-            )
-    columns = (
-        Column("arm", "trained as"),
-        Column("scorer", "scorer"),
-        Column("bits", "bits per byte", decimals),
-        Column("text", "± text", decimals),
-        Column("masks", "± masks", decimals),
-        Column("kind", "which is"),
-    )
-    return Table(
-        columns,
-        rows,
-        "Every scorer that is valid for a model, at equal tokens: means over seeds, with the"
-        " errors over documents and masks of one. A masked model's exact likelihoods are those"
-        " of an order of writing, some pieces at a time, which are taken as independent (eight"
-        " at the laptop's scale). Pseudo-likelihood is of fewer windows.",
-    )
-
-
 def _flops_line(groups: list[Group]) -> str:
     """How equal the FLOPs are."""
-    causal = next((group for group in groups if group.arm == ARMS["causal"]), None)
-    if causal is None or not (flops := causal.mean("flops")):
+    causal = of_arm(groups, GPT)
+    if not causal or not (flops := causal[0].mean("flops")):
         return "The GPT is not finished, so FLOPs cannot be compared."
     spent = [(group.mean("flops") or 0.0, group.mean("steps") or 1.0) for group in groups]
     apart = max(abs(each / flops - 1) for each, _ in spent)

@@ -1,4 +1,4 @@
-"""What `experiments.speed` found on a machine, as tables and a figure."""
+"""What `experiments.benchmarks.speed` found on a machine, as tables and a figure."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def show(file: Path) -> None:
         content = json.loads(file.read_bytes())
         machine, sections = content["machine"], content["sections"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: not results of experiments.speed; move it away") from None
+        raise UserError(f"{file}: not results of this benchmark; move it away") from None
     console = Console(highlight=False)
     console.width = max(120, console.width)
     console.print(f"\n[bold]{name_of(machine)}[/bold]")

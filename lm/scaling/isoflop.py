@@ -14,7 +14,7 @@ from lm.scaling.table import DataError, Runs
 
 Method = Literal["parabola", "local", "akima"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""The first is the default, by the simulation in `experiments/isoflop_methods.py`."""
+"""The first is the default, by a simulation: `experiments/benchmarks/isoflop_methods.py`."""
 
 _POINTS_OF_A_LOCAL_PARABOLA = 5
 _SAME_SIZE = 0.02

@@ -9,11 +9,10 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -36,21 +35,12 @@ from lm.run import (
     same_result,
     validate,
 )
+from lm.study.grid import Cell
 from lm.study.report import write as report
 from lm.train.directory import other_settings
 from lm.train.fit import fit
 from lm.train.lock import only_writer
 from lm.train.loop import Diverged
-
-
-class Cell(NamedTuple):
-    """One run of a study and what came of it."""
-
-    name: str
-    run: Run
-    result: Mapping[str, Any] | None
-    """By column: a `Result`, and what a study adds; None until it is finished."""
-    directory: Path
 
 
 def main(study: ModuleType, arguments: list[str] | None = None) -> None:

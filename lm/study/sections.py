@@ -1,141 +1,103 @@
-"""What reports over several seeds show: tables, figures, what was equal, what it shows."""
+"""Sections that reports have in common, and the report of a study as a whole."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from lm.output.numbers import count, decimals, duration, percent, power
-from lm.study.common import (
-    equal_table,
-    size_text,
-    study_report,
-    violations,
+from lm.data import Hmm, Stdlib, Tfds
+from lm.output.numbers import count, decimals, percent
+from lm.run import Run
+from lm.study.checks import Rows, made, missing, mixed, seed_rows, violations
+from lm.study.figures import Lines, probe_figure, shares_figure
+from lm.study.grid import Cell, arm_of, size_text
+from lm.study.groups import Group, all_results
+from lm.study.laws import Trials
+from lm.study.report.values import (
+    Block,
+    Column,
+    Guesses,
+    Place,
+    Plot,
+    Report,
+    Section,
+    Table,
 )
-from lm.study.report.figures import MARKERS, MUTED, PAPER, panels, reference_lines, styled
-from lm.study.report.values import Column, Plot, Report, Section, Table
-from lm.study.runner import Cell
-from lm.study.seeds import BITS, PROBE, Gap, Group, Measure, gaps, signed, together
+from lm.study.sentences import together
+from lm.study.tables import equal_table, spent_table, trials_table
 
-# Tables
+BARS = (
+    "Bars are one standard error: that over seeds and that over held-out documents, together."
+    " The documents are the same for all arms, so that differences are known better than the"
+    " bars say; the table has them paired."
+)
+"""What captions of figures say of their bars."""
+EQUAL = "What was held equal, and what was not"
 
 
-def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -> Table:
-    """A row a group, and how far each lies above the reference of its size and budget.
+def section(heading: str, *blocks: Block | None) -> Section | None:
+    """A section of the blocks that there are; None if there are none."""
+    found = tuple(block for block in blocks if block is not None)
+    return Section(heading, found) if found else None
 
-    `what` names the reference in the caption.
+
+def figure_section(
+    heading: str, name: str, figure: Figure | None, caption: str, *blocks: Block | None
+) -> Section | None:
+    """A section of a figure and what stands before it; None if there is none to draw."""
+    return section(heading, *blocks, Plot(name, figure, caption)) if figure else None
+
+
+def report_of(
+    study: ModuleType,
+    cells: Sequence[Cell],
+    groups: Sequence[Group] = (),
+    *,
+    title: str,
+    answer: str,
+    details: Sequence[str] | None = None,
+    table: Table,
+    sections: Sequence[Section | None],
+    compared: Rows | None = None,
+    warnings: Sequence[str] = (),
+) -> Report:
+    """The report of a study, with what is missing, mixed or not equal at its top.
+
+    `compared` are those cells that were to be equal in all but the objective; where it is not
+    given, those of the same size and seed among the groups. `details` say by default what
+    stands after ±.
     """
-    found: dict[str, Gap] = {}
-    for other in reference:
-        for budget in {group.budget for group in groups}:
-            peers = [g for g in groups if (g.size, g.budget) == (other.size, budget)]
-            found |= gaps(peers, other, BITS)
-    rows = []
-    for group in groups:
-        gap = found.get(group.name)
-        masks = [r["mc_se"] for r in group.results.values() if r.get("mc_se") is not None]
-        rows.append(
-            {
-                "size": group.size,
-                "arm": group.arm.label,
-                "budget": group.budget,
-                "tokens": group.mean("tokens"),
-                "seeds": len(group.results),
-                "bits": group.mean("bits_per_byte"),
-                "bits_seeds": group.seeds_se("bits_per_byte"),
-                "bits_text": group.text_se(BITS),
-                "bits_masks": float(np.mean(masks))
-                if masks and group.kind != "exact"
-                else None,
-                "kind": group.kind,
-                "layout": group.mean("layout_bits"),
-                "above": gap and signed(gap, BITS) + ("*" if gap.beyond else ""),
-                "probe": group.mean("probe_accuracy"),
-                "probe_seeds": group.seeds_se("probe_accuracy"),
-                "probe_text": group.text_se(PROBE),
-                "loss": group.mean("validation_loss"),
-            }
-        )
-    columns = (
-        *([Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []),
-        Column("arm", "trained as"),
-        *([Column("tokens", "tokens", count)] if len({g.budget for g in groups}) > 1 else []),
-        Column("seeds", "seeds"),
-        Column("bits", "bits per byte ± seeds", decimals, error="bits_seeds"),
-        Column("bits_text", "± text", decimals),
-        Column("bits_masks", "± masks", decimals),
-        Column("kind", "which is"),
-        Column("layout", "of it layout", decimals),
-        Column("above", "above"),
-        Column("probe", "probe ± seeds", percent, error="probe_seeds"),
-        Column("probe_text", "± text", percent),
-        Column("loss", "own loss", decimals),
-    )
-    return Table(
-        columns,
-        rows,
-        "Means over seeds. “± seeds” is the standard error over seeds (data order, masks and"
-        " initial values), “± text” that over held-out documents, which all seeds share, and"
-        " “± masks” that of the masks drawn in scoring one model, which is a part of “± text”."
-        " “Of it layout” is what the length model pays for the ends of documents, which a BERT"
-        " is shown and a GPT predicts itself."
-        f" “Above” is the difference to {what}, paired by seed and by document, with"
-        " both errors together and an asterisk where it is beyond the error: where its 95%"
-        " interval leaves out 0, with the seeds' spread pooled over the arms. The probe is the"
-        " share of tokens whose role is found; own loss is the objective's, in nats per"
-        " predicted piece, and does not compare between arms.",
+    compared = seed_rows(groups) if compared is None else compared
+    return Report(
+        title=title,
+        question=(study.__doc__ or "").splitlines()[0],
+        answer=answer,
+        details=errors_text(groups) if details is None else tuple(details),
+        table=table,
+        rows=[{"cell": c.name, "objective": arm_of(c), **(c.result or {})} for c in cells],
+        sections=tuple(section for section in sections if section is not None),
+        warnings=(*missing(cells), *mixed(cells), *violations(compared), *warnings),
+        made=made(Path(study.__file__ or "").stem, cells),
     )
 
 
-def spent_table(groups: Sequence[Group], reference: Group) -> Table:
-    """What each group used, as a mean over seeds, and its share of what the reference used."""
-    shown: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-        ("tokens", "tokens", count),
-        ("predicted_targets", "predicted targets", count),
-        ("slots", "slots", count),
-        ("flops", "FLOPs", power),
-        ("device_seconds", "device time", duration),
+def errors_text(groups: Sequence[Group]) -> tuple[str, ...]:
+    """What stands after ±, as a paragraph."""
+    if not groups:
+        return ()
+    return (
+        "After ± stands one standard error, over seeds and held-out documents together; a"
+        " difference is called beyond the error where its 95% interval leaves out 0.",
     )
-    rows = [
-        {"arm": group.arm.label, "size": group.size}
-        | {
-            key: f"{show(mine)} ({mine / theirs:.0%})"
-            for key, _, show in shown
-            if (mine := group.mean(key)) is not None and (theirs := reference.mean(key))
-        }
-        for group in groups
-    ]
-    columns = (
-        *([Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []),
-        Column("arm", "trained as"),
-        *(Column(key, title) for key, title, _ in shown),
-    )
-    caption = (
-        f"What a run of each arm used, and its share of what {reference.arm.name} used. Slots"
-        " are prediction positions that the head computes, used or not."
-    )
-    return Table(columns, rows, caption)
-
-
-def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, Cell]]:
-    """The cells that are compared: those of one size and one seed, by group."""
-    rows: dict[str, dict[str, Cell]] = {}
-    for group in groups:
-        for cell in group.cells:
-            row = f"{size_text(group.size)}, seed {cell.run.seed}"
-            rows.setdefault(row, {})[group.name] = cell
-    return rows
 
 
 def equal_section(groups: Sequence[Group], reference: Group, *blocks: str | Table) -> Section:
     """What was held equal, and what was not."""
     table = equal_table(seed_rows(groups), "between the arms of a size and seed")
     return Section(
-        "What was held equal, and what was not",
+        EQUAL,
         (table, spent_table(groups, reference), *blocks),
     )
 
@@ -158,8 +120,7 @@ def limits(cells: Sequence[Cell], groups: Sequence[Group], *more: str) -> Sectio
         (
             "It shows what these objectives do to models of"
             f" {together([size_text(size) for size in sizes])} parameters (without the"
-            f" embedding) after {' to '.join(_ends(tokens))} training tokens of"
-            f" {run.data.corpus.title},"
+            f" embedding) after {' to '.join(_ends(tokens))} training tokens of {_corpus(run)},"
             f" scored on {documents} held-out documents, with one"
             " learning rate for all arms of a size, which was not tuned for any of them. An"
             " order of arms at this scale is not their order at another: what is behind after"
@@ -178,224 +139,162 @@ def _ends(tokens: Sequence[int]) -> list[str]:
     return list(dict.fromkeys((count(tokens[0]), count(tokens[-1]))))
 
 
-def report_of(
-    study: ModuleType,
-    cells: Sequence[Cell],
-    groups: Sequence[Group],
-    *,
-    title: str,
-    answer: str,
-    table: Table,
-    sections: Sequence[Section | None],
-) -> Report:
-    """The report of a study, with what is missing and what is not equal at its top.
-
-    `groups` are those that were to be equal in all but the objective.
-    """
-    return study_report(
-        study,
-        cells,
-        title=title,
-        answer=answer,
-        details=_details(groups),
-        table=table,
-        sections=sections,
-        warnings=violations(seed_rows(groups)),
-    )
+def _corpus(run: Run) -> str:
+    match run.data.corpus:
+        case Stdlib():
+            return "Python's standard library"
+        case Tfds(name=name):
+            return name
+        case Hmm():
+            return "a hidden Markov source"
+        case _:
+            return "the given text"
 
 
-NO_ANSWER = "There is no answer yet: no two arms that could be compared are finished."
-
-
-def _details(groups: Sequence[Group]) -> tuple[str, ...]:
-    if not groups:
-        return ()
-    return (
-        "After ± stands one standard error, over seeds and held-out documents together; a"
-        " difference is called beyond the error where its 95% interval leaves out 0.",
-    )
-
-
-def baselines_of(groups: Sequence[Group]) -> dict[str, float]:
-    """What compressors need for the same windows."""
-    found = [r["baselines"] for g in groups for r in g.results.values() if r.get("baselines")]
-    names = ("gzip, by window", "xz, by window")
-    return {name: found[0][name] for name in names if found and name in found[0]}
-
-
-# Figures
-
-
-@styled()
-def dots_figure(series: Mapping[str, tuple[str, Mapping[str, Group]]]) -> Figure:
-    """Bits per byte and probe of each arm, a row each; `series` are colours and groups by row.
-
-    Filled marks are exact, hollow ones bounds, crosses no likelihood.
-    """
-    rows = list(dict.fromkeys(row for _, found in series.values() for row in found))
-    figure, both = panels(2, height=1.3 + 0.24 * len(rows), sharey=True)
-    for axes, measure in zip(both, (BITS, PROBE), strict=True):
-        scale = 100 if measure is PROBE else 1
-        for order, (colour, found) in enumerate(series.values()):
-            nudge = 0.17 * (order - (len(series) - 1) / 2)
-            for row, group in found.items():
-                if (value := group.mean(measure.key)) is None:
-                    continue
-                axes.errorbar(
-                    [scale * value],
-                    [rows.index(row) + nudge],
-                    xerr=[scale * (group.error(measure) or 0.0)],
-                    **_mark(group, measure, colour, MARKERS[order]),
-                )
-        axes.grid(axis="y", visible=False)
-    left, right = both
-    left.set_yticks(range(len(rows)), rows)
-    left.set_ylim(len(rows) - 0.4, -0.6)
-    left.set(title="Held-out text", xlabel="bits per byte")
-    right.set(title="Roles found by the probe", xlabel="% of tokens")
-    handles = [
-        Line2D([], [], color=colour, marker=MARKERS[order], linestyle="none", label=label)
-        for order, (label, (colour, _)) in enumerate(series.items())
-    ]
-    kinds = {g.kind for _, found in series.values() for g in found.values()}
-    figure.legend(
-        handles=[*(handles if len(series) > 1 else []), *_kind_handles(kinds)],
-        loc="outside upper left",
-        ncols=5,
-    )
-    return figure
-
-
-@styled()
-def curves_figure(
-    lines: Mapping[str, tuple[str, Mapping[float, Group]]],
-    xlabel: str,
-    baselines: Mapping[str, float],
-) -> Figure:
-    """Bits per byte and probe against a number; `lines` are colours and groups by it."""
-    figure, both = panels(2, height=3.2)
-    for axes, measure in zip(both, (BITS, PROBE), strict=True):
-        scale = 100 if measure is PROBE else 1
-        for order, (colour, found) in enumerate(lines.values()):
-            there = {x: g for x, g in found.items() if g.mean(measure.key) is not None}
-            # A line joins what compares: not bounds with exact numbers.
-            kinds = {g.kind if measure is BITS else "" for g in there.values()}
-            for kind in sorted(kinds):
-                joined = {
-                    x: scale * (g.mean(measure.key) or 0.0)
-                    for x, g in there.items()
-                    if measure is PROBE or g.kind == kind
-                }
-                axes.plot(list(joined), list(joined.values()), color=colour, zorder=1)
-            for x, group in there.items():
-                axes.errorbar(
-                    [x],
-                    [scale * (group.mean(measure.key) or 0.0)],
-                    [scale * (group.error(measure) or 0.0)],
-                    **_mark(group, measure, colour, MARKERS[order]),
-                )
-        axes.set_xlabel(xlabel)
-    left, right = both
-    left.set(title="Held-out text", ylabel="bits per byte")
-    right.set(title="Roles found by the probe", ylabel="% of tokens")
-    reference_lines(left, baselines)
-    handles = [
-        Line2D([], [], color=colour, marker=MARKERS[order], label=label)
-        for order, (label, (colour, _)) in enumerate(lines.items())
-    ]
-    shown = {g.kind for _, found in lines.values() for g in found.values()}
-    figure.legend(
-        handles=[*(handles if len(lines) > 1 else []), *_kind_handles(shown)],
-        loc="outside upper left",
-        ncols=5,
-    )
-    return figure
-
-
-@styled()
-def shares_figure(lines: Mapping[str, tuple[str, Group]]) -> Figure | None:
-    """Error of the hidden pieces against the share hidden; None if nobody was asked."""
-    figure, (axes,) = panels(1, height=3.4)
-    handles = []
-    for order, (label, (colour, group)) in enumerate(lines.items()):
-        found = [r["error_by_share"] for r in group.results.values() if r.get("error_by_share")]
-        if not found:
-            continue
-        shares = sorted(found[0], key=float)
-        values_SR = np.array([[r[share]["bits_per_byte"] for r in found] for share in shares])
-        seeds_S = values_SR.std(axis=1, ddof=1) / math.sqrt(len(found)) if found[1:] else 0.0
-        masks_S = [np.mean([r[share]["mc_se"] or 0.0 for r in found]) for share in shares]
-        look: dict[str, Any] = {
-            "color": colour,
-            "marker": MARKERS[order % len(MARKERS)],
-            "linestyle": "-" if order < len(MARKERS) else "--",
-        }
-        axes.errorbar(
-            [100 * float(share) for share in shares],
-            values_SR.mean(axis=1),
-            np.hypot(seeds_S, masks_S),
-            elinewidth=0.9,
-            **look,
-        )
-        handles.append(Line2D([], [], label=label, **look))
-    axes.set(
-        xlabel="share of the row that is hidden (%)",
-        ylabel="bits per byte of the hidden pieces",
-    )
-    axes.set_xlim(0, 102)
-    figure.legend(handles=handles, loc="outside right upper")
-    return figure if handles else None
-
-
-def shares_section(lines: Mapping[str, tuple[str, Group]], text: str) -> Section | None:
+def shares_section(
+    lines: Lines,
+    *blocks: str,
+    heading: str = "The error at fixed shares hidden",
+    caption: str = "",
+    floors: Mapping[str, float] = {},
+    trained_at: float | None = None,
+    truth: bool = False,
+) -> Section | None:
     """The error at fixed shares hidden, if there is any."""
-    figure = shares_figure(lines)
+    figure = shares_figure(lines, floors=floors, trained_at=trained_at, truth=truth)
     if figure is None:
         return None
-    caption = (
+    caption = caption or (
         "Bits per byte of the hidden pieces when a share of the row is hidden, means over"
         " seeds. The any-order bound is the mean of such a curve over all shares. Bars are one"
         " standard error: that over seeds and that of the masks drawn, together."
     )
+    text, *more = blocks
+    return Section(heading, (text, Plot("share_hidden", figure, caption), *more))
+
+
+def baselines_of(groups: Sequence[Group], *names: str) -> dict[str, float]:
+    """What predictors without a network need, or some; the text is the same for all cells."""
+    found = [r["baselines"] for r in all_results(groups) if r.get("baselines")]
+    known = dict(found[0]) if found else {}
+    return {name: known[name] for name in names or known if name in known}
+
+
+def windows_of(groups: Sequence[Group]) -> dict[str, float]:
+    """What compressors need for the same windows."""
+    return baselines_of(groups, "gzip, by window", "xz, by window")
+
+
+def compressors_of(groups: Sequence[Group]) -> dict[str, float]:
+    """The same, and what they need for whole documents."""
+    documents = baselines_of(groups, "gzip, by document", "xz, by document")
+    return documents | windows_of(groups)
+
+
+def compressors_section(groups: Sequence[Group], group: Group) -> Section | None:
+    """How far a group lies from predictors without a network."""
+    baselines, bits = baselines_of(groups), group.mean("bits_per_byte")
+    if not baselines or bits is None:
+        return None
+    rows = [
+        {"name": name, "bits": value, "gap": _gap(bits - value)}
+        for name, value in sorted(baselines.items(), key=lambda item: -item[1])
+    ]
+    said = [
+        f"{_gap(bits - value)} {name.replace(',', '')}"
+        for name, value in compressors_of(groups).items()
+    ]
     return Section(
-        "The error at fixed shares hidden", (text, Plot("share_hidden", figure, caption))
+        "What the numbers mean: gzip and xz",
+        (
+            f"The {group.arm.label} of {size_text(group.size)} parameters, at {decimals(bits)}"
+            f" bits per byte, lies {together(said)}. Windows are the fair"
+            " comparison, as the model sees no further; on whole documents a compressor may"
+            " refer back to all that came before. What a model has learnt from the training"
+            " text has no counterpart in either.",
+            Table(
+                (
+                    Column("name", "predictor"),
+                    Column("bits", "bits per byte", decimals),
+                    Column("gap", f"{group.label}, lies"),
+                ),
+                rows,
+                "Predictors without a network on the same held-out text: all pieces alike,"
+                " pieces by their frequency in training, and compressors (level 9, without"
+                " file headers) on the whole text, by document, and by windows of the models'"
+                " context.",
+            ),
+        ),
     )
 
 
-BARS = (
-    "Bars are one standard error: that over seeds and that over held-out documents, together."
-    " The documents are the same for all arms, so that differences are known better than the"
-    " bars say; the table has them paired."
-)
-"""What captions of figures say of their bars."""
+def _gap(bits: float) -> str:
+    """Where a number lies from another.
+
+    >>> _gap(-0.25), _gap(0.1)
+    ('0.250 below', '0.100 above')
+    """
+    return f"{abs(bits):.3f} {'below' if bits < 0 else 'above'}"
 
 
-def _mark(group: Group, measure: Measure, colour: str, marker: str) -> dict[str, Any]:
-    hollow = measure is BITS and group.kind == "bound"
-    crossed = measure is BITS and group.kind not in ("exact", "bound")
-    return {
-        "color": colour,
-        "marker": "x" if crossed else marker,
-        "markersize": 5,
-        "markerfacecolor": PAPER if hollow else colour,
-        "markeredgewidth": 1.2,
-        "elinewidth": 1,
-        "linestyle": "none",
-    }
+def trials_section(heading: str, trials: Sequence[Trials], caption: str) -> Section | None:
+    """What the trials of a setting say, if there are any."""
+    if not trials:
+        return None
+    verdicts = " ".join(each.verdict for each in trials)
+    return Section(heading, (verdicts, trials_table(trials, caption)))
 
 
-def _kind_handles(kinds: set[str]) -> list[Line2D]:
-    looks = {"exact": MUTED, "bound": PAPER}
-    names = {"exact": "exact", "bound": "upper bound"}
-    return [
-        Line2D(
-            [],
-            [],
-            color=MUTED,
-            linestyle="none",
-            marker="o" if kind in looks else "x",
-            markerfacecolor=looks.get(kind, MUTED),
-            label=names.get(kind, kind),
+def probe_section(heading: str, groups: Sequence[Group], size: int) -> Section:
+    """Roles of tokens that the probe finds, by size, and by role at one size."""
+    probed = [group for group in groups if group.mean("probe_accuracy") is not None]
+    if not probed:
+        why = (
+            "The held-out text has no labels (it is not Python source), so nothing was probed."
         )
-        for kind in sorted(kinds)
-    ]
+        return Section(heading, (why,))
+    first = all_results(probed)[0]["probe"]
+    text = (
+        "A linear classifier reads the role of each token (keyword, called name,"
+        " parameter, attribute ...), as Python's own parser gives it, off the frozen"
+        " states of the last layer, with nothing hidden. All arms are asked for the same"
+        " tokens. Always naming the most frequent role is right in"
+        f" {percent(first['majority_accuracy'])} of them, naming each piece's most"
+        f" frequent role in {percent(first['piece_accuracy'])}: what lies above that was"
+        " read off the context. A GPT's state knows only the left of it, and was trained"
+        " to say what comes next rather than what is there."
+    )
+    caption = (
+        "Left: share of tokens whose role the probe finds, by size; bars are one standard"
+        " error over documents. Right: the share found by role, at"
+        f" {size_text(size)} parameters."
+    )
+    return Section(heading, (text, Plot("probe", probe_figure(probed, size), caption)))
+
+
+def at_work_section(groups: Sequence[Group]) -> Section | None:
+    """What the largest finished model of each arm says of a held-out passage."""
+    largest = {group.arm: group for group in sorted(groups, key=lambda group: group.size)}
+    blocks: dict[tuple[tuple[Place, ...], str], dict[str, Any]] = {}
+    document = ""
+    for arm in dict.fromkeys(group.arm for group in groups):
+        says = all_results([largest[arm]])[0].get("says")
+        if not says or not says["pieces"]:
+            continue
+        document = says["document"]
+        places = tuple(Place(piece["before"], piece["truth"]) for piece in says["pieces"])
+        blocks.setdefault((places, says["after"]), {})[largest[arm].label] = [
+            [(text, share) for text, share in piece["likeliest"]] for piece in says["pieces"]
+        ]
+    if not blocks:
+        return None
+    return Section(
+        "The models at work",
+        (
+            f"A held-out passage from {document}. The GPT sees what stands before a numbered"
+            " piece and names the five likeliest to come next; a BERT sees the passage with"
+            " all numbered pieces hidden and names the five likeliest fillers. The true piece"
+            " is set in bold where it is among them; ␣ is a space, ↵ a line's end.",
+            *(Guesses(places, after, said) for (places, after), said in blocks.items()),
+        ),
+    )

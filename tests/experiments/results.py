@@ -1,42 +1,97 @@
-"""Results of cells that were not trained: the ledger's costs, and a law's losses."""
+"""Results of runs that were not trained: the ledger's costs, and losses that a test wants."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from lm.cost import ledger
 from lm.data import vocabulary_size
+from lm.objectives import Objective
 from lm.run import Run, evaluation_steps
-from lm.study.runner import Cell
+from lm.study.grid import Cell
 
 Law = Callable[[float, float], float]
 """Loss by parameters in matrix products and tokens."""
 
+BYTES = (900, 1100, 4000, 2000)
+"""Of the held-out documents."""
+HARD = (0.1, -0.1, 0.05, -0.09)
+"""What makes a document hard for every model, in bits per byte."""
 
-def cell(name: str, run: Run, law: Law, directory: Path, kind: str = "exact") -> Cell:
-    """A finished cell with the losses of a law, at its end and where it was validated."""
+
+def scorer_of(objective: Objective) -> tuple[str, str]:
+    """The headline scorer of what is trained for an objective, and what its number is."""
+    if "next" in objective.answers:
+        return "chain_rule", "exact"
+    return ("spans", "exact") if "spans" in objective.answers else ("any_order", "bound")
+
+
+def result_of(
+    run: Run, bits: float, *, probe: float = 0.6, hard: Sequence[float] = HARD, **other: Any
+) -> dict[str, Any]:
+    """A finished run that needs so many bits per byte; `other` replaces what else is there."""
     pieces = vocabulary_size(run.data.tokenizer)
     cost, parameters = ledger.cost(run, pieces), ledger.parameters(run, pieces)
-    loss = law(parameters.matmul, cost.tokens)
-    result = {
+    scorer, kind = scorer_of(run.objective)
+    bits_d = np.array(BYTES) * (bits + np.array(hard))
+    bits_d *= bits * sum(BYTES) / bits_d.sum()
+    score = {
+        "bits_per_byte": bits,
+        "layout_bits": 0.012 if kind == "bound" else 0.0,
+        "text_se": 0.05,
+        "mc_se": 0.011 if kind == "bound" else 0.0,
+        "kind": kind,
+    }
+    shares = {str(share): score | {"bits_per_byte": 1 + share} for share in (0.15, 0.5, 1.0)}
+    unique = min(run.data.unique or cost.tokens, cost.tokens)
+    return {
+        **score,
+        "scorer": scorer,
+        "scores": {scorer: score},
+        "error_by_share": shares if kind == "bound" else {},
+        "document_nats": (bits_d * math.log(2)).tolist(),
+        "document_bytes": list(BYTES),
+        "probe_accuracy": probe,
+        "probe_se": 0.01,
+        "probe": {
+            "document_right": [round(1000 * probe) + at for at in (-3, 1, 2, 0)],
+            "document_tokens": [1000] * 4,
+        },
+        "baselines": {"gzip, by window": 3.0, "xz, by window": 2.9},
+        "validation_loss": 2 * bits,
+        "tokens": cost.tokens,
+        "unique_tokens": unique,
+        "steps": cost.steps,
+        "flops": cost.flops,
+        "slots": cost.slots,
+        "predicted_targets": cost.slots,
+        "device_seconds": 10.0,
         "params_total": parameters.total,
         "params_non_embedding": parameters.non_embedding,
         "params_matmul": parameters.matmul,
-        "steps": cost.steps,
-        "tokens": cost.tokens,
-        "flops": cost.flops,
-        "bits_per_byte": loss,
-        "text_se": 0.1,
-        "kind": kind,
-        "validation_loss": loss,
         "seed": run.seed,
-    }
+        "corpus_digest": "c0ffee" * 10,
+        "tokenizer_digest": "70cec0" * 10,
+        "batches_digest": f"{run.seed}-{unique}-{cost.steps}" * 3,
+    } | other
+
+
+def cell(name: str, run: Run, law: Law, directory: Path) -> Cell:
+    """A finished cell with the losses of a law, at its end and where it was validated."""
+    params = ledger.parameters(run, vocabulary_size(run.data.tokenizer)).matmul
+    result = result_of(run, 1.0)
+    loss = law(params, result["tokens"])
     (directory / name).mkdir(parents=True)
     each = run.data.batch * run.data.length
     records = [
-        {"step": step, "validation_loss": law(parameters.matmul, step * each)}
+        {"step": step, "validation_loss": law(params, step * each)}
         for step in evaluation_steps(run)
     ]
     text = "".join(json.dumps(record) + "\n" for record in records)
     (directory / name / "metrics.jsonl").write_text(text)
+    result |= {"bits_per_byte": loss, "validation_loss": loss}
     return Cell(name, run, result, directory / name)

@@ -9,7 +9,7 @@ from experiments import isoflop
 from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.scaling.laws import parametric_loss
-from lm.study.runner import Cell
+from lm.study.grid import Cell
 from tests.experiments.results import cell
 
 LAW = {"E": 0.0, "A": 22.0, "B": 72.0, "alpha": 0.3, "beta": 0.3}
@@ -30,7 +30,7 @@ def _cells(directory) -> list[Cell]:
                 LAW, params, flops / (HANDICAP if masked else 1) / 6 / params
             )
 
-        found.append(cell(name, run, law, directory, "bound" if masked else "exact"))
+        found.append(cell(name, run, law, directory))
     return found
 
 

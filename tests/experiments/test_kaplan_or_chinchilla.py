@@ -5,7 +5,8 @@ import pytest
 from experiments import kaplan_or_chinchilla as study
 from lm.run import steps
 from lm.scaling.laws import parametric_loss
-from lm.study.runner import Cell
+from lm.study.curves import curve_of
+from lm.study.grid import Cell, matmul_parameters
 from tests.experiments.results import cell
 
 LAW = {"E": 2.0, "A": 60.0, "B": 172.0, "alpha": 0.3, "beta": 0.3}
@@ -43,11 +44,11 @@ def test_losses_are_read_between_validations(cells):
     """Fails if a curve is read at a wrong place: off by a validation, or in steps, not"
     " tokens."""
     curve = next(c for c in cells if "-short-" in c.name)
-    track = study._track(curve, "params_matmul")
+    track = curve_of(curve, "params_matmul")
     assert track.tokens_T[-1] == curve.result["tokens"]
     middle = 0.6 * curve.result["tokens"]
     expected = parametric_loss(LAW, curve.result["params_matmul"], middle)
-    assert track.loss(middle) == pytest.approx(expected, rel=1e-3)
+    assert track.loss_at(middle) == pytest.approx(expected, rel=1e-3)
 
 
 def test_trials_that_do_not_bear_out_step_5_are_a_warning(cells):
@@ -70,12 +71,12 @@ def test_a_report_without_a_whole_step_says_that_there_is_no_answer(cells):
 def test_warmups_are_what_the_steps_say(scale):
     """Fails if the long warm-up differs by size, or the short one is not a token a"
     " parameter."""
-    plan = study.PLANS[scale]
+    plan, long = study.PLANS[scale], study.STEPS_OF[scale].warmup
     for name, run in study.runs(scale).items():
         warmup = run.schedule.warmup * run.tokens
         if "-long-" in name:
-            assert warmup == pytest.approx(min(plan.warmup, run.tokens), rel=1e-6)
+            assert warmup == pytest.approx(min(long, run.tokens), rel=1e-6)
         else:
-            sizes = {size: plan.params(number) for number, size in enumerate(plan.sizes)}
-            assert warmup == pytest.approx(min(sizes[run.model], run.tokens), rel=1e-6)
+            params = matmul_parameters(run.model, plan.data)
+            assert warmup == pytest.approx(min(params, run.tokens), rel=1e-6)
         assert steps(run) >= 8

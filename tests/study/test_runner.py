@@ -27,7 +27,7 @@ from lm.distributed import mesh
 from lm.evaluate.scoring import Effort
 from lm.example import Vocabulary
 from lm.run import Run, steps, validate
-from lm.study import common, runner
+from lm.study import checks, runner
 from lm.study.report.values import LEADING
 from lm.train.directory import environments
 from lm.train.lock import only_writer
@@ -260,12 +260,21 @@ def test_what_a_study_would_cost_is_said_before_it_is_run(tmp_path, capsys):
 
 
 def test_the_studies_are_listed_with_their_questions():
-    """Fails if a study is not found, or what they share is taken for one."""
-    command = [sys.executable, "-m", "experiments"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    """Fails if a study is not found, a benchmark is taken for one, or any is imported."""
+    listing = (
+        "import sys, runpy; runpy.run_module('experiments', run_name='__main__');"
+        "print(*{'jax', 'numpy', 'matplotlib', 'lm.run'} & set(sys.modules))"
     )
-    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    done = subprocess.run(
+        [sys.executable, "-c", listing],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    *listed, imported = done.stdout.splitlines()
+    assert not imported
+    lines = {line.split()[0]: line for line in listed}
     assert set(lines) == set(STUDIES)
     for name, module in STUDIES.items():
         assert module.__doc__.splitlines()[0] in lines[name]
@@ -320,16 +329,16 @@ def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_p
             result["corpus_digest"] = "0" * 64
         cells.append(runner.Cell(name, runs[name], result, folder))
     (ours,) = {each["commit"] for each in environments(tmp_path / "smoke" / names[0])}
-    made = common.made("bert_vs_gpt", cells)
+    made = checks.made("bert_vs_gpt", cells)
     commits = f"{ours} ({names[0]}); aaaa ({names[1]}); bbbb ({names[1]})"
     assert made["commit"] == commits
     assert made["devices"] == f"8 x cpu ({', '.join(names)}); 8 x TPU v5e ({names[1]})"
     assert made["jax"] == jax.__version__ and "step" not in made and "earlier" not in made
-    warnings = common.mixed(cells)
+    warnings = checks.mixed(cells)
     assert f"Not the same for all cells: commit: {commits}." in warnings
     assert len(warnings) == 3 and any("text of Text(" in warning for warning in warnings)
     assert set(warnings) <= set(STUDIES["bert_vs_gpt"].report(cells).warnings)
-    assert common.mixed(cells[:1]) == ()
+    assert checks.mixed(cells[:1]) == ()
 
 
 def toy_runs(toy: tuple[ModuleType, list[str]]) -> dict[str, Run]:

@@ -10,6 +10,7 @@ from lm.results import leading
 
 Row = Mapping[str, Any]
 
+
 LEADING = ("cell", "objective", *leading())
 """The first columns of results.csv, in every study; what else a cell has follows by name."""
 

@@ -2,7 +2,7 @@
 
 A `Report` is plain values. `write` turns it into report.html (inline SVG and CSS, nothing
 from elsewhere), figures/NAME.svg and .png, and results.csv; each file is written whole or not
-at all. Text is escaped wherever it comes from; only `Html` is taken as markup.
+at all. Text is escaped wherever it comes from.
 """
 
 import csv

@@ -5,7 +5,8 @@ import pytest
 
 from lm.scaling.power import fit_power
 from lm.scaling.table import DataError, Runs
-from lm.study.fits import Trials, equal_text, laws_table, runs_of
+from lm.study.laws import Trials, equal_text, runs_of
+from lm.study.tables import laws_table, trials_table
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,18 @@ from lm.study.fits import Trials, equal_text, laws_table, runs_of
 def test_trials_say_whether_they_bear_out_what_is_used(found, planned, said):
     """Fails if another best value, one at the edge, or missing trials pass for agreement."""
     assert said in Trials("x", 2.0, found, planned).verdict
+
+
+def test_trials_say_what_they_gained_on_what_was_there_before():
+    """Fails if the earlier setting counts as one that was tried, or its gain is turned."""
+    before = ("the first grid", 8.0, 2.75)
+    trials = Trials("x", 2.0, {1.0: 3.0, 2.0: 2.5}, 2, before=before)
+    assert "2 is best of 2, as the grid has it; it is 0.250 bits per byte below the first" in (
+        trials.verdict
+    )
+    assert not trials.contrary and Trials("x", 1.0, trials.found, 2).contrary
+    notes = {row["value"]: row["note"] for row in trials_table([trials], "").rows}
+    assert notes == {"8": "the first grid", "1": "", "2": "used; best"}
 
 
 def test_what_two_arms_have_in_common_is_said():

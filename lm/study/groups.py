@@ -1,4 +1,4 @@
-"""Cells that differ in the seed alone: means, differences, errors, and sentences on them."""
+"""Runs that differ in the seed alone: means, and differences with their errors."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,33 +9,29 @@ import numpy as np
 import scipy.stats
 
 from lm.evaluate.bits import Sums, sums_se
-from lm.output.numbers import decimals, percent, with_error
+from lm.objectives import Objective
+from lm.output.numbers import decimals, percent
 from lm.run import Run
-from lm.study.common import (
-    Arm,
-    Result,
-    arm_of,
-    parameters,
-)
-from lm.study.runner import Cell
+from lm.study.grid import Arm, Cell, arm_of, parameters, size_text
+from lm.study.report.values import Row
 
 
 class Measure(NamedTuple):
     """A number of a result, and where its sums by document are."""
 
     key: str
-    by_document: Callable[[Result], Sums | None]
+    by_document: Callable[[Row], Sums | None]
     better: int
     """-1 if less is better."""
     show: Callable[[float], str]
 
 
-def _bits(result: Result) -> Sums | None:
+def _bits(result: Row) -> Sums | None:
     nats, sizes = result.get("document_nats"), result.get("document_bytes")
     return ([each / math.log(2) for each in nats], sizes) if nats and sizes else None
 
 
-def _right(result: Result) -> Sums | None:
+def _right(result: Row) -> Sums | None:
     probe = result.get("probe")
     return (probe["document_right"], probe["document_tokens"]) if probe else None
 
@@ -56,7 +52,37 @@ class Group(NamedTuple):
     cells: tuple[Cell, ...]
 
     @property
-    def results(self) -> dict[int, Result]:
+    def run(self) -> Run:
+        """That of the first seed."""
+        return self.cells[0].run
+
+    @property
+    def objective(self) -> Objective:
+        """What it is trained for."""
+        return self.arm.objective
+
+    @property
+    def tokens(self) -> int:
+        """The budget that its runs were given."""
+        return self.run.tokens
+
+    @property
+    def unique(self) -> int:
+        """How many of these are different, where that is limited."""
+        return self.run.data.unique or self.tokens
+
+    @property
+    def epochs(self) -> int:
+        """How often those are read."""
+        return round(self.tokens / self.unique)
+
+    @property
+    def label(self) -> str:
+        """Arm and size, as legends and columns have it."""
+        return f"{self.arm.label}, {size_text(self.size)}"
+
+    @property
+    def results(self) -> dict[int, Row]:
         """Those that are finished, by seed."""
         return {cell.run.seed: cell.result for cell in self.cells if cell.result is not None}
 
@@ -78,6 +104,19 @@ class Group(NamedTuple):
         """The mean over seeds; None if no result has it."""
         values = list(self.values(key).values())
         return float(np.mean(values)) if values else None
+
+    def score(self, scorer: str) -> float | None:
+        """The bits per byte that a scorer finds, as a mean over seeds; None if not asked."""
+        scores = [r["scores"][scorer] for r in self.results.values() if scorer in r["scores"]]
+        return float(np.mean([s["bits_per_byte"] for s in scores])) if scores else None
+
+    def error_by_share(self) -> dict[float, float]:
+        """Bits per byte of the hidden pieces by share hidden, as means over seeds."""
+        curves = [r["error_by_share"] for r in self.results.values() if r.get("error_by_share")]
+        return {
+            float(share): float(np.mean([curve[share]["bits_per_byte"] for curve in curves]))
+            for share in (curves[0] if curves else ())
+        }
 
     def seeds_se(self, key: str) -> float | None:
         """The standard error of the mean over seeds; None for one seed."""
@@ -110,6 +149,27 @@ def groups_of(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> dict[str, Group
                 tuple(members),
             )
     return groups
+
+
+def results_of(cells: Sequence[Cell]) -> list[Row]:
+    """The results of those that are finished."""
+    return [cell.result for cell in cells if cell.result is not None]
+
+
+def of_arm(groups: Iterable[Group], arm: Arm) -> list[Group]:
+    """An arm's groups."""
+    return [group for group in groups if group.arm == arm]
+
+
+def all_results(groups: Iterable[Group]) -> list[Row]:
+    """The results of all seeds."""
+    return [result for group in groups for result in group.results.values()]
+
+
+def by_size(groups: Sequence[Group]) -> dict[int, list[Group]]:
+    """The groups of each size, ascending."""
+    sizes = sorted({group.size for group in groups})
+    return {size: [group for group in groups if group.size == size] for size in sizes}
 
 
 class Gap(NamedTuple):
@@ -188,30 +248,6 @@ def _both(seeds: float | None, text: float | None) -> float | None:
     return math.hypot(*known) if known else None
 
 
-# Sentences
-
-
-def together(names: Sequence[str]) -> str:
-    """Names in a sentence.
-
-    >>> together(["a"]), together(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-
-
-def signed(gap: Gap, measure: Measure) -> str:
-    """A difference with its sign and both errors together.
-
-    >>> signed(Gap(-0.0123, 0.003, 0.004, 0.02), BITS)
-    '−0.012 ± 0.005'
-    >>> signed(Gap(0.0123, 0.003, 0.004, 0.02), PROBE)
-    '+1.2 ± 0.5 points'
-    """
-    text = with_error(abs(gap.value), gap.error, measure.show).replace("%", " points")
-    return f"{'−' if gap.value < 0 else '+'}{text}"
-
-
 def best_of(groups: Sequence[Group], measure: Measure) -> tuple[Group, list[Group]] | None:
     """The best group and those that the errors do not tell from it; None if nothing to rank."""
     known = [group for group in groups if group.mean(measure.key) is not None]
@@ -220,23 +256,3 @@ def best_of(groups: Sequence[Group], measure: Measure) -> tuple[Group, list[Grou
     best = max(known, key=lambda group: measure.better * (group.mean(measure.key) or 0.0))
     found = gaps(known, best, measure)
     return best, [g for g in known if g.name in found and not found[g.name].beyond]
-
-
-def value_text(group: Group, measure: Measure) -> str:
-    """A group's mean and both errors together."""
-    return with_error(group.mean(measure.key) or 0.0, group.error(measure), measure.show)
-
-
-def winner(groups: Sequence[Group], measure: Measure, who: Callable[[Group], str]) -> str:
-    """The best and who is not told from it, as a part of a sentence; "" if nothing to rank."""
-    ranked = best_of(groups, measure)
-    if ranked is None or len(groups) < 2:
-        return ""
-    best, close = ranked
-    at_most = "at most " if measure is BITS and best.kind != "exact" else ""
-    text = f"{who(best)} ({at_most}{value_text(best, measure)}), "
-    if not close:
-        return f"{text}beyond the error ahead of all others"
-    if len(close) == len(groups) - 1:
-        return text + "though no difference to the others is beyond the error"
-    return text + f"not told from {together([who(group) for group in close])} within the error"

@@ -1,4 +1,4 @@
-"""The measurements of `experiments.speed`: how they are taken, kept and shown."""
+"""The measurements of `experiments.benchmarks.speed`: how they are taken, kept and shown."""
 
 import doctest
 import importlib
@@ -212,7 +212,7 @@ def test_a_child_has_a_cache_of_its_own_and_may_die(tmp_path, monkeypatch):
 def test_the_memory_of_a_child_is_its_own():
     """Fails if the peak is `ru_maxrss`, which a child has of its parent; or errors are lost."""
     ballast = np.ones(1 << 28, np.uint8)
-    with Child(importlib.import_module, "experiments.speed_peers") as child:
+    with Child(importlib.import_module, "experiments.benchmarks.speed_peers") as child:
         assert 2**26 < child.ask("resident", "VmHWM") < resident("VmHWM") - len(ballast) / 2
         with pytest.raises(Failed, match="TypeError: seconds_each"):
             child.ask("seconds_each")

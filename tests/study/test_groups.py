@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import scipy.stats
 
@@ -13,72 +12,23 @@ from experiments import curriculum, mask_rate, mask_recipe, objectives
 from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.evaluate import bits as scores
-from lm.objectives import Base
-from lm.run import Run, validate
-from lm.study.common import arm_of
+from lm.run import validate
+from lm.study.grid import Cell, arm_of
+from lm.study.groups import BITS, PROBE, best_of, gaps, groups_of
 from lm.study.report import write as report
-from lm.study.runner import Cell
-from lm.study.seeds import BITS, PROBE, best_of, gaps, groups_of, winner
+from lm.study.sentences import winner
+from tests.experiments.results import result_of
 
 STUDIES = {
     module.__name__.rpartition(".")[2]: module
     for module in (objectives, mask_rate, mask_recipe, curriculum)
 }
-BYTES = [900, 1100, 4000, 2000]
 
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
     """Enough for errors that only have to be there, or are compared with themselves."""
     monkeypatch.setattr(scores, "RESAMPLES", 40)
-
-
-def kind_of(objective: Base) -> tuple[str, str]:
-    """The headline scorer, and what it is."""
-    if "next" in objective.answers:
-        return "chain_rule", "exact"
-    return ("spans", "exact") if "spans" in objective.answers else ("any_order", "bound")
-
-
-def result_of(run: Run, bits: float, probe: float, hard: float = 1.0) -> dict[str, Any]:
-    """A finished cell that needs so many bits per byte, of documents that are `hard` apart."""
-    cost = ledger.cost(run, vocabulary_size(run.data.tokenizer))
-    scorer, kind = kind_of(run.objective)
-    rate = bits + 0.1 * hard * np.array([1, -1, 0.5, -0.9])
-    bits_d = np.array(BYTES) * rate
-    bits_d *= bits * sum(BYTES) / bits_d.sum()
-    score = {
-        "bits_per_byte": bits,
-        "text_se": 0.05,
-        "mc_se": 0.0 if kind == "exact" else 0.01,
-        "kind": kind,
-    }
-    shares = {str(share): score | {"bits_per_byte": 1 + share} for share in (0.15, 0.5, 1.0)}
-    right = [round(1000 * probe) + at for at in (-3, 1, 2, 0)]
-    return {
-        **score,
-        "scorer": scorer,
-        "scores": {scorer: score},
-        "error_by_share": shares if kind == "bound" else {},
-        "document_nats": (bits_d * math.log(2)).tolist(),
-        "document_bytes": BYTES,
-        "probe_accuracy": probe,
-        "probe_se": 0.01,
-        "probe": {"document_right": right, "document_tokens": [1000] * 4},
-        "baselines": {"gzip, by window": 3.0, "xz, by window": 2.9},
-        "validation_loss": 2 * bits,
-        "tokens": cost.tokens,
-        "steps": cost.steps,
-        "flops": cost.flops,
-        "slots": cost.slots,
-        "predicted_targets": cost.slots,
-        "device_seconds": 10.0,
-        "params_total": 200_000,
-        "seed": run.seed,
-        "corpus_digest": "c0ffee" * 10,
-        "tokenizer_digest": "70cec0" * 10,
-        "batches_digest": f"{run.seed}{cost.steps:05}" * 5,
-    }
 
 
 def cells_of(

@@ -1,0 +1,244 @@
+"""What the same text is worth when it is read again: laws, costs, and how they are shown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
+
+from lm.output.numbers import count
+from lm.scaling.data_constrained import fit_data_constrained
+from lm.scaling.fit import Fit
+from lm.scaling.laws import effective_tokens
+from lm.scaling.table import DataError
+from lm.study.figures import ticks
+from lm.study.grid import Arm
+from lm.study.groups import BITS, Gap, Group, gaps, of_arm
+from lm.study.laws import ONE_SIZE, draw_law, interval_of, runs_of, truth_of
+from lm.study.report.figures import (
+    BLUE,
+    INK,
+    MARKERS,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    panels,
+    reference_lines,
+    styled,
+)
+from lm.study.report.values import Column, Row, Table
+from lm.study.sentences import short_text, signed
+
+Laws = Mapping[Arm, Fit | DataError]
+
+
+def repeated_parts(groups: Sequence[Group]) -> list[int]:
+    """How much text is repeated, ascending."""
+    return sorted({group.unique for group in groups if group.epochs > 1})
+
+
+def best_so_far(groups: Sequence[Group]) -> list[tuple[Row, float]]:
+    """The results of an arm, and the least bits per byte of each and those of fewer epochs.
+
+    That of a seed and its text: what stopping early would have given.
+    """
+    found, least = [], dict[tuple[int, int], float]()
+    for group in sorted(groups, key=lambda group: group.tokens):
+        for seed, result in group.results.items():
+            text = group.unique, seed
+            least[text] = min(result["bits_per_byte"], least.get(text, math.inf))
+            found.append((result, least[text]))
+    return found
+
+
+def law_of(groups: Sequence[Group], arm: Arm) -> Fit:
+    """The data-constrained law of an arm; its floor is the source's, where that is known."""
+    both = best_so_far(of_arm(groups, arm))
+    results = [result for result, _ in both]
+    table = replace(
+        runs_of(results),
+        loss_R=np.array([least for _, least in both]),
+        unique_R=np.array([float(result["unique_tokens"]) for result in results]),
+    )
+    truth = truth_of(results)
+    # There is one size, so nothing says that some parameters are not worth while.
+    fixed = ONE_SIZE | {"R_N": 1e12} | ({"E": truth} if truth else {})
+    # Squares, as no run is an outlier, and what repeats cost is in few of them.
+    return fit_data_constrained(table, delta=0.1, fixed=fixed)
+
+
+def worth_of(fit: Fit, epochs: float) -> tuple[float, np.ndarray]:
+    """How many readings of as much new text so many epochs are worth, and that in each draw."""
+    value = float(effective_tokens(fit.parameters["R_D"], epochs, 1.0))
+    draws_B = fit.draws.get("R_D", np.empty(0))
+    return value, effective_tokens(draws_B, epochs, 1.0)
+
+
+def worth_text(fit: Fit, epochs: float) -> str:
+    """The same with its 95% interval, which cannot be beyond the epochs."""
+    value, draws_B = worth_of(fit, epochs)
+    ends = interval_of(value, draws_B, fit.degrees)
+    return short_text(value, ends and (ends[0], min(ends[1], epochs)))
+
+
+def repeats_text(fit: Fit) -> str:
+    """R_D with its interval, of which one end may be beyond what the runs can tell."""
+    value, ends = fit.parameters["R_D"], fit.ci95.get("R_D")
+    if value < 1e4:  # repeats, of which no run has a hundredth
+        return short_text(value, ends)
+    return "beyond what the runs can tell" + (f" (at least {ends[0]:.3g})" if ends else "")
+
+
+def costs_of(groups: Sequence[Group], arm: Arm) -> list[tuple[Group, Gap]]:
+    """How far runs of repeated text lie above those of as many new tokens.
+
+    Of their seeds, the spread is that of runs of new text too.
+    """
+    ours = of_arm(groups, arm)
+    fresh = {group.tokens: group for group in ours if group.epochs == 1}
+    return [
+        (group, gap)
+        for group in ours
+        for new in [fresh.get(group.tokens)]
+        # Not with other repeated text, as runs that overfit differ by whole bits.
+        if group.epochs > 1 and new is not None
+        if (gap := gaps([group, *fresh.values()], new, BITS).get(group.name))
+    ]
+
+
+def cost_table(groups: Sequence[Group], arms: Sequence[Arm]) -> Table:
+    """What repeats cost, a column an arm."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for arm in arms:
+        for group, gap in costs_of(groups, arm):
+            u, d = count(group.unique), count(group.tokens)
+            start = {"unique": u, "epochs": group.epochs, "tokens": d}
+            row = rows.setdefault((group.unique, group.tokens), start)
+            row[arm.label] = signed(gap, BITS) + ("*" if gap.beyond else "")
+    columns = (
+        Column("unique", "U"),
+        Column("epochs", "epochs"),
+        Column("tokens", "D"),
+        *(Column(arm.label, arm.label) for arm in arms),
+    )
+    return Table(
+        columns,
+        [rows[key] for key in sorted(rows)],
+        "Bits per byte of D tokens that are U different ones, above those of D new tokens:"
+        " means over seeds, paired by seed and document, with one standard error; an asterisk"
+        " where the 95% interval leaves out 0.",
+    )
+
+
+@styled()
+def tokens_figure(groups: Sequence[Group], laws: Laws) -> Figure:
+    """Loss by tokens, a panel an arm, a line for each amount of text."""
+    figure, both = panels(2, height=3.4, sharey=True)
+    places = sorted({group.tokens for group in groups})
+    colours = (VERMILLION, ORANGE, PURPLE, SKY)
+    lines: list[tuple[int | None, str, str]] = [(None, BLUE, "o")]
+    lines += [(u, colours[at], MARKERS[at + 1]) for at, u in enumerate(repeated_parts(groups))]
+    best = {arm: best_so_far(of_arm(groups, arm)) for arm in laws}
+    found = [result for pairs in best.values() for result, _ in pairs]
+    low = min(result["bits_per_byte"] for result in found)
+    high = max(least for pairs in best.values() for _, least in pairs)
+    if truth := truth_of(found):
+        low = min(low, truth)
+    both[0].set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    for axes, (arm, law) in zip(both, laws.items(), strict=True):
+        beyond = []
+        for unique, colour, marker in lines:
+            for result, least in best[arm]:
+                tokens, bits, text = (
+                    result[key] for key in ("tokens", "bits_per_byte", "unique_tokens")
+                )
+                if unique != (None if text == tokens else text):
+                    continue
+                if bits > high:
+                    beyond.append((tokens, bits, colour))
+                    continue
+                face = PAPER if bits > least else colour
+                axes.plot([tokens], [bits], marker, color=colour, markerfacecolor=face)
+            if isinstance(law, Fit):
+                grid = np.geomspace(max(unique or 0, places[0]) / 1.1, places[-1] * 1.1, 60)
+                few = grid if unique is None else np.full_like(grid, unique)
+                known = {"params": np.full_like(grid, 1e6), "unique": few, "tokens": grid}
+                draw_law(axes, law, known, colour)
+        for at, (tokens, bits, colour) in enumerate(sorted(beyond)):
+            axes.annotate(
+                f"↑ {bits:.2f}", (tokens, 1), (0, -4 - 10 * at), color=colour, ha="center",
+                va="center", xycoords=("data", "axes fraction"), textcoords="offset points",
+            )  # fmt: skip
+        axes.set(title=arm.label, xscale="log", xlabel="tokens trained on")
+        ticks(axes.xaxis, FixedLocator(places), count)
+    both[0].set_ylabel("bits per byte")
+    if truth:
+        both[0].axhline(truth, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=1)
+        reference_lines(both[1], {"source": truth})
+    handles = [
+        Line2D([], [], color=c, marker=m, label=f"{count(u)} tokens again" if u else "new text")
+        for u, c, m in lines
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=5)
+    return figure
+
+
+@styled()
+def repeats_figure(groups: Sequence[Group], laws: Laws) -> Figure:
+    """The cost of repeats by epochs, and what they are worth by the law."""
+    figure, (left, right) = panels(2, height=3.3)
+    epochs = sorted({group.epochs for group in groups})
+    grid = np.geomspace(1, max(2, epochs[-1]), 60)
+    handles = []
+    for arm, law in laws.items():
+        for at, unique in enumerate(repeated_parts(groups)):
+            look: dict[str, Any] = {
+                "color": arm.colour,
+                "marker": MARKERS[at + 1],
+                "linestyle": ("-", "--", ":")[at % 3],
+            }
+            found = [(g, gap) for g, gap in costs_of(groups, arm) if g.unique == unique]
+            left.errorbar(
+                [group.epochs for group, _ in found],
+                [gap.value for _, gap in found],
+                [gap.error or 0.0 for _, gap in found],
+                elinewidth=1,
+                **look,
+            )
+            handles.append(Line2D([], [], label=f"{arm.label}, {count(unique)}", **look))
+        if isinstance(law, Fit):
+            worth = effective_tokens(law.parameters["R_D"], grid, 1.0)
+            right.plot(grid, worth, color=arm.colour)
+            ends = [
+                interval_of(*worth_of(law, each), law.degrees) or (math.nan, math.nan)
+                for each in grid
+            ]
+            low, high = np.minimum(np.array(ends).T, grid)
+            right.fill_between(grid, low, high, color=arm.colour, alpha=0.15, linewidth=0)
+    right.plot(grid, grid, color=INK, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=3)
+    left.axhline(0, color=MUTED, linewidth=0.8)
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="epochs")
+        ticks(axes.xaxis, FixedLocator(epochs), "{:g}".format)
+    right.set_yscale("log")
+    right.set_ylim(0.9, 1.3 * grid[-1])
+    ticks(right.yaxis, FixedLocator(epochs), "{:g}".format)
+    left.set_yscale("symlog", linthresh=0.1)
+    low, high = left.get_ylim()
+    left.set_ylim(min(-0.1, 1.2 * low), max(0.2, 1.5 * high))
+    ticks(left.yaxis, FixedLocator((-0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2)), _signed)
+    left.set(title="What repeats cost", ylabel="bits per byte above new text")
+    right.set(title="What they are worth", ylabel="times the text, if it were new")
+    figure.legend(handles=handles, loc="outside upper left", ncols=4)
+    return figure
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}".replace("-", "−") if value else "0"

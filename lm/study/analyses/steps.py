@@ -1,0 +1,202 @@
+"""How steps of counting and training move the exponent of the best size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from lm.scaling.fit import Fit
+from lm.scaling.isoflop import METHODS, Method, budgets, fit_isoflop
+from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN as SIX
+from lm.scaling.table import DataError, Runs
+from lm.study.analyses.isoflops import SHOWN, minima_of
+from lm.study.curves import curve_of
+from lm.study.grid import Cell
+from lm.study.laws import attempt
+from lm.study.report.figures import (
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    VERMILLION,
+    panels,
+    reference_lines,
+    styled,
+)
+from lm.study.report.values import Column, Table
+from lm.study.sentences import exponent_text
+
+
+class Step(NamedTuple):
+    """What a step changes, which runs it reads, how it counts, and what the paper found."""
+
+    number: int
+    title: str
+    what: str
+    runs: Literal["long", "short", "matched", "tuned"]
+    params: Literal["params_non_embedding", "params_matmul"]
+    paper: float
+    """a of the paper's runs on RefinedWeb, as `lm fit` has it from their published losses."""
+    colour: str
+
+
+def rows_of(cells: Sequence[Cell], step: Step, *, exact: bool = False) -> Runs:
+    """The losses of a step's runs by size and budget, counted as it counts.
+
+    Runs of one budget are read at their end, others at every power of two of FLOPs. With
+    `exact`, compute is the ledger's count, of attention scores too. DataError without runs.
+    """
+    found = [cell for cell in cells if kind_of(cell) == step.runs and cell.result]
+    curves = [curve_of(cell, step.params) for cell in found]
+    curves = [c if exact else c._replace(flops=SIX * float(c.params)) for c in curves]
+    points = []
+    if step.runs == "matched":
+        points = [
+            (c.loss_T[-1], c.params, c.tokens_T[-1], c.flops * c.tokens_T[-1]) for c in curves
+        ]
+    for flops in [] if points else 2.0 ** np.arange(20, 80):
+        at = [(curve, flops / curve.flops) for curve in curves]
+        there = [(c, d) for c, d in at if c.tokens_T[0] <= d <= c.tokens_T[-1]]
+        # Fewer sizes draw no curve that one could look for a minimum on.
+        if len(there) >= 4:
+            points += [(c.loss_at(tokens), c.params, tokens, flops) for c, tokens in there]
+    if not points:
+        raise DataError("no finished cells, or too few sizes")
+    loss_R, params_R, tokens_R, flops_R = np.array(points, float).T
+    return Runs(loss_R, params_R=params_R, tokens_R=tokens_R, flops_R=flops_R)
+
+
+def kind_of(cell: Cell) -> str:
+    """What a cell is for, by the third part of its name: long, short, matched, tuned, trial."""
+    return cell.name.split("-")[2]
+
+
+def fit_rows(rows: Runs | DataError, method: Method = SHOWN) -> Fit:
+    """The law of a step; DataError where it has no rows."""
+    if isinstance(rows, DataError):
+        raise rows
+    return fit_isoflop(rows, method=method)
+
+
+def steps_table(
+    rows: Mapping[Step, Runs | DataError], fits: Mapping[Step, Fit | DataError]
+) -> Table:
+    """The exponent of the best size after each step, by each way of finding minima."""
+    shown = []
+    for step, fit in fits.items():
+        row: dict[str, Any] = {
+            "step": f"{step.number} {step.title}", "what": step.what, "paper": step.paper,
+        }  # fmt: skip
+        if isinstance(fit, Fit):
+            row |= {"a": exponent_text(fit, "a"), "minima": len(minima_of(fit))}
+            for method in METHODS:
+                other = attempt(partial(fit_rows, rows[step], method))
+                row[method] = None if isinstance(other, DataError) else other.exponents["a"]
+        shown.append(row)
+    columns = (
+        Column("step", "step"),
+        Column("what", "what it is"),
+        Column("a", "a"),
+        *(
+            Column(method, f"a, {method}", "{:.2f}".format)
+            for method in METHODS
+            if method != SHOWN
+        ),
+        Column("minima", "minima"),
+        Column("paper", "the paper's a", "{:.2f}".format),
+    )
+    return Table(
+        columns,
+        shown,
+        "The exponent of the best size after each step: minima by a parabola through the"
+        " runs about the best, with the 95% interval; by one through five sizes (local), and by"
+        " a smooth curve through all (Akima), as the paper finds them. The paper's are those of"
+        " its runs on RefinedWeb, fit again by that curve.",
+    )
+
+
+@styled()
+def steps_figure(known: Mapping[Step, Fit], steps: Sequence[Step]) -> Figure:
+    """The exponent after each step beside the paper's; best sizes by compute."""
+    figure, (left, right) = panels(2, height=3.4)
+    for step, fit in known.items():
+        value, ends = fit.exponents["a"], fit.ci95.get("a")
+        bars = [[value - ends[0]], [ends[1] - value]] if ends else None
+        left.errorbar(
+            [step.number], [value], bars, marker="o", color=step.colour, elinewidth=1.2
+        )
+    left.plot(
+        [step.number + 0.18 for step in steps],
+        [step.paper for step in steps],
+        linestyle="none",
+        marker="D",
+        color=MUTED,
+        markerfacecolor=PAPER,
+        label="the paper's runs",
+    )
+    left.plot([], [], linestyle="none", marker="o", color=INK, label="these runs")
+    left.set_xticks([s.number for s in steps], [f"{s.number}\n{s.title}" for s in steps])
+    left.set(title="Exponent of the best size", ylabel="a in N* ~ C^a", xlim=(0.5, 5.5))
+    left.set_ylim(*_within(left.get_ylim(), -0.2, 1.6))
+    left.legend(loc="upper right")
+    reference_lines(left, {"Kaplan": 0.73, "Chinchilla": 0.5})
+    for step, fit in known.items():
+        flops = np.array([budget.flops for budget in minima_of(fit)])
+        right.plot(
+            flops, [b.params for b in minima_of(fit)], "o", color=step.colour, markersize=3.5
+        )
+        right.plot(
+            flops,
+            fit.parameters["k_N"] * flops ** fit.parameters["a"],
+            color=step.colour,
+            label=f"{step.number} {step.title}",
+        )
+    if found := [budget for fit in known.values() for budget in minima_of(fit)]:
+        first, last = min(b.flops for b in found), max(b.flops for b in found)
+        middle = np.exp(np.mean([np.log(budget.params) for budget in found]))
+        slope = middle * (np.array([first, last]) / math.sqrt(first * last)) ** 0.5
+        right.plot([first, last], slope, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)))
+    right.set(
+        xscale="log", yscale="log", xlabel="training compute (FLOPs)", ylabel="parameters"
+    )
+    right.set_title("Best size")
+    right.legend(loc="upper left")
+    return figure
+
+
+def _within(limits: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    return max(limits[0], low), min(limits[1], high)
+
+
+@styled()
+def isoflops_figure(known: Mapping[Step, Fit], rows: Mapping[Step, Runs | DataError]) -> Figure:
+    """Loss by size at each budget, a panel a step."""
+    figure, axes = panels(len(known), height=3.0, sharey=True)
+    for at, (step, fit) in zip(axes, known.items(), strict=True):
+        runs = rows[step]
+        assert isinstance(runs, Runs) and runs.params_R is not None and runs.flops_R is not None
+        minima = minima_of(fit)
+        colours = colormaps["viridis_r"](np.linspace(0.1, 1, len(minima)))
+        for rows_R in budgets(runs, 0.1):
+            part = runs.take(rows_R)
+            assert part.params_R is not None
+            order_R = np.argsort(part.params_R)
+            at.plot(part.params_R[order_R], part.loss_R[order_R], color=RULE, linewidth=0.8)
+        for budget, colour in zip(minima, colours, strict=True):
+            at.plot(budget.curve_params, budget.curve_loss, color=colour, linewidth=1)
+            at.plot(budget.params_R, budget.loss_R, "o", color=colour, markersize=2)
+            at.plot([budget.params], [budget.loss], "P", color=VERMILLION, markersize=5,
+                    markeredgecolor=PAPER, markeredgewidth=0.5)  # fmt: skip
+        at.set(xscale="log", title=f"{step.number} {step.title}", xlabel="parameters")
+    found = [budget.loss_R for fit in known.values() for budget in minima_of(fit)]
+    lowest, highest = (
+        min(loss_R.min() for loss_R in found),
+        max(loss_R.max() for loss_R in found),
+    )
+    axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
+    axes[0].set_ylabel("nats per piece")
+    return figure

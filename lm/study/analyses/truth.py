@@ -1,0 +1,134 @@
+"""Runs on a source whose truth is known: how far above it they lie, and how that is shown."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator
+
+from lm.output.numbers import count, decimals, percent
+from lm.study.figures import draw_arms, ticks
+from lm.study.grid import size_text
+from lm.study.groups import PROBE, Group, Measure, Sums
+from lm.study.report.figures import panels, reference_lines, styled
+from lm.study.report.values import Column, Row, Table
+
+
+def with_truth(result: Row | None) -> Row | None:
+    """A result with the numbers of its source beside its own, and the gap."""
+    if not result or not result.get("truth"):
+        return result
+    truth = result["truth"]
+    return {
+        **result,
+        "truth_bits_per_byte": truth["bits_per_byte"],
+        "truth_probe_accuracy": truth["probe_accuracy"],
+        "entropy_rate": truth["entropy_rate"],
+        "above_truth": result["bits_per_byte"] - truth["bits_per_byte"],
+    }
+
+
+def _excess(result: Row) -> Sums | None:
+    if "above_truth" not in result:
+        return None
+    nats = [np.array(found["document_nats"]) for found in (result, result["truth"])]
+    return ((nats[0] - nats[1]) / math.log(2)).tolist(), result["document_bytes"]
+
+
+ABOVE = Measure("above_truth", _excess, -1, decimals)
+
+
+def truth_table(groups: Sequence[Group], *, layout: bool = False) -> Table:
+    """A row a group; with what the layout costs in the place of the probe, where asked for."""
+    rows = [
+        {"size": group.size, "arm": group.arm.label, "kind": group.kind}
+        | {"seeds": len(group.results), "seeds_se": group.seeds_se("above_truth")}
+        | {"text_se": group.text_se(ABOVE)}
+        | {column.key: group.mean(column.key) for column in (*_MEANS, *_LAYOUT, *_STATES)}
+        for group in sorted(groups, key=lambda g: (g.size, g.tokens))
+    ]
+    tokens, bits, truth, above = _MEANS
+    columns = (
+        Column("size", "size", size_text),
+        Column("arm", "trained as"),
+        tokens,
+        Column("seeds", "seeds"),
+        bits,
+        Column("kind", "which is"),
+        *(_LAYOUT if layout else ()),
+        truth,
+        above,
+        Column("seeds_se", "± seeds", decimals),
+        Column("text_se", "± text", decimals),
+        *(() if layout else _STATES),
+    )
+    more = (
+        " “Of it layout” is what the length model pays for the ends of documents that a"
+        " BERT is shown; a GPT predicts them itself."
+        if layout
+        else " “States found” is the probe's share of hidden states, “can be known” what the"
+        " best guess from the same sight gets: the text so far for the GPT, all of it for"
+        " a BERT."
+    )
+    return Table(
+        columns,
+        rows,
+        "Means over seeds. The truth is what the source needs for the same documents; “above”"
+        f" is the difference, whose error over documents is paired with it.{more}",
+    )
+
+
+_MEANS = (
+    Column("tokens", "tokens", count),
+    Column("bits_per_byte", "bits per byte", decimals),
+    Column("truth_bits_per_byte", "truth", decimals),
+    Column("above_truth", "above", decimals),
+)
+_LAYOUT = (Column("layout_bits", "of it layout", decimals),)
+_STATES = (
+    Column("probe_accuracy", "states found", percent),
+    Column("truth_probe_accuracy", "can be known", percent),
+)
+
+
+@styled()
+def gap_figure(groups: Sequence[Group]) -> Figure:
+    """Bits above the truth by tokens and by size."""
+    figure, (left, right) = panels(2, height=3.2, sharey=True)
+    size, tokens = max(g.size for g in groups), max(g.tokens for g in groups)
+    for axes, found, against, show in (
+        (left, [g for g in groups if g.size == size], lambda g: g.mean("tokens"), count),
+        (right, [g for g in groups if g.tokens == tokens], lambda g: g.size, size_text),
+    ):
+        draw_arms(axes, found, against, ABOVE)
+        axes.set(xscale="log", yscale="log")
+        ticks(axes.xaxis, FixedLocator(sorted({against(group) for group in found})), show)
+        ticks(axes.yaxis, LogLocator(subs=(1, 2, 5)), "{:g}".format)
+    left.set(
+        title=f"As data grow, {size_text(size)}",
+        xlabel="training tokens",
+        ylabel="bits per byte above the truth",
+    )
+    right.set(title=f"As models grow, {count(tokens)} tokens", xlabel="parameters")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
+
+
+@styled()
+def states_figure(groups: Sequence[Group]) -> Figure:
+    """States found by tokens, and what can be known."""
+    figure, (axes,) = panels(1, height=3.2)
+    draw_arms(axes, groups, lambda group: group.mean("tokens") or 0.0, PROBE, 100)
+    ceilings = {
+        "given the text so far" if group.kind == "exact" else "given all the text": 100
+        * (group.mean("truth_probe_accuracy") or 0.0)
+        for group in groups
+    }
+    axes.set(xscale="log", xlabel="training tokens", ylabel="% of states found")
+    places = {group.mean("tokens") or 0.0 for group in groups}
+    ticks(axes.xaxis, FixedLocator(sorted(places)), count)
+    axes.set_ylim(axes.get_ylim()[0], 101)
+    reference_lines(axes, ceilings)
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure

@@ -1,0 +1,151 @@
+"""What a study trains: arms at several sizes, budgets and seeds, and what came of each run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from lm.cost import ledger
+from lm.data import Data, vocabulary_size
+from lm.model import Model, Transformer
+from lm.objectives import AnyOrder, Causal, Masked, Objective
+from lm.optimizer import Muon, WarmupStableDecay
+from lm.output.numbers import count
+from lm.run import Run
+from lm.study.report.figures import BLUE, GREEN, VERMILLION
+from lm.study.report.values import Row
+
+
+class Cell(NamedTuple):
+    """One run of a study and what came of it."""
+
+    name: str
+    run: Run
+    result: Row | None
+    """By column: a `Result`, and what a study adds; None until it is finished."""
+    directory: Path
+
+
+class Arm(NamedTuple):
+    """One way of training: what figures and sentences call it, its objective, its colour."""
+
+    label: str
+    name: str
+    objective: Objective
+    colour: str
+
+
+GPT = Arm("GPT", "the GPT", Causal(), BLUE)
+BERT = Arm("BERT, 15%", "the BERT trained at 15%", Masked(), VERMILLION)
+ANY_ORDER = Arm("BERT, all rates", "the BERT trained at all rates", AnyOrder(), GREEN)
+GPT_AND_BERTS = {"causal": GPT, "masked15": BERT, "any_order": ANY_ORDER}
+"""By the name that the cells' names begin with."""
+
+
+def arm_of(cell: Cell) -> str:
+    """The name of a cell's arm."""
+    return cell.name.split("-")[0]
+
+
+class Size(NamedTuple):
+    """A model, and the learning rate that is used for all of its arms."""
+
+    depth: int
+    width: int
+    heads: int = 1
+    learning_rate: float = 1e-2
+
+    @property
+    def model(self) -> Transformer:
+        """The model itself."""
+        return Transformer(depth=self.depth, width=self.width, heads=self.heads)
+
+
+class Scale(NamedTuple):
+    """What a scale trains: each size in each arm on each number of tokens, for each seed."""
+
+    data: Data
+    sizes: tuple[Size, ...] = ()
+    """Ascending."""
+    tokens: tuple[int, ...] = ()
+    seeds: int = 1
+    settings: Mapping[str, Any] = {}
+    """Further fields of the runs."""
+    only: tuple[str, ...] | None = None
+    """The arms that are trained; None: all."""
+
+    def runs(self, arms: Mapping[str, Arm], *, once: bool = False) -> dict[str, Run]:
+        """The runs by cell name; a seed is finished before the next begins.
+
+        With `once`, text is new throughout: refused, where there is not as much.
+        """
+        return {
+            f"{name}-{size_text(parameters(run.model))}-d{count(tokens)}-seed{seed}": run
+            for tokens in self.tokens
+            for seed in range(self.seeds)
+            for size in self.sizes
+            for name, arm in arms.items()
+            if self.only is None or name in self.only
+            for run in [self._run(arm, size, tokens, seed, once)]
+        }
+
+    def runs_at_flops(self, arms: Mapping[str, Arm]) -> dict[str, Run]:
+        """Those of equal FLOPs as well, where they need another number of steps.
+
+        The first arm's FLOPs are what all get, to the nearest step.
+        """
+        pieces, first = vocabulary_size(self.data.tokenizer), next(iter(arms))
+        found = {}
+        for name, run in self.runs(arms).items():
+            found[name] = run
+            spent = msgspec.structs.replace(run, objective=arms[first].objective)
+            flops = ledger.cost(spent, pieces).flops
+            tokens = ledger.tokens_for(run, pieces, flops)
+            if tokens != ledger.cost(run, pieces).tokens:
+                arm, size, _, seed = name.split("-")
+                other = f"{arm}-{size}-{flops_text(flops)}-{seed}"
+                found[other] = msgspec.structs.replace(run, tokens=tokens)
+        return found
+
+    def _run(self, arm: Arm, size: Size, tokens: int, seed: int, once: bool) -> Run:
+        usual = {"schedule": WarmupStableDecay(warmup=0.05)}
+        new = msgspec.structs.replace(self.data, unique=tokens)
+        return Run(
+            data=new if once else self.data,
+            objective=arm.objective,
+            model=size.model,
+            optimizer=Muon(learning_rate=size.learning_rate),
+            tokens=tokens,
+            seed=seed,
+            **usual | dict(self.settings),
+        )
+
+
+def parameters(model: Model) -> int:
+    """Parameters without the embedding."""
+    return sum(model.parameters(0).values())
+
+
+def matmul_parameters(model: Transformer, data: Data) -> int:
+    """Parameters in matrix products, the head's among them."""
+    return sum(model.matrices(vocabulary_size(data.tokenizer)).values())
+
+
+def size_text(parameters: float) -> str:
+    """A model size as cell names and axes give it: one digit, or two where one is 5% off.
+
+    >>> size_text(790_000), size_text(1_770_000), size_text(302_000_000)
+    ('0.8M', '1.8M', '302M')
+    """
+    one = float(f"{parameters:.0e}")
+    return count(parameters, digits=1 if abs(one / parameters - 1) < 0.05 else 2)
+
+
+def flops_text(flops: float) -> str:
+    """A budget of FLOPs as cell names give it.
+
+    >>> flops_text(3.14e11), flops_text(2e10)
+    ('f3.1e11', 'f2.0e10')
+    """
+    return f"f{flops:.1e}".replace("+", "")

@@ -1,0 +1,82 @@
+"""The scales that studies have in common, how much each spends on scoring, and their text."""
+
+import msgspec
+
+from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Tfds
+from lm.evaluate.scoring import Effort
+from lm.study.grid import Scale, Size
+
+SMOKE = Scale(
+    Data(tokenizer=Bytes(), length=64, batch=16),
+    sizes=(Size(1, 32),),
+    tokens=(8192,),
+    seeds=2,
+    settings={"evaluations": 1, "evaluation_rows": 16},
+)
+LAPTOP = Scale(
+    Data(
+        corpus=Stdlib(),
+        tokenizer=SentencePiece(size=2048),
+        length=128,
+        batch=16,
+        validation=0.05,
+    ),
+    sizes=(Size(4, 64),),
+    tokens=(200_000,),
+    seeds=3,
+    settings={"evaluations": 3, "evaluation_rows": 32},
+)
+V5E_8 = Scale(
+    Data(
+        corpus=Tfds(name="wiki40b/en"),
+        tokenizer=SentencePiece(kind="unigram", size=32_768),
+        length=512,
+        batch=1024,
+        validation=0.001,
+    ),
+    sizes=(Size(12, 768, 12, 3e-3),),
+    tokens=(6_500_000_000,),
+    seeds=2,
+    settings={
+        "evaluations": 32,
+        "evaluation_rows": 1024,
+        "remat": "block",
+        "microbatches": 4,
+    },
+)
+EFFORT = {
+    "smoke": Effort(rows=16, samples=2, replicates=2, share_rows=8, probe_tokens=3_000),
+    "laptop": Effort(rows=128, samples=2, replicates=2, share_rows=32, probe_tokens=6_000),
+    "v5e-8": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
+}
+"""What studies of objectives train and spend on scoring."""
+
+
+def source_data(source: Hmm, batch: int) -> Data:
+    """Rows of a document each, of a source whose truth is known."""
+    return Data(corpus=source, tokenizer=Bytes(), length=source.row_length, batch=batch)
+
+
+SMOKE_SOURCE = source_data(
+    Hmm(states=3, symbols=5, length=29, documents=900, concentration=0.4), batch=16
+)
+LAPTOP_SOURCE = source_data(Hmm(documents=40_000), batch=16)
+"""What models learn that a laptop trains in seconds, from hidden pieces too: of text, after the
+0.2M tokens of `objectives`, those know little more than how frequent pieces are."""
+FEW_ROWS = msgspec.structs.replace(LAPTOP_SOURCE, batch=4)
+"""A hundred steps in 26k tokens: with fewer, the loss is a matter of steps and not of data."""
+WIKIPEDIA = V5E_8.data
+C4 = Data(
+    # A seventh of C4, so that nothing is read twice.
+    corpus=Tfds(name="c4/en", split="train[:15%]"),
+    tokenizer=SentencePiece(kind="unigram", size=32_768),
+    length=1024,
+    batch=256,
+    validation=0.0002,
+)
+LAW_EFFORT = {
+    "smoke": Effort(rows=32, samples=2, replicates=2, share_rows=8, probe_tokens=1),
+    "laptop": Effort(rows=1024, samples=2, replicates=2, share_rows=16, probe_tokens=1),
+    "v5e-16": Effort(rows=4096, share_rows=256, probe_tokens=1),
+}
+"""What studies of size and data spend on scoring: much text, and no probe."""
