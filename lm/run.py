@@ -148,7 +148,9 @@ class Run(Config):
     faults: Faults = Faults()
     trackers: Annotated[
         tuple[str, ...],
-        Meta(description="where metrics go beside metrics.jsonl: tensorboard, bar, wandb"),
+        Meta(
+            description="where metrics go beside metrics.jsonl, such as tensorboard, bar, wandb"
+        ),
     ] = ("tensorboard", "bar")
     evaluation_windows: Annotated[
         int,

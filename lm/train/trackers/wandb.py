@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from lm.config import UserError
 from lm.output.files import write_whole
 from lm.train.trackers.base import Session, Tracker
 
@@ -22,15 +23,21 @@ class Wandb(Tracker):
 
         super().__init__(session)
         known = session.directory / "wandb_id.txt"
-        self._run: Any = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "yardstick"),
-            name=session.label,
-            id=known.read_text() if known.exists() else None,
-            resume="allow",
-            dir=session.directory,
-            config=msgspec.to_builtins(session.run),
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        try:
+            self._run: Any = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "yardstick"),
+                name=session.label,
+                id=known.read_text() if known.exists() else None,
+                resume="allow",
+                dir=session.directory,
+                config=msgspec.to_builtins(session.run),
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.Error as error:  # no account here, or nobody answers
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"trackers=wandb: {why.rstrip('.')}; or set WANDB_MODE=offline"
+            ) from None
         write_whole(known, self._run.id)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

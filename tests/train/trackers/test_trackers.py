@@ -126,6 +126,8 @@ def test_wandb_is_told_the_numbers_by_step(session, monkeypatch):
             calls.append("finished")
 
     class Fake:
+        Error = RuntimeError
+
         @staticmethod
         def init(**options):
             calls.append(options)
@@ -144,6 +146,22 @@ def test_wandb_is_told_the_numbers_by_step(session, monkeypatch):
     assert first["config"]["seed"] == 3 and first["dir"] == session.directory
     assert (step, others) == (("step", None), ("*", "step"))
     assert (logged, finished) == ({"step": 1, "loss": 2.0}, "finished")
+
+
+def test_oneline_wandb_without_an_account(session, monkeypatch):
+    """Fails if a machine that never logged in gets a traceback, or leaves a tracker open."""
+
+    class Fake:
+        Error, Settings = RuntimeError, dict
+
+        @staticmethod
+        def init(**_):
+            raise RuntimeError("no API key\n  configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", Fake)
+    line = "^trackers=wandb: no API key configured; or set WANDB_MODE=offline$"
+    with pytest.raises(UserError, match=line):
+        Trackers(session._replace(run=Run(trackers=("wandb",))))
 
 
 def test_wandb_writes_offline(tmp_path, monkeypatch):
