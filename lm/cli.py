@@ -21,6 +21,8 @@ COMMANDS = {
 }
 """Commands with their one line of help; each is the module of its name in lm/commands, which
 has `add_arguments(parser)` and `main(given)`, and is imported only where it is given."""
+OF_TABLES = ("fit", "compare")
+"""Those that use no jax."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,5 +43,5 @@ def main(arguments: list[str] | None = None) -> None:
         given.overrides += rest  # argparse itself takes none that follow an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    with one_line_errors():
+    with one_line_errors(jax=given.command not in OF_TABLES):
         module.main(given)

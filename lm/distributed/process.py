@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import importlib
 import importlib.util
 import logging
 import os
@@ -98,8 +99,14 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`."""
+def one_line_errors(*, jax: bool = True) -> Iterator[None]:
+    """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`.
+
+    Whoever uses no jax says so, and does not wait for it.
+    """
+    if jax:
+        # Before interrupts are raised: its C++ lets no exception through, and would abort.
+        importlib.import_module("lm.distributed.hosts")
     logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
     with _leaving(), _exit_codes(), as_interrupts():
         yield

@@ -9,21 +9,17 @@ import numpy as np
 
 from lm.scaling import laws
 from lm.scaling.bootstrap import resample
-from lm.scaling.fit import Fit, ranges_of
-from lm.scaling.parametric import (
-    NAMES,
-    Origin,
-    Surface,
-    bounds,
+from lm.scaling.doubts import (
     check_fixed,
     check_rows,
     design_doubts,
     draws_doubts,
     few_rows_warnings,
-    parametric_starts,
     solution_doubts,
     unidentified,
 )
+from lm.scaling.fit import Fit, ranges_of
+from lm.scaling.parametric import NAMES, Origin, Surface, bounds, parametric_starts
 from lm.scaling.solve import Problem, Terms, certify, minimize
 from lm.scaling.table import DataError, Runs
 

@@ -6,22 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.scaling.bootstrap import resample
+from lm.scaling.doubts import (
+    check_fixed,
+    check_rows,
+    design_doubts,
+    draws_doubts,
+    few_rows_warnings,
+    solution_doubts,
+    unidentified,
+)
 from lm.scaling.fit import Fit, ranges_of
 from lm.scaling.parametric import (
     NAMES,
     Origin,
     Parametric,
     bounds,
-    check_fixed,
-    check_rows,
-    design_doubts,
-    draws_doubts,
-    few_rows_warnings,
     fit_parametric,
     linear_terms,
     parametric_terms,
-    solution_doubts,
-    unidentified,
 )
 from lm.scaling.solve import Problem, certify, minimize, predict
 from lm.scaling.table import DataError, Runs

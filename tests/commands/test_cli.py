@@ -224,7 +224,7 @@ def test_bytes_that_are_not_utf8_on_a_real_command_line(tmp_path):
     done = subprocess.run(
         [*command, "tokens", b"\xff"],
         capture_output=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     assert done.returncode == 2

@@ -29,12 +29,14 @@ import pytest
 from lm import cli
 from lm.config import describe, dump, override
 from lm.distributed import signals
+from lm.distributed.process import Parser
 from lm.run import Run
+from lm.scaling.catalog import LAWS
 from lm.study import runner
 from lm.train.fit import fit
 from tpu import __main__ as tpu
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = (
     *("data.tokenizer.type=bytes", "data.length=16", "data.batch=8", "data.validation=0.3"),
     *("model.depth=1", "model.width=8", "model.heads=2", "precision=float32"),
@@ -159,28 +161,29 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def command(draw: random.Random, world: World) -> list[str]:
     """A command line: most often a legal one of which something is spoilt."""
-    weights = {"train": 6, "score": 3, "say": 3, "audit": 2, "show": 4, "prove": 2, "plan": 2,
-               "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4, "": 1}  # fmt: skip
+    weights = {
+        **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
+        **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4, "": 1},
+    }
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
         "train": lambda: ["run.json", "--dir", draw.choice((*("causal",) * 9, "runs/new"))],
         "score": lambda: [draw.choice(DIRECTORIES), "--rows", "2", "--json"],
-        "say": lambda: [
+        "generate": lambda: [
             draw.choice(DIRECTORIES),
             draw.choice(("one", "o___e")),
             "--count",
             "2",
         ],
         "audit": lambda: [draw.choice(DIRECTORIES), draw.choice(DIRECTORIES)],
-        "show": lambda: [
-            "tokens",
+        "tokens": lambda: [
             draw.choice(("one", *WORDS)),
             "--run",
             draw.choice(DIRECTORIES),
         ],
         "prove": lambda: ["-", "objective.type=none"],
         "plan": lambda: ["-", "--slice", "v9-0"],
-        "fit": lambda: [draw.choice(TABLES), "--bootstrap", "0", "--law", draw.choice(LAWS)],
+        "fit": lambda: [draw.choice(TABLES), "--bootstrap", "0", "--law", draw.choice([*LAWS])],
         "compare": lambda: [draw.choice(TABLES), "--by", "arm", "--bootstrap", "0"],
         "budget": lambda: ["--flops", draw.choice(("1e18", "1e20")), "--rungs", "2"],
         "study": lambda: [draw.choice(STUDIES), "--cost", draw.choice(("v5e-8", "h100-8"))],
@@ -191,30 +194,24 @@ def command(draw: random.Random, world: World) -> list[str]:
     if name == "train":
         line += [*world.settings[2:], f"seed={draw.randrange(3)}"]
     # What is legal takes its time where a model is at work, so that most of it is spoilt.
-    slow = name in ("train", "score", "say") and draw.random() < 0.95
+    slow = name in ("train", "score", "generate") and draw.random() < 0.95
     for _ in range(draw.choice((1, 1, 2, 3) if slow else (0, 1, 1, 2, 3))):
         line = draw.choice(SPOIL)(draw, line) if line else []
     return line
 
 
-LAWS = ("parametric", "power", "isoflop", "envelope", "data-constrained")
 STUDIES = ("bert_vs_gpt", "isoflop", "known_truth", "curriculum", "mask_rate")
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The options of a command, as its parser has them."""
+    parser = Parser(add_help=False)
+    importlib.import_module(f"lm.commands.{name}").add_arguments(parser)
+    return tuple(option for action in parser._actions for option in action.option_strings)
+
+
 OPTIONS = {
-    "train": ("--dir",),
-    "score": ("--rows", "--mc-se", "--scorer", "--block", "--paired", "--json"),
-    "say": ("--count", "--temperature", "--top-k", "--seed", "--blank"),
-    "show": ("--run",),
-    "plan": ("--slice", "--scale", "--slices", "--json"),
-    "fit": (
-        *("--law", "--by", "--share", "--cluster", "--method", "--against", "--tolerance"),
-        *("--drop-worst", "--delta", "--fix", "--predict", "--params", "--tokens", "--loss"),
-        *("--flops", "--unique", "--bootstrap", "--seed", "--plot", "--json"),
-    ),
-    "compare": ("--by", "--loss", "--params", "--flops", "--bootstrap", "--plot", "--json"),
-    "budget": (
-        *("--flops", "--law", "--group", "--unique", "--params", "--rungs", "--slice", "--mfu"),
-        *("--data-length", "--json"),
-    ),
+    **{name: options_of(name) for name in cli.COMMANDS},
     "study": ("--scale", "--runs", "--cell", "--report", "--cost"),
     "tpu": (
         "--scale",
@@ -238,7 +235,7 @@ def _override(draw: random.Random, line: list[str]) -> list[str]:
 
 
 def _option(draw: random.Random, line: list[str]) -> list[str]:
-    own = OPTIONS.get(line[0] if line else "", EVERY)
+    own = OPTIONS.get(line[0] if line else "") or EVERY
     option = draw.choice(own if draw.random() < 0.9 else EVERY)
     likely = (
         *TABLES,
@@ -407,6 +404,12 @@ def test_fuzz_every_process_ends_when_it_is_asked_to(world: World, seeds: range)
             started.communicate()
             pytest.fail(f"seed {seed}: deaf: {line}")
         assert wrong(line, started.returncode, err) is None, f"seed {seed}: {line}\n{err}"
+
+
+def test_fuzz_every_command_is_drawn(world: World) -> None:
+    """Fails if a command is added that no random line has."""
+    drawn = {line[0] for seed in range(300) if (line := command(random.Random(seed), world))}
+    assert set(cli.COMMANDS) <= drawn
 
 
 @pytest.mark.usefixtures("here")

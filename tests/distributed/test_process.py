@@ -55,7 +55,7 @@ def begin(*command: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     status = Path(f"/proc/{process.pid}/status")
     while not int(re.findall(r"SigCgt:\s(\w+)", status.read_text())[0], 16) >> 14 & 1:
