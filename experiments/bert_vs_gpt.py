@@ -1,6 +1,6 @@
 """What does a language model gain or lose by being trained as a BERT or as a GPT?
 
-Three arms - causal (GPT), masked at 15% (BERT), masked at all rates - are trained from the
+Three variants - causal (GPT), masked at 15% (BERT), masked at all rates - are trained from the
 same initial values on the same batches, and all are scored in bits per byte of the same
 held-out text. A linear probe then asks what their states represent, because predicting text
 and representing it are different virtues.
@@ -22,7 +22,7 @@ common unit.
 Expect the GPT ahead in bits per byte by more than half a bit at both CPU scales, and below
 gzip and xz on whole files at the workstation's (1.4 against 2.2 and 2.1). At these budgets it
 is ahead in the probe too, though it sees one side only: a BERT at 15% has been asked a seventh
-of its questions. Expect a fixed rate ahead of all rates where little is hidden and behind
+of its questions. Expect a fixed rate ahead of all rates where little is masked and behind
 where all is.
 """
 
@@ -54,7 +54,7 @@ from lm.study.scales import V5E_8
 from lm.study.sentences import capital, value_text
 from lm.study.tables import equal_table, main_table, spent_table
 
-ARMS = GPT_AND_BERTS
+VARIANTS = GPT_AND_BERTS
 PYTHON = Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=16)
 PLANS = {
     "smoke": Scale(
@@ -83,20 +83,20 @@ PLANS = {
 }
 SCALES = tuple(PLANS)
 EFFORT = {
-    "smoke": Effort(rows=16, samples=2, replicates=2, share_rows=8, probe_tokens=3_000),
-    "laptop": Effort(samples=2, share_rows=32),
-    "v5e-8": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
+    "smoke": Effort(rows=16, samples=2, replicates=2, curve_rows=8, probe_tokens=3_000),
+    "laptop": Effort(samples=2, curve_rows=32),
+    "v5e-8": Effort(rows=4096, curve_rows=1024, probe_tokens=100_000),
 }
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name, the smallest models first, all arms of a size together."""
-    return PLANS[scale].runs(ARMS)
+    """The runs by run name, the smallest models first, all variants of a size together."""
+    return PLANS[scale].runs(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
     best, gpts = largest(groups), of_arm(groups, GPT)
     found: list[Section | None] = []
     if groups:
@@ -122,25 +122,25 @@ def report(cells: list[Cell]) -> Report:
             sections.figure_section(
                 "What training cost",
                 "loss",
-                figures.loss_figure(cells, ARMS),
+                figures.loss_figure(cells, VARIANTS),
                 "Training loss (smoothed lines) and validation loss (marks) against tokens and"
                 " against FLOPs of forward and backward matrix products. The losses are"
-                " different quantities: the next piece, 15% of the pieces given the rest, any"
-                " share of them given the rest. Compare curves of one colour.",
-                "All arms read the same tokens, but a BERT at 15% is asked for a seventh of the"
-                " predictions and skips the vocabulary's matrix everywhere else.",
+                " different quantities: the next token, 15% of the tokens given the rest, any"
+                " fraction of them given the rest. Compare curves of one colour.",
+                "All variants read the same tokens, but a BERT at 15% is asked for a seventh"
+                " of the predictions and skips the vocabulary's matrix everywhere else.",
             ),
             sections.compressors_section(groups, first),
             _bound(groups, best),
             sections.probe_section("Who represents better", groups, best[0].size),
             sections.section(
                 sections.EQUAL,
-                equal_table(seed_rows(groups), "between the arms of a size"),
+                equal_table(seed_rows(groups), "between the variants of a size"),
                 spent_table(best, first),
                 "The learning rate and all other settings are one choice per size, from a few"
                 " short runs of the GPT and of the BERT at all rates, and not tuned for each"
-                " arm. Equal tokens are not equal predictions: the comparison is at equal data"
-                " read, and the figure of losses against FLOPs shows the other side.",
+                " variant. Equal tokens are not equal predictions: the comparison is at equal"
+                " data read, and the figure of losses against FLOPs shows the other side.",
             ),
             sections.at_work_section(groups),
         ]
@@ -157,16 +157,18 @@ def report(cells: list[Cell]) -> Report:
 
 
 def largest(groups: Sequence[Group]) -> list[Group]:
-    """The groups of the largest size with a GPT and a BERT, else of that with the most arms."""
+    """The groups of the largest size with a GPT and a BERT, else of that with the most
+    variants.
+    """
     sizes = list(by_size(groups).values())
     whole = [found for found in sizes if found[1:] and of_arm(found, GPT)]
     return whole[-1] if whole else max(sizes, key=len, default=[])
 
 
 def _answer(best: Sequence[Group]) -> str:
-    berts = [group for group in best if group.arm != GPT]
+    berts = [group for group in best if group.variant != GPT]
     if not best:
-        return "There is no answer yet: no cell is finished."
+        return "There is no answer yet: no run is finished."
     if not (of_arm(best, GPT) and berts):
         return "There is no answer yet: no size has both a GPT and a BERT that is finished."
     (gpt,) = of_arm(best, GPT)
@@ -179,7 +181,7 @@ def _compare(gpt: Group, berts: Sequence[Group], measure: Measure) -> str:
     gap = ranked and gaps(berts, gpt, measure).get(ranked[0].name)
     if not (ranked and gap):
         return ""
-    name, verb = ranked[0].arm.name, "predicts" if measure is BITS else "represents"
+    name, verb = ranked[0].variant.name, "predicts" if measure is BITS else "represents"
     ours, theirs = value_text(gpt, measure), value_text(ranked[0], measure)
     if gap.error is not None and not gap.beyond:
         said = f"Neither {verb} better beyond the error"
@@ -212,22 +214,22 @@ def _details(best: Sequence[Group]) -> tuple[str, ...]:
 
 
 def _bound(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
-    """The error by share hidden, and what it says of the bound of the BERT at 15%."""
+    """The error by fraction masked, and what it says of the bound of the BERT at 15%."""
     floors = sections.baselines_of(groups, "uniform", "unigram")
-    return sections.shares_section(
-        {group.label: (group.arm.colour, group) for group in groups},
-        "The any-order bound is a mean over all shares of hidden pieces, from one piece to the"
-        " whole row, each as likely. A BERT trained at 15% has seen one of them. Its bound is"
-        " valid: nobody who codes the text with this model in random orders needs more, given"
-        " where documents begin and end, which a BERT sees and a GPT must predict (a few bits a"
-        " document, in the BERT's favour). But it speaks of the model as a predictor of whole"
-        " texts, a use that it was never trained for, and not of what it does at 15%, nor of"
-        " what it represents. A high bound does not prove that the model cannot predict;"
-        " another order, or a mixture of them, may do better.",
+    return sections.fractions_section(
+        {group.label: (group.variant.colour, group) for group in groups},
+        "The any-order bound is a mean over all fractions of masked tokens, from one token to"
+        " the whole row, each as likely. A BERT trained at 15% has seen one of them. Its"
+        " bound is valid: nobody who codes the text with this model in random orders needs"
+        " more, given where documents begin and end, which a BERT sees and a GPT must predict"
+        " (a few bits a document, in the BERT's favour). But it speaks of the model as a"
+        " predictor of whole texts, a use that it was never trained for, and not of what it"
+        " does at 15%, nor of what it represents. A high bound does not prove that the model"
+        " cannot predict; another order, or a mixture of them, may do better.",
         *(
             _fixed_rate(group, floors.get("uniform"))
             for group in of_arm(best, BERT)
-            if group.error_by_share()
+            if group.error_by_fraction()
         ),
         heading="What a fixed-rate BERT's bound says, and what it does not",
         floors=floors,
@@ -236,22 +238,23 @@ def _bound(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
 
 
 def _fixed_rate(group: Group, uniform: float | None) -> str:
-    by_share = group.error_by_share()
-    near, far = min(by_share, key=lambda share: abs(share - 0.15)), max(by_share)
+    by_fraction = group.error_by_fraction()
+    near, far = min(by_fraction, key=lambda fraction: abs(fraction - 0.15)), max(by_fraction)
     text = (
-        f"The BERT trained at 15% needs {decimals(by_share[near])} bits per byte of the hidden"
-        f" pieces when {near:.0%} are hidden, and {decimals(by_share[far])} when {far:.0%} are"
+        f"The BERT trained at 15% needs {decimals(by_fraction[near])} bits per byte of the"
+        f" hidden tokens when {near:.0%} are masked, and {decimals(by_fraction[far])} when"
+        f" {far:.0%} are"
     )
     if uniform is not None:
-        relation = "worse" if by_share[far] > uniform else "still better"
-        text += f", {relation} than guessing all pieces alike ({decimals(uniform)})"
+        relation = "worse" if by_fraction[far] > uniform else "still better"
+        text += f", {relation} than guessing all tokens alike ({decimals(uniform)})"
     bound, layout = (group.mean(key) or 0.0 for key in ("bits_per_byte", "layout_bits"))
     text += f"; over all shares that makes its bound of {decimals(bound)}"
     text += f", with {decimals(layout)} for where documents end."
     if (pseudo := group.score("pseudo")) is not None:
         text += (
-            f" Its pseudo-likelihood, each piece given all the others, is {decimals(pseudo)}"
-            " bits per byte. That is no likelihood: each piece is predicted by a model that has"
+            f" Its pseudo-likelihood, each token given all the others, is {decimals(pseudo)}"
+            " bits per byte. That is no likelihood: each token is predicted by a model that has"
             " been shown what it is asked to code next, so the sum bounds nothing and may lie"
             " below the entropy of the text."
         )

@@ -51,7 +51,7 @@ from lm.study.report.values import Plot, Report, Section
 from lm.study.sentences import NO_LAW, number_text, together
 from lm.study.tables import cells_table
 
-ARMS = {"causal": GPT, "any_order": ANY_ORDER}
+VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
 CONSTANT = {"schedule": WarmupStableDecay(warmup=0.05, decay=0.0)}
 PLANS = {
     "smoke": Scale(
@@ -86,14 +86,14 @@ EFFORT = scales.LAW_EFFORT | {"laptop": replace(scales.LAW_EFFORT["laptop"], row
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: each size in each arm, for every seed."""
-    return PLANS[scale].runs(ARMS, once=True)
+    """The runs by run name: each size in each variant, for every seed."""
+    return PLANS[scale].runs(VARIANTS, once=True)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
-    races = races_of(cells, ARMS)
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
+    races = races_of(cells, VARIANTS)
     found: list[Section | None] = []
     if groups:
         found = [
@@ -135,8 +135,8 @@ def report(cells: list[Cell]) -> Report:
         details=_details(races),
         table=cells_table(
             cells,
-            "All finished cells, at the end of their constant rate. Own loss is the"
-            " objective’s, in nats per predicted piece; bits per byte are of other windows, and"
+            "All finished runs, at the end of their constant rate. Own loss is the"
+            " objective’s, in nats per predicted token; bits per byte are of other windows, and"
             " ± is their standard error over documents.",
         ),
         sections=found,
@@ -156,7 +156,7 @@ def _answer(races: Mapping[str, Race]) -> str:
         else:
             said = f"so larger models need {'fewer' if ends[0] > 0 else 'more'} tokens"
         x = number_text(fit.exponents["x"], ends)
-        told.append(f"for {race.arm.name} as N^−x with x {x}, {said}")
+        told.append(f"for {race.variant.name} as N^−x with x {x}, {said}")
     if not told:
         return NO_LAW
     least, *_, most = sizes_of(races)
@@ -171,7 +171,7 @@ def _details(races: Mapping[str, Race]) -> tuple[str, ...]:
     for race in races.values():
         fit = attempt(race.law, race.levels[-1], "flops")
         if isinstance(fit, Fit):
-            grow.append(f"N^{growth_text(fit)} for {race.arm.name}")
+            grow.append(f"N^{growth_text(fit)} for {race.variant.name}")
         reached = {curve.name for curve, _ in race.to(race.levels[-1])}
         missed += [curve.name for curve in race.curves if curve.name not in reached]
     if not grow:
@@ -181,7 +181,7 @@ def _details(races: Mapping[str, Race]) -> tuple[str, ...]:
         f"The FLOPs to that loss go as {together(grow)}: where that exponent is above 0, a"
         f" larger model pays more FLOPs for fewer tokens.{never}",
         "The two objectives’ losses are of different predictions. An exponent compares sizes of"
-        " one objective; that one arm’s is larger than the other’s says nothing of which"
+        " one objective; that one variant’s is larger than the other’s says nothing of which"
         " objective learns from fewer tokens.",
     )
 

@@ -1,8 +1,8 @@
 """Is a model that learnt to be a GPT first a better BERT than one that was a BERT throughout?
 
-One budget of tokens is parted: causal until a share of the steps is done, then masked at 40%.
-The arms switch at 0 (a BERT), 25, 50, 75 and 100% (a GPT); parameters and the optimizer's state
-carry over, and one learning-rate schedule spans both phases.
+One budget of tokens is parted: causal until a fraction of the steps is done, then masked at
+40%. The variants switch at 0 (a BERT), 25, 50, 75 and 100% (a GPT); parameters and the
+optimizer's state carry over, and one learning-rate schedule spans both phases.
 
 Answers to two papers that disagree. Gisserot-Boukhlef et al. 2025 (arXiv:2507.00994) train
 210M to 1B parameters from scratch on these five splits, and find that causal before masked
@@ -17,12 +17,12 @@ second add a short phase to a long one, whose learning rate has already decayed.
     laptop  5 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
     v5e-8   two days, 8 chips   85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
-A model answers what its last phase taught: all arms but the last are scored by the any-order
-bound, which is comparable among them; the GPT's number is exact, and stands for another use.
-Expect little difference in the bound at a quarter and a loss of some hundredths of a bit at
-later switches; and, at the laptop's scale, more roles found by the probe the longer a model was
-a GPT, with the GPT throughout ahead. That may be because causal steps ask for every piece while
-few steps are taken; no arm tests it.
+A model answers what its last phase taught: all variants but the last are scored by the
+any-order bound, which is comparable among them; the GPT's number is exact, and stands for
+another use. Expect little difference in the bound at a quarter and a loss of some hundredths of
+a bit at later switches; and, at the laptop's scale, more roles found by the probe the longer a
+model was a GPT, with the GPT throughout ahead. That may be because causal steps ask for every
+token while few steps are taken; no variant tests it.
 """
 
 import sys
@@ -31,7 +31,7 @@ from lm.objectives import Causal, Curriculum, Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import curves_figure
-from lm.study.grid import Arm, Cell
+from lm.study.grid import Cell, Variant
 from lm.study.groups import BITS, PROBE, Group, Measure, best_of, gaps, groups_of, of_arm
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from lm.study.report.values import Report, Section
@@ -41,18 +41,18 @@ from lm.study.tables import main_table
 BERT = Masked(rate=0.4)
 
 
-def _arm(percent: int, colour: str) -> Arm:
+def _variant(percent: int, colour: str) -> Variant:
     objective = Curriculum(then=BERT, switch=percent / 100)
     name = f"the one that switched at {percent}%"
-    return Arm(f"GPT for {percent}%, then BERT", name, objective, colour)
+    return Variant(f"GPT for {percent}%, then BERT", name, objective, colour)
 
 
-ARMS = {
-    "switch000": Arm("BERT, 40%", "the BERT throughout", BERT, VERMILLION),
-    "switch025": _arm(25, ORANGE),
-    "switch050": _arm(50, GREEN),
-    "switch075": _arm(75, PURPLE),
-    "switch100": Arm("GPT", "the GPT throughout", Causal(), BLUE),
+VARIANTS = {
+    "switch000": Variant("BERT, 40%", "the BERT throughout", BERT, VERMILLION),
+    "switch025": _variant(25, ORANGE),
+    "switch050": _variant(50, GREEN),
+    "switch075": _variant(75, PURPLE),
+    "switch100": Variant("GPT", "the GPT throughout", Causal(), BLUE),
 }
 PLANS = {
     "smoke": scales.SMOKE._replace(only=("switch000", "switch050", "switch100")),
@@ -64,44 +64,44 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: every switch for every seed."""
-    return PLANS[scale].runs(ARMS)
+    """The runs by run name: every switch for every seed."""
+    return PLANS[scale].runs(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
-    throughout = of_arm(groups, ARMS["switch000"])
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
+    throughout = of_arm(groups, VARIANTS["switch000"])
     found: list[Section | None] = []
     if groups:
         found = [
             sections.figure_section(
-                "By the share of training that was causal",
+                "By the fraction of training that was causal",
                 "by_switch",
                 curves_figure(
                     {"": (BLUE, {_switch(group): group for group in groups})},
-                    "share of training before the switch (%)",
+                    "fraction of training before the switch (%)",
                     sections.windows_of(groups),
                 ),
                 "Left: bits per byte of the held-out text; hollow marks are any-order bounds,"
                 " the filled one (a GPT throughout) is exact, a different number. Right: the"
-                f" share of tokens whose role the probe finds. {sections.BARS}",
+                f" fraction of tokens whose role the probe finds. {sections.BARS}",
             ),
-            sections.shares_section(
-                {group.arm.label: (group.arm.colour, group) for group in groups},
-                "What models that were causal first say of hidden pieces, by share hidden.",
+            sections.fractions_section(
+                {group.variant.label: (group.variant.colour, group) for group in groups},
+                "What models that were causal first say of masked tokens, by fraction masked.",
             ),
             sections.equal_section(
                 groups,
                 (throughout or groups)[0],
                 "Tokens are equal; predictions and FLOPs are not, as a causal step asks for"
-                " every piece. The masked phase is the shorter the later the switch.",
+                " every token. The masked phase is the shorter the later the switch.",
             ),
             sections.limits(
                 cells,
                 groups,
-                "All arms are trained from scratch on one schedule. Nothing is said of a model"
-                " whose causal training had ended and decayed, as in Ettin, nor of longer"
+                "All variants are trained from scratch on one schedule. Nothing is said of a"
+                " model whose causal training had ended and decayed, as in Ettin, nor of longer"
                 " budgets than this, where the first paper finds its gains.",
             ),
         ]
@@ -127,12 +127,12 @@ def _answer(groups: list[Group]) -> str:
 
 def _compare(groups: list[Group], measure: Measure, what: str) -> str:
     """The best of the curricula against masked throughout, by one measure."""
-    throughout = of_arm(groups, ARMS["switch000"])
+    throughout = of_arm(groups, VARIANTS["switch000"])
     ranked = best_of([g for g in groups if isinstance(g.objective, Curriculum)], measure)
     if not throughout or ranked is None:
         return ""
     best = ranked[0]
-    # The spread over seeds is pooled over all arms, as in the table.
+    # The spread over seeds is pooled over all variants, as in the table.
     gap = gaps(groups, throughout[0], measure).get(best.name)
     if gap is None:
         return ""
@@ -146,7 +146,9 @@ def _compare(groups: list[Group], measure: Measure, what: str) -> str:
 
 
 def _switch(group: Group) -> float:
-    return float(next(name for name, arm in ARMS.items() if arm == group.arm)[-3:])
+    return float(
+        next(name for name, variant in VARIANTS.items() if variant == group.variant)[-3:]
+    )
 
 
 if __name__ == "__main__":

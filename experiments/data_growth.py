@@ -43,7 +43,7 @@ from lm.study.laws import difference_of, truth_of
 from lm.study.report.values import Plot, Report, Section
 from lm.study.sentences import NO_LAW, number_text, signed_text, together
 
-ARMS = GPT_AND_BERTS
+VARIANTS = GPT_AND_BERTS
 PLANS = {
     "smoke": Scale(
         scales.SMOKE_SOURCE,
@@ -72,18 +72,20 @@ LOSSES = {
     BITS: ("Bits per byte", (GPT, ANY_ORDER)),
     OWN: ("Each objective’s own loss", (GPT, BERT, ANY_ORDER)),
 }
-"""The heading and the arms that are fit, by loss."""
+"""The heading and the variants that are fit, by loss."""
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: each number of tokens in each arm, for every seed."""
-    return PLANS[scale].runs(ARMS, once=True)
+    """The runs by run name: each number of tokens in each variant, for every seed."""
+    return PLANS[scale].runs(VARIANTS, once=True)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
-    growths = {loss: Growth.of(groups, loss, arms) for loss, (_, arms) in LOSSES.items()}
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
+    growths = {
+        loss: Growth.of(groups, loss, variants) for loss, (_, variants) in LOSSES.items()
+    }
     found: list[Section | None] = []
     if groups:
         most = max(group.tokens for group in groups)
@@ -92,10 +94,11 @@ def report(cells: list[Cell]) -> Report:
             *(_growth(groups, growth) for growth in growths.values()),
             sections.section(
                 sections.EQUAL,
-                tables.equal_table(rows, "at the most tokens, between the arms of a seed"),
-                "At each number of tokens the arms read the same new text in the same order,"
-                " from the same initial values, with one learning rate. How many targets they"
-                " predict follows from the objective, and is in the table of all cells.",
+                tables.equal_table(rows, "at the most tokens, between the variants of a seed"),
+                "At each number of tokens the variants read the same new text in the same"
+                " order, from the same initial values, with one learning rate. How many"
+                " targets they predict follows from the objective, and is in the table of all"
+                " runs.",
             ),
             sections.limits(cells, groups, *_limits(cells)),
         ]
@@ -108,9 +111,9 @@ def report(cells: list[Cell]) -> Report:
         details=_details(groups, growths[BITS]),
         table=tables.cells_table(
             cells,
-            "All finished cells. D is read once; own loss is the objective’s, in nats per"
-            " predicted piece; ± is the standard error over held-out documents, which all"
-            " cells share.",
+            "All finished runs. D is read once; own loss is the objective’s, in nats per"
+            " predicted token; ± is the standard error over held-out documents, which all"
+            " runs share.",
         ),
         sections=found,
         compared=arms_rows(cells),
@@ -124,7 +127,7 @@ def _answer(groups: Sequence[Group], growth: Growth) -> str:
         f"At {size_text(groups[0].size)} parameters the loss falls toward a floor as D^−β, with"
         f" {betas}."
     )
-    last = [gains_of(groups, arm, BITS)[-1:] for arm in (GPT, ANY_ORDER)]
+    last = [gains_of(groups, variant, BITS)[-1:] for variant in (GPT, ANY_ORDER)]
     if all(last):
         (one,), (other,) = last
         text += (
@@ -157,17 +160,17 @@ def _details(groups: Sequence[Group], growth: Growth) -> list[str]:
     found, joint = [], growth.joint
     if isinstance(joint, Joint) and joint.p is not None:
         found.append(
-            f"One β for both arms, {joint.fits['first'].parameters['beta']:.2f}, "
+            f"One β for both variants, {joint.fits['first'].parameters['beta']:.2f}, "
             + ("fits worse than" if joint.p < 0.05 else "is not shown to fit worse than")
-            + " one for each: groups that share it differ as much with a probability of"
+            + " one for each: groups that fraction it differ as much with a probability of"
             f" {joint.p:.2g} (likelihood ratio, its distribution simulated)."
         )
     truth = truth_of(all_results(groups))
     if truth and (betas := _betas_text(growth.held)):
         floors = [
-            f"{number_text(fit.parameters['E'], fit.ci95.get('E'))} of {arm.name}"
-            for arm in growth.arms
-            if isinstance(fit := growth.free[arm.label], Fit)
+            f"{number_text(fit.parameters['E'], fit.ci95.get('E'))} of {variant.name}"
+            for variant in growth.variants
+            if isinstance(fit := growth.free[variant.label], Fit)
         ]
         found.append(
             f"The source itself needs {decimals(truth)} bits per byte for the same documents,"
@@ -186,9 +189,9 @@ def _limits(cells: Sequence[Cell]) -> tuple[str, ...]:
         " their intervals, from resampled runs, hold if the law does, and that the loss goes on"
         " as a power of D beyond the last number is not shown. A model that has not begun to"
         " learn from context at the fewest tokens does not follow a power there, and bends β.",
-        "A β says how the gain shrinks, not who is ahead: the arm with the larger β may gain"
-        " more at every doubling shown. A bound may fall faster than an exact number as the"
-        " orders it averages come to agree.",
+        "A β says how the gain shrinks, not who is ahead: the variant with the larger β may"
+        " gain more at every doubling shown. A bound may fall faster than an exact number as"
+        " the orders it averages come to agree.",
     )
 
 
@@ -201,7 +204,7 @@ def _growth(groups: Sequence[Group], growth: Growth) -> Section | None:
         Plot(
             f"growth_{loss.key}",
             growth_figure(groups, growth),
-            f"Left: {unit} by tokens, a mark a run, and the law of each arm with its 95%"
+            f"Left: {unit} by tokens, a mark a run, and the law of each variant with its 95%"
             " band; a dashed line is what the source itself needs. Right: what each doubling"
             " gained, means over seeds with one standard error, and what the law says it gains,"
             " which no longer knows E: a straight line of slope −β.",

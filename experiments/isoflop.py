@@ -19,10 +19,10 @@ The last line is a plan by FLOPs, at 40% of the chips' peak and without scoring,
 `python -m experiments.isoflop --scale v5e-16 --cost v5e-16`.
 
 What is fitted is bits per byte of held-out text, which for the BERT is the bound over all
-orders of writing: the objectives' own losses do not compare. The BERT's masking rate is drawn
+decoding orders: the objectives' own losses do not compare. The BERT's masking rate is drawn
 for each row, as the bound asks for all rates. Learning rates are tuned by the same number of
-trials for each arm, at one budget and size; other sizes have the rate of that one times (N / N
-tuned)^(-1/3) (Porian et al. 2024). The trials are cells of the study, so its report can say
+trials for each variant, at one budget and size; other sizes have the rate of that one times (N
+/ N tuned)^(-1/3) (Porian et al. 2024). The trials are runs of the study, so its report can say
 whether they bear out what this file has.
 
 Expect parabolas whose minima move to larger models with compute, for the GPT about as C^0.5,
@@ -59,9 +59,9 @@ from lm.study.grid import (
     Cell,
     Scale,
     Size,
-    arm_of,
     flops_text,
     matmul_parameters,
+    variant_of,
 )
 from lm.study.groups import results_of
 from lm.study.laws import Trials, attempt
@@ -70,7 +70,7 @@ from lm.study.sentences import NO_LAW, exponent_text
 
 DRAWN = Masked(rate=Drawn(low=0.1, high=1.0), mask=1.0, random=0.0)
 BERT = ANY_ORDER._replace(name="the BERT", objective=DRAWN)
-ARMS = {"causal": GPT, "masked": BERT}
+VARIANTS = {"causal": GPT, "masked": BERT}
 PUBLISHED = 0.5
 """About what Hoffmann et al. find for a."""
 PLANS = {
@@ -86,9 +86,9 @@ PLANS = {
 }
 SCALES = tuple(PLANS)
 EFFORT = {
-    "smoke": Effort(rows=16, samples=2, share_rows=4, probe_tokens=1),
-    "laptop": Effort(rows=256, samples=4, share_rows=8, probe_tokens=1),
-    "v5e-16": Effort(rows=4096, share_rows=256, probe_tokens=1),
+    "smoke": Effort(rows=16, samples=2, curve_rows=4, probe_tokens=1),
+    "laptop": Effort(rows=256, samples=4, curve_rows=8, probe_tokens=1),
+    "v5e-16": Effort(rows=4096, curve_rows=256, probe_tokens=1),
 }
 
 
@@ -124,63 +124,63 @@ TRIALS = {
     "laptop": (5e10, _wide(16)[0], (1e-2, 2e-2, 4e-2, 8e-2), {"causal": 4e-2, "masked": 1e-2}),
     "v5e-16": (1e18, _deep(12)[0], (1e-3, 2e-3, 4e-3, 8e-3), {"causal": 2e-3, "masked": 2e-3}),
 }
-"""Budget and size at which learning rates are tried, which, and what each arm has there."""
+"""Budget and size at which learning rates are tried, which, and what each variant has there."""
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: every budget and size in each arm, and the trials."""
+    """The runs by run name: every budget and size in each variant, and the trials."""
     plan, (budget, trial, rates, used), found = PLANS[scale], TRIALS[scale], dict[str, Run]()
-    pieces = vocabulary_size(plan.data.tokenizer)
+    tokens = vocabulary_size(plan.data.tokenizer)
 
-    def add(arm: str, flops: float, size: Size, rate: float, more: str = "") -> None:
+    def add(variant: str, flops: float, size: Size, rate: float, more: str = "") -> None:
         run = Run(
             data=plan.data,
-            objective=ARMS[arm].objective,
+            objective=VARIANTS[variant].objective,
             model=size.model,
             optimizer=Muon(learning_rate=rate),
             schedule=Cosine(warmup=0.1),
             **plan.settings,
         )
         params = count(matmul_parameters(size.model, plan.data))
-        name = f"{arm}-{params}-{flops_text(flops).replace('.0e', 'e')}-{more}seed0"
-        found[name] = replace(run, tokens=ledger.tokens_for(run, pieces, flops))
+        name = f"{variant}-{params}-{flops_text(flops).replace('.0e', 'e')}-{more}seed0"
+        found[name] = replace(run, tokens=ledger.tokens_for(run, tokens, flops))
 
     tuned = matmul_parameters(trial.model, plan.data)
-    for arm in ARMS:
+    for variant in VARIANTS:
         for flops, sizes in BUDGETS[scale].items():
             for size in sizes:
                 params = matmul_parameters(size.model, plan.data)
-                add(arm, flops, size, laws.rate_at(params, used[arm], tuned))
+                add(variant, flops, size, laws.rate_at(params, used[variant], tuned))
         for rate in rates:
-            if rate != used[arm]:
-                add(arm, budget, trial, rate, f"lr{rate:g}-")
+            if rate != used[variant]:
+                add(variant, budget, trial, rate, f"lr{rate:g}-")
     return found
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
+    """What the finished runs say; what is missing is named."""
     results = {
-        arm: results_of([c for c in cells if arm_of(c) == arm and not _is_trial(c)])
-        for arm in ARMS
+        variant: results_of([c for c in cells if variant_of(c) == variant and not _is_trial(c)])
+        for variant in VARIANTS
     }
     fits = {
-        (arm, law): attempt(partial(_fit, found, law))
-        for arm, found in results.items()
+        (variant, law): attempt(partial(_fit, found, law))
+        for variant, found in results.items()
         for law in (*METHODS, "parametric")
     }
     shown = {
-        arm: fits[arm, isoflops.SHOWN]
-        for arm in ARMS
-        if isinstance(fits[arm, isoflops.SHOWN], Fit)
+        variant: fits[variant, isoflops.SHOWN]
+        for variant in VARIANTS
+        if isinstance(fits[variant, isoflops.SHOWN], Fit)
     }
     surfaces = {a: fit for (a, law), fit in fits.items() if law == "parametric"}
     compared = (
         attempt(isoflops.compare_minima, *shown.values())
-        if shown.keys() == ARMS.keys()
+        if shown.keys() == VARIANTS.keys()
         else None
     )
-    trials = [each for arm in ARMS if (each := _trials(cells, arm))]
-    named = {f"{ARMS[arm].label}, {law}": fit for (arm, law), fit in fits.items()}
+    trials = [each for variant in VARIANTS if (each := _trials(cells, variant))]
+    named = {f"{VARIANTS[variant].label}, {law}": fit for (variant, law), fit in fits.items()}
     return sections.report_of(
         sys.modules[__name__],
         cells,
@@ -193,10 +193,10 @@ def report(cells: list[Cell]) -> Report:
         ),
         table=tables.cells_table(
             cells,
-            "All finished cells, those that try a learning rate among them. N counts the"
+            "All finished runs, those that try a learning rate among them. N counts the"
             " parameters in matrix products; ± is the standard error over documents, which are"
-            " the same for all; own loss is the objective's, in nats per predicted piece, and"
-            " does not compare between arms.",
+            " the same for all; own loss is the objective's, in nats per predicted token, and"
+            " does not compare between variants.",
         ),
         sections=(
             _law_section(
@@ -210,7 +210,10 @@ def report(cells: list[Cell]) -> Report:
             ),
             sections.section(
                 "How the best size and data grow",
-                " ".join(_agreement(fit, ARMS[arm].name) for arm, fit in shown.items()) or None,
+                " ".join(
+                    _agreement(fit, VARIANTS[variant].name) for variant, fit in shown.items()
+                )
+                or None,
                 tables.laws_table(
                     named,
                     "Exponents by three ways to find the minimum of a budget (a parabola"
@@ -218,7 +221,7 @@ def report(cells: list[Cell]) -> Report:
                     " all after Akima) and by a law of size and data fit to all runs. In"
                     " brackets 95% intervals. The number of doubts is that of the warnings"
                     " below.",
-                    "arm and method",
+                    "variant and method",
                 ),
             ),
             _law_section(
@@ -251,11 +254,11 @@ def _fit(found: list[Row], law: str) -> Fit:
 
 
 def _equal_text(cells: list[Cell]) -> str:
-    """What the arms had in common at each budget and size."""
+    """What the variants had in common at each budget and size."""
     first, second = (
         {cell.name.partition("-")[2]: dict(cell.result) for cell in cells
-         if arm_of(cell) == arm and cell.result and not _is_trial(cell)}
-        for arm in ARMS
+         if variant_of(cell) == variant and cell.result and not _is_trial(cell)}
+        for variant in VARIANTS
     )  # fmt: skip
     both = [(first[name], second[name]) for name in first if name in second]
     if not both:
@@ -263,8 +266,8 @@ def _equal_text(cells: list[Cell]) -> str:
     flops = [(ours.pop("flops"), theirs.pop("flops")) for ours, theirs in both]
     apart = max(abs(math.log(ours / theirs)) for ours, theirs in flops)
     return (
-        f"At each budget and size the FLOPs of the arms differ by {apart:.1%} at most, as runs"
-        f" have whole steps. {laws.equal_text(*zip(*both, strict=True))}"
+        f"At each budget and size the FLOPs of the variants differ by {apart:.1%} at most, as"
+        f" runs have whole steps. {laws.equal_text(*zip(*both, strict=True))}"
     )
 
 
@@ -272,25 +275,25 @@ def _is_trial(cell: Cell) -> bool:
     return "-lr" in cell.name
 
 
-def _trials(cells: list[Cell], arm: str) -> Trials | None:
-    """An arm's trials: those cells that are no more than that, and the grid's own beside."""
-    ours = [cell for cell in cells if arm_of(cell) == arm]
+def _trials(cells: list[Cell], variant: str) -> Trials | None:
+    """A variant's trials: those runs that are no more than that, and the grid's own beside."""
+    ours = [cell for cell in cells if variant_of(cell) == variant]
     tried = [cell for cell in ours if _is_trial(cell)]
     places = [(cell.run.model, cell.run.tokens) for cell in tried]
     own = [c for c in ours if c not in tried and (c.run.model, c.run.tokens) in places]
     used = own and own[0].run.optimizer.learning_rate
-    return laws.trials_of([*tried, *own], ARMS[arm].name, used) if used else None
+    return laws.trials_of([*tried, *own], VARIANTS[variant].name, used) if used else None
 
 
 def _answer(shown: Mapping[str, Fit], compared: Comparison | DataError | None) -> str:
-    """How each arm's best size grows, and what compute lies between them."""
+    """How each variant's best size grows, and what compute lies between them."""
     if not shown:
         return ""
     flops = [budget.flops for fit in shown.values() for budget in isoflops.minima_of(fit)]
     parts = [
-        f"{ARMS[arm].name} as C^{exponent_text(fit, 'a')}, its data as"
+        f"{VARIANTS[variant].name} as C^{exponent_text(fit, 'a')}, its data as"
         f" C^{exponent_text(fit, 'b')}"
-        for arm, fit in shown.items()
+        for variant, fit in shown.items()
     ]
     text = (
         f"From {power(min(flops))} to {power(max(flops))} FLOPs the best size grows, for"
@@ -328,12 +331,13 @@ def _law_section(
         heading,
         *(
             laws.law_plot(
-                f"{name}_{arm}",
-                {ARMS[arm].label: fit},
-                {ARMS[arm].label: laws.runs_of(results[arm])},
-                f"{ARMS[arm].label}{':' if caption.startswith('L =') else '.'} {caption}",
+                f"{name}_{variant}",
+                {VARIANTS[variant].label: fit},
+                {VARIANTS[variant].label: laws.runs_of(results[variant])},
+                VARIANTS[variant].label
+                + f"{':' if caption.startswith('L =') else '.'} {caption}",
             )
-            for arm, fit in fits.items()
+            for variant, fit in fits.items()
             if isinstance(fit, Fit)
         ),
     )
@@ -345,13 +349,13 @@ def _gap_section(
     heading = "The compute between the objectives"
     minima = isoflops.minima_table(
         shown,
-        ARMS,
+        VARIANTS,
         "The minima of the parabolas: best size and data, and bits per byte there, which are"
         " exact for the GPT and an upper bound for the BERT. A dash stands where the minimum is"
         " at an edge of the sizes. Above: how far the BERT's lies above the GPT's.",
     )
     if not isinstance(compared, Comparison):
-        why = compared or "an arm has too few minima"
+        why = compared or "a variant has too few minima"
         return sections.section(heading, f"It is not known: {why}.", minima)
     return sections.section(
         heading,
@@ -359,8 +363,8 @@ def _gap_section(
         laws.comparison_plot(
             "compute_multiplier",
             compared,
-            [arm.label for arm in ARMS.values()],
-            "Left: the minima of each arm's budgets, with power laws through them"
+            [variant.label for variant in VARIANTS.values()],
+            "Left: the minima of each variant's budgets, with power laws through them"
             f" and their 95% bands. Right: how many times the compute {BERT.label} needs for"
             f" the loss of {GPT.label}, with its 95% interval; hollow where the law is drawn"
             " on.",

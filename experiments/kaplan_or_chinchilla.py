@@ -16,7 +16,7 @@ laptop trains:
 
     smoke   a minute             toys on bytes, to see that everything works
     laptop  20 minutes, 2 cores  eight sizes of 4.5k to 0.1M parameters with the head, budgets
-                                 up to 2e11 FLOPs, Python's library in 1,024 pieces
+                                 up to 2e11 FLOPs, Python's library in 1,024 tokens
     v5e-16  21 hours, 16 chips   eight sizes of 8M to 0.2B parameters, budgets up to 3e18
                                  FLOPs, on C4 (c4/en, which TFDS prepares)
 
@@ -26,7 +26,7 @@ The last line is a plan by FLOPs, at 40% of the chips' peak and without scoring,
 One run of a size gives its loss at every budget, from its validations along the way, as long as
 the rate does not decay: steps 1, 2, 3 and 5 are read off such curves, and steps 1 and 2 are two
 counts of the same runs. Kaplan's cosine ended far beyond the budgets that were read; a constant
-rate is what that comes to. The trials that step 5 rests on are cells of the study: a star about
+rate is what that comes to. The trials that step 5 rests on are runs of the study: a star about
 one setting, at two sizes.
 
 Expect the exponent to fall most where the head is counted, since small models are mostly head.
@@ -189,7 +189,7 @@ EFFORT = {
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: trials, curves of steps 1 to 3, runs of step 4, step 5."""
+    """The runs by run name: trials, curves of steps 1 to 3, runs of step 4, step 5."""
     plan, steps, found = PLANS[scale], STEPS_OF[scale], dict[str, Run]()
     params = [matmul_parameters(size.model, plan.data) for size in plan.sizes]
     curves = [min(plan.tokens[0], round(steps.most / (SIX * each))) for each in params]
@@ -230,7 +230,7 @@ def runs(scale: str) -> dict[str, Run]:
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
+    """What the finished runs say; what is missing is named."""
     rows = {step: attempt(partial(rows_of, cells, step)) for step in STEPS}
     fits = {step: attempt(partial(fit_rows, rows[step])) for step in STEPS}
     known = {step: fit for step, fit in fits.items() if isinstance(fit, Fit)}
@@ -284,7 +284,7 @@ def report(cells: list[Cell]) -> Report:
                     "What the fits themselves warn of.",
                 ),
             ),
-            section("The cells", cells_table(cells, "All finished cells.")),
+            section("The runs", cells_table(cells, "All finished runs.")),
         ),
         warnings=[each.verdict for each in trials if each.contrary],
     )
@@ -395,7 +395,7 @@ def _trials(cells: list[Cell]) -> list[Trials]:
                 show=str,
                 user="step 5",
                 setting="setting",
-                unit="nats per piece",
+                unit="nats per token",
                 before=before,
             )
         )

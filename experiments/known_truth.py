@@ -1,10 +1,10 @@
 """How near do a GPT and a BERT come to a source whose truth is known, as models and data grow?
 
 The text is drawn from a hidden Markov source, so the probability of every text, of every hidden
-piece given the others, and of every hidden state is known (Rabiner 1989). A model's bits per
+token given the others, and of every hidden state is known (Rabiner 1989). A model's bits per
 byte can then be held to the least that any model needs for the same documents, its error at
-every share hidden to the least error under the same masks, and the probe to the best that can
-be named from what a position sees. A second source draws documents of random lengths, which
+every fraction masked to the least error under the same masks, and the probe to the best that
+can be named from what a position sees. A second source draws documents of random lengths, which
 windows cut: there a masked model is shown where documents end, a GPT has to predict it, and no
 number may lie below the truth either.
 
@@ -18,9 +18,9 @@ so a gap between two losses may be the models' or the scorers'. Here the scorers
     laptop  14 minutes, 2 cores  25k to 0.4M parameters, 0.1M to 0.9M tokens
     v5e-8   a day, 8 chips       25M and 85M parameters, up to 2B tokens of a larger source
 
-Expect all arms above the truth and none below it by more than twice its error, the GPT nearest.
-A bound of a model that has learnt the source is no looser than the truth itself, as all orders
-agree there: what a BERT lacks here it lacks as a model.
+Expect all variants above the truth and none below it by more than twice its error, the GPT
+nearest. A bound of a model that has learnt the source is no looser than the truth itself, as
+all orders agree there: what a BERT lacks here it lacks as a model.
 """
 
 import sys
@@ -40,10 +40,10 @@ from lm.study.report.values import Plot, Report, Section
 from lm.study.scales import SMOKE_SOURCE, source_data
 from lm.study.sentences import NO_ANSWER
 
-ARMS = GPT_AND_BERTS
+VARIANTS = GPT_AND_BERTS
 RANDOM = {
-    f"{name}_lengths": arm._replace(label=f"{arm.label}, random lengths")
-    for name, arm in ARMS.items()
+    f"{name}_lengths": variant._replace(label=f"{variant.label}, random lengths")
+    for name, variant in VARIANTS.items()
 }
 """The same on documents of random lengths."""
 PLANS = {
@@ -70,14 +70,14 @@ PLANS = {
 }
 SCALES = tuple(PLANS)
 EFFORT = {
-    "smoke": Effort(rows=32, samples=2, replicates=2, share_rows=16, probe_tokens=3_000),
-    "laptop": Effort(rows=512, samples=4, replicates=2, share_rows=128, probe_tokens=10_000),
-    "v5e-8": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
+    "smoke": Effort(rows=32, samples=2, replicates=2, curve_rows=16, probe_tokens=3_000),
+    "laptop": Effort(rows=512, samples=4, replicates=2, curve_rows=128, probe_tokens=10_000),
+    "v5e-8": Effort(rows=4096, curve_rows=1024, probe_tokens=100_000),
 }
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: all sizes at the most tokens, the largest at all of them.
+    """The runs by run name: all sizes at the most tokens, the largest at all of them.
 
     On random lengths the largest size is trained at the last budget but one.
     """
@@ -89,15 +89,19 @@ def runs(scale: str) -> dict[str, Run]:
     # Two documents a row, on average.
     random = replace(source, lengths="geometric", length=source.length // 2)
     lengths = largest._replace(data=replace(plan.data, corpus=random), tokens=(few[-1],))
-    return largest.runs(ARMS) | plan._replace(tokens=(most,)).runs(ARMS) | lengths.runs(RANDOM)
+    return (
+        largest.runs(VARIANTS)
+        | plan._replace(tokens=(most,)).runs(VARIANTS)
+        | lengths.runs(RANDOM)
+    )
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
+    """What the finished runs say; what is missing is named."""
     cells = [cell._replace(result=with_truth(cell.result)) for cell in cells]
-    known = list(groups_of(cells, ARMS | RANDOM).values())
-    groups = [group for group in known if group.arm in ARMS.values()]
-    random = [group for group in known if group.arm in RANDOM.values()]
+    known = list(groups_of(cells, VARIANTS | RANDOM).values())
+    groups = [group for group in known if group.variant in VARIANTS.values()]
+    random = [group for group in known if group.variant in RANDOM.values()]
     top = max(((group.size, group.tokens) for group in groups), default=None)
     best = [group for group in groups if (group.size, group.tokens) == top]
     found: list[Section | None] = []
@@ -117,13 +121,14 @@ def report(cells: list[Cell]) -> Report:
                     " over seeds and over documents (paired with the truth) together.",
                 ),
             ),
-            sections.shares_section(
-                {group.arm.label: (group.arm.colour, group) for group in best},
-                "What is hidden in part of a row can be foretold by forward-backward, with the"
-                " other hidden pieces summed out. No model does better, under the same masks.",
-                heading="At every share hidden",
-                caption="Bits per byte of the hidden pieces when a share of the row is hidden,"
-                " at the largest size, mean over seeds; in black what the source needs.",
+            sections.fractions_section(
+                {group.variant.label: (group.variant.colour, group) for group in best},
+                "What is masked in part of a row can be foretold by forward-backward, with the"
+                " other masked tokens summed out. No model does better, under the same masks.",
+                heading="At every fraction masked",
+                caption="Bits per byte of the masked tokens when a fraction of the row is"
+                " masked, at the largest size, mean over seeds; in black what the source"
+                " needs.",
                 truth=True,
             ),
             _states(groups, best),
@@ -131,8 +136,8 @@ def report(cells: list[Cell]) -> Report:
             sections.equal_section(
                 best,
                 best[0],
-                "Arms of one size and one number of tokens read the same rows in the same order"
-                " from the same initial values; the table above is of the largest ones.",
+                "Variants of one size and one number of tokens read the same rows in the same"
+                " order from the same initial values; the table above is of the largest ones.",
             ),
             _limits(cells, groups),
         ]
@@ -152,7 +157,7 @@ def _answer(groups: Sequence[Group], best: Sequence[Group]) -> str:
     if not known:
         return NO_ANSWER
     parts = [
-        f"{g.arm.name} {with_error(g.mean('above_truth') or 0.0, g.error(ABOVE))}"
+        f"{g.variant.name} {with_error(g.mean('above_truth') or 0.0, g.error(ABOVE))}"
         for g in known
     ]
     text = (
@@ -178,7 +183,7 @@ def _states(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
     if not known:
         return None
     found = [
-        f"{group.arm.name} {percent(group.mean('probe_accuracy') or 0.0)} of at most"
+        f"{group.variant.name} {percent(group.mean('probe_accuracy') or 0.0)} of at most"
         f" {percent(group.mean('truth_probe_accuracy') or 0.0)}"
         for group in known
     ]
@@ -219,10 +224,10 @@ def _limits(cells: Sequence[Cell], groups: Sequence[Group]) -> Section | None:
         "It shows that the scorers are honest, and how fast models of this size learn one"
         f" source of {source.states if isinstance(source, Hmm) else 'no'} hidden states{told}."
         " It is not language: what must be remembered of a text fits into one state, so nothing"
-        " is said of long-range structure, and the order of arms may be another on text. One"
-        " learning rate serves all arms and was tuned for none; how far an arm still lies above"
-        " the truth is a matter of its training too. Other seeds of the source are other"
-        " tables, some of them easier. With two seeds of training, errors over seeds are"
+        " is said of long-range structure, and the order of variants may be another on text."
+        " One learning rate serves all variants and was tuned for none; how far a variant still"
+        " lies above the truth is a matter of its training too. Other seeds of the source are"
+        " other tables, some of them easier. With two seeds of training, errors over seeds are"
         " rough.",
     )
 

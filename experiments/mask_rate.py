@@ -1,10 +1,10 @@
-"""Should 15% of the pieces be hidden, and does the best share grow with the model?
+"""Should 15% of the tokens be masked, and does the best fraction grow with the model?
 
 Answers to: Wettig et al. 2023 (arXiv:2202.08005), figure 1 and table 1, where models of
 BERT-large's size fine-tune better at 40% than at 15% and still well at 80%, and larger models
-want higher rates. They hide a piece by the mask piece alone, without BERT's 80/10/10 (their
-released models have it in the name where it is used), and so do these arms; `mask_recipe` is
-about the difference.
+want higher rates. They mask a token by the mask token alone, without BERT's 80/10/10 (their
+released models have it in the name where it is used), and so do these variants; `mask_recipe`
+is about the difference.
 
     python -m experiments.mask_rate --scale laptop
 
@@ -12,10 +12,10 @@ about the difference.
     laptop  9 minutes, 2 cores  0.06M and 0.4M parameters, 0.2M tokens of Python's library
     v5e-8   9 days, 8 chips     25M and 302M parameters (BERT-large), 6.5B tokens of Wikipedia
 
-Each arm is scored by its any-order bound, which is a mean over all shares hidden, and at fixed
-shares hidden. Expect rates near a half to have the lowest bound, as a low rate has never seen
-most of what the bound asks for, and each rate to be best near itself on the curve. The bound's
-best rate is thus no advice for fine-tuning; the probe's is nearer to that.
+Each variant is scored by its any-order bound, which is a mean over all shares hidden, and at
+fixed shares hidden. Expect rates near a half to have the lowest bound, as a low rate has never
+seen most of what the bound asks for, and each rate to be best near itself on the curve. The
+bound's best rate is thus no advice for fine-tuning; the probe's is nearer to that.
 """
 
 import sys
@@ -24,7 +24,7 @@ from lm.objectives import Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import curves_figure
-from lm.study.grid import Arm, Cell, Size, size_text
+from lm.study.grid import Cell, Size, Variant, size_text
 from lm.study.groups import BITS, PROBE, Group, best_of, by_size, gaps, groups_of, of_arm
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Report, Section
@@ -35,13 +35,13 @@ RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 ON_CURVE = {0.05: SKY, 0.15: BLUE, 0.3: GREEN, 0.4: ORANGE, 0.6: VERMILLION, 0.8: PURPLE}
 
 
-def _arm(rate: float) -> Arm:
+def _variant(rate: float) -> Variant:
     objective = Masked(rate=rate, mask=1.0, random=0.0)
-    return Arm(f"BERT, {rate:.0%}", f"the BERT trained at {rate:.0%}", objective, BLUE)
+    return Variant(f"BERT, {rate:.0%}", f"the BERT trained at {rate:.0%}", objective, BLUE)
 
 
-ARMS = {f"masked{round(100 * rate):02}": _arm(rate) for rate in RATES}
-USUAL = ARMS["masked15"]
+VARIANTS = {f"masked{round(100 * rate):02}": _variant(rate) for rate in RATES}
+USUAL = VARIANTS["masked15"]
 PLANS = {
     "smoke": scales.SMOKE._replace(
         sizes=(Size(1, 16), Size(1, 32)), only=("masked15", "masked40")
@@ -54,13 +54,13 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: every rate at every size for every seed."""
-    return PLANS[scale].runs(ARMS)
+    """The runs by run name: every rate at every size for every seed."""
+    return PLANS[scale].runs(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
     usual, sizes = of_arm(groups, USUAL), by_size(groups)
     found: list[Section | None] = []
     if groups:
@@ -74,20 +74,20 @@ def report(cells: list[Cell]) -> Report:
                 "By the rate trained at",
                 "by_rate",
                 curves_figure(
-                    lines, "share hidden in training (%)", sections.windows_of(groups)
+                    lines, "fraction masked in training (%)", sections.windows_of(groups)
                 ),
-                "Left: the any-order bound of the held-out text by the share hidden in"
-                " training. Right: the share of tokens whose role the probe finds, with nothing"
-                f" hidden. {sections.BARS}",
+                "Left: the any-order bound of the held-out text by the fraction masked in"
+                " training. Right: the fraction of tokens whose role the probe finds, with"
+                f" nothing hidden. {sections.BARS}",
             ),
-            sections.shares_section(
+            sections.fractions_section(
                 {
                     f"{_rate(group):.0%}": (ON_CURVE[_rate(group)], group)
                     for group in large
                     if _rate(group) in ON_CURVE
                 },
                 f"At {size_text(large[0].size)} parameters, by the rate trained at. All are"
-                " asked for the same hidden pieces, which are shown as the mask piece.",
+                " asked for the same masked tokens, which are shown as the mask token.",
             ),
             sections.equal_section(groups, (usual or groups)[0]),
             sections.limits(
@@ -101,7 +101,7 @@ def report(cells: list[Cell]) -> Report:
         sys.modules[__name__],
         cells,
         groups,
-        title="The share hidden in masked language modelling",
+        title="The fraction masked in masked language modelling",
         answer=" ".join(filter(None, map(_answer, sizes.values()))) or NO_ANSWER,
         table=main_table(groups, usual, "the rate of 15% at the same size"),
         sections=found,

@@ -1,13 +1,13 @@
-"""Does it matter how hidden pieces are shown, and which pieces are hidden together?
+"""Does it matter how masked tokens are shown, and which tokens are masked together?
 
-BERT shows 80% of the pieces that it asks for as the mask piece, 10% as a random piece and 10%
-as they are (80/10/10). The first arms change that: 100/0/0, 80/0/20 and 80/20/0. The others
-keep it and hide whole words, spans or n-grams of three pieces. All of them are at 15% and 40%.
+BERT shows 80% of the tokens that it asks for as the mask token, 10% as a random token and 10%
+as they are (80/10/10). The first variants change that: 100/0/0, 80/0/20 and 80/20/0. The others
+keep it and mask whole words, spans or n-grams of three tokens. All of them are at 15% and 40%.
 
-Answers to: Wettig et al. 2023 (arXiv:2202.08005), who revisit 80/10/10 and find the mask piece
+Answers to: Wettig et al. 2023 (arXiv:2202.08005), who revisit 80/10/10 and find the mask token
 alone no worse (84.2 against 83.7 on MNLI at 15%, 84.5 against 84.3 at 40%, for their released
 models), and who find uniform masking to want a higher rate than spans do; and Joshi et al. 2020
-(arXiv:1907.10529, SpanBERT), whose spans beat single pieces at 15%.
+(arXiv:1907.10529, SpanBERT), whose spans beat single tokens at 15%.
 
     python -m experiments.mask_recipe --scale laptop
 
@@ -15,10 +15,10 @@ models), and who find uniform masking to want a higher rate than spans do; and J
     laptop  10 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
     v5e-8   5 days, 8 chips      85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
-The score hides single pieces, not units, behind the mask piece: it asks what single pieces and
-100/0/0 were trained on. Expect words, spans and n-grams behind single pieces in the bound, and
+The score hides single tokens, not units, behind the mask token: it asks what single tokens and
+100/0/0 were trained on. Expect words, spans and n-grams behind single tokens in the bound, and
 100/0/0 level with 80/10/10 there but some points behind in the probe, which shows a model text
-without a mask piece.
+without a mask token.
 """
 
 import sys
@@ -30,7 +30,7 @@ from lm.objectives import Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import dots_figure
-from lm.study.grid import Arm, Cell
+from lm.study.grid import Cell, Variant
 from lm.study.groups import BITS, PROBE, Group, Measure, gaps, groups_of
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Report, Section, Table
@@ -47,17 +47,19 @@ RECIPES = {
     "span": ("spans", Masked(select="span"), VERMILLION),
     "ngram": ("n-grams", Masked(select="ngram"), PURPLE),
 }
-"""How pieces are shown (as the mask piece, a random one, themselves) or hidden together."""
+"""How tokens are shown (as the mask token, a random one, themselves) or hidden together."""
 
 
-def _arm(recipe: str, rate: float) -> Arm:
+def _variant(recipe: str, rate: float) -> Variant:
     label, objective, colour = RECIPES[recipe]
     name = f"{label} at {rate:.0%}"
-    return Arm(f"{label}, {rate:.0%}", name, changed(objective, rate=rate), colour)
+    return Variant(f"{label}, {rate:.0%}", name, changed(objective, rate=rate), colour)
 
 
-ARMS = {
-    f"{recipe}{round(100 * rate)}": _arm(recipe, rate) for rate in RATES for recipe in RECIPES
+VARIANTS = {
+    f"{recipe}{round(100 * rate)}": _variant(recipe, rate)
+    for rate in RATES
+    for recipe in RECIPES
 }
 PLANS = {
     "smoke": scales.SMOKE._replace(only=("usual15", "masks15", "span15", "usual40")),
@@ -69,13 +71,13 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: every recipe at both rates for every seed."""
-    return PLANS[scale].runs(ARMS)
+    """The runs by run name: every recipe at both rates for every seed."""
+    return PLANS[scale].runs(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
     usual = [group for rate in RATES for group in _usual(groups, rate)]
     found: list[Section | None] = []
     if groups:
@@ -90,28 +92,28 @@ def report(cells: list[Cell]) -> Report:
                         for rate, colour in RATES.items()
                     }
                 ),
-                "Left: the any-order bound of the held-out text. Right: the share of tokens"
+                "Left: the any-order bound of the held-out text. Right: the fraction of tokens"
                 f" whose role the probe finds, with nothing hidden. {sections.BARS}",
             ),
-            sections.shares_section(
-                {name: (group.arm.colour, group) for name, group in low.items()},
-                "For the arms at 15%. Single pieces are hidden in scoring, not units, whatever"
-                " was hidden together in training.",
+            sections.fractions_section(
+                {name: (group.variant.colour, group) for name, group in low.items()},
+                "For the variants at 15%. Single tokens are masked in scoring, not units,"
+                " whatever was masked together in training.",
             ),
             sections.equal_section(groups, (usual or groups)[0]),
             sections.limits(
                 cells,
                 groups,
-                "All are scored with single pieces hidden behind the mask piece. That is the"
-                " case which 100/0/0 on single pieces was trained for, and it favours it; what"
-                " 80/10/10 is for (inputs without mask pieces) is asked by the probe alone.",
+                "All are scored with single tokens masked behind the mask token. That is the"
+                " case which 100/0/0 on single tokens was trained for, and it favours it; what"
+                " 80/10/10 is for (inputs without mask tokens) is asked by the probe alone.",
             ),
         ]
     return sections.report_of(
         sys.modules[__name__],
         cells,
         groups,
-        title="How and what to hide",
+        title="How and what to mask",
         answer=_answer(groups),
         table=_table(groups),
         sections=found,
@@ -119,12 +121,12 @@ def report(cells: list[Cell]) -> Report:
 
 
 def _table(groups: list[Group]) -> Table:
-    """A row a group, each against 80/10/10 of single pieces at its own rate."""
+    """A row a group, each against 80/10/10 of single tokens at its own rate."""
     tables = [
         main_table(
             _at(groups, rate),
             _usual(groups, rate),
-            "80/10/10 of single pieces at the same rate",
+            "80/10/10 of single tokens at the same rate",
         )
         for rate in RATES
     ]
@@ -158,17 +160,17 @@ def _against(groups: list[Group], rate: float, measure: Measure, what: str) -> s
 
 
 def _at(groups: list[Group], rate: float) -> list[Group]:
-    arms = [_arm(recipe, rate) for recipe in RECIPES]
-    return [group for group in groups if group.arm in arms]
+    variants = [_variant(recipe, rate) for recipe in RECIPES]
+    return [group for group in groups if group.variant in variants]
 
 
 def _usual(groups: list[Group], rate: float) -> list[Group]:
-    return [group for group in groups if group.arm == _arm("usual", rate)]
+    return [group for group in groups if group.variant == _variant("usual", rate)]
 
 
 def _named(groups: list[Group]) -> dict[str, Group]:
     """By the recipe's name, without the rate."""
-    return {group.arm.label.partition(",")[0]: group for group in groups}
+    return {group.variant.label.partition(",")[0]: group for group in groups}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from lm.output.numbers import power
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import dots_figure
-from lm.study.grid import GPT, Arm, Cell, Scale, arm_of
+from lm.study.grid import GPT, Cell, Scale, Variant, variant_of
 from lm.study.groups import BITS, PROBE, Group, groups_of, of_arm
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Plot, Report, Section
@@ -56,23 +56,23 @@ UL2 = Mixture(
     )
 )
 """The kinds that UL2 mixes: a prefix, short spans, and long ones that leave half."""
-ARMS = {
+VARIANTS = {
     "causal": GPT,
-    "prefix": Arm("prefix", "the prefix model", Prefix(), BLUE),
-    "masked15": Arm("BERT, 15%", "the BERT at 15%", Masked(), VERMILLION),
-    "masked40": Arm("BERT, 40%", "the BERT at 40%", Masked(rate=0.4), ORANGE),
-    "any_order": Arm("BERT, all rates", "the BERT at all rates", AnyOrder(), GREEN),
-    "diffusion": Arm("diffusion", "diffusion", Diffusion(), SKY),
-    "shifted": Arm("shifted, 15%", "the shifted BERT", Shifted(), PURPLE),
-    "spans": Arm("spans (T5)", "span corruption", Spans(), INK),
-    "gpt_bert": Arm("GPT-BERT", "GPT-BERT", Mixture(), BLUE),
-    "ul2": Arm("UL2", "the mixture of UL2", UL2, INK),
-    "curriculum": Arm("GPT, then BERT", "the curriculum", Curriculum(), INK),
+    "prefix": Variant("prefix", "the prefix model", Prefix(), BLUE),
+    "masked15": Variant("BERT, 15%", "the BERT at 15%", Masked(), VERMILLION),
+    "masked40": Variant("BERT, 40%", "the BERT at 40%", Masked(rate=0.4), ORANGE),
+    "any_order": Variant("BERT, all rates", "the BERT at all rates", AnyOrder(), GREEN),
+    "diffusion": Variant("diffusion", "diffusion", Diffusion(), SKY),
+    "shifted": Variant("shifted, 15%", "the shifted BERT", Shifted(), PURPLE),
+    "spans": Variant("spans (T5)", "span corruption", Spans(), INK),
+    "gpt_bert": Variant("GPT-BERT", "GPT-BERT", Mixture(), BLUE),
+    "ul2": Variant("UL2", "the mixture of UL2", UL2, INK),
+    "curriculum": Variant("GPT, then BERT", "the curriculum", Curriculum(), INK),
 }
 
 
 def _scale(scale: Scale, sentinels: int, seeds: int) -> Scale:
-    """With the sentinels that span corruption needs, in the tokenizer of all arms."""
+    """With the sentinels that span corruption needs, in the tokenizer of all variants."""
     tokenizer = changed(scale.data.tokenizer, sentinels=sentinels)
     return scale._replace(data=changed(scale.data, tokenizer=tokenizer), seeds=seeds)
 
@@ -89,21 +89,23 @@ EFFORT = scales.EFFORT | {"laptop": replace(LAPTOP, orders=LAPTOP.rows, block=8)
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: every arm at equal tokens and at equal FLOPs, for every seed."""
-    return PLANS[scale].runs_at_flops(ARMS)
+    """The runs by run name: every variant at equal tokens and at equal FLOPs, for every
+    seed.
+    """
+    return PLANS[scale].runs_at_flops(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = list(groups_of(cells, ARMS).values())
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
     tokens = [group for group in groups if group.budget.startswith("d")]
     flops = _at_equal_flops(cells, groups)
     causal = of_arm(groups, GPT)
     found: list[Section | None] = []
     if groups:
         series = {
-            "equal tokens": (BLUE, {group.arm.label: group for group in tokens}),
-            "equal FLOPs": (VERMILLION, {group.arm.label: group for group in flops}),
+            "equal tokens": (BLUE, {group.variant.label: group for group in tokens}),
+            "equal FLOPs": (VERMILLION, {group.variant.label: group for group in flops}),
         }
         found = [
             sections.section(
@@ -112,7 +114,7 @@ def report(cells: list[Cell]) -> Report:
                     "objectives",
                     dots_figure(series),
                     "Left: bits per byte of the held-out text by each model's first valid"
-                    " scorer. Right: the share of tokens whose role the probe finds, with"
+                    " scorer. Right: the fraction of tokens whose role the probe finds, with"
                     f" nothing hidden. {sections.BARS}",
                 ),
                 pairs_table(
@@ -126,14 +128,14 @@ def report(cells: list[Cell]) -> Report:
                     tokens,
                     "Every scorer that is valid for a model, at equal tokens: means over seeds,"
                     " with the errors over documents and masks of one. A masked model's exact"
-                    " likelihoods are those of an order of writing, some pieces at a time,"
+                    " likelihoods are those of an decoding order, some tokens at a time,"
                     " which are taken as independent (eight at the laptop's scale)."
                     " Pseudo-likelihood is of fewer windows.",
                 ),
             ),
-            sections.shares_section(
-                {group.arm.label: (group.arm.colour, group) for group in tokens},
-                "At equal tokens, for the models that answer what is hidden.",
+            sections.fractions_section(
+                {group.variant.label: (group.variant.colour, group) for group in tokens},
+                "At equal tokens, for the models that answer what is masked.",
             ),
             sections.equal_section(tokens or groups, (causal or groups)[0], _flops_line(flops)),
             sections.limits(
@@ -141,11 +143,11 @@ def report(cells: list[Cell]) -> Report:
                 groups,
                 "An upper bound is the mean over random orders; the model's best order, or a"
                 " mixture of all, may need less. A GPT's lead over a bound is thus a lead in"
-                " what is known, not in what is. FLOPs are those of matrix products: two arms"
-                " at equal FLOPs may differ in time and memory.",
+                " what is known, not in what is. FLOPs are those of matrix products: two"
+                " variants at equal FLOPs may differ in time and memory.",
             ),
         ]
-    reference = "the GPT (arms with other tokens than its are at its FLOPs)"
+    reference = "the GPT (variants with other tokens than its are at its FLOPs)"
     return sections.report_of(
         sys.modules[__name__],
         cells,
@@ -158,9 +160,9 @@ def report(cells: list[Cell]) -> Report:
 
 
 def _at_equal_flops(cells: list[Cell], groups: list[Group]) -> list[Group]:
-    """The arms at the FLOPs of the GPT; for some, that is at equal tokens too."""
-    apart = {arm_of(cell) for cell in cells if "-f" in cell.name}
-    return [g for g in groups if g.budget[0] == "f" or arm_of(g.cells[0]) not in apart]
+    """The variants at the FLOPs of the GPT; for some, that is at equal tokens too."""
+    apart = {variant_of(cell) for cell in cells if "-f" in cell.name}
+    return [g for g in groups if g.budget[0] == "f" or variant_of(g.cells[0]) not in apart]
 
 
 def _answer(tokens: list[Group], flops: list[Group]) -> str:
@@ -168,9 +170,9 @@ def _answer(tokens: list[Group], flops: list[Group]) -> str:
     for found, equal in ((tokens, "tokens"), (flops, "FLOPs")):
         for kind, what in (("exact", "exact numbers"), ("bound", "upper bounds")):
             known = [group for group in found if group.kind == kind]
-            if text := winner(known, BITS, lambda group: group.arm.name):
+            if text := winner(known, BITS, lambda group: group.variant.name):
                 told.append(f"At equal {equal}, the least of the {what} is that of {text}.")
-        if text := winner(found, PROBE, lambda group: group.arm.name):
+        if text := winner(found, PROBE, lambda group: group.variant.name):
             told.append(f"The probe finds most at {text}.")
     return " ".join(told) or NO_ANSWER
 
@@ -184,8 +186,8 @@ def _flops_line(groups: list[Group]) -> str:
     apart = max(abs(each / flops - 1) for each, _ in spent)
     step = max(each / count for each, count in spent) / flops
     return (
-        f"At equal FLOPs, all arms lie within {apart:.2%} of the GPT's {power(flops)};"
-        f" a step is up to {step:.2%} of them. Arms that need more steps for"
+        f"At equal FLOPs, all variants lie within {apart:.2%} of the GPT's {power(flops)};"
+        f" a step is up to {step:.2%} of them. Variants that need more steps for"
         " that have read more text."
     )
 

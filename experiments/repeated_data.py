@@ -14,17 +14,17 @@ far more repeats (the former fit an R_D of about 500) and pass causal ones where
 
 The laptop's time is that of cores which other programs used as well.
 
-Each arm trains on so many tokens of text that is read once, and on as many of a part of it that
-is read again and again; the first epoch is the same rows in the same order. A run that ends
-worse than one of fewer epochs of the same text has overfit: the law knows no such thing, and is
-fit to the best of a run and those that stopped before it.
+Each variant trains on so many tokens of text that is read once, and on as many of a part of it
+that is read again and again; the first epoch is the same rows in the same order. A run that
+ends worse than one of fewer epochs of the same text has overfit: the law knows no such thing,
+and is fit to the best of a run and those that stopped before it.
 
 The accelerator's line is what this prints, a plan by FLOPs that has not been run:
 
     python -m experiments.repeated_data --scale v5e-16 --cost v5e-16
 
 Expect the GPT ahead wherever text is new, its loss to rise again after some ten epochs of
-little text, and the BERT's to fall on: each epoch hides other pieces.
+little text, and the BERT's to fall on: each epoch hides other tokens.
 """
 
 import math
@@ -45,7 +45,7 @@ from lm.study.laws import attempt, interval_of
 from lm.study.report.values import Column, Plot, Report, Row, Section
 from lm.study.sentences import NO_LAW, short_text, signed, together
 
-ARMS = {"causal": GPT, "any_order": ANY_ORDER}
+VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
 PLANS = {
     "smoke": Scale(
         scales.SMOKE_SOURCE,
@@ -86,21 +86,21 @@ EFFORT = scales.LAW_EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by cell name: new text and repeated text in each arm, for every seed."""
+    """The runs by run name: new text and repeated text in each variant, for every seed."""
     plan, found = PLANS[scale], dict[str, Run]()
     grid = [(tokens, (tokens,)) for tokens in plan.tokens]
     for unique, tokens in [*grid, *REPEATED[scale].items()]:
         data = replace(plan.data, unique=unique)
-        for name, run in plan._replace(data=data, tokens=tokens).runs(ARMS).items():
-            arm, size, *rest = name.split("-")
-            found["-".join([arm, size, f"u{count(unique)}", *rest])] = run
+        for name, run in plan._replace(data=data, tokens=tokens).runs(VARIANTS).items():
+            variant, size, *rest = name.split("-")
+            found["-".join([variant, size, f"u{count(unique)}", *rest])] = run
     return found
 
 
 def report(cells: list[Cell]) -> Report:
-    """What the finished cells say; what is missing is named."""
-    groups = sorted(groups_of(cells, ARMS).values(), key=lambda g: (g.unique, g.tokens))
-    laws = {arm: attempt(repeats.law_of, groups, arm) for arm in ARMS.values()}
+    """What the finished runs say; what is missing is named."""
+    groups = sorted(groups_of(cells, VARIANTS).values(), key=lambda g: (g.unique, g.tokens))
+    laws = {variant: attempt(repeats.law_of, groups, variant) for variant in VARIANTS.values()}
     found: list[Section | None] = []
     if groups:
         most = max((group.tokens, -group.unique) for group in groups)
@@ -121,11 +121,14 @@ def report(cells: list[Cell]) -> Report:
             ),
             sections.section(
                 sections.EQUAL,
-                tables.equal_table(arms_rows(largest), "at the most epochs, between the arms"),
-                "At each number of tokens and of different ones the arms read the same rows in"
-                " the same order, from the same initial values; a run that repeats begins with"
-                " the rows that the run of new text begins with. How many targets the arms"
-                " predict follows from the objective, and is in the table of all cells.",
+                tables.equal_table(
+                    arms_rows(largest), "at the most epochs, between the variants"
+                ),
+                "At each number of tokens and of different ones the variants read the same"
+                " rows in the same order, from the same initial values; a run that repeats"
+                " begins with the rows that the run of new text begins with. How many targets"
+                " the variants predict follows from the objective, and is in the table of all"
+                " runs.",
             ),
             sections.limits(cells, groups, *_limits(groups)),
         ]
@@ -138,9 +141,9 @@ def report(cells: list[Cell]) -> Report:
         details=_details(groups, laws),
         table=tables.cells_table(
             [cell._replace(result=_with_epochs(cell.result)) for cell in cells],
-            "All finished cells: U different tokens, read for so many epochs. Own loss is the"
-            " objective’s, in nats per predicted piece; ± is the standard error over held-out"
-            " documents, which all cells share.",
+            "All finished runs: U different tokens, read for so many epochs. Own loss is the"
+            " objective’s, in nats per predicted token; ± is the standard error over held-out"
+            " documents, which all runs share.",
             Column("unique_tokens", "U", count),
             Column("epochs", "epochs", "{:g}".format),
         ),
@@ -182,13 +185,16 @@ def _answer(groups: Sequence[Group], laws: repeats.Laws) -> str:
 def _least_text(groups: Sequence[Group]) -> str:
     """What becomes of the least text, in sentences."""
     least = repeats.repeated_parts(groups)[:1]
-    by_arm = [[g for g in of_arm(groups, arm) if g.unique in least] for arm in ARMS.values()]
-    if any(len(ours) < 2 for ours in by_arm):
+    by_variant = [
+        [g for g in of_arm(groups, variant) if g.unique in least]
+        for variant in VARIANTS.values()
+    ]
+    if any(len(ours) < 2 for ours in by_variant):
         return ""
     told, best = [], []
-    for ours in by_arm:
+    for ours in by_variant:
         best.append(min(ours, key=lambda group: group.mean(BITS.key) or math.inf))
-        text = f"{ours[0].arm.name} is best after {best[-1].epochs} of {ours[-1].epochs} epochs"
+        text = f"{ours[0].variant.name} is best after {best[-1].epochs} of {ours[-1].epochs} epochs"
         if best[-1] is not ours[-1]:
             above = gaps(ours, best[-1], BITS)[ours[-1].name]
             text += f" ({signed(above, BITS)} after all of them)"
@@ -211,9 +217,9 @@ def _details(groups: Sequence[Group], laws: repeats.Laws) -> tuple[str, ...]:
         return ()
     overfit = [
         f"{sum(result['bits_per_byte'] > least for result, least in both)} of {len(both)} of"
-        f" {arm.name}"
-        for arm in ARMS.values()
-        if (both := repeats.best_so_far(of_arm(groups, arm)))
+        f" {variant.name}"
+        for variant in VARIANTS.values()
+        if (both := repeats.best_so_far(of_arm(groups, variant)))
     ]
     return (
         "The law has no overfitting in it. Runs that ended above one of fewer epochs of the"
@@ -237,7 +243,7 @@ def _limits(groups: Sequence[Group]) -> tuple[str, ...]:
 
 
 def _by_tokens(groups: Sequence[Group], laws: repeats.Laws) -> Section | None:
-    fits = {arm.label: law for arm, law in laws.items()}
+    fits = {variant.label: law for variant, law in laws.items()}
     return sections.section(
         "New text, and the same again",
         Plot(

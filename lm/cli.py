@@ -7,7 +7,7 @@ from lm.distributed import signals
 from lm.distributed.process import Parser, one_line_errors
 
 COMMANDS = {
-    "train": "train a run: RUN.json, or STUDY[/SCALE]:CELL",
+    "train": "train a run: RUN.json, or STUDY[/SCALE]:RUN",
     "score": "score trained runs in bits per byte",
     "generate": "continue a text, or fill its blanks",
     "export": "write a model to a folder of its own: an artifact",
@@ -15,7 +15,7 @@ COMMANDS = {
     "audit": "prove that two runs saw the same rows in the same order",
     "tokens": "show the tokens of a text, with ids and bytes a token",
     "fit": "fit a scaling law to a table of runs",
-    "compare": "how many times the compute one arm needs for another's loss",
+    "compare": "how many times the compute one variant needs for another's loss",
     "budget": "plan runs for a budget of FLOPs: sizes, tokens, steps, hours",
     "plan": "what runs need, and how long they take, on any slice",
 }

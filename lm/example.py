@@ -1,4 +1,4 @@
-"""The contract between objective, body and loss: an `Example` is all they say to each other.
+"""The contract between objective, model and loss: an `Example` is all they say to each other.
 
 Dimension letters, here and everywhere: B rows of a batch, L positions of a row, P prediction
 slots of a row, M source or key positions, D model width, N layers, H query heads, G key/value
@@ -17,17 +17,17 @@ import jax.numpy as jnp
 class Vocabulary:
     """What an objective may know of the tokenizer: ids, never text.
 
-    Ids `0 .. ordinary - 1` are the special pieces, the rest are ordinary ones, so a random
-    ordinary piece is a draw from `[ordinary, size)`.
+    Ids `0 .. first_ordinary - 1` are the special tokens, the rest are ordinary ones, so a
+    random ordinary token is a draw from `[first_ordinary, size)`.
     """
 
     size: int
     pad: int
     mask: int
-    begin: int
-    end: int
-    ordinary: int
-    """The first id that is not a special piece."""
+    bos: int
+    eos: int
+    first_ordinary: int
+    """The first id that is not a special token."""
     begins_word: tuple[bool, ...]
     """For each id, whether a word may begin with it (whole-word masking cuts there)."""
     character_bytes: tuple[int, ...] = ()
@@ -55,7 +55,8 @@ class Batch:
 
 
 # What has no fields must not be a registered dataclass: jax (0.10.1) then finds the structures
-# of Causal and Full equal, and jit, where hashes happen to meet, takes one for the other.
+# of Causal and Bidirectional equal, and jit, where hashes happen to meet, takes one for the
+# other.
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Causal:
@@ -64,7 +65,7 @@ class Causal:
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Full:
+class Bidirectional:
     """A query sees every key of its segment."""
 
 
@@ -76,7 +77,7 @@ class Until:
     until_BL: jax.Array
 
 
-Visible = Causal | Full | Until
+AttentionMask = Causal | Bidirectional | Until
 
 
 @jax.tree_util.register_static
@@ -89,8 +90,8 @@ class Head:
     outputs: int
     """C: classes; 1 for a number (regression)."""
     pool: Literal["first", "last", "mean"] | None = None
-    """What is made of a segment's states: slot s is that of segment s + 1. None: a slot is a
-    token's, as with the vocabulary."""
+    """What is made of a segment's states: slot s is that of segment s + 1. None: a target
+    position is a token's, as with the vocabulary."""
 
 
 class Source(NamedTuple):
@@ -108,18 +109,18 @@ class Example:
 
     inputs: jax.Array
     """int32[B, L]: what the model sees."""
-    predict: jax.Array | None
+    target_positions: jax.Array | None
     """int32[B, P]: the row positions it must speak at; None: all of them in order, P = L, or
     those that its head pools."""
     targets: jax.Array
     """int32[B, P]: what it should say there: ids, or numbers of classes."""
     weights: jax.Array
-    """float32[B, P]: how much that counts; 0 marks an unused slot."""
+    """float32[B, P]: how much that counts; 0 marks an unused target position."""
     segments: jax.Array
     """int32[B, L]: which document of the row, from 1; 0 is padding."""
     positions: jax.Array
     """int32[B, L]: where in its segment."""
-    visible: Visible
+    attention_mask: AttentionMask
     source: Source | None = None
     head: Head | None = None
     """What speaks; None: the vocabulary."""
@@ -142,14 +143,14 @@ def positions_of(segments_BL: jax.Array) -> jax.Array:
 def content_of(
     tokens_BL: jax.Array, segments_BL: jax.Array, vocabulary: Vocabulary
 ) -> jax.Array:
-    """Which positions hold text (or the end piece): those that may be targets, bool[B, L]."""
-    return (segments_BL > 0) & (tokens_BL != vocabulary.begin)
+    """Which positions hold text (or the eos token): those that may be targets, bool[B, L]."""
+    return (segments_BL > 0) & (tokens_BL != vocabulary.bos)
 
 
-def visible_mask(visible: Visible, segments_BL: jax.Array) -> jax.Array:
+def mask_array(attention_mask: AttentionMask, segments_BL: jax.Array) -> jax.Array:
     """What each query may see, bool[B, L, M]: the definition all attention is held to.
 
-    >>> visible_mask(Causal(), jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
+    >>> mask_array(Causal(), jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     """
     length = segments_BL.shape[1]
@@ -157,10 +158,10 @@ def visible_mask(visible: Visible, segments_BL: jax.Array) -> jax.Array:
     same_BLM = (segments_BL[:, :, None] == segments_BL[:, None, :]) & (
         segments_BL[:, :, None] > 0
     )
-    match visible:
+    match attention_mask:
         case Causal():
             return same_BLM & (key_1M <= query_L1)[None]
-        case Full():
+        case Bidirectional():
             return same_BLM
         case Until(until_BL):
             return same_BLM & (key_1M[None] <= until_BL[:, :, None])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lm.distributed.mesh import constrain, ways
+from lm.distributed.mesh import constrain, num_shards
 from lm.numerics import Einsum
 
 
@@ -27,7 +27,7 @@ class Sum:
 
     @property
     def mean(self) -> jax.Array:
-        """Nats per predicted piece; not a number where nothing was predicted."""
+        """Nats per predicted token; not a number where nothing was predicted."""
         return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1e-9), jnp.nan)
 
 
@@ -40,7 +40,7 @@ def cross_entropy(
     einsum: Einsum,
     mesh: Mesh | None = None,
 ) -> Sum:
-    """Weighted cross-entropy in nats over all prediction slots.
+    """Weighted cross-entropy in nats over all target positions.
 
     On a `mesh`, devices that share a row share the slots of each chunk, and a chunk is as large
     as all devices can hold.
@@ -57,7 +57,7 @@ def token_nats(
     einsum: Einsum,
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """-log p(target) at each prediction slot, float32[B, P]."""
+    """-log p(target) at each target positions, float32[B, P]."""
 
     def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> jax.Array:
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
@@ -76,7 +76,9 @@ def token_and_least_nats(
     einsum: Einsum,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """-log p(target) and -log p of the likeliest piece at each slot, both float32[B, P]."""
+    """-log p(target) and -log p of the likeliest token at each target position, both
+    float32[B, P].
+    """
 
     def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
@@ -128,9 +130,9 @@ def _total_forward(
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
         normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
         total += jnp.sum(weights_Bp * (normalizer_Bp - _pick(logits_BpV, targets_Bp)))
-        pieces_V = jnp.arange(unembedding_VD.shape[0])[None, None, :]
+        ids_V = jnp.arange(unembedding_VD.shape[0])[None, None, :]
         d_logits_BpV = weights_Bp[..., None] * (
-            jnp.exp(logits_BpV - normalizer_Bp[..., None]) - (pieces_V == targets_Bp[..., None])
+            jnp.exp(logits_BpV - normalizer_Bp[..., None]) - (ids_V == targets_Bp[..., None])
         )
         d_unembedding_VD += einsum("BPV,BPD->VD", d_logits_BpV, hidden_BpD)
         return (total, d_unembedding_VD), einsum("BPV,VD->BPD", d_logits_BpV, unembedding_VD)
@@ -165,34 +167,34 @@ LOGITS_AT_ONCE = 1 << 23
 class _Chunks:
     """How the slots of all rows are cut into chunks, which are gone through one by one.
 
-    Each of the `ways` devices that share a row has a part of it, and cuts that: slots stay
-    where they are, and every device has as many of each chunk.
+    Each of the `num_shards` devices that share a row has a part of it, and cuts that: slots
+    stay where they are, and every device has as many of each chunk.
     """
 
     mesh: Mesh | None
-    ways: int
+    num_shards: int
     number: int
-    slots: int
+    targets: int
     size: int  # slots of a chunk on one device
 
     @classmethod
     def of(
         cls, targets_BP: jax.Array, unembedding_VD: jax.Array, mesh: Mesh | None
     ) -> "_Chunks":
-        rows, slots = targets_BP.shape
-        split = 1 if mesh is None else ways(mesh, "length")
-        part = math.ceil(slots / split)
-        rows = math.ceil(rows / (1 if mesh is None else ways(mesh, "batch")))
+        rows, targets = targets_BP.shape
+        split = 1 if mesh is None else num_shards(mesh, "length")
+        part = math.ceil(targets / split)
+        rows = math.ceil(rows / (1 if mesh is None else num_shards(mesh, "batch")))
         elements = rows * part * unembedding_VD.shape[0]
         number = min(part, math.ceil(elements / LOGITS_AT_ONCE))
-        return cls(mesh, split, number, slots, math.ceil(part / number))
+        return cls(mesh, split, number, targets, math.ceil(part / number))
 
     def split(self, x_BP: jax.Array) -> jax.Array:
         """[B, P, ...] -> [chunks, B, p, ...]; zeros fill up."""
-        rows, slots, *rest = x_BP.shape
-        missing = self.ways * self.number * self.size - slots
+        rows, targets, *rest = x_BP.shape
+        missing = self.num_shards * self.number * self.size - targets
         x_BP = jnp.pad(x_BP, [(0, 0), (0, missing)] + [(0, 0)] * len(rest))
-        x_BwcpD = x_BP.reshape(rows, self.ways, self.number, self.size, *rest)
+        x_BwcpD = x_BP.reshape(rows, self.num_shards, self.number, self.size, *rest)
         x_cBpD = jnp.moveaxis(x_BwcpD, 2, 0).reshape(self.number, rows, -1, *rest)
         if self.mesh is None:
             return x_cBpD
@@ -203,8 +205,8 @@ class _Chunks:
     def join(self, x_cBp: jax.Array) -> jax.Array:
         """[chunks, B, p, ...] -> [B, P, ...], without what filled up."""
         _, rows, _, *rest = x_cBp.shape
-        x_cBwp = x_cBp.reshape(self.number, rows, self.ways, self.size, *rest)
-        return jnp.moveaxis(x_cBwp, 0, 2).reshape(rows, -1, *rest)[:, : self.slots]
+        x_cBwp = x_cBp.reshape(self.number, rows, self.num_shards, self.size, *rest)
+        return jnp.moveaxis(x_cBwp, 0, 2).reshape(rows, -1, *rest)[:, : self.targets]
 
 
 def _by_chunks(
@@ -214,7 +216,9 @@ def _by_chunks(
     *,
     chunks: _Chunks,
 ) -> Any:
-    """What `one` makes of a chunk of the slots, [B, p] or several of them, for all slots."""
+    """What `one` makes of a chunk of the slots, [B, p] or several of them, for all target
+    positions.
+    """
     parts = chunks.split(hidden_BPD), chunks.split(targets_BP)
     return jax.tree.map(chunks.join, jax.lax.map(lambda chunk: one(*chunk), parts))
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from lm.config import Config, UserError, divisors, essence, parse, validate_fields
 from lm.data import Data, vocabulary_size
-from lm.distributed.mesh import Mesh, Split, choose
+from lm.distributed.mesh import Divisibility, Mesh, choose
 from lm.model import Attention, Execution, Model, Remat, Transformer
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
@@ -285,22 +285,22 @@ def _check_sizes(value: Any, path: str) -> None:
         raise UserError(f"{path}={value}: must be <= {LARGEST}")
 
 
-def splits(run: Run) -> list[Split]:
+def splits(run: Run) -> list[Divisibility]:
     """All sizes of a run that its mesh must divide, as the user calls them."""
     data = run.data
-    found = [Split("batch", data.batch, "data.batch", each=run.microbatches)]
+    found = [Divisibility("batch", data.batch, "data.batch", each=run.microbatches)]
     for objective in run.objective.parts(steps(run), run.seed):
         positions = objective.positions(data.length)
         if positions == data.length:
-            found.append(Split("length", positions, "data.length"))
+            found.append(Divisibility("length", positions, "data.length"))
         else:
             said = f"data.length={data.length}, which gives rows of {positions},"
-            found.append(Split("length", positions, said, is_field=False))
+            found.append(Divisibility("length", positions, said, is_field=False))
     for axis, (name, size) in run.model.splits().items():
-        found.append(Split(axis, size, f"model.{name}"))
-    pieces = vocabulary_size(data.tokenizer)
-    said = f"data.tokenizer, of {pieces} pieces,"
-    return [*found, Split("vocab", pieces, said, is_field=False)]
+        found.append(Divisibility(axis, size, f"model.{name}"))
+    tokens = vocabulary_size(data.tokenizer)
+    said = f"data.tokenizer, of {tokens} tokens,"
+    return [*found, Divisibility("vocab", tokens, said, is_field=False)]
 
 
 def mesh_for(run: Run, *, devices: int, slices: int = 1) -> Mesh:

@@ -29,9 +29,9 @@ def evaluation(**changes: Any) -> Evaluation:
     usual = {
         "bits_per_byte": 2.0, "layout_bits": 0.0, "mc_se": 0.0, "text_se": 0.1,
         "scorer": "chain_rule", "kind": "exact", "scores": {"chain_rule": score()},
-        "error_by_share": {}, "probe_accuracy": None, "probe_se": None, "probe": None,
+        "error_by_fraction": {}, "probe_accuracy": None, "probe_se": None, "probe": None,
         "baselines": {}, "truth": None, "document_bytes": (), "document_nats": (),
-        "says": Passage(document="a", passage="", after="", pieces=()),
+        "says": Passage(document="a", passage="", after="", tokens=()),
     }  # fmt: skip
     return Evaluation(**usual | changes)
 

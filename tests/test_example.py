@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.example import Causal, Full, Until, positions_of, visible_mask
+from lm.example import Bidirectional, Causal, Until, mask_array, positions_of
 
 LENGTH = 7
 """One for all examples, so that each function compiles once."""
@@ -50,7 +50,7 @@ def test_until_is_its_own_segment_up_to_a_row_position(rows, until):
         ]
         for row, bound in zip(rows, until_BL, strict=True)
     ]
-    mask_BLM = visible_mask(Until(jnp.array(until_BL)), jnp.array(rows))
+    mask_BLM = mask_array(Until(jnp.array(until_BL)), jnp.array(rows))
     assert mask_BLM.tolist() == expected
 
 
@@ -61,9 +61,9 @@ def test_causal_and_full_are_until_here_and_until_the_end(rows):
     segments_BL = jnp.array(rows)
     here_BL = jnp.broadcast_to(jnp.arange(LENGTH), segments_BL.shape)
     end_BL = jnp.full(segments_BL.shape, LENGTH - 1)
-    for visible, until_BL in ((Causal(), here_BL), (Full(), end_BL)):
+    for attention_mask, until_BL in ((Causal(), here_BL), (Bidirectional(), end_BL)):
         np.testing.assert_array_equal(
-            visible_mask(visible, segments_BL), visible_mask(Until(until_BL), segments_BL)
+            mask_array(attention_mask, segments_BL), mask_array(Until(until_BL), segments_BL)
         )
 
 
@@ -72,16 +72,18 @@ def test_jit_cannot_take_one_kind_for_another():
 
     Hashes differ even then, so that what it does goes wrong in one process of a hundred.
     """
-    kinds = [Causal(), Full(), Until(jnp.zeros((1, 3), int))]
+    kinds = [Causal(), Bidirectional(), Until(jnp.zeros((1, 3), int))]
     structures = [jax.tree.structure(kind) for kind in kinds]
     for one, other in itertools.combinations(structures, 2):
         assert one != other
     assert [jax.tree.structure(kind) for kind in kinds] == structures
 
 
-@pytest.mark.parametrize("visible", [Causal(), Full(), Until(jnp.full((1, 3), 2))])
-def test_padding_sees_nothing_and_is_not_seen(visible):
+@pytest.mark.parametrize(
+    "attention_mask", [Causal(), Bidirectional(), Until(jnp.full((1, 3), 2))]
+)
+def test_padding_sees_nothing_and_is_not_seen(attention_mask):
     """Fails if padding counts as a segment like another."""
-    mask_BLM = np.asarray(visible_mask(visible, jnp.array([[1, 0, 0]])))
+    mask_BLM = np.asarray(mask_array(attention_mask, jnp.array([[1, 0, 0]])))
     assert mask_BLM[0, 0, 0]
     assert mask_BLM.sum() == 1

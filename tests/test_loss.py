@@ -66,8 +66,10 @@ def test_what_is_likeliest_is_known_by_chunks_too(arrays, monkeypatch, at_once):
 
 
 def test_devices_that_share_a_row_share_the_products_of_the_loss(arrays, monkeypatch):
-    """Fails if each of them makes the logits of all slots, forward or backward."""
-    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 3 * 20)  # a slot of each device at a time
+    """Fails if each of them makes the logits of all target positions, forward or backward."""
+    monkeypatch.setattr(
+        loss, "LOGITS_AT_ONCE", 3 * 20
+    )  # a target position of each device at a time
     hidden, table, targets, weights = arrays
     hidden = jax.device_put(hidden[:, :8], mesh.sharding(FOUR, "batch", "length", "act_embed"))
 

@@ -94,7 +94,7 @@ def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, 
         (Run(model=Transformer(dropout=1.0)), "model.dropout=1"),
         (Run(model=Transformer(kv_heads=0)), "model.kv_heads=0"),
         (Run(model=Transformer(kv_heads=-2)), "model.kv_heads=-2"),
-        (Run(model=Transformer(hidden=0)), "model.hidden=0"),
+        (Run(model=Transformer(mlp_width=0)), "model.mlp_width=0"),
         (Run(data=Data(length=1)), "data.length=1"),
         (Run(data=Data(validation=0.0)), "data.validation=0"),
         (Run(data=Data(unique=0)), "data.unique=0"),
@@ -138,9 +138,9 @@ def test_oneline_numbers_beyond_any_machine_are_one_line_at_once(overrides, line
 
 
 @pytest.mark.parametrize("share", range(101))
-def test_shares_that_add_up_to_one_are_not_above_it(share):
+def test_shares_that_add_up_to_one_are_not_above_it(fraction):
     """Fails if the check of a sum is exact where floats are not."""
-    a, b = share / 100, (100 - share) / 100
+    a, b = fraction / 100, (100 - fraction) / 100
     validate(Run(objective=Masked(mask=a, random=b)))
     validate(Run(schedule=WarmupStableDecay(warmup=a, decay=b)))
 

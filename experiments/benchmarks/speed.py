@@ -106,7 +106,7 @@ class Plan(NamedTuple):
     stream: int = 1 << 29
     """Bytes of the array that is read and written."""
     generated: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    """Pieces that are there already."""
+    """Tokens that are there already."""
     at_once: tuple[int, ...] = (1, 16)
     """Texts generated together."""
     grown: Shape = Shape(depth=2, width=128, heads=2, batch=8, vocabulary=256)
@@ -118,7 +118,7 @@ class Plan(NamedTuple):
     study: str = "laptop"
     """The scale of bert_vs_gpt whose first cell the host's side is measured on."""
     fit_steps: int = 100
-    share: int = 30
+    fraction: int = 30
     """The small corpus is every so many-th document of the large one."""
 
 
@@ -377,7 +377,7 @@ def floors(plan: Plan) -> Result:
         return array
 
     memory = {"seconds": repeat(partial(seconds_each, stream), plan), "bytes": 2 * array.nbytes}
-    return {"products": found, "memory": memory}
+    return {"matmuls": found, "memory": memory}
 
 
 def product(plan: Plan, einsum: Callable[..., Any], dtype: Any) -> Callable[[int], float]:
@@ -395,7 +395,7 @@ def _product_flops(plan: Plan) -> int:
     return 2 * plan.product**3
 
 
-def peak_share(
+def peak_fraction(
     flops: int, seconds: Sequence[float], peak_seconds: Sequence[float], plan: Plan
 ) -> Result:
     """Of the rate that the peak's product had in the same rounds, when it took `peak_seconds`.
@@ -413,45 +413,48 @@ def train(plan: Plan) -> Result:
     for name, shape in plan.shapes.items():
         with tempfile.TemporaryDirectory() as cache:
             try:
-                cold = {arm: alone(_cold, shape, arm, cache=Path(cache)) for arm in OBJECTIVES}
+                cold = {
+                    variant: alone(_cold, shape, variant, cache=Path(cache))
+                    for variant in OBJECTIVES
+                }
                 warm = alone(_warm, shape, plan, cache=Path(cache))
             except Failed as error:
                 complain(f"train {name}: {error}")
                 continue
         peak = warm["seconds"][PEAK]
-        for arm, objective in OBJECTIVES.items():
-            size, seconds = _size(shape, objective), warm["seconds"][arm]
+        for variant, objective in OBJECTIVES.items():
+            size, seconds = _size(shape, objective), warm["seconds"][variant]
             rows.append(
                 {
                     "shape": name,
-                    "objective": arm,
+                    "objective": variant,
                     **size,
                     "seconds": spread(seconds),
-                    "peak_share": peak_share(size["flops"], seconds, peak, plan),
-                    "warm_compile_seconds": warm["first"][arm] - min(seconds),
-                    **cold[arm],
+                    "peak_fraction": peak_fraction(size["flops"], seconds, peak, plan),
+                    "warm_compile_seconds": warm["first"][variant] - min(seconds),
+                    **cold[variant],
                 }
             )
         causal, masked = (row["flops"] for row in rows[-2:])
-        measured = ratio(*(warm["seconds"][arm] for arm in OBJECTIVES))
+        measured = ratio(*(warm["seconds"][variant] for variant in OBJECTIVES))
         ratios[name] = {"measured": measured, "ledger": masked / causal}
     if not rows:
         raise Failed("no shape could be trained")
     return {"rows": rows, "masked_to_causal": ratios}
 
 
-def _cold(shape: Shape, arm: str) -> Result:
+def _cold(shape: Shape, variant: str) -> Result:
     """Compiles a step that nobody has compiled before."""
-    program = ours(shape, OBJECTIVES[arm])
+    program = ours(shape, OBJECTIVES[variant])
     first, usual = program.run(1), program.run(2)
     return {"compile_seconds": first - usual, "peak_bytes": program.memory()}
 
 
 def _warm(shape: Shape, plan: Plan) -> Result:
     """Steps of all objectives in turns, compiled from the cache of the processes before."""
-    programs = {arm: ours(shape, objective) for arm, objective in OBJECTIVES.items()}
-    first = {arm: program.run(1) for arm, program in programs.items()}
-    runs = {arm: program.run for arm, program in programs.items()}
+    programs = {variant: ours(shape, objective) for variant, objective in OBJECTIVES.items()}
+    first = {variant: program.run(1) for variant, program in programs.items()}
+    runs = {variant: program.run for variant, program in programs.items()}
     return {"first": first, "seconds": interleave({**runs, PEAK: peak_product(plan)}, plan)}
 
 
@@ -471,38 +474,38 @@ def evaluate(plan: Plan) -> Result:
     vocabulary, host_rows = vocabulary_of(shape), random_rows(shape)
     runs = {PEAK: peak_product(plan)}
     rows = {}
-    for arm, scorer, asks, replicates in (
+    for variant, scorer, asks, replicates in (
         ("causal", ChainRule(), Causal(), 1),
         ("masked", AnyOrderBound(samples=effort.samples), AnyOrder(), effort.replicates),
     ):
-        program = compiled(shape, OBJECTIVES[arm])
+        program = compiled(shape, OBJECTIVES[variant])
         params = program.init().params
         step = partial(program.validate, params, program.place(host_rows), jax.random.key(0))
         scoring: Callable[[], Any] = partial(
             score,
             scorer,
-            program.body,
+            program.module,
             params,
             [(host_rows.tokens_BL, host_rows.segments_BL)],
             vocabulary=vocabulary,
             replicates=replicates,
         )
         for what, function, objective, passes in (
-            (f"validation, {arm}", step, OBJECTIVES[arm], 1),
-            (f"{scorer.name}, {arm}", scoring, asks, scorer.samples * replicates),
+            (f"validation, {variant}", step, OBJECTIVES[variant], 1),
+            (f"{scorer.name}, {variant}", scoring, asks, scorer.samples * replicates),
         ):
             runs[what] = partial(seconds_each, function)
             size = _size(shape, objective, products=passes)
-            rows[what] = {"what": what, "objective": arm, "passes": passes, **size}
+            rows[what] = {"what": what, "objective": variant, "passes": passes, **size}
     seconds = interleave(runs, plan)
     for what, row in rows.items():
         row["seconds"] = spread(seconds[what])
-        row["peak_share"] = peak_share(row["flops"], seconds[what], seconds[PEAK], plan)
+        row["peak_fraction"] = peak_fraction(row["flops"], seconds[what], seconds[PEAK], plan)
     return {"shape": plan.main, "rows": list(rows.values())}
 
 
 def generate(plan: Plan) -> Result:
-    """The time of one more piece, by how many are there already."""
+    """The time of one more token, by how many are there already."""
     shape = plan.shapes[plan.main]
     program = compiled(shape)
     params = program.init().params
@@ -514,7 +517,7 @@ def generate(plan: Plan) -> Result:
 
             def speak(count: int, seed: int, prompts: list[list[int]] = prompts) -> Any:
                 return sampling.generate(
-                    program.body,
+                    program.module,
                     params,
                     prompts,
                     vocabulary=vocabulary_of(shape),
@@ -588,7 +591,7 @@ def _fit(run: Run, plan: Plan, folder: Path) -> Result:
     rows = program.place(batches(0))
     clock = defaultdict[str, float](float)
     whole, bare, reading = [], [], []
-    shares: dict[str, list[float]] = {"wait": [], "records": []}
+    fractions: dict[str, list[float]] = {"wait": [], "records": []}
     for turn in range(1 + plan.rounds // 2):
         directory = folder / f"fit-{turn}"
         clock.clear()
@@ -607,7 +610,7 @@ def _fit(run: Run, plan: Plan, folder: Path) -> Result:
             whole.append(statistics.mean(steps))
             bare.append(without)
             reading.append((time.perf_counter() - start) / plan.fit_steps)
-            for what, values in shares.items():
+            for what, values in fractions.items():
                 values.append(clock[what] / sum(steps))
     return {
         "tokens": positions,
@@ -615,7 +618,7 @@ def _fit(run: Run, plan: Plan, folder: Path) -> Result:
         "bare_seconds": spread(bare),
         "fit_to_bare": ratio(bare, whole),
         "batch_seconds": spread(reading),
-        **{f"{what}_share": spread(values) for what, values in shares.items()},
+        **{f"{what}_fraction": spread(values) for what, values in fractions.items()},
     }
 
 
@@ -692,7 +695,7 @@ def growth(plan: Plan) -> Result:
     """How time and memory grow with tokens, parameters, steps and text."""
     with tempfile.TemporaryDirectory() as name:
         small, large = Path(name, "small"), Path(name, "large")
-        _write_library(small, large, plan.share)
+        _write_library(small, large, plan.fraction)
         batches = [plan.grown._replace(batch=batch) for batch in plan.batches]
         widths = [plan.grown._replace(width=width, heads=width // 64) for width in plan.widths]
         return {
@@ -769,13 +772,13 @@ def _data(corpus: Path, **settings: Any) -> Data:
     return Data(corpus=Text(paths=(str(corpus / "*"),)), validation=0.3, **settings)
 
 
-def _write_library(small: Path, large: Path, share: int) -> None:
+def _write_library(small: Path, large: Path, fraction: int) -> None:
     """The standard library's sources as two corpora, of one document in `share` and of all."""
     for folder in (small, large):
         folder.mkdir()
     for number, document in enumerate(Stdlib().read()):
         (large / f"{number:05}").write_text(document.text, newline="")
-        if number % share == 0:
+        if number % fraction == 0:
             (small / f"{number:05}").write_text(document.text, newline="")
 
 

@@ -91,7 +91,7 @@ def vocabulary_of(shape: Shape) -> Vocabulary:
     """A vocabulary that stands for no text."""
     size = shape.vocabulary
     return Vocabulary(
-        size=size, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * size
+        size=size, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * size
     )
 
 
@@ -102,10 +102,10 @@ def compiled(shape: Shape, objective: Objective = CAUSAL) -> Compiled:
 
 
 def random_rows(shape: Shape) -> Batch:
-    """Rows of random pieces, each one document."""
+    """Rows of random tokens, each one document."""
     size = (shape.batch, shape.length)
     tokens_BL = np.random.default_rng(1).integers(4, shape.vocabulary, size, dtype=np.int32)
-    tokens_BL[:, 0] = vocabulary_of(shape).begin
+    tokens_BL[:, 0] = vocabulary_of(shape).bos
     return Batch(tokens_BL, np.ones(size, np.int32))
 
 
@@ -130,7 +130,7 @@ def ours(shape: Shape, objective: Objective = CAUSAL) -> Program:
 def nanodo(shape: Shape) -> Program:
     """Google DeepMind's nanodo: its model in bfloat16, under adamw."""
     model = importlib.import_module("nanodo.model")
-    body = model.TransformerDo(
+    module = model.TransformerDo(
         model.DoConfig(
             D=shape.width,
             H=shape.heads,
@@ -146,7 +146,7 @@ def nanodo(shape: Shape) -> Program:
     optimizer = optax.adamw(1e-3, weight_decay=0.1)
 
     def loss(params: Any, tokens_BL: jax.Array) -> jax.Array:
-        logits_BLV = body.apply({"params": params}, tokens_BL)
+        logits_BLV = module.apply({"params": params}, tokens_BL)
         return optax.softmax_cross_entropy_with_integer_labels(
             logits_BLV[:, :-1], tokens_BL[:, 1:]
         ).mean()
@@ -157,7 +157,7 @@ def nanodo(shape: Shape) -> Program:
         updates, moments = optimizer.update(grads, state[1], state[0])
         return (optax.apply_updates(state[0], updates), moments), value
 
-    params = jax.jit(body.init)(jax.random.key(0), tokens_BL)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), tokens_BL)["params"]
     state = params, optimizer.init(params)
 
     value: Any = None
@@ -362,13 +362,13 @@ class Child:
         if not self._pipe.poll(self._limit):
             raise Failed(f"no answer in {self._limit:.0f} s")
         try:
-            well, answer = self._pipe.recv()
+            well, prediction = self._pipe.recv()
         except EOFError:
             self._process.join()
             raise Failed(f"its process ended with code {self._process.exitcode}") from None
         if not well:
-            raise Failed(answer)
-        return answer
+            raise Failed(prediction)
+        return prediction
 
     def __enter__(self) -> "Child":
         return self

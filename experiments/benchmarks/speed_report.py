@@ -114,7 +114,7 @@ def _floors(sections: Result) -> list[Table]:
     found = sections["floors"]
     rows = [
         [f"product, {name}", f"{rate(product, 'flops') / 1e9:,.0f} GFLOP/s", _ms(product)]
-        for name, product in found["products"].items()
+        for name, product in found["matmuls"].items()
     ]
     memory = found["memory"]
     rows.append(
@@ -135,7 +135,7 @@ def _train(sections: Result) -> list[Table]:
             count(row["parameters"]),
             per_second(row),
             _ms(row),
-            between(row["peak_share"], 100, 0),
+            between(row["peak_fraction"], 100, 0),
             f"{row['compile_seconds']:.1f}",
             f"{row['warm_compile_seconds']:.1f}",
             _size(row["peak_bytes"]),
@@ -161,7 +161,7 @@ def _evaluate(sections: Result) -> list[Table]:
             per_second(row),
             str(row["passes"]),
             _ms(row),
-            between(row["peak_share"], 100, 0),
+            between(row["peak_fraction"], 100, 0),
         ]
         for row in found["rows"]
     ]
@@ -175,7 +175,7 @@ def _generate(sections: Result) -> list[Table]:
         [str(row["there"]), str(row["batch"]), between(row["seconds"], 1e3)]
         for row in found["rows"]
     ]
-    titles = ("pieces there", "texts", "ms for one more each")
+    titles = ("tokens there", "texts", "ms for one more each")
     return [_table(f"Generation, {found['shape']}", titles, rows)]
 
 
@@ -198,7 +198,7 @@ def _host(sections: Result) -> list[Table]:
         ],
         ["the same until it is on disk, ms", between(saved["disk_seconds"], 1e3, 0)],
         [
-            f"that as a share of {saved['every_seconds']:.0f} s between saves, at most",
+            f"that as a fraction of {saved['every_seconds']:.0f} s between saves, at most",
             percent(saved["disk_seconds"]["median"] / saved["every_seconds"]),
         ],
     ]
@@ -307,11 +307,11 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float, tuple[float, float], str,
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
+    axes.grid(attention_mask=False, axis="y")
     axes.set_xlim(0, 1.2 * max(bar[2][1] for bar in bars))
 
 
-def _draw_shares(axes: Axes, sections: Result) -> None:
+def _draw_fractions(axes: Axes, sections: Result) -> None:
     rows = [
         (f"train {row['shape']}, {row['objective']}", row) for row in sections["train"]["rows"]
     ]
@@ -319,11 +319,11 @@ def _draw_shares(axes: Axes, sections: Result) -> None:
         rows += [(row["what"], row) for row in sections["evaluate"]["rows"]]
     bars = []
     for name, row in rows:
-        value, low, high = (row["peak_share"][end] for end in ("median", "low", "high"))
+        value, low, high = (row["peak_fraction"][end] for end in ("median", "low", "high"))
         bars.append((name, value, (low, high), COLOURS[row["objective"]], f"{value:.0%}"))
     _bars(axes, bars)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title("Share of the peak in the same rounds")
+    axes.set_title("Fraction of the peak in the same rounds")
 
 
 def _draw_peers(axes: Axes, sections: Result) -> None:
@@ -386,12 +386,12 @@ def _draw_generation(axes: Axes, sections: Result) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylim(bottom=0)
     axes.legend()
-    axes.set_xlabel("pieces that are there already")
-    axes.set_title(f"Milliseconds for one more piece, {found['shape']}")
+    axes.set_xlabel("tokens that are there already")
+    axes.set_title(f"Milliseconds for one more token, {found['shape']}")
 
 
 PANELS: dict[str, Callable[[Axes, Result], None]] = {
-    "train": _draw_shares,
+    "train": _draw_fractions,
     "peers": _draw_peers,
     "growth": _draw_growth,
     "generate": _draw_generation,

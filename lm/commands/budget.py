@@ -128,7 +128,7 @@ def _notes(
     objective = type(base.objective).__struct_config__.tag
     notes = [
         f"{objective}, rows of {base.data.length}, {vocabulary_size(base.data.tokenizer):,}"
-        f" pieces; tokens spend the budget by the exact count, {min(ratios):.2f} to"
+        f" tokens; tokens spend the budget by the exact count, {min(ratios):.2f} to"
         f" {max(ratios):.2f} of 6ND{by_6nd}; D* is the law's best for N",
         "N is the law's count of parameters, taken to be "
         f"{given.params} (--params); shapes are 64 times as wide as deep, with heads of 64",

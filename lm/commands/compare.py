@@ -1,4 +1,4 @@
-"""`lm compare`: how many times the compute one arm needs for another's loss."""
+"""`lm compare`: how many times the compute one variant needs for another's loss."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -47,13 +47,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(given: argparse.Namespace) -> None:
-    """Compares both arms, and prints the compute between them and what was held equal."""
+    """Compares both variants, and prints the compute between them and what was held equal."""
     tables = [path for path in (given.first, given.second) if path]
     units = check_common(given, tables)
-    arms, labels = _arms(given)
+    variants, labels = _variants(given)
     chosen = columns_of(given)
     try:
-        if "loss" not in chosen and (loss := common_loss(arms, labels)):
+        if "loss" not in chosen and (loss := common_loss(variants, labels)):
             chosen["loss"] = loss
     except DataError as error:
         raise UserError(str(error)) from None
@@ -61,8 +61,8 @@ def main(given: argparse.Namespace) -> None:
     # Rows of a group are counted within it, which is said.
     within = [f" of {name}'s" for name in given.groups or ()] or ["", ""]
     ours, theirs = (
-        _arm(columns, chosen, where, units, of)
-        for columns, where, of in zip(arms, files, within, strict=True)
+        _variant(columns, chosen, where, units, of)
+        for columns, where, of in zip(variants, files, within, strict=True)
     )
     try:
         found = compare(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
@@ -71,8 +71,8 @@ def main(given: argparse.Namespace) -> None:
     loss = theirs.names["loss"]
     if loss != USUAL["loss"][0] and (note := f"loss is column {loss}") not in ours.notes:
         ours.notes.append(note)
-    notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *kinds(arms, labels)]))
-    equal, differ = held_equal(*arms)
+    notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *kinds(variants, labels)]))
+    equal, differ = held_equal(*variants)
     write_plot(given.plot, lambda: _figure(found, labels, loss))
     if given.json:
         print_json(_report(found, labels, equal, differ, notes))
@@ -80,7 +80,7 @@ def main(given: argparse.Namespace) -> None:
         _print(found, labels, equal, differ, notes)
 
 
-# The arms
+# The variants
 
 
 class _Arm(NamedTuple):
@@ -89,8 +89,8 @@ class _Arm(NamedTuple):
     notes: list[str]
 
 
-def _arms(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str, str]]:
-    """Both arms' tables and names."""
+def _variants(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str, str]]:
+    """Both variants' tables and names."""
     first = read_table(given.first)
     if given.second is not None:
         if given.by or given.groups:
@@ -117,7 +117,7 @@ def _arms(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str
     return (ours, theirs), tuple(given.groups)
 
 
-def _arm(
+def _variant(
     columns: Columns,
     chosen: Mapping[str, str],
     where: Path,
@@ -157,7 +157,7 @@ def _report(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     return {
-        "arms": list(labels),
+        "variants": list(labels),
         "multipliers": [asdict(point) for point in found.points],
         "exponents": {
             label: fit.exponents for label, fit in zip(labels, found.fits, strict=True)

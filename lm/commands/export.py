@@ -23,7 +23,7 @@ def main(given: argparse.Namespace) -> None:
     check_folder(given.folder)  # before a large model is loaded
     prepare_machine()
     artifact = load_model(given.model).artifact
-    if hosts.first():
+    if hosts.is_first():
         save_artifact(artifact, given.folder)
     size = sum(array.size for array in by_name(artifact.params).values())
     origin = artifact.card.origin

@@ -36,16 +36,16 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Prints the text with what the model adds."""
-    from lm.evaluate.scorers.base import blank_of
+    from lm.evaluate.scorers.base import mask_prediction_of
     from lm.generate import fill
     from lm.generate.text import generate_text
     from lm.train.load import load_model, settings_of
 
     _check(given)
     mark = given.blank
-    answers = settings_of(given.model).objective.answers
-    blank = blank_of(answers)
-    if blank is None and "next" not in answers:
+    predictions = settings_of(given.model).objective.predictions
+    blank = mask_prediction_of(predictions)
+    if blank is None and "next" not in predictions:
         raise UserError(
             "a span model neither continues a text nor fills ___; use a causal or a masked run"
         )
@@ -55,7 +55,7 @@ def main(given: argparse.Namespace) -> None:
             f"a causal model continues a text, it cannot fill {mark}; use a masked run, or"
             f" another --blank if {mark} is text"
         )
-    if "next" not in answers and not filling:
+    if "next" not in predictions and not filling:
         raise UserError(f"a masked model fills blanks: put {mark} where a token is to be found")
     prepare_machine()
     trained = load_model(given.model)
@@ -76,7 +76,7 @@ def main(given: argparse.Namespace) -> None:
     for part in parts[1:]:
         tokens = [*tokens, tokenizer.vocabulary.mask, *part]
     filled = fill(
-        trained.program.body,
+        trained.program.module,
         trained.params,
         tokens,
         temperature=given.temperature or 0.0,
@@ -84,7 +84,7 @@ def main(given: argparse.Namespace) -> None:
         seed=given.seed,
         vocabulary=tokenizer.vocabulary,
         length=length,
-        answer=blank,
+        prediction=blank,
     )
     pairs = zip(tokens, filled, strict=True)
     runs = itertools.groupby(pairs, lambda pair: pair[0] == tokenizer.vocabulary.mask)

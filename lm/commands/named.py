@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lm.run import Run
     from lm.train.fit import Evaluator
 
-RUN = "a JSON file, STUDY:CELL, STUDY/SCALE:CELL, or - for defaults"
+RUN = "a JSON file, STUDY:RUN, STUDY/SCALE:RUN, or - for defaults"
 """How a run is named."""
 OVERRIDES = "field.path=value"
 """How its fields are given; where the first stands in a run's place, that is `-`."""
@@ -28,9 +28,9 @@ def with_defaults(name: str, overrides: list[str]) -> tuple[str, list[str]]:
 
 
 def find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
-    """The run that a file or STUDY[/SCALE]:CELL names, and where it goes by default.
+    """The run that a file or STUDY[/SCALE]:RUN names, and where it goes by default.
 
-    A study's cell goes where the study looks for it, and is asked what the study asks.
+    A study's run goes where the study looks for it, and is asked what the study asks.
     """
     from lm.run import Run
 
@@ -40,7 +40,7 @@ def find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
     if path.is_file():
         return parse(Run, path.read_bytes(), name), path.stem, None
     if ":" not in name:
-        raise UserError(f"{name}: no such file; give a RUN.json or STUDY:CELL")
+        raise UserError(f"{name}: no such file; give a RUN.json or STUDY:RUN")
     from lm.evaluate.evaluate import evaluate
     from lm.study.runner import chosen, effort_of
 
@@ -53,7 +53,7 @@ def find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
 
 
 def parts(name: str) -> tuple[str, str, str]:
-    """Study, scale and cell of a name; what is not named is "".
+    """Study, scale and run of a name; what is not named is "".
 
     >>> parts("mask_rate/laptop:a"), parts("mask_rate")
     (('mask_rate', 'laptop', 'a'), ('mask_rate', '', ''))

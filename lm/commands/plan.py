@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
         " traffic, collectives and the time of a step, a device each, and whether it fits."
     )
     parser.epilog = "lm train --help lists the fields that may follow, as model.depth=32."
-    parser.add_argument("run", help="STUDY, STUDY:CELL, RUN.json, or - for defaults")
+    parser.add_argument("run", help="STUDY, STUDY:RUN, RUN.json, or - for defaults")
     parser.add_argument("--scale", metavar="S", help="of the study (its last)")
     parser.add_argument(
         "--slice",

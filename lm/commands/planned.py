@@ -24,7 +24,7 @@ def report(plans: Mapping[str, Plan], machine: Machine) -> dict[str, Any]:
     return {
         "machine": machine._asdict(),
         "compiler": _compiler_version(machine),
-        "cells": {name: _plain(found, machine) for name, found in plans.items()},
+        "runs": {name: _plain(found, machine) for name, found in plans.items()},
         "seconds": _known(sum(found.seconds(machine) for found in plans.values())),
     }
 

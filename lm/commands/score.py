@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lm.train.load import Trained
 
 ORDER_ROWS = 16
-"""Windows scored by an order of writing, of which each takes many passes, without --rows."""
+"""Windows scored by an decoding order, of which each takes many passes, without --rows."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
         help=f"only this one: {described()}; may be given again",
     )
     parser.add_argument(
-        "--block", type=int, metavar="N", help="tokens that such an order uncovers at once (1)"
+        "--block", type=int, metavar="N", help="tokens that such an order unmasks at once (1)"
     )
     parser.add_argument(
         "--text",
@@ -119,7 +119,7 @@ def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
             raise UserError(f"--{option.replace('_', '-')} {value}: must be > 0")
     effort = Effort(mc_se=given.mc_se)
     if given.rows is not None:
-        effort = replace(effort, rows=given.rows, share_rows=given.rows)
+        effort = replace(effort, rows=given.rows, curve_rows=given.rows)
     if names:
         effort = replace(effort, orders=given.rows or ORDER_ROWS, block=given.block or 1)
     elif given.block is not None:
@@ -145,7 +145,7 @@ def _chosen(
     used: set[str] = set()
     for directory in directories:
         run = settings_of(directory)
-        there, answers = scorers(run, effort), run.objective.answers
+        there, answers = scorers(run, effort), run.objective.predictions
         if unknown := [name for name in names if name not in there]:
             legal = ", ".join(map(_dashed, there))
             raise UserError(f"--scorer {_dashed(unknown[0])}: no such scorer; one of {legal}")
@@ -215,13 +215,15 @@ def _print_paired(found: Mapping[str, Mapping[str, Any]]) -> None:
 def _print_found(found: Mapping[str, Any]) -> None:
     """Everything that a model was asked."""
     _print_scores(found["scores"])
-    for share, score in found["error_by_share"].items():
-        print(f"{float(share):>5.0%} hidden {score['bits_per_byte']:.4f} bits per hidden byte")
+    for fraction, score in found["error_by_fraction"].items():
+        print(
+            f"{float(fraction):>5.0%} hidden {score['bits_per_byte']:.4f} bits per hidden byte"
+        )
     if found["probe"]:
         probe = found["probe"]
         print(
-            f"probe        {probe['accuracy']:.3f} of roles right  (piece alone"
-            f" {probe['piece_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f})"
+            f"probe        {probe['accuracy']:.3f} of roles right  (token alone"
+            f" {probe['token_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f})"
         )
     for name, value in found["baselines"].items():
         print(f"{name:<18} {value:.4f} bits per byte")

@@ -42,7 +42,7 @@ def main(given: argparse.Namespace) -> None:
     ids = tokenizer.encode(given.text).tolist()
     coloured, colours = Text(), ("black on bright_cyan", "black on bright_yellow")
     for number, token in enumerate(ids):
-        shown = visible(tokenizer.pieces[token])
+        shown = shown_token(tokenizer.tokens[token])
         coloured.append(shown, colours[number % 2])
         if shown.endswith("\n"):
             coloured.append("")
@@ -56,10 +56,10 @@ def main(given: argparse.Namespace) -> None:
     )
 
 
-def visible(token: bytes) -> str:
+def shown_token(token: bytes) -> str:
     r"""A token as one can see it: line ends keep their effect, other controls are named.
 
-    >>> visible(b" a\n"), visible(b"\xff"), visible(b"\t")
+    >>> shown_token(b" a\n"), shown_token(b"\xff"), shown_token(b"\t")
     (' a⏎\n', '‹ff›', '→')
     """
     try:

@@ -120,11 +120,11 @@ def shape(model: Model, depth: int) -> Model:
     return model.at_depth(depth)
 
 
-def nearest_depth(model: Model, pieces: int, params: float, convention: Convention) -> int:
+def nearest_depth(model: Model, tokens: int, params: float, convention: Convention) -> int:
     """The depth whose number of parameters is by factors nearest to `params`."""
 
     def count(depth: int) -> int:
-        return getattr(_parameters(shape(model, depth), pieces), convention)
+        return getattr(_parameters(shape(model, depth), tokens), convention)
 
     most = 1
     while count(most) < params:
@@ -162,8 +162,8 @@ def ladder(
     that budget by the exact count. Where shapes are too coarse for two budgets the larger one
     stays. Raises UserError where the budget is too small for any shape.
     """
-    pieces = vocabulary_size(base.data.tokenizer)
-    least = getattr(_parameters(shape(base.model, 1), pieces), convention)
+    tokens = vocabulary_size(base.data.tokenizer)
+    least = getattr(_parameters(shape(base.model, 1), tokens), convention)
     found: dict[int, Rung] = {}
     for times in range(rungs):
         budget = flops / STEP**times
@@ -172,7 +172,7 @@ def ladder(
             break
         if params > _MOST_PARAMS:
             raise UserError(f"--flops {flops:g}: N* is {params:.3g}, beyond any model")
-        depth = nearest_depth(base.model, pieces, params, convention)
+        depth = nearest_depth(base.model, tokens, params, convention)
         if depth not in found:
             found[depth] = _rung(base, fit, budget, depth, convention, unique)
     if not found:
@@ -187,8 +187,8 @@ def ladder(
 def _rung(
     base: Run, fit: Fit, budget: float, depth: int, convention: Convention, unique: float | None
 ) -> Rung:
-    pieces, model = vocabulary_size(base.data.tokenizer), shape(base.model, depth)
-    params = _parameters(model, pieces)
+    tokens, model = vocabulary_size(base.data.tokenizer), shape(base.model, depth)
+    params = _parameters(model, tokens)
     batch, rate = batch_and_rate(params.matmul)
     # A power of two, which devices can share.
     rows = 2 ** max(0, round(math.log2(batch / base.data.length)))
@@ -199,7 +199,7 @@ def _rung(
         optimizer=msgspec.structs.replace(base.optimizer, learning_rate=float(f"{rate:.2g}")),
     )
     run = validate(run)
-    run = msgspec.structs.replace(run, tokens=ledger.tokens_for(run, pieces, budget))
+    run = msgspec.structs.replace(run, tokens=ledger.tokens_for(run, tokens, budget))
     counted = getattr(params, convention)
     return Rung(
         run=run,
@@ -207,12 +207,12 @@ def _rung(
         params=params,
         tokens_best=best_tokens(fit, counted, unique),
         flops_6nd=float(laws.FLOPS_PER_PARAMETER_AND_TOKEN * counted * run.tokens),
-        cost=ledger.cost(run, pieces),
+        cost=ledger.cost(run, tokens),
     )
 
 
-def _parameters(model: Model, pieces: int) -> ledger.Parameters:
-    return ledger.parameters(Run(model=model), pieces)
+def _parameters(model: Model, tokens: int) -> ledger.Parameters:
+    return ledger.parameters(Run(model=model), tokens)
 
 
 def _best_params(fit: Fit, flops: float, unique: float | None) -> float:

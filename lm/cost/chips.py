@@ -152,7 +152,7 @@ class Slice(NamedTuple):
         return self.chips * self.chip.flops
 
     def hours(self, flops: float, utilization: float) -> float:
-        """Hours that so many FLOPs take at a share of the peak."""
+        """Hours that so many FLOPs take at a fraction of the peak."""
         return flops / (self.flops * utilization) / 3600
 
     @property

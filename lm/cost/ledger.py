@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 
 from lm.config import Config
-from lm.example import Full
+from lm.example import Bidirectional
 from lm.objectives import Base
 from lm.run import Run, execution_of, steps
 
@@ -29,8 +29,8 @@ class Cost(Config):
     tokens: int
     """Positions of the rows that are read: steps x rows x length. Spans lay them out in more
     positions, which `flops` counts and `flops_6nd` does not."""
-    slots: int
-    """Prediction slots the head computed, used or not: under a rate that changes, as many as
+    target_positions: int
+    """target positions the head computed, used or not: under a rate that changes, as many as
     its largest value needs."""
     flops: int
     """Forward and backward matrix products, without rematerialization."""
@@ -56,7 +56,8 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     return Parameters(
         total=total,
         non_embedding=total - groups["embedding"],
-        matmul=sum(run.model.matrices(vocabulary_size).values()) + heads * run.model.width,
+        matmul=sum(run.model.matmul_parameters(vocabulary_size).values())
+        + heads * run.model.width,
         groups=groups,
     )
 
@@ -71,17 +72,17 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
 
 def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str, int]:
     """Forward FLOPs by component of one batch of an objective."""
-    rows, slots = run.data.batch, objective.slots(run.data.length)
-    found = run.model.products(
+    rows, targets = run.data.batch, objective.target_count(run.data.length)
+    found = run.model.matmul_flops(
         vocabulary_size,
         rows=rows,
         length=objective.positions(run.data.length),
-        slots=slots,
-        visible=objective.visible,
+        targets=targets,
+        attention_mask=objective.attention_mask,
     )
     if objective.heads:  # which speak in the vocabulary's place
         outputs = sum(head.outputs for head in objective.heads)
-        found["head"] = 2 * rows * slots * outputs * (run.model.width + 1)
+        found["head"] = 2 * rows * targets * outputs * (run.model.width + 1)
     return found
 
 
@@ -95,13 +96,13 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
     for part, times in parts.items():
         products = objective_flops(run, part, vocabulary_size)
         forward.update({name: times * flops for name, flops in products.items()})
-        again += times * sum(run.model.products_again(products, run.remat).values())
+        again += times * sum(run.model.recomputed_flops(products, run.remat).values())
     mean = {name: flops // count for name, flops in forward.items()}
     return Cost(
         steps=count,
         tokens=tokens,
-        slots=sum(
-            times * run.data.batch * objective.slots(run.data.length)
+        target_positions=sum(
+            times * run.data.batch * objective.target_count(run.data.length)
             for objective, times in parts.items()
         ),
         # The gradient of a product is two products of the same size.
@@ -109,7 +110,7 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
         flops_rematerialized=again,
         flops_forward=mean,
         flops_backward={name: 2 * flops for name, flops in mean.items()},
-        flops_again=run.model.products_again(mean, run.remat),
+        flops_again=run.model.recomputed_flops(mean, run.remat),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
 
@@ -120,11 +121,13 @@ def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True
     They are no budget: `cost` counts what the reference computes, so that budgets are the same
     on every platform. A compiler's own count leaves them out.
     """
-    return run.model.kernel_products(
+    return run.model.kernel_flops_of(
         execution_of(run, platform),
         rows=run.data.batch,
         length=objective.positions(run.data.length),
-        visible=objective.visible if run.mesh.context in (1, None) else Full(),
+        attention_mask=objective.attention_mask
+        if run.mesh.context in (1, None)
+        else Bidirectional(),
         train=train,
     )
 
@@ -132,7 +135,7 @@ def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True
 def program_flops(run: Run, objective: Base, vocabulary_size: int, platform: str) -> int:
     """FLOPs of a training step as programs of a platform do them, with what is done again."""
     forward = objective_flops(run, objective, vocabulary_size)
-    again = run.model.products_again(forward, run.remat)
+    again = run.model.recomputed_flops(forward, run.remat)
     if kernels := kernel_flops(run, objective, platform):
         for products in (forward, again):
             products.pop("scores", None)

@@ -20,7 +20,7 @@ from lm.data.batches import (
     rows,
     unique_rows,
 )
-from lm.data.corpora import Digest, Survey, forget, share_of, survey
+from lm.data.corpora import Digest, Survey, forget, fraction_of, survey
 from lm.data.lengths import LengthModel
 from lm.data.sources import Channel, Corpus, Document, Hmm, Jsonl, Part, Stdlib, Text, Tfds
 from lm.data.store import Split, open_store
@@ -72,14 +72,14 @@ __all__ = [
 
 
 class Data(Config, frozen=True):
-    """What is read, how it is cut into pieces and rows."""
+    """What is read, how it is cut into tokens and rows."""
 
     corpus: Annotated[Corpus, Meta(description="where documents come from")] = Stdlib()
-    tokenizer: Annotated[TokenizerConfig, Meta(description="text to pieces")] = SentencePiece()
+    tokenizer: Annotated[TokenizerConfig, Meta(description="text to tokens")] = SentencePiece()
     length: Annotated[int, Meta(ge=2, description="positions of a row (L)")] = 256
     batch: Annotated[int, Meta(ge=1, description="rows of a step, over all hosts (B)")] = 32
     validation: Annotated[
-        float, Meta(gt=0, lt=1, description="share of the documents that is held out")
+        float, Meta(gt=0, lt=1, description="fraction of the documents that is held out")
     ] = 0.08
     unique: (
         Annotated[
@@ -107,7 +107,7 @@ class Tokens:
     @cached_property
     def lengths(self) -> LengthModel:
         """How long the training documents are, which pays for the layout of held-out ones."""
-        # The begin token is never asked for.
+        # The bos token is never asked for.
         return LengthModel.fit(np.diff(self.train.offsets) - 1)
 
     def row_tokens(self, data: Data) -> float:
@@ -183,7 +183,7 @@ def _learn(data: Data) -> tuple[Tokenizer, Survey]:
 
     def train_texts() -> Iterator[str]:
         for document in data.corpus.read():
-            if share_of(document.text.encode()) >= data.validation:
+            if fraction_of(document.text.encode()) >= data.validation:
                 yield document.text
 
     tokenizer = data.tokenizer.open(

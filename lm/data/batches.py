@@ -1,7 +1,7 @@
 """Batches: every step's rows as a pure function of the seed and the step.
 
-Packed as a `stream`, a row of length L is a window of L pieces of the stream, and the next
-begins on its last one. Position 0, overwritten by the begin piece, is no target, so each piece
+Packed as a `stream`, a row of length L is a window of L tokens of the stream, and the next
+begins on its last one. Position 0, overwritten by the bos token, is no target, so each token
 of the stream is a target candidate once in an epoch. Segments come from the document offsets.
 Packed `whole`, a row holds documents that are not cut (`lm.data.packing`), then padding.
 """
@@ -68,7 +68,7 @@ class Batches:
 
 
 def n_rows(split: Split, length: int, packing: Packing = "stream") -> int:
-    """How many rows there are: of a stream, every piece but the first is a target once."""
+    """How many rows there are: of a stream, every token but the first is a target once."""
     if packing == "whole":
         return len(table_of(split, length).rows) - 1
     return -(-(split.size - 1) // (length - 1))
@@ -86,9 +86,9 @@ def row_tokens(split: Split, length: int, packing: Packing = "stream") -> float:
 
 
 def most_content(split: Split, length: int, packing: Packing = "stream") -> int:
-    """Content pieces of a row: the most of up to 1024 rows of a stream, evenly spaced.
+    """Content tokens of a row: the most of up to 1024 rows of a stream, evenly spaced.
 
-    All but a row's first piece, and the begin pieces of documents, are content.
+    All but a row's first token, and the bos token of documents, are content.
     """
     if packing == "whole":
         starts_R, documents = table_of(split, length)
@@ -134,7 +134,7 @@ def rows(
     starts_B = np.asarray(indices, np.int64) * (length - 1)
     tokens_BL = split.read(starts_B, length)
     segments_BL = segments_of(split.offsets, starts_B, length)
-    tokens_BL[:, 0] = vocabulary.begin
+    tokens_BL[:, 0] = vocabulary.bos
     return Batch(tokens_BL, segments_BL, split.read_channels(starts_B, length))
 
 
@@ -172,7 +172,7 @@ def _whole_rows(split: Split, indices: list[int] | np.ndarray, length: int) -> B
 def segments_of(offsets: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
     """Segments of the windows that begin at `starts_B`, int32[B, length].
 
-    Two documents of 3 and 2 pieces, and a window over both and past their end:
+    Two documents of 3 and 2 tokens, and a window over both and past their end:
 
     >>> segments_of(np.array([0, 3, 5]), np.array([1]), 6).tolist()
     [[1, 1, 2, 2, 0, 0]]

@@ -21,9 +21,9 @@ class Survey(msgspec.Struct, frozen=True):
     validation_documents: int
     validation_bytes: int
     lowest: float
-    """The smallest share that would hold a document out."""
+    """The smallest fraction that would hold a document out."""
     highest: float
-    """From this share on every document is held out."""
+    """From this fraction on every document is held out."""
 
 
 def survey(corpus: Corpus, validation: float) -> Survey:
@@ -35,13 +35,13 @@ def survey(corpus: Corpus, validation: float) -> Survey:
     kept = cache.read(path)
     if kept is not None:
         return msgspec.json.decode(kept, type=Survey)
-    digest, counts, shares = Digest(), {True: [0, 0], False: [0, 0]}, [math.inf, 0.0]
+    digest, counts, fractions = Digest(), {True: [0, 0], False: [0, 0]}, [math.inf, 0.0]
     for document in corpus.read():
         content = document.text.encode()
         digest.add(document.id, document.content)
-        share = share_of(content)
-        shares = [min(shares[0], share), max(shares[1], share)]
-        count = counts[share < validation]
+        fraction = fraction_of(content)
+        fractions = [min(fractions[0], fraction), max(fractions[1], fraction)]
+        count = counts[fraction < validation]
         count[0] += 1
         count[1] += len(content)
     if not any(documents for documents, _ in counts.values()):
@@ -51,10 +51,10 @@ def survey(corpus: Corpus, validation: float) -> Survey:
             which = "validation" if held_out else "training"
             raise UserError(
                 f"data.validation: {validation} leaves no document for {which} out of "
-                f"{counts[not held_out][0]}; take more documents, or a share {hint} "
-                f"{shares[bound]:.6f}"
+                f"{counts[not held_out][0]}; take more documents, or a fraction {hint} "
+                f"{fractions[bound]:.6f}"
             )
-    found = Survey(digest.hex(), *counts[False], *counts[True], *shares)
+    found = Survey(digest.hex(), *counts[False], *counts[True], *fractions)
     cache.write(path, msgspec.json.encode(found))
     return found
 
@@ -64,10 +64,10 @@ def forget(corpus: Corpus, validation: float) -> None:
     _survey_path(corpus, validation).unlink(missing_ok=True)
 
 
-def share_of(content: bytes) -> float:
+def fraction_of(content: bytes) -> float:
     """Where in [0, 1) a document falls, by its content alone, so that copies fall together.
 
-    >>> round(share_of(b"a document"), 3)
+    >>> round(fraction_of(b"a document"), 3)
     0.051
     """
     return int.from_bytes(hashlib.sha256(content).digest()[:6], "big") / 2**48

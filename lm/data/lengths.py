@@ -1,6 +1,6 @@
 """How long documents are: the code that pays for where they begin and end.
 
-A length counts what a model may be asked for of a document: its tokens and the end token. A
+A length counts what a model may be asked for of a document: its tokens and the eos token. A
 document of length n goes on after its tokens 1 .. n - 1 and ends at token n, so the nats of
 "goes on" and "ends" at each token, given that it has come so far, sum to -log p(n), whichever
 windows the tokens stand in.
@@ -115,7 +115,7 @@ class LengthModel(Config, frozen=True):
 class Geometric(NamedTuple):
     """The true lengths of documents that have a token, and end after each with p = 1 / mean.
 
-    `mean` is that of the tokens without the end token, at least 1.
+    `mean` is that of the tokens without the eos token, at least 1.
     """
 
     mean: float

@@ -1,7 +1,7 @@
 """The token store: a corpus as arrays on disk, checked whole before it is used.
 
-Under `$LM_CACHE/tokens/KEY/`, for each split: `tokens` (all documents' pieces, each document
-between a begin and an end piece), `channels/NAME` (what the source says of each of them),
+Under `$LM_CACHE/tokens/KEY/`, for each split: `tokens` (all documents' tokens, each document
+between a begin and an eos token), `channels/NAME` (what the source says of each of them),
 `offsets` (where each document begins, and the end), `bytes` (its length in UTF-8), zarr 3
 arrays with checksums, and `ids.json`. `manifest.json`, written last, holds the key and the
 length and SHA-256 of every file, because the arrays' own checksums do not see a chunk that is
@@ -22,7 +22,7 @@ import numpy as np
 import tensorstore as ts
 
 from lm.data import cache
-from lm.data.corpora import share_of
+from lm.data.corpora import fraction_of
 from lm.data.sources import Channel, Document, Part
 from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
@@ -144,7 +144,7 @@ def _build(
             streams = _streams(batch, tokenizer, channels)
             for document, stream in zip(batch, streams, strict=True):
                 content = document.text.encode()
-                writer = held_out if share_of(content) < validation else train
+                writer = held_out if fraction_of(content) < validation else train
                 writer.add(document.id, len(content), stream)
         train.close()
         held_out.close()
@@ -181,8 +181,8 @@ def _streams(
     encoded = iter(tokenizer.encode_all([part.text for each in parts for part in each]))
     special = tokenizer.vocabulary
     for each in parts:
-        tokens = [np.append(next(encoded), special.end) for _ in each]
-        tokens[0] = np.insert(tokens[0], 0, special.begin)
+        tokens = [np.append(next(encoded), special.eos) for _ in each]
+        tokens[0] = np.insert(tokens[0], 0, special.bos)
         yield [
             np.concatenate(tokens),
             *(

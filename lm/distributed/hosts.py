@@ -65,7 +65,7 @@ def join() -> None:
     _same_command()
 
 
-def several() -> bool:
+def is_multihost() -> bool:
     """Whether there are other hosts."""
     return _joined
 
@@ -76,7 +76,7 @@ def described() -> str:
     Raises UserError where the devices are those of several hosts that have not joined.
     """
     number, devices = jax.process_count(), jax.devices()
-    if number > 1 and not several():
+    if number > 1 and not is_multihost():
         raise UserError(
             f"the devices are those of {number} hosts, which did not find each other; set"
             f" {', '.join(VARIABLES)} on each"
@@ -86,20 +86,20 @@ def described() -> str:
     return f"{hosts}, {many} ({devices[0].device_kind})"
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this host is the one that writes what all of them found."""
-    return not several() or jax.process_index() == 0
+    return not is_multihost() or jax.process_index() == 0
 
 
-def told(find: Callable[[], T]) -> T:
+def broadcast_from_first(find: Callable[[], T]) -> T:
     """What the first host finds, which must be JSON, on every host; they wait for it.
 
     Its UserError is raised on every host.
     """
-    if not several():
+    if not is_multihost():
         return find()
     key = _key()
-    if first():
+    if is_first():
         answer: dict[str, Any] = {}
         try:
             answer["value"] = find()
@@ -114,9 +114,9 @@ def told(find: Callable[[], T]) -> T:
     return found
 
 
-def together(do: Callable[[], T]) -> T:
+def barrier(do: Callable[[], T]) -> T:
     """Does it on every host; where it is a UserError on one, it is raised on all."""
-    if not several():
+    if not is_multihost():
         return do()
     found: list[T] = []
     mine = ""
@@ -132,18 +132,18 @@ def together(do: Callable[[], T]) -> T:
     return found[0]
 
 
-def asks(flags: Sequence[bool], mesh: Mesh) -> jax.Array:
+def place_flags(flags: Sequence[bool], mesh: Mesh) -> jax.Array:
     """What this host asks of all, bool[devices, n]: an input of a step, which tells them.
 
     A step synchronizes the hosts anyway; agreeing on anything beside it would again.
     """
     mine = np.array([flags])
     return jax.make_array_from_callback(
-        (mesh.size, len(flags)), asked_where(mesh), lambda _: mine
+        (mesh.size, len(flags)), flags_sharding(mesh), lambda _: mine
     )
 
 
-def asked_where(mesh: Mesh) -> NamedSharding:
+def flags_sharding(mesh: Mesh) -> NamedSharding:
     """How `asks` lies on the devices: a row each."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
@@ -174,7 +174,7 @@ def leaving() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not several():
+        if not is_multihost():
             raise
         if isinstance(error, SystemExit):
             _exit(error.code if isinstance(error.code, int) else 1)
@@ -183,8 +183,8 @@ def leaving() -> Iterator[None]:
             threading.Event().wait()  # `_end` ends this process
         traceback.print_exc()
         _exit(1)
-    if several():
-        told(lambda: None)
+    if is_multihost():
+        broadcast_from_first(lambda: None)
         _leaving.set()
         jax.distributed.shutdown()
 
@@ -385,7 +385,7 @@ def _same_command() -> None:
 
     Runs that differ by host, as in a sweep, must not become one.
     """
-    arguments: list[str] = told(lambda: sys.argv[1:])
+    arguments: list[str] = broadcast_from_first(lambda: sys.argv[1:])
 
     def check() -> None:
         if sys.argv[1:] != arguments:
@@ -394,7 +394,7 @@ def _same_command() -> None:
                 f" same, and each run of its own needs {ALONE}"
             )
 
-    together(check)
+    barrier(check)
 
 
 _joined = False
@@ -423,7 +423,7 @@ GRACE = 4.0
 def _speak_for_all() -> None:
     """The first host's standard output is the program's, and no library's chatter."""
     sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w") if first() else open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = os.fdopen(os.dup(1), "w") if is_first() else open(os.devnull, "w")  # noqa: SIM115
     os.dup2(2, 1)
 
 
@@ -435,7 +435,7 @@ def _watch_each_other() -> None:
     """
     links: dict[socket.socket, int] = {}
     try:
-        _accept(links) if first() else _connect(links)
+        _accept(links) if is_first() else _connect(links)
     except OSError as error:
         print(
             f"lm: not all hosts can connect to watch each other ({error}): if one is lost, the"

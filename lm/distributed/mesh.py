@@ -40,7 +40,7 @@ Axes = tuple[str, ...]
 
 
 class Mesh(Config):
-    """How many ways each axis splits the devices; the product is the number of devices.
+    """How many num_shards each axis splits the devices; the product is the number of devices.
 
     What is null is chosen, so that the run fits (`choose`).
     """
@@ -73,7 +73,7 @@ class Mesh(Config):
     ) = None
 
 
-class Split(NamedTuple):
+class Divisibility(NamedTuple):
     """A size that a mesh must divide."""
 
     axis: str
@@ -87,7 +87,7 @@ class Split(NamedTuple):
 
 
 def choose(
-    config: Mesh, splits: Iterable[Split], *, devices: int, slices: int = 1
+    config: Mesh, splits: Iterable[Divisibility], *, devices: int, slices: int = 1
 ) -> dict[str, int]:
     """The size of each mesh axis: what is given, and a legal choice of what is not.
 
@@ -96,7 +96,8 @@ def choose(
     with the least context. Raises UserError in one line where no mesh is legal: what does not
     divide what, and what would.
 
-    >>> rows, width = Split("batch", 48, "data.batch"), Split("embed", 768, "model.width")
+    >>> rows = Divisibility("batch", 48, "data.batch")
+    >>> width = Divisibility("embed", 768, "model.width")
     >>> choose(Mesh(), [rows, width], devices=32, slices=2)
     {'replica': 2, 'fsdp': 8, 'tensor': 2, 'context': 1}
     >>> choose(Mesh(fsdp=32), [rows, width], devices=32)
@@ -139,20 +140,20 @@ def choose(
     raise UserError(first)
 
 
-def _complaint(split: Split, mesh: dict[str, int]) -> str | None:
+def _complaint(split: Divisibility, mesh: dict[str, int]) -> str | None:
     """What does not divide what, and what would; None if all is well."""
     by = {f"mesh.{axis}": mesh[axis] for axis in LAYOUT[split.axis] if mesh[axis] > 1}
-    ways = math.prod(by.values()) * split.each
-    if split.size % ways == 0:
+    num_shards = math.prod(by.values()) * split.each
+    if split.size % num_shards == 0:
         return None
     if split.each > 1:
         by["microbatches"] = split.each
     product = " x ".join(f"{name}={size}" for name, size in by.items())
     said = f"{split.name}={split.size}" if split.is_field else split.name
-    line = f"{said} is not a multiple of {ways} ({product})"
+    line = f"{said} is not a multiple of {num_shards} ({product})"
     if split.is_field:
-        below = split.size // ways * ways
-        line += f"; nearest: {' or '.join(str(n) for n in (below, below + ways) if n)}"
+        below = split.size // num_shards * num_shards
+        line += f"; nearest: {' or '.join(str(n) for n in (below, below + num_shards) if n)}"
     if len(by) > 1 or split.axis == "batch":
         return line
     devices = math.prod(mesh.values())
@@ -238,7 +239,7 @@ def platform_of(mesh: jax.sharding.Mesh | None) -> str | None:
     return None if mesh is None else str(mesh.devices.flat[0].platform)
 
 
-def ways(mesh: jax.sharding.Mesh | None, axis: str) -> int:
+def num_shards(mesh: jax.sharding.Mesh | None, axis: str) -> int:
     """Into how many parts the mesh splits a logical axis; 1 without a mesh."""
     if mesh is None:
         return 1

@@ -61,7 +61,7 @@ def keep_memory() -> None:
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, -1)
     mallopt(top_pad, 256 << 20)
-    # Threads would each keep memory of their own, of no more than 64 MiB a piece.
+    # Threads would each keep memory of their own, of no more than 64 MiB each.
     mallopt(arena_max, 1)
 
 

@@ -18,15 +18,15 @@ def baselines(
     """Bits per byte of a held-out text under each baseline.
 
     `documents` are the text, and `windows` what of it is scored; `counts_V` are the windows'
-    pieces, with the end pieces, and `training_counts_V` those of the training text;
-    `possible_V` says which pieces a document may hold (ordinary ones and the end). Compressors
+    tokens, with the eos token, and `training_counts_V` those of the training text;
+    `possible_V` says which tokens a document may hold (ordinary ones and the end). Compressors
     are counted without the headers and checksums of their file formats: xz's are half a bit per
     byte of a 1 KB window.
 
     >>> result = baselines([b"abab", b"abab"], [b"abababab"],
     ...                    training_counts_V=np.array([0, 1, 5]), counts_V=np.array([0, 2, 4]),
     ...                    possible_V=np.array([False, True, True]))
-    >>> result["uniform"]  # log2(2) * 6 pieces / 8 bytes
+    >>> result["uniform"]  # log2(2) * 6 tokens / 8 bytes
     0.75
     >>> result["unigram"]  # -(2 log2(2/8) + 4 log2(6/8)) / 8
     0.70751...
@@ -38,7 +38,7 @@ def baselines(
     smoothed_V = np.where(possible_V, training_counts_V + 1.0, 0.0)
     probability_V = np.where(possible_V, smoothed_V / smoothed_V.sum(), 1.0)
     if counts_V[~possible_V].any():
-        raise ValueError("the text holds pieces that are not possible")
+        raise ValueError("the text holds tokens that are not possible")
     result = {
         "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / scored),
         "unigram": float(-(counts_V * np.log2(probability_V)).sum() / scored),
@@ -52,7 +52,7 @@ def baselines(
 
 
 def window_contents(
-    tokens_RL: np.ndarray, content_RL: np.ndarray, pieces: Sequence[bytes]
+    tokens_RL: np.ndarray, content_RL: np.ndarray, tokens: Sequence[bytes]
 ) -> list[bytes]:
     """The text that each window holds.
 
@@ -61,7 +61,7 @@ def window_contents(
     [b'ab', b'b']
     """
     return [
-        b"".join(pieces[token] for token in tokens_L[content_L > 0])
+        b"".join(tokens[token] for token in tokens_L[content_L > 0])
         for tokens_L, content_L in zip(tokens_RL, content_RL, strict=True)
     ]
 

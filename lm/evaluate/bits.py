@@ -25,9 +25,9 @@ class Text(NamedTuple):
     """What the windows hold, apart from any model."""
 
     bytes_RL: np.ndarray
-    """UTF-8 bytes of each content piece; 0 for the end piece and where there is no content."""
+    """UTF-8 bytes of each content token; 0 for the eos token and where there is no content."""
     documents_RL: np.ndarray
-    """Which document each content piece belongs to; -1 where there is no content."""
+    """Which document each content token belongs to; -1 where there is no content."""
 
 
 def text_of(
@@ -35,8 +35,8 @@ def text_of(
     segments_RL: np.ndarray,
     *,
     windows: np.ndarray,
-    begin: int,
-    piece_bytes_V: np.ndarray,
+    bos: int,
+    token_bytes_V: np.ndarray,
     offsets: np.ndarray,
 ) -> Text:
     """The bytes and documents of windows of a stream in which documents start at `offsets`.
@@ -46,17 +46,17 @@ def text_of(
     >>> stream = [2, 7, 3, 2, 8, 9, 3]  # two documents between begin (2) and end (3)
     >>> tokens = np.array([[2, 7, 3, 2], [2, 8, 9, 3]])
     >>> segments = np.array([[1, 1, 1, 2], [1, 1, 1, 1]])
-    >>> text = text_of(tokens, segments, windows=np.arange(2), begin=2,
-    ...                piece_bytes_V=np.array([0] * 7 + [1, 2, 3]), offsets=np.array([0, 3, 7]))
+    >>> text = text_of(tokens, segments, windows=np.arange(2), bos=2,
+    ...                token_bytes_V=np.array([0] * 7 + [1, 2, 3]), offsets=np.array([0, 3, 7]))
     >>> text.bytes_RL.tolist(), text.documents_RL.tolist()
     ([[0, 1, 0, 0], [0, 2, 3, 0]], [[-1, 0, 0, -1], [-1, 1, 1, 1]])
     """
     length = tokens_RL.shape[1]
     index_RL = windows[:, None] * (length - 1) + np.arange(length)[None, :]
-    content_RL = (segments_RL > 0) & (tokens_RL != begin)
+    content_RL = (segments_RL > 0) & (tokens_RL != bos)
     documents_RL = np.searchsorted(offsets, index_RL, side="right") - 1
     return Text(
-        bytes_RL=np.where(content_RL, piece_bytes_V[tokens_RL], 0),
+        bytes_RL=np.where(content_RL, token_bytes_V[tokens_RL], 0),
         documents_RL=np.where(content_RL, documents_RL, -1),
     )
 

@@ -7,8 +7,8 @@ from lm.evaluate.baselines import baselines, window_contents
 from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.passage import says
 from lm.evaluate.probe.labels import probe_of
-from lm.evaluate.scorers.base import blank_of
-from lm.evaluate.scoring import score_by, shares_of, valid
+from lm.evaluate.scorers.base import mask_prediction_of
+from lm.evaluate.scoring import curve_of, score_by, valid
 from lm.evaluate.truth import truth_of
 from lm.evaluate.windows import Windows
 from lm.results import Evaluation
@@ -31,7 +31,7 @@ def evaluate(trained: Trained, effort: Effort = USUAL) -> Evaluation | None:
     windows = Windows.of(trained, trained.tokens.validation, effort.rows)
     name, headline = next(iter(scores.items()))
     probed = probe_of(trained, effort.probe_tokens)
-    blank = blank_of(trained.run.objective.answers)
+    blank = mask_prediction_of(trained.run.objective.predictions)
     return Evaluation(
         bits_per_byte=headline.bits_per_byte,
         layout_bits=headline.layout_bits,
@@ -40,7 +40,7 @@ def evaluate(trained: Trained, effort: Effort = USUAL) -> Evaluation | None:
         scorer=name,
         kind=headline.kind,
         scores={name: value.brief() for name, value in scores.items()},
-        error_by_share=shares_of(trained, effort, blank) if blank else {},
+        error_by_fraction=curve_of(trained, effort, blank) if blank else {},
         probe_accuracy=None if probed is None else probed.accuracy,
         probe_se=None if probed is None else probed.accuracy_se,
         probe=probed,
@@ -57,11 +57,11 @@ def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:
     tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
     vocabulary = tokenizer.vocabulary
     content_RL = windows.text.documents_RL >= 0
-    possible_V = np.arange(vocabulary.size) >= vocabulary.ordinary
-    possible_V[vocabulary.end] = True
+    possible_V = np.arange(vocabulary.size) >= vocabulary.first_ordinary
+    possible_V[vocabulary.eos] = True
     return baselines(
         [split.text(d).encode() for d in range(len(split.ids))],
-        window_contents(windows.tokens_RL, content_RL, tokenizer.pieces),
+        window_contents(windows.tokens_RL, content_RL, tokenizer.tokens),
         training_counts_V=_counts(trained.tokens.train, vocabulary.size),
         counts_V=np.bincount(windows.tokens_RL[content_RL], minlength=vocabulary.size),
         possible_V=possible_V,
@@ -69,7 +69,7 @@ def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:
 
 
 def _counts(split: Split, size: int) -> np.ndarray:
-    """How often each piece stands in a split, read a few megabytes at a time."""
+    """How often each token stands in a split, read a few megabytes at a time."""
     counts_V, step = np.zeros(size, np.int64), 1 << 20
     for start in range(0, split.size, step):
         chunk = split.read([start], min(step, split.size - start))

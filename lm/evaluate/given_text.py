@@ -86,7 +86,7 @@ def _in_memory(names: list[str], texts: list[str], tokenizer: Tokenizer) -> Spli
     """A split of these documents that is on no disk."""
     special = tokenizer.vocabulary
     streams = [
-        np.concatenate([[special.begin], ids, [special.end]]).astype(np.int32)
+        np.concatenate([[special.bos], ids, [special.eos]]).astype(np.int32)
         for ids in tokenizer.encode_all(texts)
     ]
     return Split(

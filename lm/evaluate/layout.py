@@ -2,7 +2,7 @@
 
 A chain rule predicts the end of each document itself, so it pays for ends token by token, and
 pays once. A masked model is shown where documents begin, and so where those before them end; a
-span model how many there are. What is told must be in the code, or its length falls below what
+span model how many there are. What is given must be in the code, or its length falls below what
 the source needs: it is coded first, by a length model fitted to the training documents, given
 all of the stream before the window, as whoever decodes windows in their order knows it.
 """
@@ -13,17 +13,22 @@ import numpy as np
 
 from lm.data.lengths import Lengths, nats_of
 
-Told = Literal["nothing", "number of documents", "ends of documents"]
+LayoutGiven = Literal["nothing", "number of documents", "ends of documents"]
 """What a scorer gives a model to know of a row's layout before any token is predicted."""
 
 
 def layout_nats(
-    told: Told, lengths: Lengths, *, windows: np.ndarray, offsets: np.ndarray, length: int
+    given: LayoutGiven,
+    lengths: Lengths,
+    *,
+    windows: np.ndarray,
+    offsets: np.ndarray,
+    length: int,
 ) -> np.ndarray:
     """Nats of what is told of each window, float64[R, L]: at each token, what it says of ends.
 
     Windows and offsets are those of `ends_nats`. Whether the token at a row's last position
-    ends its document is not seen from the row, so it is not told: the model is asked for it.
+    ends its document is not seen from the row, so it is not given: the model is asked for it.
 
     >>> from lm.data.lengths import Geometric
     >>> found = layout_nats("ends of documents", Geometric(mean=2), windows=np.arange(2),
@@ -31,12 +36,12 @@ def layout_nats(
     >>> np.exp(-found).round(6).tolist()
     [[1.0, 1.0, 0.5, 1.0, 1.0], [1.0, 0.5, 0.5, 1.0, 1.0]]
     """
-    if told == "nothing":
+    if given == "nothing":
         return np.zeros((len(windows), length))
     paid_RL = ends_nats(lengths, windows=windows, offsets=offsets, length=length)
     whole_R = (windows + 1) * (length - 1) < offsets[-1]
     paid_RL[whole_R, -1] = 0.0
-    if told == "number of documents":
+    if given == "number of documents":
         # A row that ends in padding pays for all ends, which is more.
         place_RL, end_RL = _places(windows, offsets, length)
         _pay_for_numbers(paid_RL, np.flatnonzero(whole_R), lengths, place_RL, end_RL[:, 0])
@@ -75,7 +80,7 @@ def ends_nats(
 def _places(
     windows: np.ndarray, offsets: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each token's place in its document, from 0, its begin token, and that of its end."""
+    """Each token's place in its document, from 0, its bos token, and that of its end."""
     stream_RL = windows[:, None] * (length - 1) + np.arange(length)[None, :]
     document_RL = np.searchsorted(offsets[:-1], stream_RL, side="right") - 1
     return stream_RL - offsets[document_RL], np.diff(offsets)[document_RL] - 1

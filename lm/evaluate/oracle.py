@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.data.sources.hmm import ALPHABET, Hmm
-from lm.example import Causal, Example, Full, Vocabulary
+from lm.example import Bidirectional, Causal, Example, Vocabulary
 from lm.numerics import Einsum
 
 
-class Answer(NamedTuple):
-    """Log-probabilities in the form of a body's output: states, and a table that keeps them."""
+class Prediction(NamedTuple):
+    """Log-probabilities in the form of a module's output: states, and a table that keeps
+    them.
+    """
 
     hidden_BPD: jax.Array
     unembedding_VD: jax.Array
@@ -22,11 +24,11 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Oracle:
-    """A body without parameters that knows a hidden Markov source: no model does better.
+    """A module without parameters that knows a hidden Markov source: no model does better.
 
     Every scorer takes it, so each number of a model has its optimum, on the same text under the
-    same masks. A piece is a symbol, a row is one document (`Hmm.row_length`); what is shown is
-    taken for true, so it is no optimum where an objective shows random pieces.
+    same masks. A token is a symbol, a row is one document (`Hmm.row_length`); what is shown is
+    taken for true, so it is no optimum where an objective shows random tokens.
     """
 
     source: Hmm
@@ -34,26 +36,28 @@ class Oracle:
     einsum: ClassVar[Einsum] = Einsum("float32")
     mesh: ClassVar[None] = None
 
-    def apply(self, variables: Any, example: Example) -> Answer:
-        """p(piece | what is visible): the next piece (causal), or what a mask piece hides."""
+    def apply(self, variables: Any, example: Example) -> Prediction:
+        """p(token | what is visible): the next token (causal), or what a mask token hides."""
         del variables
-        if isinstance(example.visible, Causal):
-            share_BLV = self._next(example.inputs)
-        elif isinstance(example.visible, Full):
-            share_BLV = self._hidden(example.inputs)
+        if isinstance(example.attention_mask, Causal):
+            fraction_BLV = self._next(example.inputs)
+        elif isinstance(example.attention_mask, Bidirectional):
+            fraction_BLV = self._masked(example.inputs)
         else:
             raise ValueError("the source answers causal rows and rows that are seen whole")
-        if example.predict is not None:
-            share_BLV = jnp.take_along_axis(share_BLV, example.predict[..., None], axis=1)
+        if example.target_positions is not None:
+            fraction_BLV = jnp.take_along_axis(
+                fraction_BLV, example.target_positions[..., None], axis=1
+            )
         # What cannot be gets what a float32 softmax cannot tell from nothing.
-        log_BPV = jnp.log(jnp.maximum(share_BLV, 1e-30))
-        return Answer(log_BPV, jnp.eye(self.vocabulary.size))
+        log_BPV = jnp.log(jnp.maximum(fraction_BLV, 1e-30))
+        return Prediction(log_BPV, jnp.eye(self.vocabulary.size))
 
-    def nothing(self, rows: int, capacity: int) -> Any:
+    def init_cache(self, rows: int, capacity: int) -> Any:
         raise NotImplementedError("the source reads whole rows")
 
     def _next(self, tokens_BL: jax.Array) -> jax.Array:
-        """Of the piece after each position, given all up to it, float32[B, L, V]."""
+        """Of the token after each position, given all up to it, float32[B, L, V]."""
         tables = self.source.source()
         start_S, move_SS = jnp.array(tables.initial_S), jnp.array(tables.transition_SS)
 
@@ -68,8 +72,8 @@ class Oracle:
         # Asked at the position before: begin for the first symbol.
         return jnp.roll(self._pieces(before_BTS, tokens_BL.shape[1]), -1, axis=1)
 
-    def _hidden(self, tokens_BL: jax.Array) -> jax.Array:
-        """Of the piece at each position, given all that are no mask piece, float32[B, L, V]."""
+    def _masked(self, tokens_BL: jax.Array) -> jax.Array:
+        """Of the token at each position, given all that are no mask token, float32[B, L, V]."""
         tables = self.source.source()
         start_S, move_SS = jnp.array(tables.initial_S), jnp.array(tables.transition_SS)
         evidence_TBS = jnp.swapaxes(self._evidence(tokens_BL), 0, 1)
@@ -88,26 +92,26 @@ class Oracle:
         return self._pieces(jnp.swapaxes(state_TBS, 0, 1), tokens_BL.shape[1])
 
     def _evidence(self, tokens_BL: jax.Array) -> jax.Array:
-        """p(piece | state) of the row's symbols, 1 where one is hidden, float32[B, T, S]."""
+        """p(token | state) of the row's symbols, 1 where one is hidden, float32[B, T, S]."""
         emission_SK = self.source.source().emission_SK
         known_VS = np.ones((self.vocabulary.size, len(emission_SK)))
-        known_VS[self._pieces_of_symbols] = emission_SK.T
+        known_VS[self._tokens_of_symbols] = emission_SK.T
         return jnp.array(known_VS)[tokens_BL[:, 1 : 1 + self.source.length]]
 
     def _pieces(self, state_BTS: jax.Array, length: int) -> jax.Array:
-        """p(piece) at each position of the row: symbols at theirs, then the end piece."""
+        """p(token) at each position of the row: symbols at theirs, then the eos token."""
         emission_SK, size = self.source.source().emission_SK, self.vocabulary.size
         said_SV = np.zeros((len(emission_SK), size))
-        said_SV[:, self._pieces_of_symbols] = emission_SK
-        share_BTV = _product(state_BTS, jnp.array(said_SV))
+        said_SV[:, self._tokens_of_symbols] = emission_SK
+        fraction_BTV = _product(state_BTS, jnp.array(said_SV))
         rest = length - 1 - self.source.length
-        end_BRV = jnp.zeros((len(state_BTS), rest, size)).at[..., self.vocabulary.end].set(1.0)
-        return jnp.concatenate([end_BRV[:, :1], share_BTV, end_BRV], axis=1)
+        end_BRV = jnp.zeros((len(state_BTS), rest, size)).at[..., self.vocabulary.eos].set(1.0)
+        return jnp.concatenate([end_BRV[:, :1], fraction_BTV, end_BRV], axis=1)
 
     @property
-    def _pieces_of_symbols(self) -> np.ndarray:
+    def _tokens_of_symbols(self) -> np.ndarray:
         letters = ALPHABET[: self.source.symbols].encode()
-        return self.vocabulary.ordinary + np.frombuffer(letters, np.uint8).astype(int)
+        return self.vocabulary.first_ordinary + np.frombuffer(letters, np.uint8).astype(int)
 
 
 _product = partial(jnp.matmul, precision="highest")

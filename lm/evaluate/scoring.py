@@ -9,16 +9,16 @@ from lm.evaluate.bits import measure
 from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.scorers import SCORERS
 from lm.evaluate.scorers.base import Scorer, refuses, score
-from lm.evaluate.scorers.curve import SharesHidden
+from lm.evaluate.scorers.curve import MaskFractions
 from lm.evaluate.windows import Windows, place_of
-from lm.example import Visible
-from lm.objectives.base import Blank
+from lm.example import AttentionMask
+from lm.objectives.base import MaskPrediction
 from lm.results import Score
 from lm.run import Run
 from lm.train.load import Trained
 
-SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
-"""Shares of a row that are hidden for the curve of a masked model's error."""
+FRACTIONS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+"""Shares of a row that are masked for the curve of a masked model's error."""
 
 
 MOST_REPLICATES = 128
@@ -40,18 +40,18 @@ def scorers(run: Run, effort: Effort = USUAL) -> dict[str, Scorer]:
 
 
 def valid(run: Run, effort: Effort = USUAL) -> dict[str, Scorer]:
-    """The scorers that ask what the model was taught to answer."""
-    answers = run.objective.answers
+    """The scorers that ask what the model was trained to answer."""
+    predictions = run.objective.predictions
     return {
         name: scorer
         for name, scorer in scorers(run, effort).items()
-        if refuses(scorer, answers) is None
+        if refuses(scorer, predictions) is None
     }
 
 
-def sees(trained: Trained) -> Visible:
-    """What the model's positions see where nothing is hidden."""
-    return trained.run.objective.last.visible
+def sees(trained: Trained) -> AttentionMask:
+    """What the model's positions see where nothing is masked."""
+    return trained.run.objective.last.attention_mask
 
 
 def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
@@ -81,7 +81,7 @@ def score_of(
     """
     exact = scorer.kind == "exact"
     number = 1 if exact else replicates if mc_se is None else max(2, replicates)
-    layout_RL = windows.layout(scorer.told)
+    layout_RL = windows.layout(scorer.layout_given)
     nats_KRL = nats_by(trained, scorer, windows, number).mean(axis=1)
     while True:
         found = measure(
@@ -108,14 +108,14 @@ def score_of(
         nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
 
 
-def shares_of(trained: Trained, effort: Effort, blank: Blank) -> dict[str, Score]:
-    """Bits per byte of what is hidden by the share hidden, without the layout's."""
-    windows = Windows.of(trained, trained.tokens.validation, effort.share_rows)
-    scorer = SharesHidden(SHARES, blank)
+def curve_of(trained: Trained, effort: Effort, blank: MaskPrediction) -> dict[str, Score]:
+    """Bits per byte of what is masked by the fraction masked, without the layout's."""
+    windows = Windows.of(trained, trained.tokens.validation, effort.curve_rows)
+    scorer = MaskFractions(FRACTIONS, blank)
     nats_KSRL = nats_by(trained, scorer, windows, effort.replicates)
     return {
-        str(share): measure(nats_KSRL[:, i], windows.text, kind=scorer.kind).brief()
-        for i, share in enumerate(SHARES)
+        str(fraction): measure(nats_KSRL[:, i], windows.text, kind=scorer.kind).brief()
+        for i, fraction in enumerate(FRACTIONS)
     }
 
 
@@ -125,7 +125,7 @@ def nats_by(
     """Nats of each token of the windows by a scorer's samples, float32[K, S, R, L]."""
     return score(
         scorer,
-        trained.program.body,
+        trained.program.module,
         trained.params,
         windows,
         vocabulary=trained.tokens.tokenizer.vocabulary,

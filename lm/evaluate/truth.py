@@ -12,9 +12,9 @@ from lm.evaluate.bits import measure
 from lm.evaluate.effort import Effort
 from lm.evaluate.layout import ends_nats
 from lm.evaluate.oracle import Oracle
-from lm.evaluate.scorers.base import blank_of
+from lm.evaluate.scorers.base import mask_prediction_of
 from lm.evaluate.scorers.chain_rule import ChainRule
-from lm.evaluate.scoring import score_by, sees, shares_of
+from lm.evaluate.scoring import curve_of, score_by, sees
 from lm.evaluate.windows import Windows
 from lm.example import Causal as SeesBefore
 from lm.results import Score, Truth
@@ -23,14 +23,14 @@ from lm.train.load import Trained
 
 
 def known_source(run: Run) -> Hmm | None:
-    """The source of the run's text, where a row is one document of it and a symbol a piece."""
+    """The source of the run's text, where a row is one document of it and a symbol a token."""
     corpus = source_of(run)
     rows = corpus and corpus.lengths == "equal" and run.data.length == corpus.row_length
     return corpus if rows else None
 
 
 def source_of(run: Run) -> Hmm | None:
-    """The source of the run's text, where a symbol is a piece."""
+    """The source of the run's text, where a symbol is a token."""
     return run.data.corpus.truth() if run.data.tokenizer.byte_a_token else None
 
 
@@ -38,7 +38,7 @@ def truth_of(trained: Trained, effort: Effort) -> Truth | None:
     """What the source itself answers to the same questions; None where it is not known.
 
     The least bits per byte of any model, whatever the order in which it predicts; and, where a
-    row is one document, the least error by share hidden, under the same masks, and how often
+    row is one document, the least error by fraction hidden, under the same masks, and how often
     the likeliest hidden state, given what a position sees, is the true one, which bounds the
     probe.
     """
@@ -68,7 +68,7 @@ def truth_of(trained: Trained, effort: Effort) -> Truth | None:
 class _OfRows(NamedTuple):
     """What is known beside the score where rows are one document each."""
 
-    error_by_share: dict[str, Score]
+    error_by_fraction: dict[str, Score]
     probe_accuracy: float | None
     probe_se: float | None
 
@@ -86,9 +86,9 @@ def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
     first_n = np.diff(row_n * windows.tokens_RL.shape[1] + segment_n, prepend=-1) != 0
     run_n = np.cumsum(first_n) - 1
     place_n = np.arange(len(run_n)) - np.flatnonzero(first_n)[run_n]
-    pieces, tokens_n = trained.tokens.tokenizer.pieces, windows.tokens_RL[symbols_RL]
+    tokens, tokens_n = trained.tokens.tokenizer.tokens, windows.tokens_RL[symbols_RL]
     symbols_NT = np.zeros((run_n[-1] + 1, place_n.max() + 1), np.int64)
-    symbols_NT[run_n, place_n] = symbols_of(b"".join(pieces[t] for t in tokens_n).decode())
+    symbols_NT[run_n, place_n] = symbols_of(b"".join(tokens[t] for t in tokens_n).decode())
     nats_RL = np.zeros(symbols_RL.shape)
     nats_RL[symbols_RL] = corpus.source().prediction_nats(symbols_NT)[run_n, place_n]
     ends_RL = ends_nats(
@@ -102,9 +102,9 @@ def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
 
 def _truth_of_rows(trained: Trained, effort: Effort, corpus: Hmm) -> tuple[Score, _OfRows]:
     """The source's own score, and further truths, where rows are one document each."""
-    blank = blank_of(trained.run.objective.answers)
+    blank = mask_prediction_of(trained.run.objective.predictions)
     oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)
-    source = replace(trained, program=replace(trained.program, body=oracle), params={})
+    source = replace(trained, program=replace(trained.program, module=oracle), params={})
     test = Windows.of(
         trained, trained.tokens.validation, -(-effort.probe_tokens // (corpus.row_length - 1))
     )
@@ -114,7 +114,7 @@ def _truth_of_rows(trained: Trained, effort: Effort, corpus: Hmm) -> tuple[Score
     named = bayes_accuracy(posterior_NTS, states_NT)
     return score_by(source, ChainRule(), effort), _OfRows(
         # It answers at the place of what is hidden, wherever the model does.
-        error_by_share=shares_of(source, effort, "hidden") if blank else {},
+        error_by_fraction=curve_of(source, effort, "masked") if blank else {},
         probe_accuracy=named.value,
         probe_se=named.se,
     )

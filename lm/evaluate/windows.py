@@ -10,7 +10,7 @@ from lm.data import LengthModel, Split, n_rows, rows
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.evaluate.bits import Text, text_of
-from lm.evaluate.layout import Told, layout_nats
+from lm.evaluate.layout import LayoutGiven, layout_nats
 from lm.train.load import Trained
 
 
@@ -40,8 +40,8 @@ class Windows:
             tokens_RL,
             segments_RL,
             windows=index_R,
-            begin=tokenizer.vocabulary.begin,
-            piece_bytes_V=piece_bytes(trained),
+            bos=tokenizer.vocabulary.bos,
+            token_bytes_V=token_bytes(trained),
             offsets=split.offsets,
         )
         digest = trained.tokens.corpus_digest
@@ -61,7 +61,7 @@ class Windows:
             part = slice(start, start + self.batch)
             yield self.tokens_RL[part], self.segments_RL[part]
 
-    def layout(self, told: Told) -> np.ndarray | None:
+    def layout(self, told: LayoutGiven) -> np.ndarray | None:
         """Nats of what a model is told of where documents end, float64[R, L].
 
         None: it is told something for which no length model pays.
@@ -79,9 +79,9 @@ class Windows:
         )
 
     def same_as(self, other: "Windows") -> bool:
-        """Whether these are the same windows of the same text, cut into the same pieces.
+        """Whether these are the same windows of the same text, cut into the same tokens.
 
-        The pieces' ids may differ, as they do where a tokenizer has sentinels.
+        The tokens' ids may differ, as they do where a tokenizer has sentinels.
         """
         both = zip((self.index_R, *self.text), (other.index_R, *other.text), strict=True)
         same = all(np.array_equal(mine, others) for mine, others in both)
@@ -95,16 +95,16 @@ def place_of(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
     def place(array: np.ndarray) -> jax.Array:
         axes = ("batch", "length")[: array.ndim]
         # A text of few windows may have fewer rows than there are devices.
-        missing = -len(array) % _mesh.ways(mesh, "batch")
+        missing = -len(array) % _mesh.num_shards(mesh, "batch")
         filled = np.pad(array, [(0, missing), (0, 0)][: array.ndim])
         return hosts.put(filled, _mesh.sharding(mesh, *axes))
 
     return place
 
 
-def piece_bytes(trained: Trained) -> np.ndarray:
-    """UTF-8 bytes of each piece."""
-    return np.array([len(piece) for piece in trained.tokens.tokenizer.pieces])
+def token_bytes(trained: Trained) -> np.ndarray:
+    """UTF-8 bytes of each token."""
+    return np.array([len(token) for token in trained.tokens.tokenizer.tokens])
 
 
 def document_of(split: Split, number: int) -> tuple[str, np.ndarray]:

@@ -9,42 +9,44 @@ import numpy as np
 
 from lm.config import UserError
 from lm.distributed.hosts import fetch
-from lm.example import Causal, Full, Visible, Vocabulary, positions_of
+from lm.example import AttentionMask, Bidirectional, Causal, Vocabulary, positions_of
 from lm.generate.question import ordinary, possible, question
 from lm.loss import logits
-from lm.model import Body
-from lm.objectives.base import Blank
+from lm.model import Module
+from lm.objectives.base import MaskPrediction
 
 
 def fill(
-    body: Body,
+    module: Module,
     params: Any,
     tokens: Sequence[int],
     *,
     vocabulary: Vocabulary,
     length: int,
-    answer: Blank = "hidden",
+    prediction: MaskPrediction = "masked",
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int = 0,
 ) -> list[int]:
-    """`tokens` with each mask piece replaced by what a masked model puts there.
+    """`tokens` with each mask token replaced by what a masked model puts there.
 
     One blank at a time, the most confident first; confidence is the probability of the
-    likeliest piece, so it depends on predictions only. Temperature 0 takes the likeliest piece.
+    likeliest token, so it depends on predictions only. Temperature 0 takes the likeliest token.
     """
     if len(tokens) >= length:
-        raise UserError(f"text of {len(tokens)} pieces: the model sees at most {length - 1}")
+        raise UserError(f"text of {len(tokens)} tokens: the model sees at most {length - 1}")
     random = np.random.default_rng(seed)
-    seen = [vocabulary.begin, *tokens]
+    seen = [vocabulary.bos, *tokens]
     blanks = [i for i, token in enumerate(seen) if token == vocabulary.mask]
-    slots = len(blanks)
+    targets = len(blanks)
     while blanks:
         # filled up to the first number of blanks, so that one compiled function serves all
-        asked = [*blanks, *blanks[:1] * (slots - len(blanks))]
-        if answer == "hidden before":
+        asked = [*blanks, *blanks[:1] * (targets - len(blanks))]
+        if prediction == "masked before":
             asked = [position - 1 for position in asked]
-        scores_PV = _scores(body, params, seen, asked, length, visible=Full())[: len(blanks)]
+        scores_PV = _scores(
+            module, params, seen, asked, length, attention_mask=Bidirectional()
+        )[: len(blanks)]
         scores_PV = np.where(ordinary(vocabulary)[None, :], scores_PV, -np.inf)
         at = int(_probabilities(scores_PV).max(axis=1).argmax())
         seen[blanks.pop(at)] = _draw(scores_PV[at], temperature, top_k, random)
@@ -52,72 +54,74 @@ def fill(
 
 
 def likeliest(
-    body: Body,
+    module: Module,
     params: Any,
     tokens: Sequence[int],
     positions: Sequence[int],
     *,
     vocabulary: Vocabulary,
     length: int,
-    answer: Literal["next"] | Blank,
+    prediction: Literal["next"] | MaskPrediction,
     count: int = 5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int[P, count] and probabilities of the likeliest pieces for the given `tokens`.
+    """Ids int[P, count] and probabilities of the likeliest tokens for the given `tokens`.
 
-    Asked what is next, a model predicts a piece from those before it; else put mask pieces at
-    the positions. Probabilities are shares of all pieces that the text may hold there: ordinary
-    ones and the end.
+    Asked what is next, a model predicts a token from those before it; else put mask tokens at
+    the positions. Probabilities are fractions of all tokens that the text may hold there:
+    ordinary ones and the end.
     """
     if len(tokens) >= length:
-        raise UserError(f"text of {len(tokens)} pieces: the model sees at most {length - 1}")
-    seen = [vocabulary.begin, *tokens]
-    shift = 1 if answer == "hidden" else 0
+        raise UserError(f"text of {len(tokens)} tokens: the model sees at most {length - 1}")
+    seen = [vocabulary.bos, *tokens]
+    shift = 1 if prediction == "masked" else 0
     asked = [position + shift for position in positions]
-    visible = Causal() if answer == "next" else Full()
-    scores_PV = _scores(body, params, seen, asked, length, visible=visible)
+    attention_mask = Causal() if prediction == "next" else Bidirectional()
+    scores_PV = _scores(module, params, seen, asked, length, attention_mask=attention_mask)
     scores_PV = np.where(possible(vocabulary)[None, :], scores_PV, -np.inf)
     probability_PV = _probabilities(scores_PV)
-    probability_PV[:, vocabulary.end] = 0
+    probability_PV[:, vocabulary.eos] = 0
     best_PC = np.argsort(-probability_PV, axis=1, kind="stable")[:, :count]
     return best_PC, np.take_along_axis(probability_PV, best_PC, axis=1)
 
 
 def _scores(
-    body: Body,
+    module: Module,
     params: Any,
     seen: Sequence[int],
     positions: Sequence[int],
     length: int,
     *,
-    visible: Visible,
+    attention_mask: AttentionMask,
 ) -> np.ndarray:
     """Logits at positions of a row that starts with `seen`, float32[P, V]."""
     tokens_L, segments_L = np.zeros((2, length), np.int32)
     tokens_L[: len(seen)], segments_L[: len(seen)] = seen, 1
-    predict_BP = np.array([positions], np.int32)
-    arrays = tokens_L[None], segments_L[None], predict_BP
-    return fetch(_logits(body, params, *arrays, visible))[0]
+    target_positions_BP = np.array([positions], np.int32)
+    arrays = tokens_L[None], segments_L[None], target_positions_BP
+    return fetch(_logits(module, params, *arrays, attention_mask))[0]
 
 
 @partial(jax.jit, static_argnums=0)
 def _logits(
-    body: Body,
+    module: Module,
     params: Any,
     tokens_BL: jax.Array,
     segments_BL: jax.Array,
-    predict_BP: jax.Array,
-    visible: Visible,
+    target_positions_BP: jax.Array,
+    attention_mask: AttentionMask,
 ) -> jax.Array:
     positions_BL = positions_of(segments_BL)
-    example = question(tokens_BL, predict_BP, segments_BL, positions_BL, visible)
-    hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
-    return logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
+    example = question(
+        tokens_BL, target_positions_BP, segments_BL, positions_BL, attention_mask
+    )
+    hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
+    return logits(hidden_BPD, unembedding_VD, einsum=module.einsum)
 
 
 def _draw(
     scores_V: np.ndarray, temperature: float, top_k: int | None, random: np.random.Generator
 ) -> int:
-    """A piece drawn from the scores.
+    """A token drawn from the scores.
 
     >>> scores, random = np.log([0.2, 0.5, 0.3]), np.random.default_rng(0)
     >>> _draw(scores, 0.0, None, random), {_draw(scores, 1.0, 2, random) for _ in range(9)}
@@ -134,5 +138,5 @@ def _draw(
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:
-    share = np.exp((scores - scores.max(axis=-1, keepdims=True)).astype(np.float64))
-    return share / share.sum(axis=-1, keepdims=True)
+    fraction = np.exp((scores - scores.max(axis=-1, keepdims=True)).astype(np.float64))
+    return fraction / fraction.sum(axis=-1, keepdims=True)

@@ -12,11 +12,11 @@ from lm.distributed.hosts import fetch
 from lm.example import Causal, Vocabulary, positions_of
 from lm.generate.question import possible, question
 from lm.loss import logits
-from lm.model import Body
+from lm.model import Module
 
 
 def generate(
-    body: Body,
+    module: Module,
     params: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -27,11 +27,11 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Up to `count` pieces that a causal model puts after each prompt; fewer if a text ends.
+    """Up to `count` tokens that a causal model puts after each prompt; fewer if a text ends.
 
-    All rows at once, each position read once. The model sees a begin piece and what came
+    All rows at once, each position read once. The model sees a bos token and what came
     before, of which it forgets the older half whenever a row is `length` positions long.
-    Temperature 0 takes the likeliest piece; `top_k` leaves out all but that many.
+    Temperature 0 takes the likeliest token; `top_k` leaves out all but that many.
     """
     texts = [list(prompt) for prompt in prompts]
     going = list(range(len(texts)))
@@ -42,7 +42,7 @@ def generate(
         half = min(length // 2, length - 2)
         window = length - 1 if longest + count - done < length else half
         seen = [
-            [vocabulary.begin, *texts[row][max(0, len(texts[row]) - window) :]] for row in going
+            [vocabulary.bos, *texts[row][max(0, len(texts[row]) - window) :]] for row in going
         ]
         width = max(map(len, seen))
         steps = min(count - done, length - width)
@@ -55,7 +55,7 @@ def generate(
             segments_BL[row, width - len(tokens) :] = 1
         said_BL = fetch(
             _continue(
-                body,
+                module,
                 params,
                 tokens_BL,
                 segments_BL,
@@ -72,16 +72,16 @@ def generate(
         going = [
             row
             for row, said_L in zip(going, said_BL, strict=True)
-            if vocabulary.end not in said_L
+            if vocabulary.eos not in said_L
         ]
         done += steps
     said = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
-    return [row[: row.index(vocabulary.end)] if vocabulary.end in row else row for row in said]
+    return [row[: row.index(vocabulary.eos)] if vocabulary.eos in row else row for row in said]
 
 
 @partial(jax.jit, static_argnums=(0, 7, 8, 9))
 def _continue(
-    body: Body,
+    module: Module,
     params: Any,
     tokens_BL: jax.Array,
     segments_BL: jax.Array,
@@ -92,18 +92,18 @@ def _continue(
     top_k: int | None,
     vocabulary: Vocabulary,
 ) -> jax.Array:
-    """`steps` pieces after each row, int32[B, M]; a row that has ended repeats the end."""
+    """`steps` tokens after each row, int32[B, M]; a row that has ended repeats the end."""
     batch = len(tokens_BL)
     possible_V = possible(vocabulary)
 
     def read(
-        inputs_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array, past: Any
+        inputs_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array, cache: Any
     ) -> tuple[jax.Array, Any]:
-        """Scores of the piece that comes next."""
+        """Scores of the token that comes next."""
         last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
         example = question(inputs_BL, last_B1, segments_BL, positions_BL, Causal())
-        output, past = body.apply({"params": params}, example, past)
-        return logits(*output, einsum=body.einsum)[:, 0], past
+        output, cache = module.apply({"params": params}, example, cache)
+        return logits(*output, einsum=module.einsum)[:, 0], cache
 
     def draw(scores_BV: jax.Array, key: jax.Array) -> jax.Array:
         scores_BV = jnp.where(possible_V[None], scores_BV, -jnp.inf)
@@ -121,21 +121,21 @@ def _continue(
         return (step < steps) & ~ended_B.all()
 
     def one(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, said_BL, ended_B, scores_BV, past = carry
-        piece_B = draw(scores_BV, jax.random.fold_in(key, step))
-        piece_B = jnp.where(ended_B, vocabulary.end, piece_B)
-        said_BL = jax.lax.dynamic_update_slice_in_dim(said_BL, piece_B[:, None], step, axis=1)
+        step, said_BL, ended_B, scores_BV, cache = carry
+        token_B = draw(scores_BV, jax.random.fold_in(key, step))
+        token_B = jnp.where(ended_B, vocabulary.eos, token_B)
+        said_BL = jax.lax.dynamic_update_slice_in_dim(said_BL, token_B[:, None], step, axis=1)
         ones_B1 = jnp.ones((batch, 1), jnp.int32)
-        scores_BV, past = read(piece_B[:, None], ones_B1, read_B1 + step, past)
-        return step + 1, said_BL, ended_B | (piece_B == vocabulary.end), scores_BV, past
+        scores_BV, cache = read(token_B[:, None], ones_B1, read_B1 + step, cache)
+        return step + 1, said_BL, ended_B | (token_B == vocabulary.eos), scores_BV, cache
 
     read_B1 = (segments_BL > 0).sum(axis=1, keepdims=True)
-    scores_BV, past = read(
-        tokens_BL, segments_BL, positions_of(segments_BL), body.init_cache(batch, capacity)
+    scores_BV, cache = read(
+        tokens_BL, segments_BL, positions_of(segments_BL), module.init_cache(batch, capacity)
     )
-    said_BL = jnp.full((batch, capacity), vocabulary.end, jnp.int32)
+    said_BL = jnp.full((batch, capacity), vocabulary.eos, jnp.int32)
     ended_B = jnp.zeros(batch, bool)
-    carry = jnp.int32(0), said_BL, ended_B, scores_BV, past
+    carry = jnp.int32(0), said_BL, ended_B, scores_BV, cache
     _, said_BL, *_ = jax.lax.while_loop(goes_on, one, carry)
     return said_BL
 

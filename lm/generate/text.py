@@ -19,12 +19,12 @@ def generate_text(
     A temperature of 0 takes the likeliest token. Raises UserError for a model that was not
     trained to predict the next token.
     """
-    if "next" not in model.run.objective.answers:
+    if "next" not in model.run.objective.predictions:
         raise UserError(
             "the model was not trained to predict the next token: it generates none"
         )
     (ids,) = generate(
-        model.program.body,
+        model.program.module,
         model.params,
         [model.tokenizer.encode(text).tolist()],
         vocabulary=model.tokenizer.vocabulary,

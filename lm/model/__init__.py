@@ -3,7 +3,7 @@
 import jax
 
 from lm.model.attention import Attention
-from lm.model.base import Base, Body, Execution, Output, Remat, blank_example
+from lm.model.base import Base, Execution, Module, Output, Remat, blank_example
 from lm.model.transformer import Transformer
 from lm.numerics import Precision
 
@@ -12,9 +12,9 @@ Model = Transformer
 __all__ = [
     "Attention",
     "Base",
-    "Body",
     "Execution",
     "Model",
+    "Module",
     "Output",
     "Remat",
     "Transformer",
@@ -32,7 +32,7 @@ def build(
     remat: Remat = "none",
     unroll: int | None = None,
     attention: Attention = "auto",
-) -> Body:
+) -> Module:
     """The module of a model, ready for `init` and `apply`; see `Base.build`."""
     return config.build(
         vocabulary_size,

@@ -16,15 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Config, UserError
-from lm.example import Causal, Example, Full, Until, Visible
+from lm.example import AttentionMask, Bidirectional, Causal, Example, Until
 from lm.model.attention import Attention
 from lm.numerics import Einsum, Precision
 
-Remat = Literal["none", "products", "block"]
+Remat = Literal["none", "matmuls", "block"]
 
 
 class Output(NamedTuple):
-    """What a body says: a state at each slot, and the table that turns it into pieces."""
+    """What a module says: a state at each target position, and the table that turns it into
+    tokens.
+    """
 
     hidden_BPD: jax.Array
     unembedding_VD: jax.Array
@@ -43,7 +45,7 @@ class Execution(NamedTuple):
 class Base(Config):
     """A model: a frozen value of its settings, and all that others may ask of it."""
 
-    masks: ClassVar[frozenset[type[Visible]]] = frozenset({Causal, Full, Until})
+    masks: ClassVar[frozenset[type[AttentionMask]]] = frozenset({Causal, Bidirectional, Until})
     """The kinds of attention mask that it can serve."""
     reads_source: ClassVar[bool] = False
     """Whether it reads the source of an example, as an encoder and a decoder do."""
@@ -95,7 +97,7 @@ class Base(Config):
     # What it can serve
 
     def refuse_objective(
-        self, masks: frozenset[type[Visible]], *, source: bool = False
+        self, masks: frozenset[type[AttentionMask]], *, source: bool = False
     ) -> str | None:
         """Why it cannot serve examples of these masks, or with a source; None if it can."""
         if source and not self.reads_source:
@@ -142,7 +144,7 @@ class Base(Config):
             counts[self._component(name, axes)] += size
         return counts
 
-    def matrices(self, vocabulary_size: int) -> dict[str, int]:
+    def matmul_parameters(self, vocabulary_size: int) -> dict[str, int]:
         """Parameters that take part in matrix products, by component.
 
         The head's table does, whether it is tied or not; a lookup is no product.
@@ -153,17 +155,29 @@ class Base(Config):
                 counts[self._component(name, axes)] += size
         return counts | {"head": vocabulary_size * self.width}
 
-    def products(
-        self, vocabulary_size: int, *, rows: int, length: int, slots: int, visible: Visible
+    def matmul_flops(
+        self,
+        vocabulary_size: int,
+        *,
+        rows: int,
+        length: int,
+        targets: int,
+        attention_mask: AttentionMask,
     ) -> dict[str, int]:
         """Forward FLOPs of the matrix products by component: two a multiplication."""
         found = {"embedding": 0}
-        for name, weights in self.matrices(vocabulary_size).items():
-            found[name] = 2 * rows * (slots if name == "head" else length) * weights
+        for name, weights in self.matmul_parameters(vocabulary_size).items():
+            found[name] = 2 * rows * (targets if name == "head" else length) * weights
         return found
 
-    def kernel_products(
-        self, how: Execution, *, rows: int, length: int, visible: Visible, train: bool
+    def kernel_flops_of(
+        self,
+        how: Execution,
+        *,
+        rows: int,
+        length: int,
+        attention_mask: AttentionMask,
+        train: bool,
     ) -> int:
         """FLOPs of attention's kernels in a step of training, or in a forward pass alone.
 
@@ -172,7 +186,7 @@ class Base(Config):
         """
         return 0
 
-    def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
+    def recomputed_flops(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
         """Those of the forward FLOPs that the backward pass computes again, by component."""
         return {}
 
@@ -187,7 +201,7 @@ class Base(Config):
     def _sizes(
         self, vocabulary_size: int
     ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
-        """Name, axes and size of each parameter; tables have a row for each piece."""
+        """Name, axes and size of each parameter; tables have a row for each token."""
         for name, axes, shape in _shapes(self):
             sizes = zip(axes, shape, strict=True)
             size = math.prod(vocabulary_size if axis == "vocab" else n for axis, n in sizes)
@@ -211,7 +225,7 @@ class Base(Config):
         remat: Remat = "none",
         unroll: int | None = None,
         attention: Attention = "auto",
-    ) -> "Body":
+    ) -> "Module":
         """The module of this model; without a mesh it pins no layout.
 
         `unroll` is how many layers are compiled in a row, None what suits the platform.
@@ -219,7 +233,7 @@ class Base(Config):
         raise NotImplementedError
 
 
-class Body(nn.Module):
+class Module(nn.Module):
     """What computes: `apply({"params": params}, example) -> Output`.
 
     Hashable. An rng `dropout` turns dropout on. Parameters are boxed with the names of their
@@ -239,7 +253,7 @@ class Body(nn.Module):
 
     @property
     def einsum(self) -> Einsum:
-        """The matrix product of this body, for the head that follows it."""
+        """The matrix product of this module, for the head that follows it."""
         return Einsum(self.precision)
 
     def init_cache(self, rows: int, length: int) -> Any:
@@ -262,27 +276,31 @@ def blank_example(model: Base, rows: int, length: int) -> Example:
     ones_BL = jnp.ones((rows, length), jnp.int32)
     return Example(
         inputs=ones_BL,
-        predict=None,
+        target_positions=None,
         targets=ones_BL,
         weights=ones_BL,
         segments=ones_BL,
         positions=ones_BL,
-        visible=Full() if Full in model.masks else Causal(),
+        attention_mask=Bidirectional() if Bidirectional in model.masks else Causal(),
     )
 
 
-_MASK_NAMES: dict[type, str] = {Causal: "causal", Full: "bidirectional", Until: "prefix"}
+_MASK_NAMES: dict[type, str] = {
+    Causal: "causal",
+    Bidirectional: "bidirectional",
+    Until: "prefix",
+}
 
 
 @cache
 def _shapes(model: Base) -> tuple[Any, ...]:
-    """Name, axes and shape of each parameter for a vocabulary of one piece.
+    """Name, axes and shape of each parameter for a vocabulary of one token.
 
     Nothing is allocated, and no device is asked for.
     """
-    body = model.build(1, mesh=None)
+    module = model.build(1, mesh=None)
     example = partial(blank_example, model, 1, 2)
-    boxed = jax.eval_shape(lambda: body.init(jax.random.key(0), example()))["params"]
+    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), example()))["params"]
     found = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_box)
     return tuple(
         (tuple(key.key for key in path), box.names, box.value.shape) for path, box in found

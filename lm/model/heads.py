@@ -43,11 +43,13 @@ class Outputs(nn.Module):
         )
 
 
-def pooled(states_BLD: jax.Array, segments_BL: jax.Array, slots: int, head: Head) -> jax.Array:
+def pooled(
+    states_BLD: jax.Array, segments_BL: jax.Array, targets: int, head: Head
+) -> jax.Array:
     """The states of a head's documents, [B, slots, D]: slot s has that of segment s + 1.
 
-    A head of tokens has the states as they are. What a slot beyond the row's documents has is
-    0, and nobody's.
+    A head of tokens has the states as they are. What a target position beyond the row's
+    documents has is 0, and nobody's.
 
     >>> states, segments = jnp.arange(5.0).reshape(1, 5, 1), jnp.array([[1, 1, 1, 2, 0]])
     >>> for pool in ("first", "last", "mean"):
@@ -58,7 +60,7 @@ def pooled(states_BLD: jax.Array, segments_BL: jax.Array, slots: int, head: Head
     """
     if head.pool is None:
         return states_BLD
-    number_P = 1 + jnp.arange(slots)
+    number_P = 1 + jnp.arange(targets)
     inside_BPL = segments_BL[:, None, :] == number_P[None, :, None]
     ahead_BPL = jnp.cumsum(inside_BPL, axis=2)  # how many of the segment so far, with this one
     size_BP1 = ahead_BPL[:, :, -1:]

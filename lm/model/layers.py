@@ -70,28 +70,31 @@ _ACTIVATION = {
 }
 
 
-class Turn(NamedTuple):
+class RotaryTable(NamedTuple):
     """Cosine and sine of the rotary angles, float32[B, L, 1, A/2], equal in every layer."""
 
     cosine: jax.Array
     sine: jax.Array
 
 
-def turn(positions_BL: jax.Array, *, size: int, theta: float, length: int) -> Turn:
+def rotary_table(
+    positions_BL: jax.Array, *, size: int, theta: float, length: int
+) -> RotaryTable:
     """The angles for head size A at positions below `length` (Su et al. 2021, eq. 15).
 
     They are looked up, as XLA would compute them anew for every head of every layer.
     """
     frequency_a = theta ** (-jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
     angle_La = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_a[None, :]
-    return Turn(*(f(angle_La)[positions_BL][:, :, None] for f in (jnp.cos, jnp.sin)))
+    return RotaryTable(*(f(angle_La)[positions_BL][:, :, None] for f in (jnp.cos, jnp.sin)))
 
 
-def rotate(x_BLHA: jax.Array, by: Turn) -> jax.Array:
+def rotate(x_BLHA: jax.Array, by: RotaryTable) -> jax.Array:
     """Rotary positions on head halves (Su et al. 2021): dot products see only distances.
 
     >>> x = jnp.ones((1, 2, 1, 4))
-    >>> rotate(x, turn(jnp.array([[0, 1]]), size=4, theta=1e4, length=2))[0, 0, 0].tolist()
+    >>> table = rotary_table(jnp.array([[0, 1]]), size=4, theta=1e4, length=2)
+    >>> rotate(x, table)[0, 0, 0].tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
     left, right = jnp.split(x_BLHA, 2, axis=-1)

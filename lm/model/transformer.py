@@ -12,23 +12,23 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import divisors
-from lm.distributed.mesh import constrain, platform_of, ways
-from lm.example import Causal, Example, Full, Visible, visible_mask
+from lm.distributed.mesh import constrain, num_shards, platform_of
+from lm.example import AttentionMask, Bidirectional, Causal, Example, mask_array
 from lm.model.attention import (
     KERNELS,
     Attention,
     Backend,
-    Reach,
+    KeyExtent,
     attend,
     attend_in_blocks,
     choose,
+    key_extents,
     pairs,
-    reaches,
     refusal,
 )
-from lm.model.base import Base, Body, Execution, Output, Remat
+from lm.model.base import Base, Execution, Module, Output, Remat
 from lm.model.heads import head_outputs
-from lm.model.layers import Mlp, Norm, Turn, feed_forward, rotate, turn
+from lm.model.layers import Mlp, Norm, RotaryTable, feed_forward, rotary_table, rotate
 from lm.numerics import Einsum, Precision
 
 HEAD_SIZE = 64
@@ -38,7 +38,7 @@ HEAD_SIZE = 64
 class Transformer(Base, tag="transformer"):
     """Pre-norm transformer with rotary positions (GPT, BERT and what lies between)."""
 
-    remats: ClassVar[frozenset[Remat]] = frozenset({"none", "products", "block"})
+    remats: ClassVar[frozenset[Remat]] = frozenset({"none", "matmuls", "block"})
     components: ClassVar[Mapping[str, str]] = {
         "query": "attention",
         "key": "attention",
@@ -55,7 +55,7 @@ class Transformer(Base, tag="transformer"):
         | None
     ) = None
     mlp: Annotated[Mlp, Meta(description="plain or gated MLP")] = "gelu"
-    hidden: (
+    mlp_width: (
         Annotated[
             int,
             Meta(ge=1, description="MLP width F; null: 4 D, gated 8/3 D up to a multiple of 8"),
@@ -85,14 +85,14 @@ class Transformer(Base, tag="transformer"):
         return self.width // self.heads
 
     @property
-    def mlp_width(self) -> int:
+    def mlp_size(self) -> int:
         """MLP width F.
 
-        >>> Transformer(width=256).mlp_width, Transformer(width=256, mlp="swiglu").mlp_width
+        >>> Transformer(width=256).mlp_size, Transformer(width=256, mlp="swiglu").mlp_size
         (1024, 688)
         """
-        if self.hidden is not None:
-            return self.hidden
+        if self.mlp_width is not None:
+            return self.mlp_width
         return -(-8 * self.width // 3 // 8) * 8 if self.gated else 4 * self.width
 
     def check(self) -> str | None:
@@ -117,7 +117,7 @@ class Transformer(Base, tag="transformer"):
             "embed": ("width", self.width),
             "heads": ("heads", self.heads),
             "kv": ("kv_heads", self.groups),
-            "mlp": ("hidden", self.mlp_width),
+            "mlp": ("mlp_width", self.mlp_size),
         }
 
     @property
@@ -129,7 +129,7 @@ class Transformer(Base, tag="transformer"):
         """Width 16 with 2 query heads, which share keys if they did."""
         shared = self.groups < self.heads
         return msgspec.structs.replace(
-            self, depth=depth, width=16, heads=2, kv_heads=1 if shared else None, hidden=None
+            self, depth=depth, width=16, heads=2, kv_heads=1 if shared else None, mlp_width=None
         )
 
     def at_depth(self, depth: int) -> Self:
@@ -154,42 +154,58 @@ class Transformer(Base, tag="transformer"):
             platform=how.platform,
         ) or self.refuse_remat(how.remat)
 
-    def products(
-        self, vocabulary_size: int, *, rows: int, length: int, slots: int, visible: Visible
+    def matmul_flops(
+        self,
+        vocabulary_size: int,
+        *,
+        rows: int,
+        length: int,
+        targets: int,
+        attention_mask: AttentionMask,
     ) -> dict[str, int]:
         """Scores are counted for the pairs that are computed, whether masked or not."""
-        found = super().products(
-            vocabulary_size, rows=rows, length=length, slots=slots, visible=visible
+        found = super().matmul_flops(
+            vocabulary_size,
+            rows=rows,
+            length=length,
+            targets=targets,
+            attention_mask=attention_mask,
         )
-        scores = 4 * self.depth * rows * pairs("xla", visible, length) * self.width
+        scores = 4 * self.depth * rows * pairs("xla", attention_mask, length) * self.width
         order = "embedding", "attention", "scores", "mlp", "head"
         return {name: scores if name == "scores" else found[name] for name in order}
 
-    def kernel_products(
-        self, how: Execution, *, rows: int, length: int, visible: Visible, train: bool
+    def kernel_flops_of(
+        self,
+        how: Execution,
+        *,
+        rows: int,
+        length: int,
+        attention_mask: AttentionMask,
+        train: bool,
     ) -> int:
         """FLOPs of attention's kernels; off its platform a kernel is a program as any other."""
         backend = self._backend(how, length)
         if backend == "xla" or KERNELS[backend].home != how.platform:
             return 0
-        each = 2 * self.depth * rows * pairs(backend, visible, length) * self.width
+        each = 2 * self.depth * rows * pairs(backend, attention_mask, length) * self.width
         if not train:
             return 2 * each
         forward = 2 if how.remat == "none" else 4  # neither policy keeps what a kernel gives
         return (forward + KERNELS[backend].backward) * each
 
-    def products_again(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
+    def recomputed_flops(self, forward: Mapping[str, int], remat: Remat) -> dict[str, int]:
         """Those of the forward FLOPs that the backward pass computes again, by component.
 
-        products: the scores, which alone have an axis of the batch on both sides. block: all
+        matmuls: the scores, which alone have an axis of the batch on both sides. block: all
         products of a block but its last, which nothing in the block is derived from.
 
-        >>> Transformer().products_again({"attention": 5, "scores": 3, "mlp": 8}, "block")
+        >>> Transformer().recomputed_flops({"attention": 5, "scores": 3, "mlp": 8}, "block")
         {'attention': 5, 'scores': 3, 'mlp': 4}
         """
         if remat == "none":
             return {}
-        if remat == "products":
+        if remat == "matmuls":
             return {"scores": forward["scores"]}
         matrices = 3 if self.gated else 2
         again = {name: forward[name] for name in ("attention", "scores")}
@@ -199,8 +215,8 @@ class Transformer(Base, tag="transformer"):
         """Queries, keys and values in half precision, residuals in float32."""
         each = {
             "block": 2 * self.width,
-            "products": 6 * self.width + 2 * self.mlp_width,
-            "none": 16 * self.width + 4 * self.mlp_width,
+            "matmuls": 6 * self.width + 2 * self.mlp_size,
+            "none": 16 * self.width + 4 * self.mlp_size,
         }[remat]
         return self.depth * each
 
@@ -238,36 +254,36 @@ class Transformer(Base, tag="transformer"):
         )
 
 
-Kept = tuple[jax.Array, jax.Array]
+KeysValues = tuple[jax.Array, jax.Array]
 """Keys and values, [B, M, G, A] in a layer, [N, B, M, G, A] in all of them."""
 
 
-class Past(NamedTuple):
-    """What a causal body keeps of the positions it has read: it need not read them again."""
+class KVCache(NamedTuple):
+    """What a causal module keeps of the positions it has read: it need not read them again."""
 
-    kept: Kept
+    kv: KeysValues
     segments_BM: jax.Array
-    read: jax.Array
+    cache_length: jax.Array
     """int32: how many of the M positions are filled."""
 
 
-class Sight(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What the layers share: the rows' angles, what they see, and what they have read before.
 
     A kernel makes its own masks, so then there is none.
     """
 
-    angles: Turn
-    visible: Visible
+    angles: RotaryTable
+    attention_mask: AttentionMask
     segments_BL: jax.Array
     mask_BLM: jax.Array | None
-    read: jax.Array | None
+    cache_length: jax.Array | None
 
 
-class TransformerModule(Body):
+class TransformerModule(Module):
     """`apply({"params": params}, example) -> Output`, with the same parameters for all.
 
-    With a `past`, the rows of the example go on from it: `apply(..., example, past)` gives the
+    With a `cache`, the rows of the example go on from it: `apply(..., example, past)` gives the
     output and the past that later positions go on from.
     """
 
@@ -276,35 +292,35 @@ class TransformerModule(Body):
     unroll: int
     attention: Attention
 
-    def init_cache(self, rows: int, length: int) -> Past:
+    def init_cache(self, rows: int, length: int) -> KVCache:
         c = self.config
-        kept = jnp.zeros((c.depth, rows, length, c.groups, c.head_size), self.precision)
-        return Past((kept, kept), jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
+        kv = jnp.zeros((c.depth, rows, length, c.groups, c.head_size), self.precision)
+        return KVCache((kv, kv), jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
 
     @nn.compact
     def __call__(
-        self, example: Example, past: Past | None = None
-    ) -> Output | tuple[Output, Past]:
+        self, example: Example, cache: KVCache | None = None
+    ) -> Output | tuple[Output, KVCache]:
         embedding_VD, unembedding_VD = self._tables()
         x_BLD = constrain(
             embedding_VD[example.inputs], self.mesh, ("batch", "length", "act_embed")
         )
         x_BLD = self._dropout(x_BLD)
-        backend, blocks, sight, segments_BM = self._see(example, past)
+        backend, blocks, inputs, segments_BM = self._see(example, cache)
         layers = self._stack(backend, blocks)
-        x_BLD, kept = layers(x_BLD, sight, None if past is None else past.kept)
-        slots = "length"
-        if example.predict is not None:
-            x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
-            slots = "slots"
+        x_BLD, kv = layers(x_BLD, inputs, None if cache is None else cache.kv)
+        targets = "length"
+        if example.target_positions is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, example.target_positions[..., None], axis=1)
+            targets = "slots"
         hidden_BPD = Norm(self.config.norm, name="norm")(x_BLD)
         if example.head is not None:
             return Output(*head_outputs(hidden_BPD, example))
-        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", slots, "act_embed"))
+        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", targets, "act_embed"))
         output = Output(hidden_BPD, unembedding_VD)
-        if past is None or kept is None:
+        if cache is None or kv is None:
             return output
-        return output, Past(kept, segments_BM, past.read + example.inputs.shape[1])
+        return output, KVCache(kv, segments_BM, cache.cache_length + example.inputs.shape[1])
 
     def _tables(self) -> tuple[jax.Array, jax.Array]:
         """The tables of inputs and of outputs, [V, D]: one, if they are tied."""
@@ -319,13 +335,13 @@ class TransformerModule(Body):
         return embedding_VD, whole(self.param("unembedding", table, shape))
 
     def _see(
-        self, example: Example, past: Past | None
-    ) -> tuple[Backend, tuple[Reach, ...], Sight, jax.Array]:
+        self, example: Example, cache: KVCache | None
+    ) -> tuple[Backend, tuple[KeyExtent, ...], AttentionInputs, jax.Array]:
         """What computes attention, what it sees, and the segments of all keys, [B, M]."""
         length = example.inputs.shape[1]
         backend: Backend = "xla"  # which goes on from a past, too
-        if past is None:
-            segments_BM, read = example.segments, None
+        if cache is None:
+            segments_BM, cache_length = example.segments, None
             backend = choose(
                 self.attention,
                 platform=platform_of(self.mesh),
@@ -333,25 +349,32 @@ class TransformerModule(Body):
                 length=length,
             )
             # Where positions are spread over devices, each has some of every block.
-            whole_row = ways(self.mesh, "length") > 1
-            blocks = reaches(Full() if whole_row else example.visible, length)
+            whole_row = num_shards(self.mesh, "length") > 1
+            blocks = key_extents(
+                Bidirectional() if whole_row else example.attention_mask, length
+            )
             mask_BLM = None
             if backend == "xla":
-                mask_BLM = visible_mask(example.visible, segments_BM)
+                mask_BLM = mask_array(example.attention_mask, segments_BM)
         else:
-            segments_BM, read = _put(past.segments_BM, example.segments, past.read), past.read
-            blocks = (Reach(0, length, segments_BM.shape[1]),)
-            mask_BLM = _sees_past(example, segments_BM, read)
-        angles = turn(
+            segments_BM, cache_length = (
+                _put(cache.segments_BM, example.segments, cache.cache_length),
+                cache.cache_length,
+            )
+            blocks = (KeyExtent(0, length, segments_BM.shape[1]),)
+            mask_BLM = _sees_past(example, segments_BM, cache_length)
+        angles = rotary_table(
             example.positions,
             size=self.config.head_size,
             theta=self.config.rope_theta,
             length=segments_BM.shape[1],
         )
-        sight = Sight(angles, example.visible, example.segments, mask_BLM, read)
-        return backend, blocks, sight, segments_BM
+        inputs = AttentionInputs(
+            angles, example.attention_mask, example.segments, mask_BLM, cache_length
+        )
+        return backend, blocks, inputs, segments_BM
 
-    def _stack(self, backend: Backend, blocks: tuple[Reach, ...]) -> Any:
+    def _stack(self, backend: Backend, blocks: tuple[KeyExtent, ...]) -> Any:
         """All layers, as a function of the stream: one program, its parameters stacked."""
         block = Block if self.remat == "none" else nn.remat(Block, policy=_POLICY[self.remat])
         stacked = nn.scan(
@@ -376,59 +399,62 @@ class Block(nn.Module):
     mesh: jax.sharding.Mesh | None
     einsum: Einsum
     backend: Backend
-    blocks: tuple[Reach, ...]
+    blocks: tuple[KeyExtent, ...]
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, sight: Sight, kept: Kept | None
-    ) -> tuple[jax.Array, Kept | None]:
+        self, x_BLD: jax.Array, inputs: AttentionInputs, kv: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues | None]:
         kind = self.config.norm
-        attention_BLD, kept = self._attention(Norm(kind, name="norm_1")(x_BLD), sight, kept)
+        attention_BLD, kv = self._attention(Norm(kind, name="norm_1")(x_BLD), inputs, kv)
         x_BLD = x_BLD + self._dropout(attention_BLD)
         x_BLD = x_BLD + self._dropout(self._mlp(Norm(kind, name="norm_2")(x_BLD)))
-        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), kept
+        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), kv
 
     def _attention(
-        self, x_BLD: jax.Array, sight: Sight, kept: Kept | None
-    ) -> tuple[jax.Array, Kept | None]:
+        self, x_BLD: jax.Array, inputs: AttentionInputs, kv: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues | None]:
         c = self.config
         width, heads, groups, size = c.width, c.heads, c.groups, c.head_size
         query_DHA = self._matrix("query", ("embed", "heads", "head"), (width, heads, size))
         key_DGA = self._matrix("key", ("embed", "kv", "head"), (width, groups, size))
         value_DGA = self._matrix("value", ("embed", "kv", "head"), (width, groups, size))
         out_HAD = self._matrix("out", ("heads", "head", "embed"), (heads, size, width))
-        query_BLHA = rotate(self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), sight.angles)
-        key_BMGA = rotate(self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), sight.angles)
+        query_BLHA = rotate(self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), inputs.angles)
+        key_BMGA = rotate(self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), inputs.angles)
         value_BMGA = self.einsum("BMD,DGA->BMGA", x_BLD, value_DGA)
-        if kept is not None and sight.read is not None:
+        if kv is not None and inputs.cache_length is not None:
             new = self.einsum.rounded(key_BMGA), self.einsum.rounded(value_BMGA)
-            kept = _put(kept[0], new[0], sight.read), _put(kept[1], new[1], sight.read)
-            key_BMGA, value_BMGA = kept
+            kv = (
+                _put(kv[0], new[0], inputs.cache_length),
+                _put(kv[1], new[1], inputs.cache_length),
+            )
+            key_BMGA, value_BMGA = kv
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
         qkv = query_BLHA, key_BMGA, value_BMGA
         if self.is_initializing():  # what mixes them has no parameters
             mixed_BLHA = query_BLHA
-        elif sight.mask_BLM is not None:
-            mixed_BLHA = attend(*qkv, sight.mask_BLM, self.blocks, einsum=self.einsum)
+        elif inputs.mask_BLM is not None:
+            mixed_BLHA = attend(*qkv, inputs.mask_BLM, self.blocks, einsum=self.einsum)
         else:
             assert self.mesh is not None, "a kernel is for devices"
             mixed_BLHA = attend_in_blocks(
                 self.backend,
                 *qkv,
-                sight.segments_BL,
-                sight.visible,
+                inputs.segments_BL,
+                inputs.attention_mask,
                 mesh=self.mesh,
                 einsum=self.einsum,
             )
-        return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD), kept
+        return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD), kv
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
-        up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_width))
-        down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_width, c.width))
+        up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_size))
+        down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_size, c.width))
         gate_DF = None
         if c.gated:
-            gate_DF = self._matrix("gate", ("embed", "mlp"), (c.width, c.mlp_width))
+            gate_DF = self._matrix("gate", ("embed", "mlp"), (c.width, c.mlp_size))
         return feed_forward(
             x_BLD, up_DF, gate_DF, down_FD, c.mlp, einsum=self.einsum, mesh=self.mesh
         )
@@ -454,17 +480,17 @@ def _put(whole_BM: jax.Array, part_BL: jax.Array, at: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(whole_BM, part_BL, at, axis=1)
 
 
-def _sees_past(example: Example, segments_BM: jax.Array, read: jax.Array) -> jax.Array:
+def _sees_past(example: Example, segments_BM: jax.Array, cache_length: jax.Array) -> jax.Array:
     """What queries that come after `read` positions see of the whole row, bool[B, L, M]."""
-    if not isinstance(example.visible, Causal):
+    if not isinstance(example.attention_mask, Causal):
         raise ValueError("only a causal row can go on from its past")
     length, capacity = example.segments.shape[1], segments_BM.shape[1]
-    before_LM = jnp.arange(capacity)[None, :] <= read + jnp.arange(length)[:, None]
+    before_LM = jnp.arange(capacity)[None, :] <= cache_length + jnp.arange(length)[:, None]
     segments_BL1 = example.segments[:, :, None]
     return (segments_BL1 == segments_BM[:, None, :]) & (segments_BL1 > 0) & before_LM[None]
 
 
 _POLICY = {
     "block": jax.checkpoint_policies.nothing_saveable,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }

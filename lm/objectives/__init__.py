@@ -1,4 +1,4 @@
-"""What is hidden and what must be predicted. A new objective: one file, one line in plain.py.
+"""What is masked and what must be predicted. A new objective: one file, one line in plain.py.
 
 An objective is a frozen value. Called with `(batch, vocabulary, key, progress)`
 it returns the `Example` to train on, on device, inside the jitted step;
@@ -6,7 +6,7 @@ it returns the `Example` to train on, on device, inside the jitted step;
 """
 
 from lm.objectives.any_order import AnyOrder
-from lm.objectives.base import Answer, Base
+from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 from lm.objectives.classify import Classify
 from lm.objectives.curriculum import Curriculum
@@ -21,7 +21,6 @@ from lm.objectives.spans import Spans
 Objective = Plain | Mixture | Curriculum | Classify
 
 __all__ = [
-    "Answer",
     "AnyOrder",
     "Base",
     "Causal",
@@ -34,6 +33,7 @@ __all__ = [
     "Objective",
     "Part",
     "Plain",
+    "Prediction",
     "Prefix",
     "Scheduled",
     "Shifted",

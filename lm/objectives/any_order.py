@@ -1,23 +1,23 @@
-"""Hide a number of pieces drawn anew for every row, from one to all: masked at all rates."""
+"""Mask a number of tokens drawn anew for every row, from one to all: masked at all rates."""
 
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from lm.example import Batch, Example, Full, Visible, Vocabulary, content_of
-from lm.objectives.base import Answer, Base
-from lm.objectives.masked import choose, hide
+from lm.example import AttentionMask, Batch, Bidirectional, Example, Vocabulary, content_of
+from lm.objectives.base import Base, Prediction
+from lm.objectives.masked import choose, mask_tokens
 
 
 class AnyOrder(Base, tag="any_order"):
-    """Predict hidden pieces at all masking rates; its loss bounds -log p over any order."""
+    """Predict masked tokens at all masking rates; its loss bounds -log p over any order."""
 
-    visible: ClassVar[Visible] = Full()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"hidden"})
+    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"masked"})
 
-    def slots(self, length: int) -> int:
-        """Prediction slots of a row: all but the begin piece may be hidden."""
+    def target_count(self, length: int) -> int:
+        """Target positions of a row: all but the bos token may be masked."""
         return length - 1
 
     def __call__(
@@ -27,13 +27,13 @@ class AnyOrder(Base, tag="any_order"):
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        """Of n content pieces hides m, uniform on 1..n, and weighs each by n/m.
+        """Of n content tokens hides m, uniform on 1..n, and weighs each by n/m.
 
         The expected weighted sum is the code length of the row over uniformly random orders
         (Uria et al. 2014, equation 7; Ou et al. 2025 for its masked-diffusion form).
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> key = jax.random.key(0)
         >>> example = AnyOrder()(
@@ -48,11 +48,13 @@ class AnyOrder(Base, tag="any_order"):
         content_B = content_BL.sum(1)
         uniform_B = jax.random.uniform(number, content_B.shape)
         # A float32 uniform is below 1, but its product with n may round up to n.
-        hidden_B = jnp.minimum(
+        masked_B = jnp.minimum(
             1 + jnp.floor(uniform_B * content_B).astype(jnp.int32), content_B
         )
-        predict_BP, used_BP = choose(
-            chosen, content_BL, hidden_B, self.slots(tokens_BL.shape[1])
+        target_positions_BP, used_BP = choose(
+            chosen, content_BL, masked_B, self.target_count(tokens_BL.shape[1])
         )
-        weight_B1 = (content_B / jnp.maximum(hidden_B, 1))[:, None]
-        return hide(tokens_BL, segments_BL, predict_BP, vocabulary.mask, used_BP * weight_B1)
+        weight_B1 = (content_B / jnp.maximum(masked_B, 1))[:, None]
+        return mask_tokens(
+            tokens_BL, segments_BL, target_positions_BP, vocabulary.mask, used_BP * weight_B1
+        )

@@ -5,20 +5,20 @@ from typing import ClassVar, Literal, Self
 import jax
 
 from lm.config import Config
-from lm.example import Batch, Example, Head, Visible, Vocabulary
+from lm.example import AttentionMask, Batch, Example, Head, Vocabulary
 from lm.loss import Sum, cross_entropy
 from lm.numerics import Einsum
 
-Answer = Literal["next", "hidden", "hidden before", "spans"]
-"""A question that a model was taught to answer, so that scorers know what they may ask.
+Prediction = Literal["next", "masked", "masked before", "spans"]
+"""A question that a model was trained to answer, so that scorers know what they may ask.
 
-next: which piece follows, given all before it. hidden: which piece stands where the mask piece
-is shown, asked at that place. hidden before: the same, asked at the place before it. spans:
-which pieces stand where a sentinel is shown, one after the other.
+next: which token follows, given all before it. masked: which token stands where the mask token
+is shown, asked at that place. masked before: the same, asked at the place before it. spans:
+which tokens stand where a sentinel is shown, one after the other.
 """
 
-Blank = Literal["hidden", "hidden before"]
-"""Where a model says what stands at a mask piece: there, or at the position before."""
+MaskPrediction = Literal["masked", "masked before"]
+"""Where a model says what stands at a mask token: there, or at the position before."""
 
 
 class Base(Config):
@@ -29,18 +29,18 @@ class Base(Config):
     length.
     """
 
-    visible: ClassVar[Visible]
+    attention_mask: ClassVar[AttentionMask]
     """The widest that its examples see: what attention computes, and the ledger counts. Where
     steps differ, that of the last one, as with `slots` and `positions`; see `parts`."""
-    answers: ClassVar[frozenset[Answer]]
+    predictions: ClassVar[frozenset[Prediction]]
     """What a model trained with it may be asked."""
     whole: ClassVar[bool] = False
     """Whether its rows must hold whole documents."""
 
     @property
-    def masks(self) -> frozenset[type[Visible]]:
+    def masks(self) -> frozenset[type[AttentionMask]]:
         """The kinds of attention mask that its examples have, so that a model can refuse."""
-        return frozenset({type(self.visible)})
+        return frozenset({type(self.attention_mask)})
 
     def __call__(
         self,
@@ -49,7 +49,7 @@ class Base(Config):
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        """The example to train on; `progress` is the share of training that is done."""
+        """The example to train on; `progress` is the fraction of training that is done."""
         raise NotImplementedError
 
     def loss(
@@ -71,12 +71,12 @@ class Base(Config):
         found = cross_entropy(states_BPD, table_VD, targets, weights, einsum=einsum, mesh=mesh)
         return {"loss": found}
 
-    def slots(self, length: int) -> int:
-        """Prediction slots P of a row of `length` pieces: a capacity, used or not."""
+    def target_count(self, length: int) -> int:
+        """Target positions P of a row of `length` tokens: a capacity, used or not."""
         raise NotImplementedError
 
     def positions(self, length: int) -> int:
-        """Positions that the body computes for a row of `length` pieces."""
+        """Positions that the module computes for a row of `length` tokens."""
         return length
 
     def check(self, *, length: int, sentinels: int) -> str | None:
@@ -103,7 +103,7 @@ class Base(Config):
 
     @property
     def source(self) -> bool:
-        """Whether its examples have a source, which only some bodies read."""
+        """Whether its examples have a source, which only some modules read."""
         return False
 
     @property

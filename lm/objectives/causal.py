@@ -1,23 +1,23 @@
-"""Predict the next piece from those before it (GPT)."""
+"""Predict the next token from those before it (GPT)."""
 
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from lm.example import Batch, Example, Visible, Vocabulary, content_of, positions_of
+from lm.example import AttentionMask, Batch, Example, Vocabulary, content_of, positions_of
 from lm.example import Causal as SeesBefore
-from lm.objectives.base import Answer, Base
+from lm.objectives.base import Base, Prediction
 
 
 class Causal(Base, tag="causal"):
-    """Predict each next piece from those before it (GPT)."""
+    """Predict each next token from those before it (GPT)."""
 
-    visible: ClassVar[Visible] = SeesBefore()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"next"})
+    attention_mask: ClassVar[AttentionMask] = SeesBefore()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"next"})
 
-    def slots(self, length: int) -> int:
-        """Prediction slots of a row: every position has one."""
+    def target_count(self, length: int) -> int:
+        """Target positions of a row: every position has one."""
         return length
 
     def __call__(
@@ -30,7 +30,7 @@ class Causal(Base, tag="causal"):
         """Targets are the inputs shifted by one, within a segment.
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> key = jax.random.key(0)
         >>> segments = jnp.array([[1, 1, 1, 1, 2, 2]])
@@ -45,12 +45,12 @@ class Causal(Base, tag="causal"):
         counts_BL = _shift(content_BL, False) & (_shift(segments_BL, 0) == segments_BL)
         return Example(
             inputs=tokens_BL,
-            predict=None,
+            target_positions=None,
             targets=_shift(tokens_BL, vocabulary.pad),
             weights=counts_BL.astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=self.visible,
+            attention_mask=self.attention_mask,
         )
 
 

@@ -6,11 +6,19 @@ import jax
 import jax.numpy as jnp
 from msgspec import Meta
 
-from lm.example import Batch, Example, Full, Head, Visible, Vocabulary, positions_of
+from lm.example import (
+    AttentionMask,
+    Batch,
+    Bidirectional,
+    Example,
+    Head,
+    Vocabulary,
+    positions_of,
+)
 from lm.example import Causal as SeesBefore
 from lm.loss import Sum, logits
 from lm.numerics import Einsum
-from lm.objectives.base import Answer, Base
+from lm.objectives.base import Base, Prediction
 
 LABEL = "label"
 SHORTEST = 3
@@ -34,11 +42,11 @@ class Classify(Base, tag="classify"):
     ] = "mean"
 
     @property
-    def visible(self) -> Visible:  # type: ignore[override]
-        return SeesBefore() if self.attention == "causal" else Full()
+    def attention_mask(self) -> AttentionMask:  # type: ignore[override]
+        return SeesBefore() if self.attention == "causal" else Bidirectional()
 
     @property
-    def answers(self) -> frozenset[Answer]:  # type: ignore[override]
+    def predictions(self) -> frozenset[Prediction]:  # type: ignore[override]
         """Nothing that is asked of tokens."""
         return frozenset()
 
@@ -59,7 +67,7 @@ class Classify(Base, tag="classify"):
     def needs(self) -> dict[str, int]:
         return {LABEL: self.classes}
 
-    def slots(self, length: int) -> int:
+    def target_count(self, length: int) -> int:
         """As many as documents find room in a row."""
         return max(1, length // SHORTEST)
 
@@ -78,7 +86,7 @@ class Classify(Base, tag="classify"):
         """Asks for the label of each document of a row, at the slot of its segment.
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> segments = jnp.array([[1, 1, 1, 2, 2, 2, 3, 3, 3, 0]])
         >>> label = jnp.array([[1, 1, 1, 0, 0, 0, -1, -1, -1, -1]])
@@ -89,19 +97,19 @@ class Classify(Base, tag="classify"):
         """
         segments_BL, label_BL = batch.segments_BL, batch.channels[LABEL]
         rows, length = segments_BL.shape
-        slots = self.slots(length)
+        targets = self.target_count(length)
         # Padding, and what finds no slot, points past the slots, where `drop` ignores it.
-        slot_BL = jnp.where(segments_BL > 0, segments_BL - 1, slots)
-        label_BP = jnp.full((rows, slots), -1, jnp.int32)
+        slot_BL = jnp.where(segments_BL > 0, segments_BL - 1, targets)
+        label_BP = jnp.full((rows, targets), -1, jnp.int32)
         label_BP = label_BP.at[jnp.arange(rows)[:, None], slot_BL].set(label_BL, mode="drop")
         return Example(
             inputs=batch.tokens_BL,
-            predict=None,
+            target_positions=None,
             targets=jnp.maximum(label_BP, 0),
             weights=(label_BP >= 0).astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=self.visible,
+            attention_mask=self.attention_mask,
             head=self.head,
         )
 

@@ -1,12 +1,12 @@
-"""One objective until a share of training is done, then another."""
+"""One objective until a fraction of training is done, then another."""
 
 from collections import Counter
 from typing import Annotated
 
 from msgspec import Meta
 
-from lm.example import Visible
-from lm.objectives.base import Answer, Base
+from lm.example import AttentionMask
+from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 from lm.objectives.masked import Masked
 from lm.objectives.mixture import Mixture
@@ -17,32 +17,32 @@ class Curriculum(Base, tag="curriculum"):
     """One objective, then another; parameters and the optimizer's state carry over.
 
     Every step is that of one of the two, with its own slots P and its own cost: the ledger adds
-    them up. A rate that is scheduled in one of them goes by the share of the whole training.
+    them up. A rate that is scheduled in one of them goes by the fraction of the whole training.
     """
 
     first: Annotated[Plain | Mixture, Meta(description="the objective that begins")] = Causal()
     then: Annotated[Plain | Mixture, Meta(description="the one that follows")] = Masked()
     switch: Annotated[
-        float, Meta(ge=0, le=1, description="share of the steps that the first one trains")
+        float, Meta(ge=0, le=1, description="fraction of the steps that the first one trains")
     ] = 0.5
 
     @property
-    def visible(self) -> Visible:  # type: ignore[override]
+    def attention_mask(self) -> AttentionMask:  # type: ignore[override]
         """That of the objective that training ends with."""
-        return self.last.visible
+        return self.last.attention_mask
 
     @property
-    def masks(self) -> frozenset[type[Visible]]:
+    def masks(self) -> frozenset[type[AttentionMask]]:
         return self.first.masks | self.then.masks
 
     @property
-    def answers(self) -> frozenset[Answer]:  # type: ignore[override]
+    def predictions(self) -> frozenset[Prediction]:  # type: ignore[override]
         """What the last objective teaches: the other may be forgotten."""
-        return self.last.answers
+        return self.last.predictions
 
-    def slots(self, length: int) -> int:
+    def target_count(self, length: int) -> int:
         """Those of the objective that training ends with."""
-        return self.last.slots(length)
+        return self.last.target_count(length)
 
     def positions(self, length: int) -> int:
         return self.last.positions(length)

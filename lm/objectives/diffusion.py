@@ -1,23 +1,23 @@
-"""Hide each piece with a probability of its row, drawn anew from 0 to 1: masked diffusion."""
+"""Mask each token with a probability of its row, drawn anew from 0 to 1: masked diffusion."""
 
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from lm.example import Batch, Example, Full, Visible, Vocabulary, content_of
-from lm.objectives.base import Answer, Base
-from lm.objectives.masked import choose, hide
+from lm.example import AttentionMask, Batch, Bidirectional, Example, Vocabulary, content_of
+from lm.objectives.base import Base, Prediction
+from lm.objectives.masked import choose, mask_tokens
 
 
 class Diffusion(Base, tag="diffusion"):
     """Masked diffusion: rates spread evenly over the batch, each weighted by its inverse."""
 
-    visible: ClassVar[Visible] = Full()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"hidden"})
+    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"masked"})
 
-    def slots(self, length: int) -> int:
-        """Prediction slots of a row: all but the begin piece may be hidden."""
+    def target_count(self, length: int) -> int:
+        """Target positions of a row: all but the bos token may be masked."""
         return length - 1
 
     def __call__(
@@ -27,16 +27,16 @@ class Diffusion(Base, tag="diffusion"):
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        """Each row hides every content piece with a probability t of its own, uniform on one of
+        """Each row masks every content token with a probability t of its own, uniform on one of
         B equal parts of [0, 1]; which row has which part is drawn (Kingma et al. 2021, I.1).
 
         The weight 1/t makes the expected weighted sum the continuous-time bound for a linear
         schedule (Sahoo et al. 2024, equation 10; Shi et al. 2024, equation 7), the same number
         as that of `AnyOrder`. The loss divides it by the sum of the weights, which is the
-        number of content pieces in expectation here, and always there.
+        number of content tokens in expectation here, and always there.
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> batch = Batch(jnp.full((8, 1000), 5), jnp.ones((8, 1000), int))
         >>> example = Diffusion()(batch, vocabulary, jax.random.key(0))
@@ -52,8 +52,12 @@ class Diffusion(Base, tag="diffusion"):
         part_B = jax.random.permutation(shuffled, rows) + 1
         rate_B = (part_B - jax.random.uniform(rates, (rows,))) / rows
         draws_BL = jax.random.uniform(number, content_BL.shape)
-        # Given how many are hidden, which ones is a uniform draw, as in the other objectives.
-        hidden_B = jnp.sum(content_BL & (draws_BL < rate_B[:, None]), axis=1)
-        predict_BP, used_BP = choose(chosen, content_BL, hidden_B, self.slots(length))
+        # Given how many are masked, which ones is a uniform draw, as in the other objectives.
+        masked_B = jnp.sum(content_BL & (draws_BL < rate_B[:, None]), axis=1)
+        target_positions_BP, used_BP = choose(
+            chosen, content_BL, masked_B, self.target_count(length)
+        )
         weights_BP = used_BP / rate_B[:, None]
-        return hide(tokens_BL, segments_BL, predict_BP, vocabulary.mask, weights_BP)
+        return mask_tokens(
+            tokens_BL, segments_BL, target_positions_BP, vocabulary.mask, weights_BP
+        )

@@ -1,4 +1,4 @@
-"""Hide some pieces and predict them from all the others (BERT)."""
+"""Mask some tokens and predict them from all the others (BERT)."""
 
 import math
 from typing import Annotated, ClassVar, Literal
@@ -8,11 +8,19 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import Batch, Example, Full, Visible, Vocabulary, content_of, positions_of
-from lm.objectives.base import Answer, Base
+from lm.example import (
+    AttentionMask,
+    Batch,
+    Bidirectional,
+    Example,
+    Vocabulary,
+    content_of,
+    positions_of,
+)
+from lm.objectives.base import Base, Prediction
 from lm.objectives.units import CHARACTER, LONGEST_WORD, choose_units, cut, word_starts
 
-Share = Annotated[float, Meta(gt=0, le=1)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
 
 
 class Scheduled(Config, tag="scheduled"):
@@ -21,50 +29,50 @@ class Scheduled(Config, tag="scheduled"):
     Training is validated at the rate that it ends with.
     """
 
-    start: Annotated[Share, Meta(description="rate at the first step")] = 0.3
-    end: Annotated[Share, Meta(description="rate that the last step comes to")] = 0.15
+    start: Annotated[Fraction, Meta(description="rate at the first step")] = 0.3
+    end: Annotated[Fraction, Meta(description="rate that the last step comes to")] = 0.15
 
 
 class Drawn(Config, tag="drawn"):
     """A rate that every row draws for itself, uniformly between two values."""
 
-    low: Annotated[Share, Meta(description="smallest rate")] = 0.15
-    high: Annotated[Share, Meta(description="largest rate")] = 0.5
+    low: Annotated[Fraction, Meta(description="smallest rate")] = 0.15
+    high: Annotated[Fraction, Meta(description="largest rate")] = 0.5
 
 
 class Masked(Base, tag="masked"):
-    """Predict a share of hidden pieces from all the others (BERT)."""
+    """Predict a fraction of masked tokens from all the others (BERT)."""
 
-    visible: ClassVar[Visible] = Full()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"hidden"})
+    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"masked"})
     rate: Annotated[
-        Share | Scheduled | Drawn, Meta(description="share of content pieces hidden")
+        Fraction | Scheduled | Drawn, Meta(description="fraction of content tokens masked")
     ] = 0.15
     mask: Annotated[
-        float, Meta(ge=0, le=1, description="of these, shown as the mask piece")
+        float, Meta(ge=0, le=1, description="of these, shown as the mask token")
     ] = 0.8
     random: Annotated[
-        float, Meta(ge=0, le=1, description="of these, shown as a random piece")
+        float, Meta(ge=0, le=1, description="of these, shown as a random token")
     ] = 0.1
     select: Annotated[
         Literal["token", "word", "span", "ngram"],
         Meta(
-            description="what is hidden as a whole: a piece, a word (of which at most"
-            f" {LONGEST_WORD}), a stretch of pieces"
+            description="what is masked as a whole: a token, a word (of which at most"
+            f" {LONGEST_WORD}), a stretch of tokens"
         ),
     ] = "token"
     span: Annotated[
         int,
-        Meta(ge=1, le=1 << 20, description="pieces of an n-gram; of a span, on average"),
+        Meta(ge=1, le=1 << 20, description="tokens of an n-gram; of a span, on average"),
     ] = 3
 
-    def slots(self, length: int) -> int:
-        """Prediction slots of a row of which all but the begin piece is content.
+    def target_count(self, length: int) -> int:
+        """Target positions of a row of which all but the bos token is content.
 
         The largest rate decides, and a whole unit may go beyond it.
 
-        >>> Masked(rate=0.15).slots(257), Masked(rate=0.15, select="ngram").slots(257)
-        (38, 41)
+        >>> [Masked(rate=0.15, select=s).target_count(257) for s in ("token", "ngram")]
+        [38, 41]
         """
         match self.rate:
             case Scheduled(start=start, end=end):
@@ -80,7 +88,7 @@ class Masked(Base, tag="masked"):
 
     @property
     def _longest(self) -> int:
-        """Pieces of the longest unit."""
+        """Tokens of the longest unit."""
         # Of a geometric length one in fifty is beyond four times its mean: it is cut there.
         most = {"word": LONGEST_WORD + CHARACTER - 1, "span": 4 * self.span, "ngram": self.span}
         return most[self.select]
@@ -100,7 +108,7 @@ class Masked(Base, tag="masked"):
                 pass
         if _rounded(least, length - 1) == 0:
             return (
-                f"rate={least:g} hides none of the {length - 1} pieces of a row; it must be at"
+                f"rate={least:g} masks none of the {length - 1} tokens of a row; it must be at"
                 f" least {0.5 / (length - 1):.2g}"
             )
         return None
@@ -112,13 +120,13 @@ class Masked(Base, tag="masked"):
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        """Hides round(rate x content) pieces of each row, uniformly chosen, within one unit.
+        """Masks round(rate x content) tokens of each row, uniformly chosen, within one unit.
 
         What is neither masked nor replaced is shown as it is, and predicted all the same
         (Devlin et al. 2019, section 3.1: 80/10/10).
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> key = jax.random.key(0)
         >>> example = Masked(rate=0.5, mask=1, random=0)(
@@ -133,22 +141,24 @@ class Masked(Base, tag="masked"):
         content_B = content_BL.sum(1)
         wanted_B = self._rate(len(tokens_BL), chosen, progress) * content_B
         length = tokens_BL.shape[1]
-        slots = self.slots(length)
+        targets = self.target_count(length)
         if self.select == "token":
-            hidden_B = jnp.floor(wanted_B + 0.5).astype(jnp.int32)
+            masked_B = jnp.floor(wanted_B + 0.5).astype(jnp.int32)
             if not isinstance(self.rate, Scheduled | Drawn):
                 # Tabulated, as in float32 a product may fall on the other side of a half.
                 table = [_rounded(self.rate, content) for content in range(length)]
-                hidden_B = jnp.array(table)[content_B]
-            predict_BP, used_BP = choose(chosen, content_BL, hidden_B, slots)
+                masked_B = jnp.array(table)[content_B]
+            target_positions_BP, used_BP = choose(chosen, content_BL, masked_B, targets)
         else:
             starts_BL = self._unit_starts(tokens_BL, wanted_B, vocabulary, chosen)
-            predict_BP, used_BP = choose_units(chosen, content_BL, starts_BL, wanted_B, slots)
-        targets_BP = jnp.take_along_axis(tokens_BL, predict_BP, axis=1)
+            target_positions_BP, used_BP = choose_units(
+                chosen, content_BL, starts_BL, wanted_B, targets
+            )
+        targets_BP = jnp.take_along_axis(tokens_BL, target_positions_BP, axis=1)
         which, replacement = jax.random.split(corrupted)
-        draw_BP = jax.random.uniform(which, predict_BP.shape)
+        draw_BP = jax.random.uniform(which, target_positions_BP.shape)
         random_BP = jax.random.randint(
-            replacement, predict_BP.shape, vocabulary.ordinary, vocabulary.size
+            replacement, target_positions_BP.shape, vocabulary.first_ordinary, vocabulary.size
         )
         shown_BP = jnp.where(
             draw_BP < self.mask,
@@ -156,7 +166,7 @@ class Masked(Base, tag="masked"):
             jnp.where(draw_BP < self.mask + self.random, random_BP, targets_BP),
         )
         weights_BP = used_BP.astype(jnp.float32)
-        return hide(tokens_BL, segments_BL, predict_BP, shown_BP, weights_BP)
+        return mask_tokens(tokens_BL, segments_BL, target_positions_BP, shown_BP, weights_BP)
 
     def _rate(self, rows: int, key: jax.Array, progress: jax.Array | float) -> jax.Array:
         match self.rate:
@@ -202,9 +212,9 @@ def _rounded(rate: float, content: int) -> int:
 
 
 def choose(
-    key: jax.Array, content_BL: jax.Array, count_B: jax.Array, slots: int
+    key: jax.Array, content_BL: jax.Array, count_B: jax.Array, targets: int
 ) -> tuple[jax.Array, jax.Array]:
-    """A uniform set of `count_B` content positions a row, in `slots` static slots.
+    """A uniform set of `count_B` content positions a row, in `slots` static target positions.
 
     Returns positions int32[B, P], in random order, and which slots are used, bool[B, P].
 
@@ -214,33 +224,33 @@ def choose(
     ([[True, True, False]], False)
     """
     score_BL = jnp.where(content_BL, jax.random.uniform(key, content_BL.shape), -1.0)
-    _, predict_BP = jax.lax.top_k(score_BL, slots)
-    return predict_BP, jnp.arange(slots)[None, :] < count_B[:, None]
+    _, target_positions_BP = jax.lax.top_k(score_BL, targets)
+    return target_positions_BP, jnp.arange(targets)[None, :] < count_B[:, None]
 
 
-def hide(
+def mask_tokens(
     tokens_BL: jax.Array,
     segments_BL: jax.Array,
-    predict_BP: jax.Array,
+    target_positions_BP: jax.Array,
     shown_BP: jax.Array | int,
     weights_BP: jax.Array,
 ) -> Example:
     """Shows something else at the slots that weigh, and asks there for what it was.
 
     >>> rows = jnp.array([[5, 6, 7]]), jnp.ones((1, 3), int)
-    >>> example = hide(*rows, jnp.array([[2, 0]]), 1, jnp.array([[1.0, 0.0]]))
+    >>> example = mask_tokens(*rows, jnp.array([[2, 0]]), 1, jnp.array([[1.0, 0.0]]))
     >>> example.inputs.tolist(), example.targets.tolist()
     ([[5, 6, 1]], [[7, 5]])
     """
     # An unused slot points past the row, where `drop` ignores it.
-    at_BP = jnp.where(weights_BP > 0, predict_BP, tokens_BL.shape[1])
+    at_BP = jnp.where(weights_BP > 0, target_positions_BP, tokens_BL.shape[1])
     rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
     return Example(
         inputs=tokens_BL.at[rows_B1, at_BP].set(shown_BP, mode="drop"),
-        predict=predict_BP,
-        targets=jnp.take_along_axis(tokens_BL, predict_BP, axis=1),
+        target_positions=target_positions_BP,
+        targets=jnp.take_along_axis(tokens_BL, target_positions_BP, axis=1),
         weights=weights_BP,
         segments=segments_BL,
         positions=positions_of(segments_BL),
-        visible=Full(),
+        attention_mask=Bidirectional(),
     )

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import Batch, Example, Full, Until, Visible, Vocabulary
+from lm.example import AttentionMask, Batch, Bidirectional, Example, Until, Vocabulary
 from lm.example import Causal as SeesBefore
-from lm.objectives.base import Answer, Base
+from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 from lm.objectives.masked import Masked
 from lm.objectives.plain import Plain
@@ -26,7 +26,7 @@ class Part(Config):
     """An objective and how often it is drawn."""
 
     objective: Annotated[Plain, Meta(description="one of the objectives")] = Causal()
-    share: Annotated[
+    weight: Annotated[
         float, Meta(ge=1e-30, le=1e30, description="in proportion to the others'")
     ] = 1.0
 
@@ -38,7 +38,7 @@ GPT_BERT = (Part(objective=Causal()), Part(objective=Shifted(of=Masked(mask=1.0,
 class Mixture(Base, tag="mixture"):
     """Several objectives, one of them drawn for every row or for every step (UL2, GPT-BERT)."""
 
-    visible: ClassVar[Visible] = Full()
+    attention_mask: ClassVar[AttentionMask] = Bidirectional()
     mixed: Annotated[
         tuple[Part, ...], Meta(min_length=2, description="the objectives and their shares")
     ] = GPT_BERT
@@ -48,19 +48,19 @@ class Mixture(Base, tag="mixture"):
     ] = "row"
 
     @property
-    def answers(self) -> frozenset[Answer]:  # type: ignore[override]
+    def predictions(self) -> frozenset[Prediction]:  # type: ignore[override]
         """What any of its parts teaches."""
-        return frozenset().union(*(part.objective.answers for part in self.mixed))
+        return frozenset().union(*(part.objective.predictions for part in self.mixed))
 
     @property
-    def masks(self) -> frozenset[type[Visible]]:
+    def masks(self) -> frozenset[type[AttentionMask]]:
         """Rows of several kinds share one; a step's is that of its part."""
         steps = self.mixed if self.draw == "step" else ()
         return frozenset({Until}).union(*(part.objective.masks for part in steps))
 
-    def slots(self, length: int) -> int:
+    def target_count(self, length: int) -> int:
         """The most that any part needs."""
-        return max(part.objective.slots(length) for part in self.mixed)
+        return max(part.objective.target_count(length) for part in self.mixed)
 
     def positions(self, length: int) -> int:
         return max(part.objective.positions(length) for part in self.mixed)
@@ -93,8 +93,8 @@ class Mixture(Base, tag="mixture"):
 
     def _drawn(self, steps: range, seed: int) -> list[int]:
         """Which part each of these steps draws."""
-        shares = [part.share for part in self.mixed]
-        ends, total = list(itertools.accumulate(shares)), sum(shares)
+        fractions = [part.weight for part in self.mixed]
+        ends, total = list(itertools.accumulate(fractions)), sum(fractions)
         drawn = (bisect.bisect(ends, _uniform(seed, step) * total) for step in steps)
         return [min(number, len(ends) - 1) for number in drawn]
 
@@ -113,7 +113,7 @@ class Mixture(Base, tag="mixture"):
         """Each row has the example that one part makes of it.
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> tokens = jnp.tile(jnp.array([2, 5, 6, 7, 3]), (64, 1))
         >>> example = Mixture()(Batch(tokens, tokens // tokens), vocabulary, jax.random.key(0))
@@ -122,13 +122,13 @@ class Mixture(Base, tag="mixture"):
         """
         rows, length = batch.tokens_BL.shape
         drawn, *keys = jax.random.split(key, 1 + len(self.mixed))
-        shares = jnp.log(jnp.array([part.share for part in self.mixed]))
-        which_B = jax.random.categorical(drawn, shares, shape=(rows,))
-        slots, positions = self.slots(length), self.positions(length)
+        fractions = jnp.log(jnp.array([part.weight for part in self.mixed]))
+        which_B = jax.random.categorical(drawn, fractions, shape=(rows,))
+        targets, positions = self.target_count(length), self.positions(length)
         examples = [
             _alike(
                 part.objective(batch, vocabulary, key, progress),
-                slots,
+                targets,
                 positions,
             )
             for part, key in zip(self.mixed, keys, strict=True)
@@ -137,25 +137,27 @@ class Mixture(Base, tag="mixture"):
         return jax.tree.map(lambda *x: jnp.stack(x)[which_B, rows_B], *examples)
 
 
-def _alike(example: Example, slots: int, positions: int) -> Example:
+def _alike(example: Example, targets: int, positions: int) -> Example:
     """The same example in the one form that all have, filled up to these sizes."""
     batch, length = example.inputs.shape
     index_BL = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-    match example.visible:
+    match example.attention_mask:
         case SeesBefore():
             until_BL = index_BL
-        case Full():
+        case Bidirectional():
             until_BL = jnp.full_like(index_BL, length - 1)
         case Until(until_BL):
             pass
     values = {field.name: getattr(example, field.name) for field in fields(example)}
-    values["predict"] = index_BL if example.predict is None else example.predict
-    del values["source"], values["visible"], values["head"]
+    values["target_positions"] = (
+        index_BL if example.target_positions is None else example.target_positions
+    )
+    del values["source"], values["attention_mask"], values["head"]
     for name, value in values.items():
-        size = slots if name in ("predict", "targets", "weights") else positions
+        size = targets if name in ("target_positions", "targets", "weights") else positions
         values[name] = jnp.pad(value, ((0, 0), (0, size - value.shape[1])))
     until_BL = jnp.pad(until_BL, ((0, 0), (0, positions - length)))
-    return Example(**values, visible=Until(until_BL))
+    return Example(**values, attention_mask=Until(until_BL))
 
 
 def _uniform(seed: int, step: int) -> float:

@@ -1,4 +1,4 @@
-"""See a first part of the row whole and predict the rest piece by piece: a prefix model."""
+"""See a first part of the row whole and predict the rest token by token: a prefix model."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -6,24 +6,24 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Batch, Example, Full, Until, Visible, Vocabulary
-from lm.objectives.base import Answer, Base
+from lm.example import AttentionMask, Batch, Bidirectional, Example, Until, Vocabulary
+from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 
 
 class Prefix(Base, tag="prefix"):
-    """See a prefix in both directions, predict each next piece after it (prefix LM)."""
+    """See a prefix in both directions, predict each next token after it (prefix LM)."""
 
     # Which positions lie in the prefix is drawn on device, so all pairs are computed.
-    visible: ClassVar[Visible] = Full()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"next"})
+    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"next"})
 
     @property
-    def masks(self) -> frozenset[type[Visible]]:
+    def masks(self) -> frozenset[type[AttentionMask]]:
         return frozenset({Until})
 
-    def slots(self, length: int) -> int:
-        """Prediction slots of a row: every position has one; those in the prefix are unused."""
+    def target_count(self, length: int) -> int:
+        """Target positions of a row: every position has one; those in the prefix are unused."""
         return length
 
     def __call__(
@@ -34,14 +34,14 @@ class Prefix(Base, tag="prefix"):
         progress: jax.Array | float = 1.0,
     ) -> Example:
         """The prefix of a row ends at a position drawn from all but the last (Raffel et al.
-        2020, section 3.2.1); with the smallest it is the begin piece and the model a GPT.
+        2020, section 3.2.1); with the smallest it is the bos token and the model a GPT.
 
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> batch = Batch(jnp.array([[2, 5, 6, 7, 3]]), jnp.ones((1, 5), int))
         >>> example = Prefix()(batch, vocabulary, jax.random.key(0))
-        >>> example.visible.until_BL.tolist(), example.weights.astype(int).tolist()
+        >>> example.attention_mask.until_BL.tolist(), example.weights.astype(int).tolist()
         ([[1, 1, 2, 3, 4]], [[0, 1, 1, 1, 0]])
         """
         example = Causal()(batch, vocabulary, key, progress)
@@ -51,5 +51,5 @@ class Prefix(Base, tag="prefix"):
         return replace(
             example,
             weights=jnp.where(index_1L >= last_B1, example.weights, 0.0),
-            visible=Until(jnp.maximum(index_1L, last_B1)),
+            attention_mask=Until(jnp.maximum(index_1L, last_B1)),
         )

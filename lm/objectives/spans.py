@@ -1,4 +1,4 @@
-"""Put a sentinel in place of each span of pieces and say the spans after it (T5)."""
+"""Put a sentinel in place of each span of tokens and say the spans after it (T5)."""
 
 import math
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -8,36 +8,36 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.example import (
+    AttentionMask,
     Batch,
+    Bidirectional,
     Causal,
     Example,
-    Full,
     Source,
     Until,
-    Visible,
     Vocabulary,
     content_of,
     positions_of,
 )
-from lm.objectives.base import Answer, Base
+from lm.objectives.base import Base, Prediction
 
 
 class Spans(Base, tag="spans"):
     """Say the spans that were replaced by sentinels, one after the other (T5)."""
 
-    visible: ClassVar[Visible] = Full()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"spans"})
-    rate: Annotated[float, Meta(gt=0, lt=1, description="share of content pieces removed")] = (
-        0.15
-    )
-    span: Annotated[float, Meta(ge=1, description="pieces of a span, on average")] = 3.0
+    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"spans"})
+    rate: Annotated[
+        float, Meta(gt=0, lt=1, description="fraction of content tokens removed")
+    ] = 0.15
+    span: Annotated[float, Meta(ge=1, description="tokens of a span, on average")] = 3.0
     stack: Annotated[
         Literal["single", "encoder_decoder"],
         Meta(description="both parts in one row, or the text as the source of an encoder"),
     ] = "single"
 
     def removed(self, content: int) -> tuple[int, int]:
-        """Pieces removed of a row's content and the spans they make up.
+        """Tokens removed of a row's content and the spans they make up.
 
         >>> Spans().removed(568)
         (85, 28)
@@ -49,7 +49,7 @@ class Spans(Base, tag="spans"):
     def sizes(self, length: int) -> tuple[int, int]:
         """Positions of the text with sentinels, and of the spans, of a row of one document.
 
-        T5's arithmetic: a text of 512 positions takes in 568 pieces, and asks for 114.
+        T5's arithmetic: a text of 512 positions takes in 568 tokens, and asks for 114.
 
         >>> Spans().sizes(1 + 568)
         (512, 114)
@@ -57,8 +57,8 @@ class Spans(Base, tag="spans"):
         noise, spans = self.removed(length - 1)
         return length - noise + spans, noise + spans + 1
 
-    def slots(self, length: int) -> int:
-        """Prediction slots: the pieces and sentinels of the spans, and the one that ends them.
+    def target_count(self, length: int) -> int:
+        """Target positions: the tokens and sentinels of the spans, and the one that ends them.
 
         There is room for the further ends of three documents; what finds none in a row of more
         is left out.
@@ -70,7 +70,7 @@ class Spans(Base, tag="spans"):
         return text + spans if self.stack == "single" else spans
 
     @property
-    def masks(self) -> frozenset[type[Visible]]:
+    def masks(self) -> frozenset[type[AttentionMask]]:
         return frozenset({Until if self.stack == "single" else Causal})
 
     @property
@@ -93,7 +93,7 @@ class Spans(Base, tag="spans"):
         key: jax.Array,
         progress: jax.Array | float = 1.0,
     ) -> Example:
-        """Removes round(rate x content) pieces of each row in round(that / span) spans.
+        """Removes round(rate x content) tokens of each row in round(that / span) spans.
 
         What finds no room (see `slots`) is not asked for.
 
@@ -102,8 +102,8 @@ class Spans(Base, tag="spans"):
         `random_spans_noise_mask`).
 
         >>> vocabulary = Vocabulary(
-        ...     size=12, pad=0, mask=1, begin=2, end=3, ordinary=6, begins_word=(True,) * 12,
-        ...     sentinels=(4, 5),
+        ...     size=12, pad=0, mask=1, bos=2, eos=3, first_ordinary=6,
+        ...     begins_word=(True,) * 12, sentinels=(4, 5),
         ... )
         >>> batch = Batch(jnp.array([[2, 6, 7, 8, 3]]), jnp.ones((1, 5), int))
         >>> spans = Spans(rate=0.5, span=2)
@@ -113,10 +113,10 @@ class Spans(Base, tag="spans"):
         """
         tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-        hidden_BL = self._hidden(content_BL, key)
+        masked_BL = self._masked(content_BL, key)
         text, spans = self._room(tokens_BL.shape[1])
         return lay_out(
-            tokens_BL, segments_BL, hidden_BL, vocabulary, text=text, spans=spans
+            tokens_BL, segments_BL, masked_BL, vocabulary, text=text, spans=spans
         ).example(self.stack)
 
     def _room(self, length: int) -> tuple[int, int]:
@@ -124,7 +124,7 @@ class Spans(Base, tag="spans"):
         text, spans = self.sizes(length)
         return text + 3, spans + 4
 
-    def _hidden(self, content_BL: jax.Array, key: jax.Array) -> jax.Array:
+    def _masked(self, content_BL: jax.Array, key: jax.Array) -> jax.Array:
         """Which content is removed, bool[B, L]."""
         length = content_BL.shape[1]
         # Tabulated in Python: in float32, a product may fall on the other side of a half.
@@ -152,12 +152,12 @@ class Layout(NamedTuple):
     text_segments_BM: jax.Array
     text_positions_BM: jax.Array
     shown_BP: jax.Array
-    """The spans as a decoder reads them: a begin piece, then all targets but the last."""
+    """The spans as a decoder reads them: a bos token, then all targets but the last."""
     targets_BP: jax.Array
     segments_BP: jax.Array
     positions_BP: jax.Array
     origin_BP: jax.Array
-    """The row position of each target; L for a sentinel and an unused slot."""
+    """The row position of each target; L for a sentinel and an unused target position."""
 
     def example(self, stack: Literal["single", "encoder_decoder"] = "single") -> Example:
         """As one row (text, then spans, which see the text and what was said), or as two."""
@@ -165,12 +165,12 @@ class Layout(NamedTuple):
         if stack == "encoder_decoder":
             return Example(
                 inputs=self.shown_BP,
-                predict=None,
+                target_positions=None,
                 targets=self.targets_BP,
                 weights=used_BP.astype(jnp.float32),
                 segments=self.segments_BP,
                 positions=self.positions_BP,
-                visible=Causal(),
+                attention_mask=Causal(),
                 source=Source(self.text_BM, self.text_segments_BM, self.text_positions_BM),
             )
         batch, text = self.text_BM.shape
@@ -181,21 +181,21 @@ class Layout(NamedTuple):
         until_BL = jnp.broadcast_to(jnp.maximum(index_L, text - 1)[None], (batch, len(index_L)))
         return Example(
             inputs=jnp.concatenate([self.text_BM, self.shown_BP], axis=1),
-            predict=jnp.broadcast_to(index_L[None, text:], used_BP.shape),
+            target_positions=jnp.broadcast_to(index_L[None, text:], used_BP.shape),
             targets=self.targets_BP,
             weights=used_BP.astype(jnp.float32),
             segments=jnp.concatenate([self.text_segments_BM, self.segments_BP], axis=1),
             positions=jnp.concatenate(
                 [self.text_positions_BM, jnp.where(used_BP, after_BP + self.positions_BP, 0)], 1
             ),
-            visible=Until(until_BL),
+            attention_mask=Until(until_BL),
         )
 
 
 def lay_out(
     tokens_BL: jax.Array,
     segments_BL: jax.Array,
-    hidden_BL: jax.Array,
+    masked_BL: jax.Array,
     vocabulary: Vocabulary,
     *,
     text: int,
@@ -209,7 +209,7 @@ def lay_out(
     batch, length = tokens_BL.shape
     rows_B1 = jnp.arange(batch)[:, None]
     follows_BL = _before(segments_BL, 0) == segments_BL
-    first_BL = hidden_BL & ~(_before(hidden_BL, False) & follows_BL)
+    first_BL = masked_BL & ~(_before(masked_BL, False) & follows_BL)
     begins_BL = (segments_BL > 0) & ~follows_BL
     number_BL = jnp.cumsum(first_BL, 1)
     number_BL -= _from_start(number_BL - first_BL, begins_BL)  # in its document, from 1
@@ -218,7 +218,7 @@ def lay_out(
     def sentinel(number: jax.Array) -> jax.Array:
         return sentinels_S[number.clip(0, len(sentinels_S) - 1)]
 
-    kept_BL = (segments_BL > 0) & (~hidden_BL | first_BL)
+    kept_BL = (segments_BL > 0) & (~masked_BL | first_BL)
     to_BL = jnp.where(kept_BL, jnp.cumsum(kept_BL, 1) - 1, text)
     shown_BL = jnp.where(first_BL, sentinel(number_BL - 1), tokens_BL)
     empty_BM = jnp.zeros((batch, text), jnp.int32)
@@ -230,7 +230,7 @@ def lay_out(
         segments_BL[:, 1:] != segments_BL[:, :-1], ((0, 0), (0, 1)), constant_values=True
     )
     closes_BL = last_BL & (number_BL > 0)
-    count_BL = hidden_BL.astype(jnp.int32) + first_BL + closes_BL
+    count_BL = masked_BL.astype(jnp.int32) + first_BL + closes_BL
     start_BL = jnp.cumsum(count_BL, 1) - count_BL
 
     def put(
@@ -243,13 +243,13 @@ def lay_out(
     targets_BP = jnp.full((batch, spans), vocabulary.pad)
     segments_BP = jnp.zeros((batch, spans), jnp.int32)
     origin_BP = jnp.full((batch, spans), length)
-    piece_BL, end_BL = start_BL + first_BL, start_BL + hidden_BL + first_BL
+    token_BL, end_BL = start_BL + first_BL, start_BL + masked_BL + first_BL
     targets_BP = put(targets_BP, first_BL, start_BL, sentinel(number_BL - 1))
-    targets_BP = put(targets_BP, hidden_BL, piece_BL, tokens_BL)
+    targets_BP = put(targets_BP, masked_BL, token_BL, tokens_BL)
     targets_BP = put(targets_BP, closes_BL, end_BL, sentinel(number_BL))
-    origin_BP = put(origin_BP, hidden_BL, piece_BL, index_BL)
+    origin_BP = put(origin_BP, masked_BL, token_BL, index_BL)
     for where_BL, at_BL in (
-        (first_BL, start_BL), (hidden_BL, piece_BL), (closes_BL, end_BL)
+        (first_BL, start_BL), (masked_BL, token_BL), (closes_BL, end_BL)
     ):  # fmt: skip
         segments_BP = put(segments_BP, where_BL, at_BL, segments_BL)
     begins_BP = (segments_BP > 0) & (_before(segments_BP, 0) != segments_BP)
@@ -257,7 +257,7 @@ def lay_out(
         text_BM=text_BM,
         text_segments_BM=text_segments_BM,
         text_positions_BM=_places(text_segments_BM),
-        shown_BP=jnp.where(begins_BP, vocabulary.begin, _before(targets_BP, vocabulary.pad)),
+        shown_BP=jnp.where(begins_BP, vocabulary.bos, _before(targets_BP, vocabulary.pad)),
         targets_BP=targets_BP,
         segments_BP=segments_BP,
         positions_BP=_places(segments_BP),

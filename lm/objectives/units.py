@@ -1,4 +1,4 @@
-"""What is hidden as a whole: words, spans and n-grams, and a draw of such units."""
+"""What is masked as a whole: words, spans and n-grams, and a draw of such units."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ from lm.data import words
 from lm.example import Vocabulary
 
 LONGEST_WORD = 24
-"""Pieces of a word; what is longer is none (hex, DNA, base64) and is cut."""
+"""Tokens of a word; what is longer is none (hex, DNA, base64) and is cut."""
 CHARACTER = 4
-"""Pieces that a character has at most: its bytes."""
+"""Tokens that a character has at most: its bytes."""
 
 
 def word_starts(tokens_BL: jax.Array, wanted_B: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     """Where a word begins, bool[B, L]: see `lm.data.words`.
 
-    A longer one than `LONGEST_WORD` is cut into parts of so many pieces, or of those that are
+    A longer one than `LONGEST_WORD` is cut into parts of so many tokens, or of those that are
     wanted of the row, if they are fewer, and at most three more, which complete a character
     that is spelled in bytes. Here a byte's id is the byte: é continues a word, 語 is one.
 
     >>> vocabulary = Vocabulary(
-    ...     size=256, pad=0, mask=1, begin=2, end=3, ordinary=4,
+    ...     size=256, pad=0, mask=1, bos=2, eos=3, first_ordinary=4,
     ...     begins_word=tuple(map(words.begins_word, map(chr, range(128)))) + (False,) * 128,
     ...     character_bytes=(0,) * 128 + tuple(range(128, 256)),
     ... )
@@ -57,9 +57,9 @@ def _code_points(byte_BL: jax.Array) -> jax.Array:
 def cut(
     starts_BL: jax.Array, inside_BL: jax.Array, longest: int, part: int | jax.Array
 ) -> jax.Array:
-    """Starts of units, with further ones after each `part` pieces of a unit above `longest`.
+    """Starts of units, with further ones after each `part` tokens of a unit above `longest`.
 
-    None is added at a piece that is `inside` a character: it stays with the one before.
+    None is added at a token that is `inside` a character: it stays with the one before.
 
     >>> starts = jnp.array([[True, False, False, True, False, False, False, False]])
     >>> inside = jnp.array([[False, False, False, False, False, True, False, False]])
@@ -82,7 +82,7 @@ def choose_units(
     content_BL: jax.Array,
     starts_BL: jax.Array,
     wanted_B: jax.Array,
-    slots: int,
+    targets: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Whole units of content, in random order, until `wanted_B` positions are reached.
 
@@ -113,6 +113,6 @@ def choose_units(
 
     missing_BL = wanted_B[:, None] - taken_BL
     crossing_B1 = jax.random.uniform(jax.random.fold_in(key, 3), (batch, 1))
-    used_BL = (missing_BL > crossing_B1 * size_BL) & (taken_BL + size_BL <= slots)
+    used_BL = (missing_BL > crossing_B1 * size_BL) & (taken_BL + size_BL <= targets)
     used_BL &= content_BL[at, order_BL]
-    return order_BL[:, :slots], used_BL[:, :slots]
+    return order_BL[:, :targets], used_BL[:, :targets]

@@ -18,7 +18,7 @@ arXiv:2310.17813). For a model r times as wide as the base,
     eps of adam             / r, as all gradients are
 
 Initial values of matrices of layers fall as 1 / sqrt(inputs) at any rate (lm/model). Decay is
-not scaled: a weight loses the same share per step at every width (Wang & Aitchison 2024,
+not scaled: a weight loses the same fraction per step at every width (Wang & Aitchison 2024,
 arXiv:2405.13698). All this holds between models of one depth and head size, whose heads and MLP
 grow with the width, and which train on equal batches for as long.
 

@@ -8,7 +8,7 @@ import optax
 from msgspec import Meta
 
 from lm.optimizer.axes import map_axes, sides_of
-from lm.optimizer.base import Base, Clip, Decay, Peak
+from lm.optimizer.base import Base, Clip, Peak, WeightDecay
 
 
 class Adafactor(Base, tag="adafactor"):
@@ -25,7 +25,7 @@ class Adafactor(Base, tag="adafactor"):
         128
     )
     threshold: Annotated[float, Meta(ge=1, description="largest RMS of an update")] = 1.0
-    decay: Decay = 0.0
+    weight_decay: WeightDecay = 0.0
     clip: Clip = 1.0
 
     def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import optax
 from msgspec import Meta
 
-from lm.optimizer.base import Base, BaseWidth, Clip, Decay, Epsilon, Peak
+from lm.optimizer.base import Base, BaseWidth, Clip, Epsilon, Peak, WeightDecay
 
 
 class Adamw(Base, tag="adamw"):
@@ -15,7 +15,7 @@ class Adamw(Base, tag="adamw"):
     b1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean gradient")] = 0.9
     b2: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean square")] = 0.95
     eps: Epsilon = 1e-8
-    decay: Decay = 0.1
+    weight_decay: WeightDecay = 0.1
     clip: Clip = 1.0
     base_width: BaseWidth = None
 

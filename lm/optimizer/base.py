@@ -8,7 +8,9 @@ from msgspec import Meta
 from lm.config import Config
 
 Peak = Annotated[float, Meta(ge=0, description="learning rate at the peak of the schedule")]
-Decay = Annotated[float, Meta(ge=0, description="share of a weight lost, per unit of rate")]
+WeightDecay = Annotated[
+    float, Meta(ge=0, description="fraction of a weight lost, per unit of rate")
+]
 Clip = Annotated[float, Meta(gt=0, description="largest global norm of a gradient")] | None
 Epsilon = Annotated[float, Meta(gt=0, description="added to the root of the mean square")]
 BaseWidth = (
@@ -24,7 +26,7 @@ class Base(Config):
     """An optimizer: its settings, and the direction in which it moves parameters."""
 
     learning_rate: Peak
-    decay: Decay
+    weight_decay: WeightDecay
     clip: Clip = 1.0
 
     def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:

@@ -51,7 +51,7 @@ def build(
     )
     step = optax.chain(
         _multiply(lambda names: _rate(optimizer, names, ratio), axes),
-        optax.add_decayed_weights(optimizer.decay, mask=map_axes(is_weight, axes)),
+        optax.add_decayed_weights(optimizer.weight_decay, mask=map_axes(is_weight, axes)),
     )
     rate = optax.scale_by_learning_rate(learning_rate(optimizer, schedule, steps))
     return optax.chain(gradient, optimizer.direction(axes, ratio), step, rate)

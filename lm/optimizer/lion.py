@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import optax
 from msgspec import Meta
 
-from lm.optimizer.base import Base, BaseWidth, Clip, Decay, Peak
+from lm.optimizer.base import Base, BaseWidth, Clip, Peak, WeightDecay
 
 
 class Lion(Base, tag="lion"):
@@ -17,7 +17,7 @@ class Lion(Base, tag="lion"):
     learning_rate: Peak = 3e-4
     b1: Annotated[float, Meta(ge=0, lt=1, description="weight of the momentum in a step")] = 0.9
     b2: Annotated[float, Meta(ge=0, lt=1, description="decay of the momentum")] = 0.99
-    decay: Decay = 1.0
+    weight_decay: WeightDecay = 1.0
     clip: Clip = 1.0
     base_width: BaseWidth = None
 

@@ -7,7 +7,7 @@ import optax
 from msgspec import Meta
 
 from lm.optimizer.axes import is_layer_matrix, map_axes, sides_of
-from lm.optimizer.base import Base, BaseWidth, Clip, Decay, Epsilon, Peak
+from lm.optimizer.base import Base, BaseWidth, Clip, Epsilon, Peak, WeightDecay
 
 
 class Muon(Base, tag="muon"):
@@ -23,7 +23,7 @@ class Muon(Base, tag="muon"):
     b1: Annotated[float, Meta(ge=0, lt=1, description="adam's decay of the mean")] = 0.9
     b2: Annotated[float, Meta(ge=0, lt=1, description="adam's decay of the mean square")] = 0.95
     eps: Epsilon = 1e-8
-    decay: Decay = 0.1
+    weight_decay: WeightDecay = 0.1
     clip: Clip = 1.0
     base_width: BaseWidth = None
 

@@ -10,14 +10,18 @@ from msgspec import Meta
 from lm.config import Config, UserError
 from lm.optimizer.base import Base
 
-Final = Annotated[float, Meta(ge=0, le=1, description="share of the peak at the end")]
+Final = Annotated[float, Meta(ge=0, le=1, description="fraction of the peak at the end")]
 
 
 class WarmupStableDecay(Config, tag="warmup_stable_decay"):
     """Up in a line, flat, down at the end (Hägele et al. 2024, arXiv:2405.18392)."""
 
-    warmup: Annotated[float, Meta(ge=0, le=1, description="share of the steps going up")] = 0.02
-    decay: Annotated[float, Meta(ge=0, le=1, description="share of the steps going down")] = 0.2
+    warmup: Annotated[float, Meta(ge=0, le=1, description="fraction of the steps going up")] = (
+        0.02
+    )
+    decay: Annotated[
+        float, Meta(ge=0, le=1, description="fraction of the steps going down")
+    ] = 0.2
     final: Final = 0.0
     shape: Annotated[
         Literal["linear", "sqrt"], Meta(description="of the way down; sqrt: 1 - sqrt(progress)")
@@ -27,7 +31,9 @@ class WarmupStableDecay(Config, tag="warmup_stable_decay"):
 class Cosine(Config, tag="cosine"):
     """Up in a line, down along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
 
-    warmup: Annotated[float, Meta(ge=0, le=1, description="share of the steps going up")] = 0.02
+    warmup: Annotated[float, Meta(ge=0, le=1, description="fraction of the steps going up")] = (
+        0.02
+    )
     final: Final = 0.1
 
 

@@ -49,13 +49,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def percent(share: float) -> str:
-    """A share in percent.
+def percent(fraction: float) -> str:
+    """A fraction in percent.
 
     >>> percent(0.9123)
     '91.2%'
     """
-    return f"{share:.1%}"
+    return f"{fraction:.1%}"
 
 
 def decimals(number: float) -> str:

@@ -87,11 +87,11 @@ class Compiler:
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            prediction = self._process.stdout.readline()
         except BrokenPipeError:
-            answer = ""
-        if not answer:
+            prediction = ""
+        if not prediction:
             self._said.seek(0)
             last = [text for text in self._said.read().splitlines() if text.strip()][-1:]
             raise UserError(f"the compiler ended without an answer: {' '.join(last)[:300]}")
-        return answer
+        return prediction

@@ -97,16 +97,16 @@ def _devices(request: Request) -> tuple[Sequence[jax.Device], dict[jax.Device, i
 
 
 def _vocabulary(run: Run) -> Vocabulary:
-    """One of the right size: which pieces begin a word changes no shape."""
+    """One of the right size: which tokens begin a word changes no shape."""
     tokenizer = run.data.tokenizer
     size, first = vocabulary_size(tokenizer), 4
     return Vocabulary(
         size=size,
         pad=0,
         mask=1,
-        begin=2,
-        end=3,
-        ordinary=first + tokenizer.sentinels,
+        bos=2,
+        eos=3,
+        first_ordinary=first + tokenizer.sentinels,
         begins_word=(True,) * size,
         sentinels=tuple(range(first, first + tokenizer.sentinels)),
     )
@@ -145,7 +145,7 @@ def _step(step: Step, program: Program) -> tuple[Any, Sequence[Any]]:
     sample = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     given = [params, rows, rows, number, key, sample]
     vocabulary = _vocabulary(run)
-    return nats_of.lower(scorer, program.body, vocabulary, *given), given
+    return nats_of.lower(scorer, program.module, vocabulary, *given), given
 
 
 def _refusal(message: str) -> tuple[str, float | None]:
@@ -262,18 +262,18 @@ def _bytes_of(array: jax.ShapeDtypeStruct, there: Any) -> int:
 
 def main() -> None:
     """Answers requests, a line each, until there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
+    predictions = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the compiler's own words
     keep_memory()
     for line in sys.stdin:
-        answer: Found | Speed | str
+        prediction: Found | Speed | str
         try:
             asked = msgspec.json.decode(line, type=Request | None)
-            answer = speed() if asked is None else find(asked)
+            prediction = speed() if asked is None else find(asked)
         except UserError as error:
-            answer = str(error)
-        answers.write(msgspec.json.encode(answer).decode() + "\n")
-        answers.flush()
+            prediction = str(error)
+        predictions.write(msgspec.json.encode(prediction).decode() + "\n")
+        predictions.flush()
 
 
 if __name__ == "__main__":

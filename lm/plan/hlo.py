@@ -121,8 +121,8 @@ class _Reader:
         for instruction in here.instructions.values():
             kind = instruction.opcode.removesuffix("-start")
             if kind == "while":
-                body = self.module[instruction.attribute("body") or ""]
-                self._walk(body, times * self._turns(instruction, here), kernel)
+                module = self.module[instruction.attribute("body") or ""]
+                self._walk(module, times * self._turns(instruction, here), kernel)
                 continue
             for called in self._called(instruction):
                 inner = kernel
@@ -158,7 +158,7 @@ class _Reader:
         if known := re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.rest):
             return int(known[1])
         condition = self.module[loop.attribute("condition") or ""]
-        body = self.module[loop.attribute("body") or ""]
+        module = self.module[loop.attribute("body") or ""]
         test = condition.root
         counter, limit = (condition.instructions[name] for name in test.operands)
         if "direction=LT" not in test.rest or counter.opcode != "get-tuple-element":
@@ -166,7 +166,7 @@ class _Reader:
         index = int(counter.attribute("index") or 0)
         end = self._value(limit, condition)
         start = self._value(here.instructions[loop.operands[0]], here, index)
-        step = self._value(body.instructions[body.root.operands[index]], body)
+        step = self._value(module.instructions[module.root.operands[index]], module)
         return max(0, math.ceil((end - start) / step))
 
     def _value(self, of: Instruction, here: Computation, index: int = -1) -> int:
@@ -212,7 +212,7 @@ class _Reader:
         return out + sum(sum(sizes(type_)) for type_ in types)
 
     def _fusion_traffic(self, fusion: Instruction, types: list[str]) -> float:
-        """Of an operand that is only cut into, the pieces; of one written in place, those."""
+        """Of an operand that is only cut into, the tokens; of one written in place, those."""
         inner = self.module[fusion.attribute("calls") or ""]
         total = 0.0
         for number, type_ in enumerate(types):

@@ -27,9 +27,9 @@ class Machine(NamedTuple):
     flops_float32: float | None = None
     """Of products of float32 operands, where they are known to be slower."""
     efficiency: float = 1.0
-    """Share of the floors' speed that is reached."""
+    """Fraction of the floors' speed that is reached."""
     told: bool = False
-    """Whether that share is what the user says, and was not measured."""
+    """Whether that fraction is what the user says, and was not measured."""
     decides: bool = False
     """Whether the compiler refuses what does not fit."""
     estimate: str = ""
@@ -83,17 +83,17 @@ def find_machine(name: str, slices: int) -> Machine:
     if slices > 1 and chip.dcn is None:
         kind = name.partition("-")[0]
         raise UserError(f"--slices {slices}: the network between {kind} slices is not known")
-    share = chip.devices
-    devices = slices * slice_.chips * share
+    fraction = chip.devices
+    devices = slices * slice_.chips * fraction
     return Machine(
         name=name.lower(),
         slices=slices,
         devices=devices,
         chips=slices * slice_.chips,
         groups=-(-slices * slice_.chips // slice_.together),
-        flops=chip.flops / share,
-        memory=chip.memory / share,
-        bandwidth=chip.bandwidth / share,
+        flops=chip.flops / fraction,
+        memory=chip.memory / fraction,
+        bandwidth=chip.bandwidth / fraction,
         platform="cpu" if estimate else "tpu",
         decides=not estimate,
         estimate=estimate,

@@ -14,7 +14,7 @@ from lm.train.step import Program
 
 
 def step_seconds(program: Program, least: float = 3.0) -> list[float]:
-    """Seconds of training steps on random pieces, after one that warms up.
+    """Seconds of training steps on random tokens, after one that warms up.
 
     They are five steps or more, and last `least` seconds or longer: other programs come and go.
     """

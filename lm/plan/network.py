@@ -39,7 +39,7 @@ def seconds_of(
 ) -> tuple[float, float]:
     """The least time of a collective on the wires within slices, and between them.
 
-    What all devices of a slice must have from another slice comes once, a share to each.
+    What all devices of a slice must have from another slice comes once, a fraction to each.
     """
     if slice_ == HERE:
         return 0.0, 0.0

@@ -26,7 +26,7 @@ from lm.run import Run, evaluation_steps, mesh_for, refuse_attention, steps, val
 CALIBRATION = Run(
     data=Data(length=256, batch=8), model=Transformer(depth=4, width=256, heads=4)
 )
-"""The run on which this machine's share of its floors is measured."""
+"""The run on which this machine's fraction of its floors is measured."""
 
 
 class Plan(NamedTuple):
@@ -168,10 +168,10 @@ def _changes(
         ]
         if mesh["replica"] % (times * machine.groups) == 0 and _legal(run, change, machine):
             fsdp.append(change)
-    ways = [way for way in (fsdp, remat, microbatches) if way]
-    for way in ways:
+    num_shards = [way for way in (fsdp, remat, microbatches) if way]
+    for way in num_shards:
         yield way, True
-    if len(ways) > 1:
+    if len(num_shards) > 1:
         most = [change for way in (fsdp, remat) if way for change in way[-1]]
         yield [most + change for change in microbatches or [[]]], False
 
@@ -185,6 +185,8 @@ def _legal(run: Run, change: Change, machine: Machine) -> bool:
 
 
 def ledger_flops(run: Run, objective: Base, machine: Machine) -> float:
-    """FLOPs of a device's share of a training step by the ledger, with what is done again."""
+    """FLOPs of a device's fraction of a training step by the ledger, with what is done
+    again.
+    """
     vocabulary = vocabulary_size(run.data.tokenizer)
     return ledger.program_flops(run, objective, vocabulary, machine.platform) / machine.devices

@@ -33,6 +33,6 @@ def compared(how: Literal["equal", "spent"]) -> dict[str, ColumnInfo]:
     """What variants that are compared must agree in, or what each of them spent.
 
     >>> list(compared("spent"))
-    ['predicted_targets', 'slots', 'flops', 'flops_6nd', 'device_seconds']
+    ['predicted_targets', 'target_positions', 'flops', 'flops_6nd', 'device_seconds']
     """
     return {name: column for name, column in columns().items() if column.compared == how}

@@ -45,7 +45,7 @@ class Costs(Record):
         int, ColumnInfo("predicted targets", count, leading=True, compared="spent")
     ]
     """Targets of weight above 0, over all steps."""
-    slots: Annotated[int, ColumnInfo("slots", count, compared="spent")]
+    target_positions: Annotated[int, ColumnInfo("target positions", count, compared="spent")]
     """Prediction positions that the head computed, used or not."""
     flops: Annotated[int, ColumnInfo("FLOPs", power, leading=True, compared="spent")]
     """Forward and backward, without what is computed again."""
@@ -113,7 +113,7 @@ class Score(Record, omit_defaults=True):
     bytes: int
     """UTF-8 bytes of the text that was scored."""
     block: int | None = None
-    """Tokens that a decoding order uncovers at once; None for other scorers."""
+    """Tokens that a decoding order unmasks at once; None for other scorers."""
     document_nats: tuple[float, ...] = ()
     """Of each document; () where they are not kept."""
     document_bytes: tuple[int, ...] = ()
@@ -131,10 +131,10 @@ class Probe(Record):
     """Bootstrap over the test documents; None with one."""
     majority_accuracy: float
     """Always the most frequent label."""
-    piece_accuracy: float
-    """For each piece its most frequent label in training: what lies above it is context."""
+    token_accuracy: float
+    """For each token its most frequent label in training: what lies above it is context."""
     recall: dict[str, float]
-    """For each label in the test sample, the share of its tokens that were found."""
+    """For each label in the test sample, the fraction of its tokens that were found."""
     training_tokens: int
     test_tokens: int
     document_right: tuple[int, ...]
@@ -154,7 +154,7 @@ class Truth(Record):
     entropy_rate: float
     """Bits per symbol."""
     entropy_rate_se: float
-    error_by_share: dict[str, Score]
+    error_by_fraction: dict[str, Score]
     probe_accuracy: float | None
     """How often the likeliest hidden state, given what a position sees, is the true one."""
     probe_se: float | None
@@ -166,7 +166,7 @@ class Guess(Record):
     before: str
     """The text since the place before."""
     truth: str
-    hidden: bool
+    masked: bool
     """Whether the place was masked, and not the next one of a text."""
     likeliest: tuple[tuple[str, float], ...]
     """Tokens and their probabilities."""
@@ -179,7 +179,7 @@ class Passage(Record):
     passage: str
     after: str
     """The text behind the last place."""
-    pieces: tuple[Guess, ...]
+    tokens: tuple[Guess, ...]
 
 
 class Evaluation(Record):
@@ -195,7 +195,7 @@ class Evaluation(Record):
     kind: Annotated[Kind, ColumnInfo("which is")]
     scores: dict[str, Score]
     """By scorer, all that are valid."""
-    error_by_share: dict[str, Score]
+    error_by_fraction: dict[str, Score]
     """Bits per byte of what is masked, by the fraction masked; empty for causal models."""
     probe_accuracy: Annotated[
         float | None, ColumnInfo("probe", percent, error="probe_se", leading=True)

@@ -190,13 +190,13 @@ def clusters(columns: Columns, name: str) -> np.ndarray:
     return cluster_R.ravel()
 
 
-def common_loss(arms: Sequence[Columns], labels: Sequence[str]) -> str | None:
-    """The loss that both arms have: one's and another's do not compare.
+def common_loss(variants: Sequence[Columns], labels: Sequence[str]) -> str | None:
+    """The loss that both variants have: one's and another's do not compare.
 
     None, where neither has a usual one; DataError where each has others.
     """
     usual = USUAL["loss"]
-    has = [[name for name in usual if name in columns] for columns in arms]
+    has = [[name for name in usual if name in columns] for columns in variants]
     if all(has) and not set(has[0]) & set(has[1]):
         raise DataError(
             f"{labels[0]} has {' and '.join(has[0])}, {labels[1]} has {' and '.join(has[1])}:"
@@ -205,9 +205,9 @@ def common_loss(arms: Sequence[Columns], labels: Sequence[str]) -> str | None:
     return next((name for name in usual if all(name in each for each in has)), None)
 
 
-def kinds(arms: Sequence[Columns], labels: Sequence[str]) -> list[str]:
-    """What to say where an arm's numbers are exact and the other's are bounds."""
-    of_arm = [sorted(set(map(str, columns.get("kind", ())))) for columns in arms]
+def kinds(variants: Sequence[Columns], labels: Sequence[str]) -> list[str]:
+    """What to say where a variant's numbers are exact and the other's are bounds."""
+    of_arm = [sorted(set(map(str, columns.get("kind", ())))) for columns in variants]
     if of_arm[0] == of_arm[1]:
         return []
     said = ", ".join(f"{k[1]}: {' and '.join(k[0])}" for k in zip(of_arm, labels, strict=True))

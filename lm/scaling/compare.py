@@ -1,4 +1,4 @@
-"""How much compute one arm needs for another's loss, and what the comparison held equal."""
+"""How much compute one variant needs for another's loss, and what the comparison held equal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ BUDGETS = (
     "params_non_embedding",
     "tokens",
     "predicted_targets",
-    "slots",
+    "target_positions",
     "steps",
     "flops",
     "flops_6nd",
@@ -36,7 +36,7 @@ BUDGETS = (
 
 @dataclass(frozen=True)
 class Point:
-    """What the second arm needs for the first one's loss at some compute."""
+    """What the second variant needs for the first one's loss at some compute."""
 
     flops: float
     loss: float
@@ -44,12 +44,12 @@ class Point:
     multiplier: float
     ci95: Interval | None
     extrapolated: bool
-    """Whether the second arm measured no loss that low, or that high."""
+    """Whether the second variant measured no loss that low, or that high."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms' laws L = k C^-x, and the compute between them."""
+    """Two variants' laws L = k C^-x, and the compute between them."""
 
     points: tuple[Point, ...]
     fits: tuple[Fit, Fit]
@@ -58,14 +58,15 @@ class Comparison:
 
 
 def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Comparison:
-    """The multiplier at every compute of the first arm's frontier: C' / C with L'(C') = L(C).
+    """The multiplier at every compute of the first variant's frontier: C' / C with L'(C') =
+    L(C).
 
-    An arm's frontier is all of its rows if each improves on those of less compute, else their
-    lower convex hull in logarithms; a line through its logarithms is its law.
+    A variant's frontier is all of its rows if each improves on those of less compute, else
+    their lower convex hull in logarithms; a line through its logarithms is its law.
 
     >>> C = 10.0 ** np.arange(17, 22)
-    >>> arms = [Runs(20 * (C / handicap) ** -0.05, flops_R=C) for handicap in (1, 4)]
-    >>> comparison = compare(*arms)
+    >>> variants = [Runs(20 * (C / handicap) ** -0.05, flops_R=C) for handicap in (1, 4)]
+    >>> comparison = compare(*variants)
     >>> [round(point.multiplier, 6) for point in comparison.points]
     [4.0, 4.0, 4.0, 4.0, 4.0]
     """
@@ -76,7 +77,9 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
     assert measured.flops_R is not None
     for fit, name in zip(fits, ("first", "second"), strict=True):
         if not fit.parameters["x"] > 0:
-            raise DataError(f"the {name} arm's loss does not fall with compute: no multiplier")
+            raise DataError(
+                f"the {name} variant's loss does not fall with compute: no multiplier"
+            )
     degrees = min(fit.degrees for fit in fits)
     points = []
     for flops in _places(measured.flops_R):
@@ -84,7 +87,7 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
             loss, needed = _needed(ours.parameters, theirs.parameters, flops)
         if not 0 < needed < np.inf:
             raise DataError(
-                "the second arm's loss hardly falls with compute"
+                "the second variant's loss hardly falls with compute"
                 f" (x {theirs.parameters['x']:.2g}), so no compute is known for the loss"
                 f" {loss:.4g}: no multiplier"
             )
@@ -112,7 +115,7 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
 
 
 def frontier(runs: Runs) -> Runs:
-    """The rows that an arm is judged by, by compute; runs that differ by seed alone are one.
+    """The rows that a variant is judged by, by compute; runs that differ by seed alone are one.
 
     >>> N, C = np.array([1e6, 1e6, 1e6]), np.array([1e15, 1e17, 1e15])
     >>> runs = Runs(np.array([4.0, 1.0, 2.0]), params_R=N, flops_R=C)
@@ -129,7 +132,7 @@ def frontier(runs: Runs) -> Runs:
     if len(rows_R) < 2:
         raise DataError(
             f"only {len(rows_R)} of {len(runs)} rows improves on all of less compute;"
-            " a multiplier needs two budgets in each arm"
+            " a multiplier needs two budgets in each variant"
         )
     return runs.take(rows_R)
 
@@ -170,7 +173,8 @@ def mean_of_seeds(runs: Runs, seeds: Sequence[Any]) -> Runs:
 def held_equal(
     first: Columns, second: Columns, names: Sequence[str] = BUDGETS
 ) -> tuple[list[str], dict[str, float | None]]:
-    """Columns whose values are the same in both arms, and the ratio of medians of the others.
+    """Columns whose values are the same in both variants, and the ratio of medians of the
+    others.
 
     None, where they are no numbers. Values count once, and numbers that differ by less than a
     thousandth are the same.
@@ -227,7 +231,7 @@ def _law(runs: Runs, bootstrap: int, seed: int) -> Fit:
 
 
 def _places(flops_R: np.ndarray) -> np.ndarray:
-    """The compute to compare at: the arm's own, or seven places where that is more."""
+    """The compute to compare at: the variant's own, or seven places where that is more."""
     distinct = np.unique(flops_R)
     return distinct if len(distinct) <= 7 else np.geomspace(distinct[0], distinct[-1], 7)
 
@@ -235,7 +239,7 @@ def _places(flops_R: np.ndarray) -> np.ndarray:
 def _needed(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], flops: float
 ) -> tuple[Any, Any]:
-    """The first arm's loss at this compute, and the second arm's compute for it."""
+    """The first variant's loss at this compute, and the second variant's compute for it."""
     log_loss = np.log(ours["k_L"]) - ours["x"] * np.log(flops)
     return np.exp(log_loss), np.exp((np.log(theirs["k_L"]) - log_loss) / theirs["x"])
 
@@ -244,16 +248,16 @@ def _warnings(points: Sequence[Point], frontiers: tuple[Runs, Runs]) -> list[str
     warnings = []
     if beyond := [point for point in points if point.extrapolated]:
         warnings.append(
-            f"extrapolated at {len(beyond)} of {len(points)} budgets: the second arm measured"
-            " no such loss, its law is drawn on"
+            f"extrapolated at {len(beyond)} of {len(points)} budgets: the second variant"
+            " measured no such loss, its law is drawn on"
         )
     for name, runs in zip(("first", "second"), frontiers, strict=True):
         if len(runs) == 2:
             warnings.append(
-                f"too few points: two in the {name} arm, so there are no error bars"
+                f"too few points: two in the {name} variant, so there are no error bars"
             )
         elif len(runs) < 5:
             warnings.append(
-                f"too few points: {len(runs)} in the {name} arm; error bars are rough"
+                f"too few points: {len(runs)} in the {name} variant; error bars are rough"
             )
     return warnings

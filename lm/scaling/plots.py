@@ -44,7 +44,7 @@ def figure_of(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str = "lo
 
 
 def comparison_figure(comparison: Comparison, names: Sequence[str], loss: str) -> Figure:
-    """Both arms' losses against compute, and how much of it the second needs."""
+    """Both variants' losses against compute, and how much of it the second needs."""
     figure = _page(3.1)
     left, right = figure.subplots(1, 2)
     for number, (fit, runs) in enumerate(

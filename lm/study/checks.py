@@ -12,20 +12,20 @@ from lm.study.groups import Group
 from lm.train.directory import environments
 
 Rows = Mapping[str, Mapping[str, Cell]]
-"""Cells that are compared, by arm, in rows of one size (and seed) each, by its name."""
+"""Cells that are compared, by variant, in rows of one size (and seed) each, by its name."""
 
 
 def arms_rows(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
-    """Cells that differ in the arm alone, by what else their names say."""
+    """Cells that differ in the variant alone, by what else their names say."""
     rows: dict[str, dict[str, Cell]] = {}
     for cell in cells:
-        arm, _, rest = cell.name.partition("-")
-        rows.setdefault(rest, {})[arm] = cell
+        variant, _, rest = cell.name.partition("-")
+        rows.setdefault(rest, {})[variant] = cell
     return rows
 
 
 def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, Cell]]:
-    """The cells that are compared: those of one size and one seed, by group."""
+    """The runs that are compared: those of one size and one seed, by group."""
     rows: dict[str, dict[str, Cell]] = {}
     for group in groups:
         for cell in group.cells:
@@ -38,24 +38,25 @@ def violations(rows: Rows) -> tuple[str, ...]:
     """Warnings about what was to be equal and is not."""
     broken = [check for check in checks_of(rows) if check["verdict"] == "no"]
     return tuple(
-        f"Not equal between the arms, though it was to be: {check['what']} ({check['detail']})."
+        f"Not equal between the variants, though it was to be: {check['what']}"
+        f" ({check['detail']})."
         for check in broken
     )
 
 
 def missing(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """A warning about cells that are not finished."""
+    """A warning about runs that are not finished."""
     names = [cell.name for cell in cells if cell.result is None]
     if not names:
         return ()
     return (
-        f"Not finished, and left out of every comparison: {len(names)} of {len(cells)} cells"
+        f"Not finished, and left out of every comparison: {len(names)} of {len(cells)} runs"
         f" ({', '.join(names)}). The same command goes on where it stopped.",
     )
 
 
 def checks_of(rows: Rows) -> list[dict[str, str]]:
-    """What is to be equal between the cells of each row, whether it is, and the values."""
+    """What is to be equal between the runs of each row, whether it is, and the values."""
     finished = {name: [c for c in row.values() if c.result] for name, row in rows.items()}
     finished = {name: row for name, row in finished.items() if row}
     several = any(len(row) > 1 for row in finished.values())
@@ -92,7 +93,7 @@ def checks_of(rows: Rows) -> list[dict[str, str]]:
 def _verdict(equal: bool, compared: bool) -> str:
     if not equal:
         return "no"
-    return "yes" if compared else "one arm only"
+    return "yes" if compared else "one variant only"
 
 
 def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
@@ -104,7 +105,7 @@ def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def mixed(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Warnings about cells, or parts of one, that other code, devices or texts have made."""
+    """Warnings about runs, or parts of one, that other code, devices or texts have made."""
     found = {
         key: values
         for key, values in _circumstances(cells).items()
@@ -115,14 +116,14 @@ def mixed(cells: Sequence[Cell]) -> tuple[str, ...]:
             texts = found.setdefault(f"text of {cell.run.data.corpus}", {})
             texts.setdefault(f"{digest[:12]}…", []).append(cell.name)
     return tuple(
-        f"Not the same for all cells: {key}: {_listed(values)}."
+        f"Not the same for all runs: {key}: {_listed(values)}."
         for key, values in found.items()
         if len(values) > 1
     )
 
 
 _BY_DESIGN = ("mesh", "hosts", "train", "validation")
-"""What may differ between cells and change nothing, or follows from their settings."""
+"""What may differ between runs and change nothing, or follows from their settings."""
 
 
 def _count(number: Any) -> str:
@@ -131,9 +132,9 @@ def _count(number: Any) -> str:
 
 
 def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
-    """All that run directories say about machine, code and data: by key and value, which cells.
+    """All that run directories say about machine, code and data: by key and value, which runs.
 
-    A cell that went on elsewhere, or by other code, has several values.
+    A run that went on elsewhere, or by other code, has several values.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for cell in [cell for cell in cells if cell.result] or cells:
@@ -154,14 +155,14 @@ def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
 
 
 def _listed(values: Mapping[str, Sequence[str]]) -> str:
-    """Values, and where there are several, which cells have each.
+    """Values, and where there are several, which runs have each.
 
     >>> _listed({"a": ["x", "y"]}), _listed({"a": ["x"], "b": ["x", "y", "z", "w"]})
-    ('a', 'a (x); b (4 cells)')
+    ('a', 'a (x); b (4 runs)')
     """
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(
-        f"{value} ({', '.join(names) if len(names) < 4 else f'{len(names)} cells'})"
+        f"{value} ({', '.join(names) if len(names) < 4 else f'{len(names)} runs'})"
         for value, names in values.items()
     )

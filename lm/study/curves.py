@@ -46,7 +46,7 @@ class Curve(NamedTuple):
 
 
 def curve_of(cell: Cell, params: str = "params_non_embedding") -> Curve:
-    """The curve of a finished cell; `params` says which of its sizes."""
+    """The curve of a finished run; `params` says which of its sizes."""
     assert cell.result is not None
     steps, losses = _logged(cell, "validation_loss")
     each = cell.result["flops"] / cell.result["tokens"]
@@ -55,7 +55,7 @@ def curve_of(cell: Cell, params: str = "params_non_embedding") -> Curve:
 
 
 class Losses(NamedTuple):
-    """What a cell logged, finished or not."""
+    """What a run logged, finished or not."""
 
     steps: np.ndarray
     trained: np.ndarray
@@ -66,7 +66,7 @@ class Losses(NamedTuple):
 
 
 def losses_of(cell: Cell) -> Losses:
-    """The training and validation losses of a cell."""
+    """The training and validation losses of a run."""
     steps, losses = _logged(cell, "loss")
     keep = 1 - 1 / max(1, len(losses) / 25)
     smooth, total, weight = np.zeros_like(losses), 0.0, 0.0

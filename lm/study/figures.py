@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, 
 
 from lm.output.numbers import count
 from lm.study.curves import losses_of
-from lm.study.grid import Arm, Cell, parameters, size_text
+from lm.study.grid import Cell, Variant, parameters, size_text
 from lm.study.groups import BITS, PROBE, Group, Measure, all_results, by_size, gaps, of_arm
 from lm.study.report.figures import (
     BLUE,
@@ -37,7 +37,8 @@ Lines = Mapping[str, tuple[str, Group]]
 
 @styled()
 def dots_figure(series: Mapping[str, tuple[str, Mapping[str, Group]]]) -> Figure:
-    """Bits per byte and probe of each arm, a row each; `series` are colours and groups by row.
+    """Bits per byte and probe of each variant, a row each; `series` are colours and groups by
+    row.
 
     Filled marks are exact, hollow ones bounds, crosses no likelihood.
     """
@@ -56,7 +57,7 @@ def dots_figure(series: Mapping[str, tuple[str, Mapping[str, Group]]]) -> Figure
                     xerr=[scale * (group.error(measure) or 0.0)],
                     **_mark(group, measure, colour, MARKERS[order]),
                 )
-        axes.grid(axis="y", visible=False)
+        axes.grid(axis="y", attention_mask=False)
     left, right = both
     left.set_yticks(range(len(rows)), rows)
     left.set_ylim(len(rows) - 0.4, -0.6)
@@ -122,26 +123,26 @@ def curves_figure(
 
 
 @styled()
-def shares_figure(
+def fractions_figure(
     lines: Lines,
     *,
     floors: Mapping[str, float] = {},
     trained_at: float | None = None,
     truth: bool = False,
 ) -> Figure | None:
-    """Error of the hidden pieces against the share hidden; None if nobody was asked.
+    """Error of the masked tokens against the fraction masked; None if nobody was asked.
 
     With `truth`, the least that the source of the text allows is beside it.
     """
     figure, (axes,) = panels(1, height=3.4)
     drawn: list[tuple[str, str, list[Any], str]] = []
     for order, (label, (colour, group)) in enumerate(lines.items()):
-        results = [r for r in group.results.values() if r.get("error_by_share")]
+        results = [r for r in group.results.values() if r.get("error_by_fraction")]
         if results:
-            curves = [result["error_by_share"] for result in results]
+            curves = [result["error_by_fraction"] for result in results]
             drawn.append((label, colour, curves, MARKERS[order % len(MARKERS)]))
         if results and truth and len(drawn) == 1:
-            known = [result["truth"]["error_by_share"] for result in results]
+            known = [result["truth"]["error_by_fraction"] for result in results]
             drawn.append(("the source", INK, known, ""))
     handles = []
     for order, (label, colour, curves, marker) in enumerate(drawn):
@@ -152,20 +153,24 @@ def shares_figure(
             "linestyle": "--" if dashed else "-",
         }
         handles.append(Line2D([], [], label=label, **look))
-        shares = sorted(curves[0], key=float)
-        values_SR = np.array([[c[share]["bits_per_byte"] for c in curves] for share in shares])
-        masks_S = [np.mean([c[share]["mc_se"] or 0.0 for c in curves]) for share in shares]
+        fractions = sorted(curves[0], key=float)
+        values_SR = np.array(
+            [[c[fraction]["bits_per_byte"] for c in curves] for fraction in fractions]
+        )
+        masks_S = [
+            np.mean([c[fraction]["mc_se"] or 0.0 for c in curves]) for fraction in fractions
+        ]
         seeds_S = values_SR.std(axis=1, ddof=1) / math.sqrt(len(curves)) if curves[1:] else 0.0
         axes.errorbar(
-            [100 * float(share) for share in shares],
+            [100 * float(fraction) for fraction in fractions],
             values_SR.mean(axis=1),
             np.hypot(seeds_S, masks_S),
             elinewidth=0.9,
             **look,
         )
     axes.set(
-        xlabel="share of the row that is hidden (%)",
-        ylabel="bits per byte of the hidden pieces",
+        xlabel="fraction of the row that is masked (%)",
+        ylabel="bits per byte of the masked tokens",
     )
     axes.set_xlim(0, 102)
     if trained_at is not None:
@@ -187,9 +192,9 @@ def shares_figure(
 
 @styled()
 def bits_figure(
-    groups: Sequence[Group], reference: Arm, baselines: Mapping[str, float]
+    groups: Sequence[Group], reference: Variant, baselines: Mapping[str, float]
 ) -> Figure:
-    """Bits per byte by size, and how far above the reference arm."""
+    """Bits per byte by size, and how far above the reference variant."""
     figure, (left, right) = panels(2, height=3.5)
     above = {
         name: gap
@@ -197,14 +202,14 @@ def bits_figure(
         for first in of_arm(peers, reference)
         for name, gap in gaps(peers, first, BITS).items()
     }
-    for nudge, arm in enumerate(_arms(groups), -1):
-        ours = of_arm(groups, arm)
+    for nudge, variant in enumerate(_variants(groups), -1):
+        ours = of_arm(groups, variant)
         hollow = any(group.kind != "exact" for group in ours)
         points = [(g.size, g.mean("bits_per_byte"), g.error(BITS)) for g in ours]
-        _points(left, arm, points, nudge, hollow=hollow)
+        _points(left, variant, points, nudge, hollow=hollow)
         apart = [(g, above[g.name]) for g in ours if g.name in above]
         points = [(group.size, gap.value, gap.error) for group, gap in apart]
-        _points(right, arm, points, nudge, hollow=True)
+        _points(right, variant, points, nudge, hollow=True)
     bits = [group.mean("bits_per_byte") or 0.0 for group in groups]
     low, high = min([*bits, *baselines.values()]), max([*bits, *baselines.values()])
     left.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
@@ -222,14 +227,14 @@ def bits_figure(
     )
     right.set_ylim(min(0, right.get_ylim()[0]) - 0.05)
     reference_lines(left, baselines)
-    kinds = {group.arm: group.kind for group in groups}
-    handles = [_handle(arm, hollow=kinds[arm] != "exact") for arm in kinds]
+    kinds = {group.variant: group.kind for group in groups}
+    handles = [_handle(variant, hollow=kinds[variant] != "exact") for variant in kinds]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
 
 
 @styled()
-def loss_figure(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> Figure | None:
+def loss_figure(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> Figure | None:
     """Training and validation loss against tokens and FLOPs; None if nothing was trained."""
     figure, (left, right) = panels(2, height=3.3, sharey=True)
     lowest, highest = math.inf, -math.inf
@@ -241,7 +246,7 @@ def loss_figure(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> Figure | None
         "markersize": 3.6, "markerfacecolor": PAPER, "markeredgewidth": 0.9
     }  # fmt: skip
     for cell in cells:
-        size, arm = parameters(cell.run.model), arms[cell.name.split("-")[0]]
+        size, variant = parameters(cell.run.model), variants[cell.name.split("-")[0]]
         losses, marker = losses_of(cell), MARKERS[sizes.index(size)]
         scales: dict[Axes, float] = {left: cell.run.data.batch * cell.run.data.length}
         if result := cell.result:
@@ -250,14 +255,14 @@ def loss_figure(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> Figure | None
             axes.plot(
                 losses.steps * each,
                 losses.trained,
-                color=arm.colour,
+                color=variant.colour,
                 linestyle=dashes[size],
                 alpha=0.85,
             )
             axes.plot(
                 losses.validated * each,
                 losses.validation,
-                color=arm.colour,
+                color=variant.colour,
                 linestyle="none",
                 marker=marker,
                 **small,
@@ -274,9 +279,9 @@ def loss_figure(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> Figure | None
     right.xaxis.set_minor_locator(NullLocator())
     margin = 0.05 * (highest - lowest)
     left.set_ylim(lowest - margin, highest + margin)
-    left.set(title="By tokens read", ylabel="nats per predicted piece")
+    left.set(title="By tokens read", ylabel="nats per predicted token")
     right.set(title="By arithmetic")
-    handles = [_handle(arm, marker="none") for arm in arms.values()]
+    handles = [_handle(variant, marker="none") for variant in variants.values()]
     for size, marker in zip(sizes, MARKERS, strict=False):
         look = small | {"color": MUTED, "markeredgecolor": INK, "linestyle": dashes[size]}
         handles.append(Line2D([], [], label=size_text(size), marker=marker, **look))
@@ -288,17 +293,17 @@ def loss_figure(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> Figure | None
 def probe_figure(groups: Sequence[Group], size: int) -> Figure:
     """Probe accuracy by size, and recall by role at one size, of groups that were probed."""
     figure, (left, right) = panels(2, height=3.9, width_ratios=(1, 1.05))
-    for nudge, arm in enumerate(_arms(groups), -1):
-        ours = of_arm(groups, arm)
+    for nudge, variant in enumerate(_variants(groups), -1):
+        ours = of_arm(groups, variant)
         points = [
             (g.size, 100 * (g.mean(PROBE.key) or 0.0), 100 * (g.error(PROBE) or 0.0))
             for g in ours
         ]
-        _points(left, arm, points, nudge)
+        _points(left, variant, points, nudge)
     first = all_results(groups)[0]["probe"]
     floor = {
         "most frequent role": 100 * first["majority_accuracy"],
-        "by the piece alone": 100 * first["piece_accuracy"],
+        "by the token alone": 100 * first["token_accuracy"],
     }
     low, high = left.get_ylim()
     left.set_ylim(min(low, *floor.values()) - 3, max(high, *floor.values()) + 2)
@@ -307,7 +312,7 @@ def probe_figure(groups: Sequence[Group], size: int) -> Figure:
     reference_lines(left, floor)
 
     recalls = {
-        group.arm: all_results([group])[0]["probe"]["recall"]
+        group.variant: all_results([group])[0]["probe"]["recall"]
         for group in groups
         if group.size == size
     }
@@ -318,16 +323,16 @@ def probe_figure(groups: Sequence[Group], size: int) -> Figure:
     for place, role in enumerate(roles):
         ends = [100 * recall[role] for recall in recalls.values() if role in recall]
         right.plot((min(ends), max(ends)), (place, place), color=RULE, linewidth=2, zorder=1)
-    for arm, recall in recalls.items():
+    for variant, recall in recalls.items():
         places = [place for place, role in enumerate(roles) if role in recall]
         found = [100 * recall[roles[place]] for place in places]
-        right.plot(found, places, linestyle="none", marker="o", color=arm.colour)
+        right.plot(found, places, linestyle="none", marker="o", color=variant.colour)
     right.set_yticks(range(len(roles)), roles)
-    right.grid(axis="y", visible=False)
+    right.grid(axis="y", attention_mask=False)
     right.tick_params(axis="y", length=0)
     right.set(title=f"By role, {size_text(size)}", xlabel="% of the role's tokens")
     right.set_ylim(-0.7, len(roles) - 0.3)
-    handles = [_handle(arm) for arm in _arms(groups)]
+    handles = [_handle(variant) for variant in _variants(groups)]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
 
@@ -339,21 +344,23 @@ def draw_arms(
     measure: Measure,
     unit: float = 1.0,
 ) -> None:
-    """A line an arm: a measure in some unit against a number; what is not exact is hollow."""
-    for order, arm in enumerate(_arms(groups)):
-        ours = sorted(of_arm(groups, arm), key=against)
+    """A line a variant: a measure in some unit against a number; what is not exact is
+    hollow.
+    """
+    for order, variant in enumerate(_variants(groups)):
+        ours = sorted(of_arm(groups, variant), key=against)
         known = [group for group in ours if group.mean(measure.key) is not None]
         hollow = measure is not PROBE and any(group.kind != "exact" for group in known)
         axes.errorbar(
             [against(group) for group in known],
             [unit * (group.mean(measure.key) or 0.0) for group in known],
             [unit * (group.error(measure) or 0.0) for group in known],
-            color=arm.colour,
+            color=variant.colour,
             marker=MARKERS[order],
             markersize=5,
-            markerfacecolor=PAPER if hollow else arm.colour,
+            markerfacecolor=PAPER if hollow else variant.colour,
             elinewidth=1,
-            label=arm.label,
+            label=variant.label,
         )
 
 
@@ -370,19 +377,21 @@ def ticks(axis: Axis, locator: Locator, show: Callable[[float], str]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
 
 
-def _arms(groups: Sequence[Group]) -> list[Arm]:
-    return list(dict.fromkeys(group.arm for group in groups))
+def _variants(groups: Sequence[Group]) -> list[Variant]:
+    return list(dict.fromkeys(group.variant for group in groups))
 
 
 def _points(
     axes: Axes,
-    arm: Arm,
+    variant: Variant,
     points: Sequence[tuple[float, float | None, float | None]],
     nudge: int,
     *,
     hollow: bool = False,
 ) -> None:
-    """Values by size with error bars; arms stand a little apart, so that bars do not hide."""
+    """Values by size with error bars; variants stand a little apart, so that bars do not hide
+    each other.
+    """
     if not points:
         return
     sizes, values, errors = zip(*points, strict=True)
@@ -390,10 +399,10 @@ def _points(
         [size * 1.025**nudge for size in sizes],
         values,
         [error if error is not None and math.isfinite(error) else 0 for error in errors],
-        color=arm.colour,
+        color=variant.colour,
         marker="o",
         markersize=5,
-        markerfacecolor=PAPER if hollow else arm.colour,
+        markerfacecolor=PAPER if hollow else variant.colour,
         markeredgewidth=1.2,
         elinewidth=1,
     )
@@ -407,11 +416,11 @@ def _size_axis(axes: Axes, groups: Sequence[Group]) -> None:
     axes.set_xlabel("parameters without the embedding")
 
 
-def _handle(arm: Arm, *, marker: str = "o", hollow: bool = False) -> Line2D:
-    """The legend's entry of an arm."""
-    face = PAPER if hollow else arm.colour
+def _handle(variant: Variant, *, marker: str = "o", hollow: bool = False) -> Line2D:
+    """The legend's entry of a variant."""
+    face = PAPER if hollow else variant.colour
     return Line2D(
-        [], [], color=arm.colour, marker=marker, markerfacecolor=face, label=arm.label
+        [], [], color=variant.colour, marker=marker, markerfacecolor=face, label=variant.label
     )
 
 

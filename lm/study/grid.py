@@ -1,4 +1,6 @@
-"""What a study trains: arms at several sizes, budgets and seeds, and what came of each run."""
+"""What a study trains: variants at several sizes, budgets and seeds, and what came of each
+run.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +29,7 @@ class Cell(NamedTuple):
     directory: Path
 
 
-class Arm(NamedTuple):
+class Variant(NamedTuple):
     """One way of training: what figures and sentences call it, its objective, its colour."""
 
     label: str
@@ -36,20 +38,20 @@ class Arm(NamedTuple):
     colour: str
 
 
-GPT = Arm("GPT", "the GPT", Causal(), BLUE)
-BERT = Arm("BERT, 15%", "the BERT trained at 15%", Masked(), VERMILLION)
-ANY_ORDER = Arm("BERT, all rates", "the BERT trained at all rates", AnyOrder(), GREEN)
+GPT = Variant("GPT", "the GPT", Causal(), BLUE)
+BERT = Variant("BERT, 15%", "the BERT trained at 15%", Masked(), VERMILLION)
+ANY_ORDER = Variant("BERT, all rates", "the BERT trained at all rates", AnyOrder(), GREEN)
 GPT_AND_BERTS = {"causal": GPT, "masked15": BERT, "any_order": ANY_ORDER}
-"""By the name that the cells' names begin with."""
+"""By the name that the runs' names begin with."""
 
 
-def arm_of(cell: Cell) -> str:
-    """The name of a cell's arm."""
+def variant_of(cell: Cell) -> str:
+    """The name of a run's variant."""
     return cell.name.split("-")[0]
 
 
 class Size(NamedTuple):
-    """A model, and the learning rate that is used for all of its arms."""
+    """A model, and the learning rate that is used for all of its variants."""
 
     depth: int
     width: int
@@ -63,7 +65,9 @@ class Size(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """What a scale trains: each size in each arm on each number of tokens, for each seed."""
+    """What a scale trains: each size in each variant on each number of tokens, for each
+    seed.
+    """
 
     data: Data
     sizes: tuple[Size, ...] = ()
@@ -73,10 +77,10 @@ class Scale(NamedTuple):
     settings: Mapping[str, Any] = {}
     """Further fields of the runs."""
     only: tuple[str, ...] | None = None
-    """The arms that are trained; None: all."""
+    """The variants that are trained; None: all."""
 
-    def runs(self, arms: Mapping[str, Arm], *, once: bool = False) -> dict[str, Run]:
-        """The runs by cell name; a seed is finished before the next begins.
+    def runs(self, variants: Mapping[str, Variant], *, once: bool = False) -> dict[str, Run]:
+        """The runs by run name; a seed is finished before the next begins.
 
         With `once`, text is new throughout: refused, where there is not as much.
         """
@@ -85,35 +89,35 @@ class Scale(NamedTuple):
             for tokens in self.tokens
             for seed in range(self.seeds)
             for size in self.sizes
-            for name, arm in arms.items()
+            for name, variant in variants.items()
             if self.only is None or name in self.only
-            for run in [self._run(arm, size, tokens, seed, once)]
+            for run in [self._run(variant, size, tokens, seed, once)]
         }
 
-    def runs_at_flops(self, arms: Mapping[str, Arm]) -> dict[str, Run]:
+    def runs_at_flops(self, variants: Mapping[str, Variant]) -> dict[str, Run]:
         """Those of equal FLOPs as well, where they need another number of steps.
 
-        The first arm's FLOPs are what all get, to the nearest step.
+        The first variant's FLOPs are what all get, to the nearest step.
         """
-        pieces, first = vocabulary_size(self.data.tokenizer), next(iter(arms))
+        tokens, first = vocabulary_size(self.data.tokenizer), next(iter(variants))
         found = {}
-        for name, run in self.runs(arms).items():
+        for name, run in self.runs(variants).items():
             found[name] = run
-            spent = msgspec.structs.replace(run, objective=arms[first].objective)
-            flops = ledger.cost(spent, pieces).flops
-            tokens = ledger.tokens_for(run, pieces, flops)
-            if tokens != ledger.cost(run, pieces).tokens:
-                arm, size, _, seed = name.split("-")
-                other = f"{arm}-{size}-{flops_text(flops)}-{seed}"
+            spent = msgspec.structs.replace(run, objective=variants[first].objective)
+            flops = ledger.cost(spent, tokens).flops
+            tokens = ledger.tokens_for(run, tokens, flops)
+            if tokens != ledger.cost(run, tokens).tokens:
+                variant, size, _, seed = name.split("-")
+                other = f"{variant}-{size}-{flops_text(flops)}-{seed}"
                 found[other] = msgspec.structs.replace(run, tokens=tokens)
         return found
 
-    def _run(self, arm: Arm, size: Size, tokens: int, seed: int, once: bool) -> Run:
+    def _run(self, variant: Variant, size: Size, tokens: int, seed: int, once: bool) -> Run:
         usual = {"schedule": WarmupStableDecay(warmup=0.05)}
         new = msgspec.structs.replace(self.data, unique=tokens)
         return Run(
             data=new if once else self.data,
-            objective=arm.objective,
+            objective=variant.objective,
             model=size.model,
             optimizer=Muon(learning_rate=size.learning_rate),
             tokens=tokens,
@@ -129,11 +133,11 @@ def parameters(model: Model) -> int:
 
 def matmul_parameters(model: Transformer, data: Data) -> int:
     """Parameters in matrix products, the head's among them."""
-    return sum(model.matrices(vocabulary_size(data.tokenizer)).values())
+    return sum(model.matmul_parameters(vocabulary_size(data.tokenizer)).values())
 
 
 def size_text(parameters: float) -> str:
-    """A model size as cell names and axes give it: one digit, or two where one is 5% off.
+    """A model size as run names and axes give it: one digit, or two where one is 5% off.
 
     >>> size_text(790_000), size_text(1_770_000), size_text(302_000_000)
     ('0.8M', '1.8M', '302M')
@@ -143,7 +147,7 @@ def size_text(parameters: float) -> str:
 
 
 def flops_text(flops: float) -> str:
-    """A budget of FLOPs as cell names give it.
+    """A budget of FLOPs as run names give it.
 
     >>> flops_text(3.14e11), flops_text(2e10)
     ('f3.1e11', 'f2.0e10')

@@ -12,7 +12,7 @@ from lm.evaluate.bits import Sums, sums_se
 from lm.objectives import Objective
 from lm.output.numbers import decimals, percent
 from lm.run import Run
-from lm.study.grid import Arm, Cell, arm_of, parameters, size_text
+from lm.study.grid import Cell, Variant, parameters, size_text, variant_of
 from lm.study.report.values import Row
 
 
@@ -41,11 +41,11 @@ PROBE = Measure("probe_accuracy", _right, +1, percent)
 
 
 class Group(NamedTuple):
-    """The cells that differ in the seed alone."""
+    """The runs that differ in the seed alone."""
 
     name: str
-    """That of its cells, without the seed."""
-    arm: Arm
+    """That of its runs, without the seed."""
+    variant: Variant
     size: int
     budget: str
     """The part of the name that says what was held equal: d200k, f3.1e11."""
@@ -59,7 +59,7 @@ class Group(NamedTuple):
     @property
     def objective(self) -> Objective:
         """What it is trained for."""
-        return self.arm.objective
+        return self.variant.objective
 
     @property
     def tokens(self) -> int:
@@ -78,8 +78,8 @@ class Group(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Arm and size, as legends and columns have it."""
-        return f"{self.arm.label}, {size_text(self.size)}"
+        """Variant and size, as legends and columns have it."""
+        return f"{self.variant.label}, {size_text(self.size)}"
 
     @property
     def results(self) -> dict[int, Row]:
@@ -110,12 +110,16 @@ class Group(NamedTuple):
         scores = [r["scores"][scorer] for r in self.results.values() if scorer in r["scores"]]
         return float(np.mean([s["bits_per_byte"] for s in scores])) if scores else None
 
-    def error_by_share(self) -> dict[float, float]:
-        """Bits per byte of the hidden pieces by share hidden, as means over seeds."""
-        curves = [r["error_by_share"] for r in self.results.values() if r.get("error_by_share")]
+    def error_by_fraction(self) -> dict[float, float]:
+        """Bits per byte of the masked tokens by fraction masked, as means over seeds."""
+        curves = [
+            r["error_by_fraction"] for r in self.results.values() if r.get("error_by_fraction")
+        ]
         return {
-            float(share): float(np.mean([curve[share]["bits_per_byte"] for curve in curves]))
-            for share in (curves[0] if curves else ())
+            float(fraction): float(
+                np.mean([curve[fraction]["bits_per_byte"] for curve in curves])
+            )
+            for fraction in (curves[0] if curves else ())
         }
 
     def seeds_se(self, key: str) -> float | None:
@@ -132,8 +136,8 @@ class Group(NamedTuple):
         return _both(self.seeds_se(measure.key), self.text_se(measure))
 
 
-def groups_of(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> dict[str, Group]:
-    """Groups with a finished cell by name, in the order of their first cells."""
+def groups_of(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> dict[str, Group]:
+    """Groups with a finished run by name, in the order of their first runs."""
     found: dict[Run, list[Cell]] = {}
     for cell in cells:
         found.setdefault(msgspec.structs.replace(cell.run, seed=0), []).append(cell)
@@ -143,7 +147,7 @@ def groups_of(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> dict[str, Group
         if any(cell.result for cell in members):
             groups[name] = Group(
                 name,
-                arms[arm_of(members[0])],
+                variants[variant_of(members[0])],
                 parameters(run.model),
                 name.rpartition("-")[2],
                 tuple(members),
@@ -156,9 +160,9 @@ def results_of(cells: Sequence[Cell]) -> list[Row]:
     return [cell.result for cell in cells if cell.result is not None]
 
 
-def of_arm(groups: Iterable[Group], arm: Arm) -> list[Group]:
-    """An arm's groups."""
-    return [group for group in groups if group.arm == arm]
+def of_arm(groups: Iterable[Group], variant: Variant) -> list[Group]:
+    """A variant's groups."""
+    return [group for group in groups if group.variant == variant]
 
 
 def all_results(groups: Iterable[Group]) -> list[Row]:
@@ -197,11 +201,11 @@ class Gap(NamedTuple):
 def gaps(groups: Iterable[Group], reference: Group, measure: Measure) -> dict[str, Gap]:
     """How far each other group lies above the reference, by name.
 
-    Two or three seeds alone say little of a spread, so the one that is left when arms and seeds
-    have had their means taken out is pooled over all groups (a randomized block design, Fisher
-    1935); with two groups it is that of the paired differences. Student's t with its degrees of
-    freedom makes the interval. Draws of masks differ between documents, so that their error is
-    in that over documents.
+    Two or three seeds alone say little of a spread, so the one that is left when variants and
+    seeds have had their means taken out is pooled over all groups (a randomized block design,
+    Fisher 1935); with two groups it is that of the paired differences. Student's t with its
+    degrees of freedom makes the interval. Draws of masks differ between documents, so that
+    their error is in that over documents.
     """
     theirs = reference.values(measure.key)
     others = {
@@ -224,7 +228,7 @@ def gaps(groups: Iterable[Group], reference: Group, measure: Measure) -> dict[st
 
 
 def _spread(groups: Sequence[Group], measure: Measure) -> tuple[float | None, int]:
-    """Deviation of a run from what its arm and its seed explain; degrees of freedom."""
+    """Deviation of a run from what its variant and its seed explain; degrees of freedom."""
     # Groups that have fewer seeds than the first say nothing of it, and are left out.
     values = [group.values(measure.key) for group in groups]
     common = sorted(values[0])

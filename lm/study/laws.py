@@ -35,7 +35,7 @@ def runs_of(
     (2.5, 13000000000.0)
     """
     if not results:
-        raise DataError("no finished cells")
+        raise DataError("no finished runs")
     names = {"loss_R": loss, "params_R": params, "tokens_R": "tokens", "flops_R": flops}
     return Runs(
         **{field: np.array([float(r[name]) for r in results]) for field, name in names.items()}
@@ -82,7 +82,7 @@ def draw_law(
 
 
 def equal_text(first: Sequence[Row], second: Sequence[Row]) -> str:
-    """Which budgets two arms have in common and which not, in a sentence."""
+    """Which budgets two variants have in common and which not, in a sentence."""
     equal, differ = held_equal(_columns(first), _columns(second))
     text = (
         f"Held equal: {together([name.replace('_', ' ') for name in equal])}." if equal else ""
@@ -100,12 +100,12 @@ def _columns(results: Sequence[Row]) -> dict[str, list[Any]]:
 
 
 class Trials(NamedTuple):
-    """Cells of one arm at one size and budget that differ in a setting alone."""
+    """Cells of one variant at one size and budget that differ in a setting alone."""
 
     what: str
-    """The arm, in a sentence."""
+    """The variant, in a sentence."""
     used: Any
-    """What the study's file gives to all other cells, by its rule."""
+    """What the study's file gives to all other runs, by its rule."""
     found: dict[Any, float]
     """Losses by setting, of the finished trials."""
     planned: int
@@ -150,7 +150,7 @@ class Trials(NamedTuple):
 
 
 def trials_of(cells: Sequence[Cell], what: str, used: float) -> Trials:
-    """The trials of a learning rate, from the cells that make them."""
+    """The trials of a learning rate, from the runs that make them."""
     found = {
         cell.run.optimizer.learning_rate: float(cell.result["bits_per_byte"])
         for cell in cells

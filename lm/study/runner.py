@@ -1,6 +1,6 @@
 """A study: a grid of runs, each trained and asked the same questions, and the report on them.
 
-A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(cells)`
+A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(runs)`
 and `EFFORT`, how much a scale spends on scoring where that is not the usual.
 """
 
@@ -53,7 +53,7 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--scale", choices=study.SCALES, default=study.SCALES[0])
     parser.add_argument("--runs", default="runs", metavar="DIR", help="where runs are kept")
-    parser.add_argument("--cell", action="append", metavar="NAME", help="only this cell")
+    parser.add_argument("--run", action="append", metavar="NAME", help="only this run")
     parser.add_argument("--report", action="store_true", help="only draw the report again")
     parser.add_argument(
         "--cost",
@@ -69,9 +69,7 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         planned = study.runs(given.scale)
         runs = {cell: validate(override(run, given.overrides)) for cell, run in planned.items()}
         if any(runs[cell].objective != run.objective for cell, run in planned.items()):
-            raise UserError(
-                "objective: the study's cells are named by it; use lm train instead"
-            )
+            raise UserError("objective: the study's runs are named by it; use lm train instead")
         _no_twins(planned, runs)
         names = chosen(runs, given.cell)
         if given.cost is not None:
@@ -82,17 +80,17 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         failed = []
         if not given.report:
             prepare_machine()
-            # All cells are for one process; several may each train some of them.
+            # All runs are for one process; several may each train some of them.
             with only_writer(directory, shared=bool(given.cell)):
                 failed = train(runs, names, directory, effort_of(study, given.scale))
-        if hosts.first():
+        if hosts.is_first():
             draw(study, runs, directory)
         if failed:
-            raise UserError(f"{len(failed)} of {len(runs)} cells failed: {', '.join(failed)}")
+            raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
 
 
 def _no_twins(planned: dict[str, Run], runs: dict[str, Run]) -> None:
-    """Refuses overrides that make one run of several cells: seeds that are alike have no error.
+    """Refuses overrides that make one run of several runs: seeds that are alike have no error.
 
     What only one run stands for would be counted as often as it has names.
     """
@@ -101,7 +99,7 @@ def _no_twins(planned: dict[str, Run], runs: dict[str, Run]) -> None:
         other = first.setdefault(dump(run), cell)
         if planned[other] != planned[cell]:
             raise UserError(
-                f"cells {other} and {cell} would be the same run: the study varies what is"
+                f"runs {other} and {cell} would be the same run: the study varies what is"
                 " overridden"
             )
 
@@ -109,7 +107,7 @@ def _no_twins(planned: dict[str, Run], runs: dict[str, Run]) -> None:
 def train(
     runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort
 ) -> list[str]:
-    """Trains and evaluates the named cells, one after the other; finished ones are skipped.
+    """Trains and evaluates the named runs, one after the other; finished ones are skipped.
 
     Returns the names of those that diverged, which keeps nobody from running the others.
     """
@@ -168,11 +166,11 @@ def effort_of(study: ModuleType, scale: str) -> Effort:
 
 
 def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
-    """Writes and prints the report on the cells that are finished."""
+    """Writes and prints the report on the runs that are finished."""
     cells = results(runs, directory)
     if not any(cell.result for cell in cells):
         raise UserError(
-            f"{directory}: no finished cell to report on; run without --report first"
+            f"{directory}: no finished run to report on; run without --report first"
         )
     drawn = study.report(cells)
     page = report.write(drawn, directory)
@@ -183,7 +181,7 @@ def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
 
 
 def results(runs: dict[str, Run], directory: Path) -> list[Cell]:
-    """All cells, with the results of those that are finished."""
+    """All runs, with the results of those that are finished."""
     return [
         Cell(name, run, _result(run, directory / name), directory / name)
         for name, run in runs.items()
@@ -191,16 +189,16 @@ def results(runs: dict[str, Run], directory: Path) -> list[Cell]:
 
 
 def chosen(runs: dict[str, Run], names: list[str] | None) -> list[str]:
-    """The named cells, or all; raises UserError on a name that is not there."""
+    """The named runs, or all; raises UserError on a name that is not there."""
     for name in names or []:
         if name not in runs:
             near = difflib.get_close_matches(name, runs, 3, 0.3) or list(runs)[:3]
-            raise UserError(f"cell {name}: not in this study; nearest: {', '.join(near)}")
+            raise UserError(f"run {name}: not in this study; nearest: {', '.join(near)}")
     return names or list(runs)
 
 
 def _result(run: Run, directory: Path) -> Result | None:
-    """The result of a finished cell, if it is one of these settings and not of older ones."""
+    """The result of a finished run, if it is one of these settings and not of older ones."""
     path = directory / "result.json"
     if not path.exists():
         return None

@@ -45,9 +45,9 @@ V5E_8 = Scale(
     },
 )
 EFFORT = {
-    "smoke": Effort(rows=16, samples=2, replicates=2, share_rows=8, probe_tokens=3_000),
-    "laptop": Effort(rows=128, samples=2, replicates=2, share_rows=32, probe_tokens=6_000),
-    "v5e-8": Effort(rows=4096, share_rows=1024, probe_tokens=100_000),
+    "smoke": Effort(rows=16, samples=2, replicates=2, curve_rows=8, probe_tokens=3_000),
+    "laptop": Effort(rows=128, samples=2, replicates=2, curve_rows=32, probe_tokens=6_000),
+    "v5e-8": Effort(rows=4096, curve_rows=1024, probe_tokens=100_000),
 }
 """What studies of objectives train and spend on scoring."""
 
@@ -61,8 +61,8 @@ SMOKE_SOURCE = source_data(
     Hmm(states=3, symbols=5, length=29, documents=900, concentration=0.4), batch=16
 )
 LAPTOP_SOURCE = source_data(Hmm(documents=40_000), batch=16)
-"""What models learn that a laptop trains in seconds, from hidden pieces too: of text, after the
-0.2M tokens of `objectives`, those know little more than how frequent pieces are."""
+"""What models learn that a laptop trains in seconds, from masked tokens too: of text, after the
+0.2M tokens of `objectives`, those know little more than how frequent tokens are."""
 FEW_ROWS = msgspec.structs.replace(LAPTOP_SOURCE, batch=4)
 """A hundred steps in 26k tokens: with fewer, the loss is a matter of steps and not of data."""
 WIKIPEDIA = V5E_8.data
@@ -75,8 +75,8 @@ C4 = Data(
     validation=0.0002,
 )
 LAW_EFFORT = {
-    "smoke": Effort(rows=32, samples=2, replicates=2, share_rows=8, probe_tokens=1),
-    "laptop": Effort(rows=1024, samples=2, replicates=2, share_rows=16, probe_tokens=1),
-    "v5e-16": Effort(rows=4096, share_rows=256, probe_tokens=1),
+    "smoke": Effort(rows=32, samples=2, replicates=2, curve_rows=8, probe_tokens=1),
+    "laptop": Effort(rows=1024, samples=2, replicates=2, curve_rows=16, probe_tokens=1),
+    "v5e-16": Effort(rows=4096, curve_rows=256, probe_tokens=1),
 }
 """What studies of size and data spend on scoring: much text, and no probe."""

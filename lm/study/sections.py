@@ -11,8 +11,8 @@ from lm.data import Hmm, Stdlib, Tfds
 from lm.output.numbers import count, decimals, percent
 from lm.run import Run
 from lm.study.checks import Rows, made, missing, mixed, seed_rows, violations
-from lm.study.figures import Lines, probe_figure, shares_figure
-from lm.study.grid import Cell, arm_of, size_text
+from lm.study.figures import Lines, fractions_figure, probe_figure
+from lm.study.grid import Cell, size_text, variant_of
 from lm.study.groups import Group, all_results
 from lm.study.laws import Trials
 from lm.study.report.values import (
@@ -30,8 +30,8 @@ from lm.study.tables import equal_table, spent_table, trials_table
 
 BARS = (
     "Bars are one standard error: that over seeds and that over held-out documents, together."
-    " The documents are the same for all arms, so that differences are known better than the"
-    " bars say; the table has them paired."
+    " The documents are the same for all variants, so that differences are known better than"
+    " the bars say; the table has them paired."
 )
 """What captions of figures say of their bars."""
 EQUAL = "What was held equal, and what was not"
@@ -65,7 +65,7 @@ def report_of(
 ) -> Report:
     """The report of a study, with what is missing, mixed or not equal at its top.
 
-    `compared` are those cells that were to be equal in all but the objective; where it is not
+    `compared` are those runs that were to be equal in all but the objective; where it is not
     given, those of the same size and seed among the groups. `details` say by default what
     stands after ±.
     """
@@ -76,7 +76,7 @@ def report_of(
         answer=answer,
         details=errors_text(groups) if details is None else tuple(details),
         table=table,
-        rows=[{"cell": c.name, "objective": arm_of(c), **(c.result or {})} for c in cells],
+        rows=[{"run": c.name, "objective": variant_of(c), **(c.result or {})} for c in cells],
         sections=tuple(section for section in sections if section is not None),
         warnings=(*missing(cells), *mixed(cells), *violations(compared), *warnings),
         made=made(Path(study.__file__ or "").stem, cells),
@@ -95,7 +95,7 @@ def errors_text(groups: Sequence[Group]) -> tuple[str, ...]:
 
 def equal_section(groups: Sequence[Group], reference: Group, *blocks: str | Table) -> Section:
     """What was held equal, and what was not."""
-    table = equal_table(seed_rows(groups), "between the arms of a size and seed")
+    table = equal_table(seed_rows(groups), "between the variants of a size and seed")
     return Section(
         EQUAL,
         (table, spent_table(groups, reference), *blocks),
@@ -112,8 +112,9 @@ def limits(cells: Sequence[Cell], groups: Sequence[Group], *more: str) -> Sectio
     few = (
         "With one seed, how much trainings differ among themselves is in none of the errors."
         if seeds == [1]
-        else f"Each arm has {' or '.join(map(str, seeds))} seeds, so the errors over seeds are"
-        " rough, and of many differences at 95% one in twenty is beyond the error by chance."
+        else f"Each variant has {' or '.join(map(str, seeds))} seeds, so the errors over"
+        " seeds are rough, and of many differences at 95% one in twenty is beyond the error by"
+        " chance."
     )
     return Section(
         "What this does and does not show",
@@ -122,10 +123,10 @@ def limits(cells: Sequence[Cell], groups: Sequence[Group], *more: str) -> Sectio
             f" {together([size_text(size) for size in sizes])} parameters (without the"
             f" embedding) after {' to '.join(_ends(tokens))} training tokens of {_corpus(run)},"
             f" scored on {documents} held-out documents, with one"
-            " learning rate for all arms of a size, which was not tuned for any of them. An"
-            " order of arms at this scale is not their order at another: what is behind after"
-            " few tokens may only be slower. A difference that is not beyond the error is not"
-            f" shown to be zero. {few}",
+            " learning rate for all variants of a size, which was not tuned for any of them. An"
+            " order of variants at this scale is not their order at another: what is behind"
+            " after few tokens may only be slower. A difference that is not beyond the error"
+            f" is not shown to be zero. {few}",
             "The probe reads the role of a token in Python source off frozen states. It is no"
             " fine-tuning on a language task, which is what the papers measure."
             if any(result.get("probe") for result in results)
@@ -151,7 +152,7 @@ def _corpus(run: Run) -> str:
             return "the given text"
 
 
-def shares_section(
+def fractions_section(
     lines: Lines,
     *blocks: str,
     heading: str = "The error at fixed shares hidden",
@@ -161,20 +162,20 @@ def shares_section(
     truth: bool = False,
 ) -> Section | None:
     """The error at fixed shares hidden, if there is any."""
-    figure = shares_figure(lines, floors=floors, trained_at=trained_at, truth=truth)
+    figure = fractions_figure(lines, floors=floors, trained_at=trained_at, truth=truth)
     if figure is None:
         return None
     caption = caption or (
-        "Bits per byte of the hidden pieces when a share of the row is hidden, means over"
+        "Bits per byte of the masked tokens when a fraction of the row is masked, means over"
         " seeds. The any-order bound is the mean of such a curve over all shares. Bars are one"
         " standard error: that over seeds and that of the masks drawn, together."
     )
     text, *more = blocks
-    return Section(heading, (text, Plot("share_hidden", figure, caption), *more))
+    return Section(heading, (text, Plot("by_fraction", figure, caption), *more))
 
 
 def baselines_of(groups: Sequence[Group], *names: str) -> dict[str, float]:
-    """What predictors without a network need, or some; the text is the same for all cells."""
+    """What predictors without a network need, or some; the text is the same for all runs."""
     found = [r["baselines"] for r in all_results(groups) if r.get("baselines")]
     known = dict(found[0]) if found else {}
     return {name: known[name] for name in names or known if name in known}
@@ -207,8 +208,8 @@ def compressors_section(groups: Sequence[Group], group: Group) -> Section | None
     return Section(
         "What the numbers mean: gzip and xz",
         (
-            f"The {group.arm.label} of {size_text(group.size)} parameters, at {decimals(bits)}"
-            f" bits per byte, lies {together(said)}. Windows are the fair"
+            f"The {group.variant.label} of {size_text(group.size)} parameters, at"
+            f" {decimals(bits)} bits per byte, lies {together(said)}. Windows are the fair"
             " comparison, as the model sees no further; on whole documents a compressor may"
             " refer back to all that came before. What a model has learnt from the training"
             " text has no counterpart in either.",
@@ -219,8 +220,8 @@ def compressors_section(groups: Sequence[Group], group: Group) -> Section | None
                     Column("gap", f"{group.label}, lies"),
                 ),
                 rows,
-                "Predictors without a network on the same held-out text: all pieces alike,"
-                " pieces by their frequency in training, and compressors (level 9, without"
+                "Predictors without a network on the same held-out text: all tokens alike,"
+                " tokens by their frequency in training, and compressors (level 9, without"
                 " file headers) on the whole text, by document, and by windows of the models'"
                 " context.",
             ),
@@ -257,34 +258,35 @@ def probe_section(heading: str, groups: Sequence[Group], size: int) -> Section:
     text = (
         "A linear classifier reads the role of each token (keyword, called name,"
         " parameter, attribute ...), as Python's own parser gives it, off the frozen"
-        " states of the last layer, with nothing hidden. All arms are asked for the same"
+        " states of the last layer, with nothing hidden. All variants are asked for the same"
         " tokens. Always naming the most frequent role is right in"
-        f" {percent(first['majority_accuracy'])} of them, naming each piece's most"
-        f" frequent role in {percent(first['piece_accuracy'])}: what lies above that was"
+        f" {percent(first['majority_accuracy'])} of them, naming each token's most"
+        f" frequent role in {percent(first['token_accuracy'])}: what lies above that was"
         " read off the context. A GPT's state knows only the left of it, and was trained"
         " to say what comes next rather than what is there."
     )
     caption = (
-        "Left: share of tokens whose role the probe finds, by size; bars are one standard"
-        " error over documents. Right: the share found by role, at"
+        "Left: fraction of tokens whose role the probe finds, by size; bars are one standard"
+        " error over documents. Right: the fraction found by role, at"
         f" {size_text(size)} parameters."
     )
     return Section(heading, (text, Plot("probe", probe_figure(probed, size), caption)))
 
 
 def at_work_section(groups: Sequence[Group]) -> Section | None:
-    """What the largest finished model of each arm says of a held-out passage."""
-    largest = {group.arm: group for group in sorted(groups, key=lambda group: group.size)}
+    """What the largest finished model of each variant says of a held-out passage."""
+    largest = {group.variant: group for group in sorted(groups, key=lambda group: group.size)}
     blocks: dict[tuple[tuple[Place, ...], str], dict[str, Any]] = {}
     document = ""
-    for arm in dict.fromkeys(group.arm for group in groups):
-        says = all_results([largest[arm]])[0].get("says")
-        if not says or not says["pieces"]:
+    for variant in dict.fromkeys(group.variant for group in groups):
+        says = all_results([largest[variant]])[0].get("says")
+        if not says or not says["tokens"]:
             continue
         document = says["document"]
-        places = tuple(Place(piece["before"], piece["truth"]) for piece in says["pieces"])
-        blocks.setdefault((places, says["after"]), {})[largest[arm].label] = [
-            [(text, share) for text, share in piece["likeliest"]] for piece in says["pieces"]
+        places = tuple(Place(token["before"], token["truth"]) for token in says["tokens"])
+        blocks.setdefault((places, says["after"]), {})[largest[variant].label] = [
+            [(text, fraction) for text, fraction in token["likeliest"]]
+            for token in says["tokens"]
         ]
     if not blocks:
         return None
@@ -292,8 +294,8 @@ def at_work_section(groups: Sequence[Group]) -> Section | None:
         "The models at work",
         (
             f"A held-out passage from {document}. The GPT sees what stands before a numbered"
-            " piece and names the five likeliest to come next; a BERT sees the passage with"
-            " all numbered pieces hidden and names the five likeliest fillers. The true piece"
+            " token and names the five likeliest to come next; a BERT sees the passage with"
+            " all numbered tokens masked and names the five likeliest fillers. The true token"
             " is set in bold where it is among them; ␣ is a space, ↵ a line's end.",
             *(Guesses(places, after, said) for (places, after), said in blocks.items()),
         ),

@@ -6,8 +6,8 @@ from lm.output.numbers import with_error
 from lm.scaling.fit import Fit, Interval
 from lm.study.groups import BITS, Gap, Group, Measure, best_of
 
-NO_ANSWER = "There is no answer yet: no two arms that could be compared are finished."
-NO_LAW = "There is no answer yet: too few cells are finished for a law."
+NO_ANSWER = "There is no answer yet: no two variants that could be compared are finished."
+NO_LAW = "There is no answer yet: too few runs are finished for a law."
 
 
 def together(names: Sequence[str]) -> str:

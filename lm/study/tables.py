@@ -33,7 +33,7 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         rows.append(
             {
                 "size": group.size,
-                "arm": group.arm.label,
+                "variant": group.variant.label,
                 "budget": group.budget,
                 "tokens": group.mean("tokens"),
                 "seeds": len(group.results),
@@ -52,7 +52,7 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         )
     columns = (
         *([Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []),
-        Column("arm", "trained as"),
+        Column("variant", "trained as"),
         *([Column("tokens", "tokens", count)] if len({g.budget for g in groups}) > 1 else []),
         Column("seeds", "seeds"),
         Column("bits", "bits per byte ± seeds", decimals, error="bits_seeds"),
@@ -75,23 +75,25 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         " is shown and a GPT predicts itself."
         f" “Above” is the difference to {what}, paired by seed and by document, with"
         " both errors together and an asterisk where it is beyond the error: where its 95%"
-        " interval leaves out 0, with the seeds' spread pooled over the arms. The probe is the"
-        " share of tokens whose role is found; own loss is the objective's, in nats per"
-        " predicted piece, and does not compare between arms.",
+        " interval leaves out 0, with the seeds' spread pooled over the variants. The probe"
+        " is the fraction of tokens whose role is found; own loss is the objective's, in nats"
+        " per predicted token, and does not compare between variants.",
     )
 
 
 def spent_table(groups: Sequence[Group], reference: Group) -> Table:
-    """What each group used, as a mean over seeds, and its share of what the reference used."""
+    """What each group used, as a mean over seeds, and its fraction of what the reference
+    used.
+    """
     shown: tuple[tuple[str, str, Callable[[float], str]], ...] = (
         ("tokens", "tokens", count),
         ("predicted_targets", "predicted targets", count),
-        ("slots", "slots", count),
+        ("target_positions", "target_positions", count),
         ("flops", "FLOPs", power),
         ("device_seconds", "device time", duration),
     )
     rows = [
-        {"arm": group.arm.label, "size": group.size}
+        {"variant": group.variant.label, "size": group.size}
         | {
             key: f"{show(mine)} ({mine / theirs:.0%})"
             for key, _, show in shown
@@ -101,12 +103,12 @@ def spent_table(groups: Sequence[Group], reference: Group) -> Table:
     ]
     columns = (
         *([Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []),
-        Column("arm", "trained as"),
+        Column("variant", "trained as"),
         *(Column(key, title) for key, title, _ in shown),
     )
     caption = (
-        f"What a run of each arm used, and its share of what {reference.arm.name} used. Slots"
-        " are prediction positions that the head computes, used or not."
+        f"What a run of each variant used, and its fraction of what {reference.variant.name}"
+        " used. Slots are prediction positions that the head computes, used or not."
     )
     return Table(columns, rows, caption)
 
@@ -117,13 +119,13 @@ def pairs_table(groups: Sequence[Group], caption: str) -> Table:
     above = {other.name: gaps(known, other, BITS) for other in known}
     rows = []
     for group in known:
-        row = {"arm": f"{group.arm.label} ({group.kind})"}
+        row = {"variant": f"{group.variant.label} ({group.kind})"}
         for other in known:
             if gap := above[other.name].get(group.name):
                 row[other.name] = f"{gap.value:+.2f}{'*' if gap.beyond else ''}"
         rows.append(row)
-    columns = [Column(group.name, group.arm.label) for group in known]
-    return Table((Column("arm", "bits per byte more than"), *columns), rows, caption)
+    columns = [Column(group.name, group.variant.label) for group in known]
+    return Table((Column("variant", "bits per byte more than"), *columns), rows, caption)
 
 
 def scores_table(groups: Sequence[Group], caption: str) -> Table:
@@ -134,7 +136,7 @@ def scores_table(groups: Sequence[Group], caption: str) -> Table:
         for scorer, first in results[0]["scores"].items():
             rows.append(
                 {
-                    "arm": group.arm.label,
+                    "variant": group.variant.label,
                     "scorer": scorer.replace("_", " "),
                     "kind": first["kind"],
                     "text": first["text_se"],
@@ -143,7 +145,7 @@ def scores_table(groups: Sequence[Group], caption: str) -> Table:
                 }
             )
     columns = (
-        Column("arm", "trained as"),
+        Column("variant", "trained as"),
         Column("scorer", "scorer"),
         Column("bits", "bits per byte", decimals),
         Column("text", "± text", decimals),
@@ -153,8 +155,8 @@ def scores_table(groups: Sequence[Group], caption: str) -> Table:
     return Table(columns, rows, caption)
 
 
-def equal_table(rows: Rows, between: str = "between the arms of a size") -> Table:
-    """What was to be equal between the arms, and whether it is."""
+def equal_table(rows: Rows, between: str = "between the variants of a size") -> Table:
+    """What was to be equal between the variants, and whether it is."""
     columns = (
         Column("what", between),
         Column("verdict", "equal"),
@@ -168,8 +170,8 @@ def equal_table(rows: Rows, between: str = "between the arms of a size") -> Tabl
 
 
 def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
-    """All finished cells, a row each; `columns` stand before the usual ones."""
-    rows = [{"cell": cell.name, **cell.result} for cell in cells if cell.result is not None]
+    """All finished runs, a row each; `columns` stand before the usual ones."""
+    rows = [{"run": cell.name, **cell.result} for cell in cells if cell.result is not None]
     usual = (
         Column("params_matmul", "N", count),
         Column("tokens", "D", count),
@@ -179,7 +181,7 @@ def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
         Column("kind", "which is"),
         Column("validation_loss", "own loss", decimals),
     )
-    return Table((Column("cell", "cell"), *columns, *usual), rows, caption)
+    return Table((Column("run", "run"), *columns, *usual), rows, caption)
 
 
 def laws_table(fits: Fits, caption: str, what: str = "law") -> Table:

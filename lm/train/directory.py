@@ -104,7 +104,7 @@ def open_run_tokens(run: Run, directory: Path, tokenizer: Tokenizer | None = Non
     """The run's tokens; raises UserError if they are not those that the directory began with.
 
     A file added to the corpus, or another Python's standard library, is another experiment; so
-    is a tokenizer learnt anew, whose ids mean other pieces. The first host goes first: it
+    is a tokenizer learnt anew, whose ids mean other tokens. The first host goes first: it
     builds what is not there yet, and the others find that, or build the same on their disks.
     """
     opened: list[Tokens] = []
@@ -122,8 +122,8 @@ def open_run_tokens(run: Run, directory: Path, tokenizer: Tokenizer | None = Non
             )
         return tokens
 
-    digests = hosts.told(first_opens)
-    return hosts.together(others_open)
+    digests = hosts.broadcast_from_first(first_opens)
+    return hosts.barrier(others_open)
 
 
 def checked_tokens(run: Run, directory: Path, tokenizer: Tokenizer | None) -> Tokens:
@@ -174,7 +174,7 @@ def finished_result(run: Run, directory: Path, *, asked: bool) -> Result | None:
         return None
     result = read_result(path)
     # One that was trained without being asked anything lacks what the evaluator finds.
-    if asked and result.evaluation is None and run.objective.answers:
+    if asked and result.evaluation is None and run.objective.predictions:
         return None
     now, then = corpus_digest(run.data), result.training.corpus_digest
     if then != now:

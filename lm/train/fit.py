@@ -68,7 +68,9 @@ def train_run(
     begun = begin(validate(run))
     run = validate(begun.run)
     check_channels(run)
-    finished = hosts.told(lambda: finished_result(run, directory, asked=evaluate is not None))
+    finished = hosts.broadcast_from_first(
+        lambda: finished_result(run, directory, asked=evaluate is not None)
+    )
     if finished is not None:
         return finished
     check_trackers(run.trackers)
@@ -78,7 +80,7 @@ def train_run(
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
         raise UserError(why)
     label = label or directory.name
-    if hosts.first():
+    if hosts.is_first():
         print(f"{label}: {hosts.described()}", file=sys.stderr, flush=True)
     tokenizer = None if begun.start is None else begun.start.tokenizer
     tokens = open_run_tokens(run, directory, tokenizer)
@@ -92,12 +94,12 @@ def train_run(
         places.append(checkpoints_of(run, directory))
     with only_writer(*places) as check:
         # By now another process may have finished it.
-        finished = hosts.told(
+        finished = hosts.broadcast_from_first(
             lambda: finished_result(run, directory, asked=evaluate is not None)
         )
         if finished is not None:
             return finished
-        known = hosts.told(lambda: (directory / "config.json").exists())
+        known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
         with stop_requests() as requests:
             ask = _of_parameters(evaluate_during, run, tokens, program)
             job = Job(
@@ -113,7 +115,7 @@ def train_run(
             training=_training(run, tokens, state, progress, begun),
             evaluation=evaluate and evaluate(Trained(run, tokens, program, state.params)),
         )
-        if hosts.first():
+        if hosts.is_first():
             check()
             write_whole(directory / "result.json", result.to_json() + "\n")
     return result
@@ -140,7 +142,7 @@ def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:
         steps=cost.steps,
         tokens=round(cost.steps * run.data.batch * each),
         predicted_targets=int(progress.predicted),
-        slots=cost.slots,
+        target_positions=cost.target_positions,
         flops=cost.flops,
         flops_6nd=cost.flops_6nd,
         flops_rematerialized=cost.flops_rematerialized,

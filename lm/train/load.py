@@ -175,7 +175,7 @@ def _of_run(
             f" optimizer.learning_rate ({run.optimizer.learning_rate:g})"
         )
     total = steps(budget_in_positions(run, directory))
-    if found.step < total and hosts.first():
+    if found.step < total and hosts.is_first():
         print(
             f"lm: {directory}: not trained to its end: this is step {found.step} of {total}",
             file=sys.stderr,

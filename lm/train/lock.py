@@ -56,7 +56,7 @@ def only_writer(*places: str | Path, shared: bool = False) -> Iterator[Callable[
             for lock in locks:
                 lock.check()
 
-        hosts.told(lock_all)
+        hosts.broadcast_from_first(lock_all)
         yield check_all
 
 

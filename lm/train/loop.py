@@ -67,7 +67,7 @@ def train_on(job: Job) -> tuple[State, Progress, bool]:
     with Checkpoints(place, keep=run.checkpoints.keep) as checkpoints:
         state, progress = _newest(job, checkpoints)
         start = int(state.step)
-        hosts.told(
+        hosts.broadcast_from_first(
             lambda: describe_run(
                 run, job.directory, job.tokens, job.program.mesh, start, job.begun.started
             )
@@ -128,7 +128,7 @@ def _train(
     session = Session(run, job.directory, job.label, start, steps(job.program.run), a_token)
     with Trackers(session, progress.recent) as trackers:
         # Libraries for CPUs wait half a minute for a host that is late, and this one may be.
-        hosts.together(lambda: None)
+        hosts.barrier(lambda: None)
         there = n_rows(tokens.validation, run.data.length, run.data.packing)
         if not start and there <= run.data.batch:
             # So little text may have no target by chance, which is better known at once.
@@ -177,10 +177,10 @@ class _Loop:
         ):
             objective = run.objective.at(step - 1, total, run.seed)
             late = time.monotonic() - self._saved > run.checkpoints.seconds
-            asked = bool(self._job.requests), hosts.first() and late
+            asked = bool(self._job.requests), hosts.is_first() and late
             limit = self._losses.limit(step)
             self.state, metrics = program.step(
-                self.state, program.place(part), objective, limit=limit, asks=asked
+                self.state, program.place(part), objective, limit=limit, flags=asked
             )
             signals.keep_alive(True)  # it compiled, and did what is not saved yet
             self._settle()
@@ -204,7 +204,7 @@ class _Loop:
         self._job.check()
         found = jax.device_get(arrays)
         batches = chain_text(found.pop("batches"))
-        self._stop, self._due = map(bool, found.pop("asks", asked))
+        self._stop, self._due = map(bool, found.pop("flags", asked))
         values = {name: float(value) for name, value in found.items()}
         self._judge(step, values)
         self._time(step, values["loss"], values)
@@ -306,5 +306,5 @@ def _diverged(job: Job, step: int, why: str, *, in_a_row: bool = False) -> Diver
 
 
 def _say(line: str) -> None:
-    if hosts.first():
+    if hosts.is_first():
         print(f"lm: {line}", file=sys.stderr)

@@ -19,7 +19,7 @@ from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import Batch, Example, Vocabulary, content_of
 from lm.loss import Sum
-from lm.model import Body, blank_example, build
+from lm.model import Module, blank_example, build
 from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
@@ -43,7 +43,7 @@ class Program:
     """The compiled parts of a run."""
 
     run: Run
-    body: Body
+    module: Module
     mesh: jax.sharding.Mesh
     abstract: State
     """Shapes and shardings of the state, without the arrays."""
@@ -67,7 +67,7 @@ class Program:
         objective: Base | None = None,
         *,
         limit: float = math.inf,
-        asks: Sequence[bool] = (False, False),
+        flags: Sequence[bool] = (False, False),
     ) -> tuple[State, dict[str, jax.Array]]:
         """The next state, and metrics; donates the old one.
 
@@ -77,8 +77,8 @@ class Program:
         """
         objective = self.run.objective if objective is None else objective
         beside: Any = {"limit": np.float32(limit)} if _skips(self.run) else {}
-        if hosts.several():
-            beside["asks"] = hosts.asks(asks, self.mesh)
+        if hosts.is_multihost():
+            beside["flags"] = hosts.place_flags(flags, self.mesh)
         more = (beside,) if beside else ()
         found: tuple[State, dict[str, jax.Array]] = self.update(
             state, batch, _seed(self.run), objective, *more
@@ -117,7 +117,7 @@ class Program:
 
 def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Program:
     """Builds the program of a run; nothing is allocated yet, nothing compiled."""
-    body = build(
+    module = build(
         run.model,
         vocabulary.size,
         mesh=mesh,
@@ -127,13 +127,13 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         attention=run.attention,
     )
     # The smallest that fits the mesh.
-    blank = partial(blank_example, run.model, _mesh.ways(mesh, "batch"), run.data.length)
+    blank = partial(blank_example, run.model, _mesh.num_shards(mesh, "batch"), run.data.length)
 
     def loss(
         objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
     ) -> dict[str, Sum]:
-        output: Any = body.apply({"params": params}, example, rngs=dropout)
-        return objective.loss(output, example, einsum=body.einsum, mesh=mesh)
+        output: Any = module.apply({"params": params}, example, rngs=dropout)
+        return objective.loss(output, example, einsum=module.einsum, mesh=mesh)
 
     def gradient(
         objective: Base, params: Any, example: Example, key: jax.Array
@@ -152,9 +152,9 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         objective: Base,
         beside: Mapping[str, jax.Array] = MappingProxyType({}),
     ) -> tuple[State, dict[str, jax.Array]]:
-        hide, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step / steps(run)
-        example = objective(batch, vocabulary, hide, progress)
+        example = objective(batch, vocabulary, mask, progress)
         terms, grads = _over_microbatches(
             partial(gradient, objective), state.params, example, drop, run.microbatches
         )
@@ -173,8 +173,8 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             "batches": batches,
         }
         params = optax.apply_updates(state.params, updates)
-        if "asks" in beside:
-            metrics["asks"] = beside["asks"].any(axis=0)
+        if "flags" in beside:
+            metrics["flags"] = beside["flags"].any(axis=0)
         if "limit" in beside:
             # Without a target there is no loss, which is no fault.
             loss = jnp.where(both.count > 0, both.mean, -jnp.inf)
@@ -187,10 +187,10 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
 
     def boxes(key: jax.Array) -> Any:
         """The parameters of the vocabulary's way through the model, and of each head."""
-        found = body.init(key, blank())["params"]
+        found = module.init(key, blank())["params"]
         for head in run.objective.heads:
             # Each parameter follows from its own name, so what both have is the same.
-            found = body.init(key, replace(blank(), head=head))["params"] | found
+            found = module.init(key, replace(blank(), head=head))["params"] | found
         return found
 
     def init(seed: jax.Array) -> State:
@@ -222,11 +222,11 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     )
     everywhere, rows = _mesh.sharding(mesh), _mesh.sharding(mesh, "batch", "length")
     beside = {"limit": everywhere} if _skips(run) else {}
-    if hosts.several():
-        beside["asks"] = hosts.asked_where(mesh)
+    if hosts.is_multihost():
+        beside["flags"] = hosts.flags_sharding(mesh)
     return Program(
         run=run,
-        body=body,
+        module=module,
         mesh=mesh,
         abstract=abstract,
         # The seed is an argument, so that runs which differ in it share a compiled program.
@@ -288,11 +288,11 @@ def _check_divides(params: Any, axes: Any, mesh: jax.sharding.Mesh) -> None:
 
     def check(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
         for name, size in zip(names, shape.shape, strict=True):
-            if size % (ways := _mesh.ways(mesh, name)):
+            if size % (num_shards := _mesh.num_shards(mesh, name)):
                 by = " x ".join(f"mesh.{axis}" for axis in _mesh.LAYOUT[name])
-                legal = [n for n in range(1, ways + 1) if size % n == 0]
+                legal = [n for n in range(1, num_shards + 1) if size % n == 0]
                 raise UserError(
-                    f"{by}={ways} does not divide the axis {name!r} of {size} of"
+                    f"{by}={num_shards} does not divide the axis {name!r} of {size} of"
                     f" {jax.tree_util.keystr(path, simple=True, separator='/')}; it may be one"
                     f" of {legal}"
                 )

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.distributed import mesh as _mesh
-from lm.example import Causal, Example, Full, Source, Until
+from lm.example import Bidirectional, Causal, Example, Source, Until
 from lm.model import Attention, Base, build
 from lm.verify.rows import LENGTH
 
 TABLE = 256
-"""Pieces of the bodies' vocabulary, so that every position of a batch has one of its own."""
+"""Tokens of the modules' vocabulary, so that every position of a batch has one of its own."""
 
 
-def bodies(
+def modules(
     config: Base,
     *,
     depths: Sequence[int] = (1, 2),
@@ -31,7 +31,7 @@ def bodies(
     unroll: int | None = None,
     attention: Attention = "auto",
 ) -> tuple[Any, ...]:
-    """Tiny bodies of one and of two layers, in float32, on one device or a mesh.
+    """Tiny modules of one and of two layers, in float32, on one device or a mesh.
 
     What a mask leaves out is missed by one layer only, as the next may go around it; what one
     layer passes on of a position that it must not see is found by the next.
@@ -50,12 +50,12 @@ def bodies(
     )
 
 
-def parameters(body: nn.Module, example: Example, *, seed: int = 1) -> Any:
+def parameters(module: nn.Module, example: Example, *, seed: int = 1) -> Any:
     """Random parameters, far from initial ones, where scales are 1 and attention is flat."""
     random = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: random.normal(scale=0.5, size=x.shape).astype(x.dtype),
-        nn.unbox(_boxed_for(body, example)),
+        nn.unbox(_boxed_for(module, example)),
     )
 
 
@@ -68,18 +68,18 @@ def allowed(example: Example, window: int | None = None) -> np.ndarray:
 
     >>> segments, nothing = np.array([[1, 1, 2, 0]]), np.zeros((1, 4), int)
     >>> example = Example(
-    ...     inputs=nothing, predict=None, targets=nothing, weights=nothing, segments=segments,
-    ...     positions=nothing, visible=Causal(),
+    ...     inputs=nothing, target_positions=None, targets=nothing, weights=nothing,
+    ...     segments=segments, positions=nothing, attention_mask=Causal(),
     ... )
     >>> allowed(example)[0].astype(int).tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     """
     segments_BL = keys_BM = np.asarray(example.segments)
     batch, length = segments_BL.shape
-    match example.visible:
+    match example.attention_mask:
         case Causal():
             until_BL = np.tile(np.arange(length), (batch, 1))
-        case Full():
+        case Bidirectional():
             until_BL = np.full((batch, length), length - 1)
         case Until(until):
             until_BL = np.array(until)
@@ -108,10 +108,10 @@ def closed(may_BLM: np.ndarray) -> np.ndarray:
     return may_BLM
 
 
-def reach(body: nn.Module, params: Any, example: Example) -> np.ndarray:
+def reach(module: nn.Module, params: Any, example: Example) -> np.ndarray:
     """Which inputs each slot's state depends on, by its Jacobian, bool[B, P, B, L + M].
 
-    Each position looks up a row of its own in the body's tables (the parameters whose first
+    Each position looks up a row of its own in the module's tables (the parameters whose first
     axis is `vocab`): a derivative by that row is one by the position's embedding.
     """
     sizes = [example.inputs.shape]
@@ -121,7 +121,7 @@ def reach(body: nn.Module, params: Any, example: Example) -> np.ndarray:
     for batch, width in sizes:
         places.append(number + np.arange(batch * width).reshape(batch, width))
         number += batch * width
-    found_BPV = np.asarray(_jacobian(body)(params, _with_inputs(example, *places))) > 0
+    found_BPV = np.asarray(_jacobian(module)(params, _with_inputs(example, *places))) > 0
     found = [np.take(found_BPV, places_BM, axis=2) for places_BM in places]
     return np.concatenate(found, axis=3)
 
@@ -137,34 +137,34 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @cache
-def _boxed(body: nn.Module, mask: type, source_width: int) -> Any:
-    """The shapes of a body's parameters, with the names of their axes; masks make none."""
+def _boxed(module: nn.Module, mask: type, source_width: int) -> Any:
+    """The shapes of a module's parameters, with the names of their axes; masks make none."""
     zeros, source = jnp.zeros((1, LENGTH), int), None
     if source_width:
         source = Source(*[jnp.zeros((1, source_width), int)] * 3)
     example = Example(
         inputs=zeros,
-        predict=None,
+        target_positions=None,
         targets=zeros,
         weights=zeros,
         segments=zeros,
         positions=zeros,
-        visible=Until(zeros) if mask is Until else mask(),
+        attention_mask=Until(zeros) if mask is Until else mask(),
         source=source,
     )
-    return jax.eval_shape(body.init, jax.random.key(0), example)["params"]
+    return jax.eval_shape(module.init, jax.random.key(0), example)["params"]
 
 
-def _boxed_for(body: nn.Module, example: Example) -> Any:
-    mask: type = type(example.visible)
+def _boxed_for(module: nn.Module, example: Example) -> Any:
+    mask: type = type(example.attention_mask)
     source_width = 0 if example.source is None else example.source.inputs_BM.shape[1]
-    return _boxed(body, mask, source_width)
+    return _boxed(module, mask, source_width)
 
 
 @cache
-def _jacobian(body: nn.Module) -> Any:
+def _jacobian(module: nn.Module) -> Any:
     def sizes(params: Any, example: Example) -> jax.Array:
-        boxed = _boxed_for(body, example)
+        boxed = _boxed_for(module, example)
         boxes = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
         tables = [number for number, box in enumerate(boxes) if box.names[0] == "vocab"]
         leaves, structure = jax.tree.flatten(params)
@@ -173,7 +173,7 @@ def _jacobian(body: nn.Module) -> Any:
             new = dict(zip(tables, values, strict=True))
             given = [new.get(number, leaf) for number, leaf in enumerate(leaves)]
             tree = jax.tree.unflatten(structure, given)
-            hidden_BPD, _ = body.apply({"params": tree}, example)
+            hidden_BPD, _ = module.apply({"params": tree}, example)
             # One random direction of each state depends on what the state depends on.
             return hidden_BPD @ jax.random.normal(jax.random.key(2), hidden_BPD.shape[-1:])
 
@@ -184,29 +184,29 @@ def _jacobian(body: nn.Module) -> Any:
 
 
 @cache
-def _logits(body: nn.Module) -> Any:
+def _logits(module: nn.Module) -> Any:
     def logits(params: Any, example: Example) -> jax.Array:
-        hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
+        hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
         return jnp.einsum("BPD,VD->BPV", hidden_BPD, unembedding_VD)
 
     return jit(logits)
 
 
-def changed_logits(body: nn.Module, params: Any, examples: Example) -> np.ndarray:
+def changed_logits(module: nn.Module, params: Any, examples: Example) -> np.ndarray:
     """Which logits of a stack of examples differ from those of the first, bool[N, B, P].
 
     By more than rounding: a row may be computed in another order at another place of a batch.
     """
     shape = examples.inputs.shape[:2]
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)
-    logits = np.asarray(_logits(body)(params, batch))
+    logits = np.asarray(_logits(module)(params, batch))
     logits_NBPV = logits.reshape(*shape, *logits.shape[1:])
     sizes_NBP = np.abs(logits_NBPV - logits_NBPV[:1]).max(-1)
     return sizes_NBP > 1e-5 * np.abs(logits_NBPV).max()
 
 
 def by_position(example: Example) -> Example:
-    """The example with another piece at each position of its inputs, then of its source."""
+    """The example with another token at each position of its inputs, then of its source."""
     parts = [np.asarray(example.inputs)]
     if example.source is not None:
         parts.append(np.asarray(example.source.inputs_BM))

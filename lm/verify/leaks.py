@@ -40,11 +40,11 @@ from lm.objectives import Base, Curriculum, Masked, Mixture
 from lm.verify import dependence
 from lm.verify.dependence import (
     allowed,
-    bodies,
     by_position,
     changed_logits,
     closed,
     jit,
+    modules,
     parameters,
     reach,
 )
@@ -54,22 +54,22 @@ from lm.verify.rows import LENGTH, VOCABULARY, glyph, rows_and_edits
 
 def prove(
     objective: Base,
-    bodies: Sequence[nn.Module],
+    modules: Sequence[nn.Module],
     *,
     keys: int = 8,
     seed: int = 0,
     window: int | None = None,
 ) -> Proof:
-    """Asks both questions for `keys` keys, the second one by an edit of every content piece.
+    """Asks both questions for `keys` keys, the second one by an edit of every content token.
 
-    The bodies have a vocabulary of `TABLE` pieces, and their layers must read all that is
-    allowed within the `window` of their model. An objective that shows some pieces that it asks
-    for (80/10/10) is proven twice: with every slot exempt whose piece is so kept, and with a
-    random piece in place of each, where no slot is exempt. A piece is kept if these two differ
+    The modules have a vocabulary of `TABLE` tokens, and their layers must read all that is
+    allowed within the `window` of their model. An objective that shows some tokens that it asks
+    for (80/10/10) is proven twice: with every slot exempt whose token is so kept, and with a
+    random token in place of each, where no slot is exempt. A token is kept if these two differ
     at its place, and the first shows it before and after its edit.
 
     >>> from lm.model import Transformer
-    >>> proof = prove(Masked(rate=0.5), bodies(Transformer(), depths=(1,)), keys=2)
+    >>> proof = prove(Masked(rate=0.5), modules(Transformer(), depths=(1,)), keys=2)
     >>> proof.violations, 0 < proof.kept < proof.slots
     ((), True)
     """
@@ -87,15 +87,15 @@ def prove(
         for each in asked
         for key in range(keys)
     ]
-    params = [parameters(body, cases[0].edited(0)) for body in bodies]
+    params = [parameters(module, cases[0].edited(0)) for module in modules]
     for case in cases:
         case.ask_objective()
-        for body, values in zip(bodies, params, strict=True):
-            case.ask_body(body, values)
+        for module, values in zip(modules, params, strict=True):
+            case.ask_module(module, values)
     own = cases[:keys]
     return Proof(
         objective=objective,
-        bodies=len(bodies),
+        modules=len(modules),
         keys=keys,
         slots=sum(int(case.used_BP.sum()) for case in own),
         pairs=sum(case.pairs for case in cases),
@@ -113,8 +113,8 @@ def prove_all(
 
     Raises UserError at the first part that is not as it must be.
     """
-    small = bodies(model, attention=attention)
-    layers = " and ".join(str(body.config.depth) for body in small)
+    small = modules(model, attention=attention)
+    layers = " and ".join(str(module.config.depth) for module in small)
     console.print(
         f"{model.kind} of {layers} layers and width {model.tiny(1).width} in"
         f" float32 (shrunk from {model.depth} and {model.width}), random parameters, rows of"
@@ -148,7 +148,7 @@ def parts(objective: Base) -> tuple[Base, ...]:
 
 
 def never_kept(value: Any) -> Any:
-    """The objective with a random piece wherever it shows a piece that it asks for.
+    """The objective with a random token wherever it shows a token that it asks for.
 
     >>> never_kept(Masked(mask=0.5, random=0.25)).random
     0.5
@@ -181,8 +181,8 @@ class _Case:
         rows = self.tokens_NBL, segments_BL, key, np.float32(progress), np.int32(0)
         self.examples = e = jax.tree.map(np.asarray, _examples(objective)(*rows))
         self.edits, batch, self.length = e.inputs.shape
-        self.asked_NBP = e.predict
-        if e.predict is None:
+        self.asked_NBP = e.target_positions
+        if e.target_positions is None:
             self.asked_NBP = np.broadcast_to(np.arange(self.length), e.targets.shape)
         used_NBP = e.weights > 0
         self.used_BP = used_NBP[0]
@@ -241,23 +241,23 @@ class _Case:
                     self.wrong_BPM[row, slot, position] = True
         for (row, slot), place in self.places.items():
             if self.used_BP[row, slot] and not self._answers(row, slot, place):
-                how = ", ".join(sorted(self.objective.answers))
-                self._wrong(row, slot, f"is not asked as `answers` say: {how}")
+                how = ", ".join(sorted(self.objective.predictions))
+                self._wrong(row, slot, f"is not asked as `predictions` say: {how}")
 
-    def ask_body(self, body: nn.Module, params: Any) -> None:
+    def ask_module(self, module: nn.Module, params: Any) -> None:
         """Do logits depend on what they may, all of it, and on nothing else?"""
         example = self.edited(0)
-        found_BPBM = reach(body, params, example)
+        found_BPBM = reach(module, params, example)
         rows_B = np.arange(len(found_BPBM))
         found_BPM = found_BPBM[rows_B, :, rows_B]
         if example.source is not None and not found_BPM[:, :, self.length :].any():
-            self.violations.append("its example has a source, and this body takes none")
+            self.violations.append("its example has a source, and this module takes none")
             return
         self.pairs += int(self.checked_BP.sum()) * found_BPM.shape[2]
         checked_BP1 = self.checked_BP[:, :, None]
         stacks = [self.examples, by_position(example)]
         both = jax.tree.map(lambda *x: np.concatenate(x), *stacks)
-        apart_NBP, moved_MBP = np.split(changed_logits(body, params, both), [self.edits])
+        apart_NBP, moved_MBP = np.split(changed_logits(module, params, both), [self.edits])
         moved_BPM = np.moveaxis(moved_MBP, 0, 2)
         forbidden_BPM = checked_BP1 & (found_BPM | moved_BPM) & ~self.all_NBPM[0]
         for row, slot, position in np.argwhere(forbidden_BPM):
@@ -271,7 +271,7 @@ class _Case:
             self._wrong(row, slot, f"depends on row {other}")
         self.found_BPM |= found_BPM | moved_BPM
 
-        # A body that looks at targets has logits that change although all inputs stay.
+        # A module that looks at targets has logits that change although all inputs stay.
         for edit, row, slot in self.changes:
             seen_M = self.all_NBPM[0, row, slot]
             if apart_NBP[edit, row, slot] and not (seen_M & self.differs_NBM[edit, row]).any():
@@ -291,8 +291,8 @@ class _Case:
             if (row, slot) in self.kept:
                 cells[self.places[row, slot]] = "◆"
             cells[wrong_PM[slot]] = "✗"
-            piece = glyph(int(self.examples.targets[0, row, slot]))
-            labels.append(f"{self.asked_NBP[0, row, slot]:>2} says {piece}")
+            token = glyph(int(self.examples.targets[0, row, slot]))
+            labels.append(f"{self.asked_NBP[0, row, slot]:>2} says {token}")
             lines.append("".join(cells))
         source = self.examples.source
         shown = [self.examples.inputs, *([] if source is None else [source.inputs_BM])]
@@ -300,14 +300,14 @@ class _Case:
         return Picture("".join(glyphs), tuple(labels), tuple(lines))
 
     def _answers(self, row: int, slot: int, place: int) -> bool:
-        answers, asked = self.objective.answers, self.asked_NBP[0, row, slot]
+        predictions, asked = self.objective.predictions, self.asked_NBP[0, row, slot]
         sees_on = self.all_NBPM[0, row, slot, place : self.length].any()
         return (
-            not answers
-            or "spans" in answers  # their places are not the row's
-            or ("hidden" in answers and asked == place)
-            or ("hidden before" in answers and asked == place - 1)
-            or ("next" in answers and asked == place - 1 and not sees_on)
+            not predictions
+            or "spans" in predictions  # their places are not the row's
+            or ("masked" in predictions and asked == place)
+            or ("masked before" in predictions and asked == place - 1)
+            or ("next" in predictions and asked == place - 1 and not sees_on)
         )
 
     def _wrong(self, row: int, slot: int, what: str) -> None:
@@ -351,19 +351,21 @@ def _ask_everywhere(example: Example) -> Example:
         # Its slots are documents: attention is proven at every token of them.
         return replace(
             example,
-            predict=None,
+            target_positions=None,
             targets=jnp.zeros_like(example.inputs),
             weights=(example.segments > 0).astype(jnp.float32),
             head=None,
         )
-    if example.predict is None:
+    if example.target_positions is None:
         return example
     batch, length = example.inputs.shape
-    room = ((0, 0), (0, max(0, length - example.predict.shape[1])))
+    room = ((0, 0), (0, max(0, length - example.target_positions.shape[1])))
     every_BL = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
     return replace(
         example,
-        predict=jnp.concatenate([jnp.pad(example.predict, room), every_BL], axis=1),
+        target_positions=jnp.concatenate(
+            [jnp.pad(example.target_positions, room), every_BL], axis=1
+        ),
         targets=jnp.pad(jnp.pad(example.targets, room), ((0, 0), (0, length))),
         weights=jnp.pad(jnp.pad(example.weights, room), ((0, 0), (0, length))),
     )

@@ -24,7 +24,7 @@ class Proof:
     """What was checked, and what was found to be wrong."""
 
     objective: Base
-    bodies: int
+    modules: int
     keys: int
     slots: int
     """Slots that count, over keys and rows."""
@@ -70,7 +70,7 @@ def draw(proof: Proof) -> Text:
         " position"
     )
     if proof.kept:
-        text.append(f", {proof.kept} slots exempt: their piece is shown on purpose")
+        text.append(f", {proof.kept} slots exempt: their token is shown on purpose")
     picture = proof.picture
     if not proof.pairs or not picture.labels:
         return text

@@ -15,23 +15,23 @@ VOCABULARY = Vocabulary(
     size=_SENTINELS.stop + len(LETTERS),
     pad=0,
     mask=1,
-    begin=2,
-    end=3,
-    ordinary=_SENTINELS.stop,
+    bos=2,
+    eos=3,
+    first_ordinary=_SENTINELS.stop,
     begins_word=(True,) * _SENTINELS.stop + (True, False) * (len(LETTERS) // 2),
     sentinels=tuple(_SENTINELS),
 )
 
 
 def rows_and_edits(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows, then with the piece at each position changed: int[1 + L, B, L], int[B, L].
+    """The rows, then with the token at each position changed: int[1 + L, B, L], int[B, L].
 
-    The other piece begins a word if the one did, so that units of whole words stay; what is no
+    The other token begins a word if the one did, so that units of whole words stay; what is no
     content stays too.
     """
     random = np.random.default_rng(seed)
     tokens_BL = random.integers(
-        VOCABULARY.ordinary, VOCABULARY.size, (len(DOCUMENTS), LENGTH), np.int32
+        VOCABULARY.first_ordinary, VOCABULARY.size, (len(DOCUMENTS), LENGTH), np.int32
     )
     segments_BL = np.zeros_like(tokens_BL)
     for row, sizes in enumerate(DOCUMENTS):
@@ -39,8 +39,8 @@ def rows_and_edits(seed: int) -> tuple[np.ndarray, np.ndarray]:
         for number, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
             segments_BL[row, stop - size : stop] = number + 1
             if stop < LENGTH:
-                tokens_BL[row, stop - 1] = VOCABULARY.end
-            tokens_BL[row, stop - size] = VOCABULARY.begin
+                tokens_BL[row, stop - 1] = VOCABULARY.eos
+            tokens_BL[row, stop - size] = VOCABULARY.bos
     tokens_BL[segments_BL == 0] = VOCABULARY.pad
     content_BL = np.asarray(
         content_of(jnp.array(tokens_BL), jnp.array(segments_BL), VOCABULARY)
@@ -49,13 +49,13 @@ def rows_and_edits(seed: int) -> tuple[np.ndarray, np.ndarray]:
     for position in range(LENGTH):
         edits_NBL.append(tokens_BL.copy())
         for row in np.flatnonzero(content_BL[:, position]).tolist():
-            piece = tokens_BL[row, position]
-            others = np.flatnonzero(begins_V == begins_V[piece])
-            others = others[(others >= VOCABULARY.ordinary) & (others != piece)]
+            token = tokens_BL[row, position]
+            others = np.flatnonzero(begins_V == begins_V[token])
+            others = others[(others >= VOCABULARY.first_ordinary) & (others != token)]
             edits_NBL[-1][row, position] = random.choice(others)
     return np.stack(edits_NBL), segments_BL
 
 
-def glyph(piece: int) -> str:
-    """A character for a piece, as pictures show it."""
-    return ("-_^$" + "0123456789"[: len(_SENTINELS)] + LETTERS)[piece]
+def glyph(token: int) -> str:
+    """A character for a token, as pictures show it."""
+    return ("-_^$" + "0123456789"[: len(_SENTINELS)] + LETTERS)[token]

@@ -276,7 +276,7 @@ def test_train_takes_overrides_wherever_they_stand_and_does_not_train_twice(
 
 
 def test_train_goes_where_the_study_looks_and_asks_what_it_asks(capsys, tmp_path, monkeypatch):
-    """Fails if two cells or files share a directory, or a cell is trained without scores."""
+    """Fails if two runs or files share a directory, or a run is trained without scores."""
     given: list[tuple[Run, Path, Any]] = []
 
     def note(run: Run, directory: Path, *, evaluate: Any, evaluate_during: Any) -> Result:
@@ -309,7 +309,7 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
     for name, kind in (("any-order", "bound"), ("pseudo", "no likelihood")):
         line = rf"^{name} +{number} bits per byte +{kind} +layout {number}"
         assert re.search(rf"{line} +mc_se {number} +text_se {number}$", bound, re.M)
-    assert re.search(rf"^ *100% hidden {number} bits per hidden byte$", bound, re.M)
+    assert re.search(rf"^ *100% masked {number} bits per hidden byte$", bound, re.M)
     for text in (exact, bound):
         assert re.search(rf"^gzip, by window +{number} bits per byte$", text, re.M)
 
@@ -317,10 +317,10 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
 def test_a_scorer_that_is_not_valid_is_refused_with_the_reason(capsys, causal, masked):
     """Fails if it is left out silently, asked all the same, or the valid ones are not named."""
     line = refused(capsys, "score", str(masked), "--scorer", "chain-rule")
-    assert "needs a model that was taught which piece is next" in line
+    assert "needs a model that was trained to predict which token is next" in line
     assert "any-order, pseudo, left-to-right, random-order, confident-first" in line
     line = refused(capsys, "score", str(causal), str(causal), "--scorer", "left-to-right")
-    assert "was taught which pieces are hidden; valid for" in line
+    assert "was trained to predict which tokens are masked; valid for" in line
     assert line.endswith(": chain-rule")
     both = ["score", str(causal), str(masked), "--scorer", "any-order", "--scorer"]
     assert "--scorer spans: valid for none" in refused(
@@ -344,7 +344,7 @@ def test_several_runs_are_a_table_with_a_row_a_run_and_scorer(capsys, causal, ma
 
 
 def test_two_objectives_are_proven_to_have_seen_the_same_rows(capsys, causal, masked):
-    """Fails if what is hidden is in the chain, or a step's digest is not recorded."""
+    """Fails if what is masked is in the chain, or a step's digest is not recorded."""
     with pytest.raises(SystemExit) as exit_:
         main(["audit", str(causal), str(masked)])
     assert exit_.value.code == 0
@@ -376,7 +376,7 @@ def test_what_is_scored_is_what_was_asked_for(capsys, masked, monkeypatch):
     given = []
 
     def note(trained, scorer, effort):
-        given.append((scorer, effort.orders, effort.share_rows, effort.mc_se))
+        given.append((scorer, effort.orders, effort.curve_rows, effort.mc_se))
         return score_of(layout_bits=0.5, text_se=None, kind=scorer.kind, block=scorer.block)
 
     monkeypatch.setattr("lm.evaluate.scoring.score_by", note)
@@ -431,12 +431,12 @@ def test_score_as_json_is_json_and_nothing_else(capsys, causal):
 
 
 TRICKY = "[red]one[/] :smile: é 한\ttwo  \r" + "three " * 4
-"""What printing could change: rich's markup and emoji names, characters of several pieces in
+"""What printing could change: rich's markup and emoji names, characters of several tokens in
 bytes, tabs, controls, and more than a console's width."""
 
 
 def test_generate_fills_each_blank_and_leaves_the_rest_alone(capsys, masked):
-    """Fails if text is decoded piece by piece, wrapped, or taken for markup."""
+    """Fails if text is decoded token by token, wrapped, or taken for markup."""
     out = said(capsys, "generate", str(masked), f"___{TRICKY}___ ___")
     assert re.fullmatch(rf"(.){re.escape(TRICKY)}(.) (.)\n", out, re.S)
     assert out == said(capsys, "generate", str(masked), f"___{TRICKY}___ ___", "--seed", "7")
@@ -527,8 +527,8 @@ def test_generate_sets_off_what_is_new_on_a_terminal(capsys, causal, monkeypatch
     assert re.fullmatch(rf"{re.escape(text)}\x1b\[1;32m[^\x1b]+\x1b\[0m\n", out, re.S)
 
 
-def test_tokens_prints_pieces_ids_and_bytes_a_token(capsys, causal):
-    """Fails if a count is wrong, or a piece is hidden by a control or by markup."""
+def test_tokens_prints_tokens_ids_and_bytes_a_token(capsys, causal):
+    """Fails if a count is wrong, or a token is masked by a control or by markup."""
     shown, ids, summary = said(
         capsys, "tokens", "[red]\té\x1b", "--model", str(causal)
     ).splitlines()
@@ -553,7 +553,7 @@ def test_tokens_learns_the_tokenizer_that_overrides_ask_for(capsys, run):
 
 
 def test_a_disk_that_cannot_be_written_is_one_line(capsys):
-    """Fails if the error of the system comes with a traceback, or a program's own is hidden."""
+    """Fails if the error of the system comes with a traceback, or a program's own is masked."""
     with pytest.raises(SystemExit) as stopped, one_line_errors():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/config.json")
     assert stopped.value.code == 2

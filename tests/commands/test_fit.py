@@ -221,7 +221,7 @@ def test_one_line_says_what_is_wrong(
 
 @pytest.fixture(scope="module")
 def plain():
-    """Rows of a known law, cells of text: params, tokens, loss."""
+    """Rows of a known law, runs of text: params, tokens, loss."""
     random = np.random.default_rng(0)
     return [
         [f"{N:.0f}", f"{D:.0f}", f"{loss:.6f}"]
@@ -242,7 +242,7 @@ def fitted(path, *options):
 
 @pytest.mark.parametrize("value", ["nan", "", "-2.5", "diverged"])
 def test_f4_rows_without_a_loss_are_left_out_with_a_note(capsys, tmp_path, plain, value):
-    """Fails when an unfinished or diverged cell stops the fit, or goes without a word."""
+    """Fails when an unfinished or diverged run stops the fit, or goes without a word."""
     rows = [[*row[:2], value if i == 5 else row[2]] for i, row in enumerate(plain)]
     found = fitted(write(tmp_path / "runs.csv", rows))
     assert found["rows_used"] == 15
@@ -272,13 +272,13 @@ def test_f4_holes_that_the_law_does_not_need(tmp_path, plain, head, value):
 def test_f4_a_small_group_blocks_no_other(capsys, tmp_path, plain):
     """Fails when a group of few rows, or one without a split, refuses all."""
     rows = [[*row, "many"] for row in plain] + [[*row, "few"] for row in plain[:3]]
-    path = write(tmp_path / "runs.csv", rows, "params,tokens,loss,arm")
-    found = fitted(path, "--by", "arm", "--predict", "flops=1e19")
+    path = write(tmp_path / "runs.csv", rows, "params,tokens,loss,variant")
+    found = fitted(path, "--by", "variant", "--predict", "flops=1e19")
     assert found["rows_used"] == 16 and len(found["predictions"]) == 1
     assert any("few: left out: 3 rows cannot fit" in w for w in found["warnings"])
     one = [[*row[:2], row[2], "one size"] for row in grown(plain)]
-    path = write(tmp_path / "runs.csv", rows[:16] + one, "params,tokens,loss,arm")
-    found = fitted(path, "--by", "arm", "--predict", "flops=1e19")
+    path = write(tmp_path / "runs.csv", rows[:16] + one, "params,tokens,loss,variant")
+    found = fitted(path, "--by", "variant", "--predict", "flops=1e19")
     assert len(found["groups"]["many"]["predictions"]) == 1
     assert found["groups"]["one size"]["predictions"] == []
     assert any("one size: --predict flops=1e+19: these rows" in w for w in found["warnings"])
@@ -397,9 +397,9 @@ def test_h3_rows_are_counted_as_the_file_has_them(capsys, tmp_path, plain):
     rows = [*plain[:2], plain[0], [1e8, 1e9, "nan"], *plain[2:]]
     path = write(tmp_path / "runs.csv", rows)
     assert any("in row 4 (nan)" in said for said in fitted(path)["warnings"])
-    arms = [["a", *row] for row in plain] + [["b", *row] for row in rows]
-    path = write(tmp_path / "arms.csv", arms, "arm,params,tokens,loss")
-    run("compare", path, "--by", "arm", "--groups", "a", "b", "--bootstrap", 0)
+    variants = [["a", *row] for row in plain] + [["b", *row] for row in rows]
+    path = write(tmp_path / "variants.csv", variants, "variant,params,tokens,loss")
+    run("compare", path, "--by", "variant", "--groups", "a", "b", "--bootstrap", 0)
     assert "in row 4 of b's (nan)" in capsys.readouterr().out
 
 
@@ -411,8 +411,8 @@ def test_h4_groups_are_told_apart_and_named(tmp_path, plain):
     ]
     text = "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
     path = tmp_path / "runs.csv"
-    path.write_text(f"arm,first,second,params,tokens,loss\n{text}\n")
-    assert set(fitted(path, "--by", "arm")["groups"]) == {"(blank)", "x"}
+    path.write_text(f"variant,first,second,params,tokens,loss\n{text}\n")
+    assert set(fitted(path, "--by", "variant")["groups"]) == {"(blank)", "x"}
     both = fitted(path, "--by", "first", "second")["groups"]
     assert {name: one["rows_used"] for name, one in both.items()} == {
         '"a,b",c': 16,
@@ -454,14 +454,14 @@ def test_h7_a_range_is_of_the_runs_that_a_law_is_of(capsys, tmp_path, law):
 
 
 def test_h6_no_multiplier_that_is_no_number(capsys, tmp_path):
-    """Fails when an arm whose loss hardly falls needs inf times the compute: no JSON."""
+    """Fails when a variant whose loss hardly falls needs inf times the compute: no JSON."""
     flops = np.geomspace(1e17, 1e20, 5).tolist()
     steep = write(tmp_path / "steep.csv", [[C, 20 * C**-0.05] for C in flops], "flops,loss")
     flat = write(
         tmp_path / "flat.csv", [[C, 3 - 1e-7 * i] for i, C in enumerate(flops)], "flops,loss"
     )
     said = fails(capsys, "compare", steep, flat, "--bootstrap", 0, "--json")
-    assert "the second arm's loss hardly falls with compute" in said
+    assert "the second variant's loss hardly falls with compute" in said
 
 
 def test_predictions_that_are_not_finite_are_refused(capsys, tmp_path):
@@ -473,7 +473,7 @@ def test_predictions_that_are_not_finite_are_refused(capsys, tmp_path):
     assert "no best split" in fails(capsys, "fit", path, *options)
 
 
-def arms(path, handicap, **columns):
+def variants(path, handicap, **columns):
     rows = [["flops", "bits_per_byte", *columns]]
     for C in (1e15, 1e16, 1e17, 1e18):
         rows.append([C, 9 * (C / handicap) ** -0.05, *columns.values()])
@@ -482,9 +482,9 @@ def arms(path, handicap, **columns):
 
 
 def test_compare_two_study_folders(capsys, tmp_path):
-    """Fails when arms are exchanged, or a bound is compared with an exact loss unsaid."""
-    arms(tmp_path / "gpt" / "results.csv", 1.0, tokens=1e6, unique_bytes=5e5, kind="exact")
-    arms(tmp_path / "bert" / "results.csv", 7.0, tokens=1e6, unique_bytes=6e5, kind="bound")
+    """Fails when variants are exchanged, or a bound is compared with an exact loss unsaid."""
+    variants(tmp_path / "gpt" / "results.csv", 1.0, tokens=1e6, unique_bytes=5e5, kind="exact")
+    variants(tmp_path / "bert" / "results.csv", 7.0, tokens=1e6, unique_bytes=6e5, kind="bound")
     plot = tmp_path / "out.png"
     folders = tmp_path / "gpt", tmp_path / "bert" / "results.csv"
     found = numbers("compare", *folders, "--plot", plot)
@@ -498,7 +498,7 @@ def test_compare_two_study_folders(capsys, tmp_path):
     assert "not of one kind (gpt: exact, bert: bound)" in printed
 
 
-def test_f8_arms_are_compared_in_one_kind_of_loss(capsys, tmp_path):
+def test_f8_variants_are_compared_in_one_kind_of_loss(capsys, tmp_path):
     """Fails when one file's loss is held against the other's bits per byte."""
     C = np.geomspace(1e15, 1e18, 4)
     ours = write(tmp_path / "a.csv", [[c, 9 * c**-0.05, 3 * c**-0.05] for c in C],
@@ -514,7 +514,7 @@ def test_f8_arms_are_compared_in_one_kind_of_loss(capsys, tmp_path):
 
 
 def test_f8_seeds_are_averaged_where_no_column_says_sizes(capsys, tmp_path):
-    """Fails when the best seed of each compute stands for an arm: a loss 2% too low."""
+    """Fails when the best seed of each compute stands for a variant: a loss 2% too low."""
     rows = [[c, seed, 9 * c**-0.05 * (1.02 - 0.04 * seed)] for c in np.geomspace(1e15, 1e18, 4)
             for seed in (0, 1)]  # fmt: skip
     path = write(tmp_path / "a.csv", rows, "flops,seed,loss")
@@ -523,7 +523,7 @@ def test_f8_seeds_are_averaged_where_no_column_says_sizes(capsys, tmp_path):
 
 
 def test_compare_two_groups_of_one_file(capsys, tmp_path):
-    """Fails when rows of another group are in an arm."""
+    """Fails when rows of another group are in a variant."""
     path = tmp_path / "runs.csv"
     rows = [
         f"{model},{C},{9 * (C / handicap) ** -0.05}"

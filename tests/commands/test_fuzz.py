@@ -148,7 +148,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (folder / "link").symlink_to("nowhere")
     rows = [(p, t, 1.7 + 400 / p**0.34 + 400 / t**0.28) for p in (1e6, 1e7, 1e8, 1e9)
             for t in (1e8, 1e9, 1e10)]  # fmt: skip
-    head = "params,tokens,flops,loss,arm"
+    head = "params,tokens,flops,loss,variant"
     lines = [f"{p},{t},{6 * p * t},{loss},{'ab'[n % 2]}" for n, (p, t, loss) in enumerate(rows)]
     (folder / "good.csv").write_text("\n".join([head, *lines]))
     (folder / "holes.csv").write_text("\n".join([head, *lines[:6], "1e6,,,3,a", ",,,,"]))
@@ -184,7 +184,7 @@ def command(draw: random.Random, world: World) -> list[str]:
         "prove": lambda: ["-", "objective.type=none"],
         "plan": lambda: ["-", "--slice", "v9-0"],
         "fit": lambda: [draw.choice(TABLES), "--bootstrap", "0", "--law", draw.choice([*LAWS])],
-        "compare": lambda: [draw.choice(TABLES), "--by", "arm", "--bootstrap", "0"],
+        "compare": lambda: [draw.choice(TABLES), "--by", "variant", "--bootstrap", "0"],
         "budget": lambda: ["--flops", draw.choice(("1e18", "1e20")), "--rungs", "2"],
         "study": lambda: [draw.choice(STUDIES), "--cost", draw.choice(("v5e-8", "h100-8"))],
         "tpu": lambda: ["manifest", "bert_vs_gpt", "--scale", "smoke", "--kind", "slurm"],
@@ -212,7 +212,7 @@ def options_of(name: str) -> tuple[str, ...]:
 
 OPTIONS = {
     **{name: options_of(name) for name in cli.COMMANDS},
-    "study": ("--scale", "--runs", "--cell", "--report", "--cost"),
+    "study": ("--scale", "--runs", "--run", "--report", "--cost"),
     "tpu": (
         "--scale",
         "--kind",
@@ -241,7 +241,7 @@ def _option(draw: random.Random, line: list[str]) -> list[str]:
         *TABLES,
         *DIRECTORIES,
         *LAWS,
-        "arm",
+        "variant",
         "loss",
         "flops=1e20",
         "E=0",

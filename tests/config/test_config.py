@@ -62,7 +62,7 @@ class Run(Config):
     tokens: Annotated[int, Meta(ge=1, description="budget")] = 1000
     cast: Annotated[Literal["int8"] | None, Meta(description="of activations")] = None
     name: Annotated[str, Meta(description="of the run")] = "run"
-    shares: Annotated[tuple[float, ...], Meta(description="hidden")] = (0.15, 1.0)
+    fractions: Annotated[tuple[float, ...], Meta(description="masked")] = (0.15, 1.0)
 
 
 def floats(**bounds):
@@ -93,7 +93,7 @@ runs = st.builds(
     probe=st.none() | adams | lions,
     tokens=st.integers(1),
     name=texts,
-    shares=st.lists(floats(), max_size=3).map(tuple),
+    fractions=st.lists(floats(), max_size=3).map(tuple),
 )
 
 
@@ -284,7 +284,7 @@ def test_a_file_that_does_not_parse_is_named(text, message):
         (Run(tokens=0), "tokens=0: must be >= 1"),
         (Run(model=Model(depth="6")), "model.depth=6: expected int >= 1"),
         (Run(optimizer=Adam(rate=float("inf"))), "optimizer.rate=Infinity: must be finite"),
-        (Run(shares=(0.1, float("nan"))), "shares=[0.1, NaN]: must be finite"),
+        (Run(fractions=(0.1, float("nan"))), "shares=[0.1, NaN]: must be finite"),
         (
             Run(optimizer=File(path="x")),
             "optimizer.type=file: no such variant; one of adam, lion",

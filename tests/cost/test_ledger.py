@@ -33,7 +33,7 @@ OBJECTIVES = (Causal(), Masked(), AnyOrder())
 
 def vocabulary(size: int) -> Vocabulary:
     return Vocabulary(
-        size=size, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * size
+        size=size, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * size
     )
 
 
@@ -94,18 +94,20 @@ def products(jaxpr: ClosedJaxpr, times: int = 1) -> Counter[frozenset[int]]:
 def test_forward_flops_by_component_are_the_products_that_are_traced(objective, mlp, kv_heads):
     """Fails if a component counts the wrong width, positions for slots, or heads once."""
     length, hidden, size = 17, 44, 53  # each occurs in the products of one component only
-    model = Transformer(depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, hidden=hidden)
+    model = Transformer(
+        depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, mlp_width=hidden
+    )
     run = Run(
         model=model, objective=objective, data=Data(length=length, batch=2, tokenizer=Bytes())
     )
-    body = build(model, size, mesh=alone(), precision="bfloat16")
+    module = build(model, size, mesh=alone(), precision="bfloat16")
     params = prepare(run, vocabulary(size), alone()).abstract.params
 
     def forward(params, tokens_BL):
         batch = Batch(tokens_BL, jnp.ones_like(tokens_BL))
         example = objective(batch, vocabulary(size), jax.random.key(0))
-        hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
-        return lm.loss.logits(hidden_BPD, unembedding_VD, einsum=body.einsum)
+        hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
+        return lm.loss.logits(hidden_BPD, unembedding_VD, einsum=module.einsum)
 
     tokens_BL = jax.ShapeDtypeStruct((2, length), jnp.int32)
     counted: Counter[str] = Counter()
@@ -124,13 +126,13 @@ BLOCK = {"remat": "block"}
     [
         (Causal(), {}, {}),
         (Masked(), {"mlp": "swiglu", "kv_heads": 2, "embedding": "untied"}, BLOCK),
-        (AnyOrder(), {"mlp": "geglu", "kv_heads": 1}, {"remat": "products"}),
+        (AnyOrder(), {"mlp": "geglu", "kv_heads": 1}, {"remat": "matmuls"}),
         (Masked(rate=0.5), {"mlp": "relu2", "embedding": "untied"}, {"precision": "float32"}),
         *(
             pytest.param(objective, model, settings, marks=pytest.mark.slow)
             for objective in (Causal(), Masked(), Prefix())
             for model in ({}, {"mlp": "swiglu", "kv_heads": 1, "norm": "layer"})
-            for settings in ({}, {"remat": "products"}, BLOCK)
+            for settings in ({}, {"remat": "matmuls"}, BLOCK)
         ),
     ],
 )
@@ -179,14 +181,14 @@ def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objectiv
 
 
 @pytest.mark.parametrize(
-    ("objective", "slots", "predicted"),
+    ("objective", "target_positions", "predicted"),
     [(Causal(), 17, 16), (Masked(rate=0.25), 4, 4), (Masked(rate=0.01), 1, 0)],
     ids=["causal", "masked", "fewer than one"],
 )
 def test_slots_are_what_the_head_computes_and_predicted_targets_are_fewer(
     objective, slots, predicted
 ):
-    """Fails if slots are taken for predictions: every row has a begin piece, which is none."""
+    """Fails if slots are taken for predictions: every row has a bos token, which is none."""
     data = Data(length=17, batch=2, tokenizer=Bytes())
     run = Run(objective=objective, data=data, tokens=5 * 34)
     assert ledger.cost(run, 53).slots == 5 * 2 * slots
@@ -209,7 +211,7 @@ def test_a_budget_is_what_is_trained_on():
 def test_backward_and_rematerialized_products_are_counted_apart():
     """Fails if remat changes the FLOPs, or takes the last objective for those of all steps."""
     data, objective = Data(length=32, batch=4, tokenizer=Bytes(sentinels=8)), Curriculum()
-    again = {"none": lambda _: 0, "products": lambda forward: forward["scores"]}
+    again = {"none": lambda _: 0, "matmuls": lambda forward: forward["scores"]}
     again["block"] = lambda f: f["attention"] + f["scores"] + f["mlp"] // 2
     for remat, of_step in again.items():
         run = Run(data=data, objective=objective, tokens=10 * 128, remat=remat)

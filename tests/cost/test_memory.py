@@ -73,7 +73,7 @@ def test_oneline_fields_that_are_all_too_large_are_all_named(tmp_path):
         pytest.param(["remat=block", "precision=float32"], marks=pytest.mark.slow),
         pytest.param(["objective.type=masked", "microbatches=4"], marks=pytest.mark.slow),
         pytest.param(
-            ["model.mlp=swiglu", "remat=products", "optimizer.type=adafactor"],
+            ["model.mlp=swiglu", "remat=matmuls", "optimizer.type=adafactor"],
             marks=pytest.mark.slow,
         ),
     ],

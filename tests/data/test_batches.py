@@ -61,7 +61,7 @@ def test_every_token_is_a_target_candidate_once_an_epoch(
         tokens, segments = tokens[skip : skip + n], segments[skip : skip + n]
         targets = np.sort(tokens[:, 1:][segments[:, 1:] > 0])
         np.testing.assert_array_equal(targets, np.arange(101, 100 + split.size))
-        assert np.all(tokens[:, 0] == VOCABULARY.begin)
+        assert np.all(tokens[:, 0] == VOCABULARY.bos)
         assert np.all(segments[:, :2] > 0)  # a row has something to predict
 
 
@@ -107,12 +107,14 @@ def test_the_next_epoch_has_another_order(batches: Batches) -> None:
     length=st.integers(2, 8),
     batch=st.integers(1, 5),
     seed=st.integers(0),
-    share=st.floats(0.01, 1),
+    fraction=st.floats(0.01, 1),
 )
-def test_a_part_of_the_text_is_read_again_and_again(split, length, batch, seed, share) -> None:
+def test_a_part_of_the_text_is_read_again_and_again(
+    split, length, batch, seed, fraction
+) -> None:
     """Fails if other rows come in, a row is left out of an epoch, or the first is another."""
     n = n_rows(split, length)
-    few = max(1, round(share * n))
+    few = max(1, round(fraction * n))
     every = Batches(split, VOCABULARY, length, batch, seed)
     part = Batches(split, VOCABULARY, length, batch, seed, unique=few * length)
     steps = range(-(-3 * few // batch))
@@ -157,12 +159,14 @@ def batches(corpus: Text) -> Batches:
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
 def test_hosts_together_read_the_global_batch(batches: Batches, hosts: int) -> None:
     """Fails if a host shuffles its own share, or reads another's."""
-    share = batches.batch // hosts
+    fraction = batches.batch // hosts
     for step in (0, 3, 40):
-        parts = [batches(step, slice(h * share, (h + 1) * share)) for h in range(hosts)]
-        assert all(len(part.tokens_BL) == share for part in parts)
-        for whole, *shares in zip(*map(jax.tree.leaves, [batches(step), *parts]), strict=True):
-            np.testing.assert_array_equal(whole, np.concatenate(shares))
+        parts = [batches(step, slice(h * fraction, (h + 1) * fraction)) for h in range(hosts)]
+        assert all(len(part.tokens_BL) == fraction for part in parts)
+        for whole, *fractions in zip(
+            *map(jax.tree.leaves, [batches(step), *parts]), strict=True
+        ):
+            np.testing.assert_array_equal(whole, np.concatenate(fractions))
 
 
 def test_starting_at_a_step_is_resuming(batches: Batches) -> None:

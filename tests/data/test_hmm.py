@@ -12,7 +12,7 @@ import pytest
 
 from lm.config import UserError, override, validate_fields
 from lm.data import Bytes, Data, Hmm, n_rows, open_tokens, rows
-from lm.data.corpora import share_of, survey
+from lm.data.corpora import fraction_of, survey
 from lm.data.sources.hmm import (
     ALPHABET,
     Source,
@@ -98,8 +98,8 @@ def test_conditionals_are_sums_over_all_completions(source: Source) -> None:
         for text, found in zip(texts, nats, strict=True):
             fits = (texts == text)[:, ~hidden].all(axis=1)
             for i in np.flatnonzero(hidden):
-                share = weight[fits & (texts[:, i] == text[i])].sum() / weight[fits].sum()
-                assert found[i] == pytest.approx(-np.log(share), rel=1e-10, abs=1e-10)
+                fraction = weight[fits & (texts[:, i] == text[i])].sum() / weight[fits].sum()
+                assert found[i] == pytest.approx(-np.log(fraction), rel=1e-10, abs=1e-10)
 
 
 def test_each_text_has_the_mask_that_it_came_with() -> None:
@@ -173,9 +173,9 @@ def test_stationary_is_what_a_step_leaves() -> None:
     for seed in range(20):
         table = np.random.RandomState(seed).dirichlet([0.05] * 6, 6) + 1e-9
         table /= table.sum(axis=1, keepdims=True)
-        share = stationary(table)
-        assert share.sum() == pytest.approx(1, abs=1e-14)
-        np.testing.assert_allclose(share @ table, share, rtol=1e-7)
+        fraction = stationary(table)
+        assert fraction.sum() == pytest.approx(1, abs=1e-14)
+        np.testing.assert_allclose(fraction @ table, fraction, rtol=1e-7)
     slow = np.array([[1 - 1e-13, 1e-13], [3e-13, 1 - 3e-13]])
     np.testing.assert_allclose(stationary(slow), [0.75, 0.25], rtol=1e-10)
 
@@ -185,7 +185,7 @@ def test_drawn_texts_have_the_frequencies_of_the_source() -> None:
     config = Hmm(length=12, documents=20_000)
     source, (states, texts) = config.source(), config.draw(0, 20_000)
     pair = source.initial_S[:, None] * source.transition_SS
-    shares = {
+    fractions = {
         "states": (source.initial_S, states),
         "symbols": (source.initial_S @ source.emission_SK, texts),
         "pairs of states": (pair.ravel(), states[:, :-1] * 8 + states[:, 1:]),
@@ -198,7 +198,7 @@ def test_drawn_texts_have_the_frequencies_of_the_source() -> None:
             states * 16 + texts,
         ),
     }
-    for name, (expected, found) in shares.items():
+    for name, (expected, found) in fractions.items():
         for t in (0, found.shape[1] - 1):  # at one place the draws are independent
             counts = np.bincount(found[:, t], minlength=len(expected))
             se = np.sqrt(expected * (1 - expected) / len(found))
@@ -212,8 +212,8 @@ def test_prediction_meets_the_draws() -> None:
     source, (states, texts) = config.source(), config.draw(0, 3000)
     nats = source.prediction_nats(texts)
     before, _ = source._forward(source._evidence(texts), source.initial_S[None, :])
-    share = before @ source.emission_SK
-    entropy = -(share * np.log(share)).sum(axis=2)
+    fraction = before @ source.emission_SK
+    entropy = -(fraction * np.log(fraction)).sum(axis=2)
     surplus = (nats - entropy).sum(axis=1)  # a martingale's end: its mean is 0
     assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
     for given in ("all", "so far"):
@@ -247,10 +247,10 @@ def test_entropy_rate_of_a_markov_chain_is_the_closed_form() -> None:
 
 def test_entropy_rate_of_independent_symbols_is_their_entropy() -> None:
     """Fails if anything but the predicted distribution enters: there is nothing to sample."""
-    share = np.array([0.5, 0.3, 0.2])
-    source = Source.of(np.array([[0.3, 0.7], [0.6, 0.4]]), np.stack([share, share]))
+    fraction = np.array([0.5, 0.3, 0.2])
+    source = Source.of(np.array([[0.3, 0.7], [0.6, 0.4]]), np.stack([fraction, fraction]))
     found = source.entropy_rate(texts=10, length=10)
-    np.testing.assert_allclose(found[:2], -(share * np.log2(share)).sum(), rtol=1e-12)
+    np.testing.assert_allclose(found[:2], -(fraction * np.log2(fraction)).sum(), rtol=1e-12)
     assert found.se < 1e-12
 
 
@@ -380,9 +380,9 @@ def test_a_row_is_a_document() -> None:
         found = rows(split, np.arange(number), config.row_length, special)
         assert np.all(found.segments_BL[:, :11] == 1)
         assert found.segments_BL[:, 11].tolist() == [2] * (number - 1) + [0]
-        assert np.all(found.tokens_BL[:, 0] == special.begin)
-        assert np.all(found.tokens_BL[:, 10] == special.end)
-        assert found.tokens_BL[:, 11].tolist() == [special.begin] * (number - 1) + [special.pad]
+        assert np.all(found.tokens_BL[:, 0] == special.bos)
+        assert np.all(found.tokens_BL[:, 10] == special.eos)
+        assert found.tokens_BL[:, 11].tolist() == [special.bos] * (number - 1) + [special.pad]
         for id, row in zip(split.ids, found.tokens_BL[:, 1:10], strict=True):
             assert tokens.tokenizer.decode(row) == texts[id]
             index = index_of(id)
@@ -400,7 +400,7 @@ def test_the_split_is_by_content_and_copies_fall_together() -> None:
         for split in (tokens.train, tokens.validation)
     ]
     assert all(sides) and not sides[0] & sides[1]
-    assert all(share_of(text.encode()) < 0.3 for text in sides[1])
+    assert all(fraction_of(text.encode()) < 0.3 for text in sides[1])
 
 
 def test_another_source_is_another_corpus() -> None:

@@ -46,8 +46,8 @@ def test_every_token_has_its_documents_label_and_part(lines) -> None:
             ids = split.read([start], stop - start)[0]
             channels = {k: v[0] for k, v in split.read_channels([start], stop - start).items()}
             assert channels["label"].tolist() == [NUMBER[line["same"]]] * len(ids)
-            (first, last) = np.flatnonzero(ids == special.end)
-            assert last == len(ids) - 1 and ids[0] == special.begin
+            (first, last) = np.flatnonzero(ids == special.eos)
+            assert last == len(ids) - 1 and ids[0] == special.bos
             assert channels["part"].tolist() == [0] * (first + 1) + [1] * (last - first)
             for part, name in enumerate(("a", "b")):
                 assert tokens.tokenizer.decode(ids[channels["part"] == part]) == line[name]

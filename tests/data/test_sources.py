@@ -11,7 +11,7 @@ import pytest
 
 from lm.config import UserError
 from lm.data import Document, Stdlib, Text, Tfds
-from lm.data.corpora import Digest, share_of, survey
+from lm.data.corpora import Digest, fraction_of, survey
 
 
 def test_stdlib_is_sources_without_tests_or_near_duplicates() -> None:
@@ -168,7 +168,7 @@ def test_copies_fall_on_the_same_side(folder: Path, corpus: Text) -> None:
         shutil.copy(path, folder / f"copy of {path.name}")
     sides: dict[str, set[bool]] = {}
     for id, text, _ in corpus.read():
-        sides.setdefault(id[-6:], set()).add(share_of(text.encode()) < 0.3)
+        sides.setdefault(id[-6:], set()).add(fraction_of(text.encode()) < 0.3)
     assert len(sides) == 40 and all(len(side) == 1 for side in sides.values())
     assert {True} in sides.values() and {False} in sides.values()
 

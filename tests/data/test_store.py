@@ -16,7 +16,7 @@ import pytest
 from lm.config import UserError
 from lm.data import Data, Document, SentencePiece, Text, Tokenizer, Tokens, open_tokens
 from lm.data.cache import unfinished
-from lm.data.corpora import share_of, survey
+from lm.data.corpora import fraction_of, survey
 from lm.data.store import open_store
 from lm.distributed.process import one_line_errors
 
@@ -44,7 +44,7 @@ def store_folder(cache: Path) -> Path:
 
 
 def test_a_store_holds_the_documents_between_begin_and_end(data: Data) -> None:
-    """Fails if a document is lost, moved to the other split, or its pieces are shifted."""
+    """Fails if a document is lost, moved to the other split, or its tokens are shifted."""
     tokens = open_tokens(data)
     special = tokens.tokenizer.vocabulary
     found: dict[str, tuple[bool, str]] = {}
@@ -58,11 +58,11 @@ def test_a_store_holds_the_documents_between_begin_and_end(data: Data) -> None:
             assert size == len(text.encode())
             found[id] = (split is tokens.validation, text)
         stream = split.read([0], split.size)[0]
-        assert np.all(stream[split.offsets[:-1]] == special.begin)
-        assert np.all(stream[split.offsets[1:] - 1] == special.end)
-        assert np.sum(stream < special.ordinary) == 2 * len(split.ids)
+        assert np.all(stream[split.offsets[:-1]] == special.bos)
+        assert np.all(stream[split.offsets[1:] - 1] == special.eos)
+        assert np.sum(stream < special.first_ordinary) == 2 * len(split.ids)
     assert found == {
-        id: (share_of(text.encode()) < 0.2, text) for id, text, _ in data.corpus.read()
+        id: (fraction_of(text.encode()) < 0.2, text) for id, text, _ in data.corpus.read()
     }
 
 
@@ -256,7 +256,7 @@ print(tokens.corpus_digest, tokens.tokenizer_digest, total)
 def test_processes_that_build_at_once_all_end_well(
     data: Data, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if two builders share a folder, or pieces depend on the process (hash seeds)."""
+    """Fails if two builders share a folder, or tokens depend on the process (hash seeds)."""
     arguments = [sys.executable, "-c", PROGRAM, f"{folder}/*.txt", str(time.time() + 4)]
     together = [
         subprocess.Popen(

@@ -23,7 +23,7 @@ from lm.data import (
     open_tokens,
     save_tokenizer,
 )
-from lm.data.corpora import share_of
+from lm.data.corpora import fraction_of
 
 CONFIGS = (
     Bytes(),
@@ -63,9 +63,9 @@ def tokenizer(
 def test_decode_undoes_encode(tokenizer: Tokenizer, text: str) -> None:
     """Fails if U+2581 goes to sentencepiece, text is normalized, or a chunk is lost."""
     ids = tokenizer.encode(text)
-    assert ids.dtype == np.int32 and np.all(ids >= tokenizer.vocabulary.ordinary)
+    assert ids.dtype == np.int32 and np.all(ids >= tokenizer.vocabulary.first_ordinary)
     assert tokenizer.decode(ids) == text
-    assert b"".join(tokenizer.pieces[id] for id in ids) == text.encode()
+    assert b"".join(tokenizer.tokens[id] for id in ids) == text.encode()
 
 
 @pytest.mark.parametrize("text", ["\n" * 9, "\r\n" * 9, "\0" * 99, "▁" * 9])
@@ -88,15 +88,19 @@ def test_a_text_is_encoded_the_same_alone_and_among_others(
     assert [ids.tolist() for ids in together] == [tokenizer.encode(t).tolist() for t in texts]
 
 
-def test_special_pieces_are_four_and_stand_for_no_text(tokenizer: Tokenizer) -> None:
-    """Fails if ids are off by sentencepiece's unknown piece, or specials decode to text."""
+def test_special_tokens_are_four_and_stand_for_no_text(tokenizer: Tokenizer) -> None:
+    """Fails if ids are off by sentencepiece's unknown token, or specials decode to text."""
     special = tokenizer.vocabulary
-    assert (special.pad, special.mask, special.begin, special.end, special.ordinary) == tuple(
-        range(5)
-    )
-    assert special.size == len(tokenizer.pieces) == len(special.begins_word)
-    assert tokenizer.pieces[:4] == (b"",) * 4 and all(tokenizer.pieces[4:])
-    assert {bytes([byte]) for byte in range(256)} <= set(tokenizer.pieces)
+    assert (
+        special.pad,
+        special.mask,
+        special.bos,
+        special.eos,
+        special.first_ordinary,
+    ) == tuple(range(5))
+    assert special.size == len(tokenizer.tokens) == len(special.begins_word)
+    assert tokenizer.tokens[:4] == (b"",) * 4 and all(tokenizer.tokens[4:])
+    assert {bytes([byte]) for byte in range(256)} <= set(tokenizer.tokens)
     assert tokenizer.decode([2, *tokenizer.encode("hé"), 1, 0, 3]) == "hé"
 
 
@@ -108,16 +112,16 @@ def test_bytes_that_are_no_text_decode_to_replacement_characters() -> None:
 
 def test_a_word_begins_with_a_space_or_punctuation(tokenizer: Tokenizer) -> None:
     """Fails if the flag is read off the last character, or set for the bytes of a letter."""
-    begins = dict(zip(tokenizer.pieces, tokenizer.vocabulary.begins_word, strict=True))
-    assert all(tokenizer.vocabulary.begins_word[: tokenizer.vocabulary.ordinary])
-    assert all(begins[piece] for piece in (b" ", b"(", b"\n", b"\0", b"'"))
-    assert not any(begins[piece] for piece in (b"a", b"Z", b"7", b"_", b"\xed", b"\x80"))
-    for piece, flag in begins.items():
-        assert flag or not piece.startswith(b" ")
+    begins = dict(zip(tokenizer.tokens, tokenizer.vocabulary.begins_word, strict=True))
+    assert all(tokenizer.vocabulary.begins_word[: tokenizer.vocabulary.first_ordinary])
+    assert all(begins[token] for token in (b" ", b"(", b"\n", b"\0", b"'"))
+    assert not any(begins[token] for token in (b"a", b"Z", b"7", b"_", b"\xed", b"\x80"))
+    for token, flag in begins.items():
+        assert flag or not token.startswith(b" ")
 
 
 def test_sentencepiece_shortens_what_it_learnt(tokenizer: Tokenizer) -> None:
-    """Fails if pieces are not learnt, or all are bytes."""
+    """Fails if tokens are not learnt, or all are bytes."""
     if tokenizer.vocabulary.size > 260:
         text = "".join(LEARNT[:5])
         assert len(text.encode()) / len(tokenizer.encode(text)) > 1.4
@@ -148,27 +152,27 @@ def test_a_line_of_megabytes_takes_little_memory() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_pieces_come_from_training_documents_only(folder: Path, kind: str) -> None:
+def test_tokens_come_from_training_documents_only(folder: Path, kind: str) -> None:
     """Fails if validation documents are learnt from."""
     held_out = 0
     for path in folder.iterdir():
         secret = f"qqzzxx {path.name} " * 400
-        if share_of(secret.encode()) < 0.3:
+        if fraction_of(secret.encode()) < 0.3:
             path.write_text(secret)
             held_out += 1
-        elif share_of(path.read_bytes()) < 0.3:
+        elif fraction_of(path.read_bytes()) < 0.3:
             path.unlink()
     assert held_out > 5
     config = SentencePiece(kind=kind, size=330)  # type: ignore[arg-type]
     corpus = Text(paths=(f"{folder}/*",))
     tokens = open_tokens(Data(corpus=corpus, validation=0.3, tokenizer=config))
     assert len(tokens.validation.ids) == held_out
-    assert not any(b"zz" in piece or b"qq" in piece for piece in tokens.tokenizer.pieces)
+    assert not any(b"zz" in token or b"qq" in token for token in tokens.tokenizer.tokens)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_sizes_that_the_text_cannot_give_name_one_that_it_can(kind: str) -> None:
-    """Fails if sentencepiece's own error comes through, or the bound is off by our pieces."""
+    """Fails if sentencepiece's own error comes through, or the bound is off by our tokens."""
 
     def sized(size: int) -> Tokenizer:
         config = SentencePiece(kind=kind, size=size)  # type: ignore[arg-type]
@@ -188,7 +192,7 @@ def test_a_learnt_tokenizer_is_kept_and_checked(
     config = SentencePiece(size=400)
     first = open_tokenizer(config, "corpus", 0.1, 20_000, lambda: iter(LEARNT))
     again = open_tokenizer(config, "corpus", 0.1, 20_000, lambda: pytest.fail("learnt again"))
-    assert (again.digest, again.pieces) == (first.digest, first.pieces)
+    assert (again.digest, again.tokens) == (first.digest, first.tokens)
     other = open_tokenizer(config, "another", 0.1, 20_000, lambda: iter(LEARNT[:100]))
     assert other.digest != first.digest
 
@@ -211,16 +215,16 @@ def test_a_tokenizer_is_read_from_its_folder_alone(config, tmp_path, monkeypatch
     save_tokenizer(first, config, tmp_path / "model")
     monkeypatch.setenv("LM_CACHE", str(tmp_path / "empty"))
     again = load_tokenizer((tmp_path / "model").rename(tmp_path / "moved"))
-    assert (again.digest, again.pieces, again.vocabulary) == (
+    assert (again.digest, again.tokens, again.vocabulary) == (
         first.digest,
-        first.pieces,
+        first.tokens,
         first.vocabulary,
     )
     assert again.encode(LEARNT[0]).tolist() == first.encode(LEARNT[0]).tolist()
 
 
 def test_oneline_a_damaged_folder_of_a_tokenizer_is_one_line(tmp_path) -> None:
-    """Fails if another tokenizer's file is read: its ids mean other pieces."""
+    """Fails if another tokenizer's file is read: its ids mean other tokens."""
     config = SentencePiece(size=400)
     tokenizer = open_tokenizer(config, "corpus", 0.1, 20_000, lambda: iter(LEARNT))
     other = open_tokenizer(config, "other", 0.1, 20_000, lambda: iter(LEARNT[:100]))

@@ -121,13 +121,13 @@ from lm.evaluate.scoring import Effort
 bert_vs_gpt.EFFORT = {"smoke": Effort(**%r)}
 runner.main(bert_vs_gpt, sys.argv[1:])
 """
-TOY = {"rows": 8, "samples": 2, "replicates": 2, "share_rows": 8, "probe_tokens": 500}
+TOY = {"rows": 8, "samples": 2, "replicates": 2, "curve_rows": 8, "probe_tokens": 500}
 
 
 def trained_twice(corpus, tmp_path, monkeypatch, number, cell, *overrides):
     """A cell of a study by so many hosts, and by this process on as many devices."""
     arguments = [
-        *("--cell", cell, "data.corpus.type=text", f'data.corpus.paths=["{corpus}"]'),
+        *("--run", cell, "data.corpus.type=text", f'data.corpus.paths=["{corpus}"]'),
         *("data.validation=0.3", "tokens=3000", "optimizer.type=adamw", "evaluations=1"),
         *overrides,
     ]
@@ -395,7 +395,7 @@ def test_m1_a_process_that_has_siblings_does_not_stand_alone(monkeypatch, enviro
     assert "\n" not in str(raised.value)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
     join()
-    assert not hosts.several() and not jax.distributed.is_initialized()
+    assert not hosts.is_multihost() and not jax.distributed.is_initialized()
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_m1_the_only_process_stands_alone(monkeypatch, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     join()
-    assert not hosts.several() and not jax.distributed.is_initialized()
+    assert not hosts.is_multihost() and not jax.distributed.is_initialized()
 
 
 def test_m1_a_pod_that_is_not_numbered_stands_alone(monkeypatch):
@@ -426,7 +426,7 @@ def test_m1_a_pod_that_is_not_numbered_stands_alone(monkeypatch):
     monkeypatch.setitem(sys.modules, "kubernetes", client)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     join()
-    assert not hosts.several()
+    assert not hosts.is_multihost()
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     with pytest.raises(UserError, match="no service account; set JAX_COORDINATOR_ADDRESS"):
         join()

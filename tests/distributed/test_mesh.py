@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from lm.config import UserError
 from lm.distributed import mesh
-from lm.distributed.mesh import Mesh, Split
+from lm.distributed.mesh import Divisibility, Mesh
 
 
 def test_names_become_mesh_axes():
@@ -42,11 +42,11 @@ def test_a_mesh_takes_all_devices_or_says_what_is_wrong():
 
 
 SPLITS = [
-    Split("batch", 96, "data.batch", each=2),
-    Split("length", 1024, "data.length"),
-    Split("embed", 768, "model.width"),
-    Split("heads", 12, "model.heads"),
-    Split("vocab", 32_770, "the vocabulary", is_field=False),
+    Divisibility("batch", 96, "data.batch", each=2),
+    Divisibility("length", 1024, "data.length"),
+    Divisibility("embed", 768, "model.width"),
+    Divisibility("heads", 12, "model.heads"),
+    Divisibility("vocab", 32_770, "the vocabulary", is_field=False),
 ]
 
 

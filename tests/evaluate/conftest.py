@@ -1,4 +1,4 @@
-"""A tiny body in which every piece and place matters, so that brute force can check scorers."""
+"""A tiny body in which every token and place matters, so that brute force can check scorers."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.example import Example, Vocabulary, visible_mask
+from lm.example import Example, Vocabulary, mask_array
 from lm.numerics import Einsum
 
 # Pad and mask stand in for sentinels: no scorer shows both, and none is ever said.
@@ -16,9 +16,9 @@ VOCABULARY = Vocabulary(
     size=7,
     pad=0,
     mask=1,
-    begin=2,
-    end=3,
-    ordinary=4,
+    bos=2,
+    eos=3,
+    first_ordinary=4,
     begins_word=(True,) * 7,
     sentinels=(1, 0),
 )
@@ -26,7 +26,7 @@ VOCABULARY = Vocabulary(
 
 @dataclass(frozen=True)
 class Tiny:
-    """States from the mean over what is visible; special pieces but the end are never said.
+    """States from the mean over what is visible; special tokens but the end are never said.
 
     Padding has nothing visible and gets NaN: no scorer may let that through.
     """
@@ -38,7 +38,7 @@ class Tiny:
 
     def init(self, seed: int, *, length: int = 32, width: int = 6) -> dict[str, jax.Array]:
         shapes = {
-            "piece": (VOCABULARY.size, width),
+            "token": (VOCABULARY.size, width),
             "place": (length, width),
             "mix": (width, width),
             "unembedding": (VOCABULARY.size, width),
@@ -49,29 +49,35 @@ class Tiny:
     def init_cache(self, rows: int, capacity: int) -> tuple:
         return (jnp.zeros((3, rows, capacity), jnp.int32), jnp.int32(0))
 
-    def apply(self, variables: dict, example: Example, past: tuple | None = None) -> tuple:
-        if past is None:
+    def apply(self, variables: dict, example: Example, cache: tuple | None = None) -> tuple:
+        if cache is None:
             return self.states(variables["params"], example)
         # It reads again all that it has read.
-        fields, read = ("inputs", "segments", "positions"), past[1]
+        fields, read = ("inputs", "segments", "positions"), cache[1]
         new = jnp.stack([getattr(example, name).astype(jnp.int32) for name in fields])
-        seen = jax.lax.dynamic_update_slice_in_dim(past[0], new, read, axis=2)
+        seen = jax.lax.dynamic_update_slice_in_dim(cache[0], new, read, axis=2)
         whole = replace(
-            example, predict=read + example.predict, **dict(zip(fields, seen, strict=True))
+            example,
+            target_positions=read + example.target_positions,
+            **dict(zip(fields, seen, strict=True)),
         )
         return self.states(variables["params"], whole), (seen, read + new.shape[2])
 
     def states(self, p: dict[str, jax.Array], example: Example) -> tuple[jax.Array, jax.Array]:
-        own_BLD = 2 * p["piece"][example.inputs] * p["place"][example.positions]
-        mask_BLM = visible_mask(example.visible, example.segments).astype(jnp.float32)
+        own_BLD = 2 * p["token"][example.inputs] * p["place"][example.positions]
+        mask_BLM = mask_array(example.attention_mask, example.segments).astype(jnp.float32)
         mean_BLD = mask_BLM @ jnp.tanh(own_BLD) / mask_BLM.sum(-1, keepdims=True)
         state_BLD = jnp.tanh(
             (3 * mean_BLD + own_BLD + p["place"][example.positions]) @ p["mix"]
         )
-        if example.predict is not None:
-            state_BLD = jnp.take_along_axis(state_BLD, example.predict[..., None], axis=1)
-        bias_V = jnp.where(jnp.arange(VOCABULARY.size) < VOCABULARY.ordinary, self.special, 0.0)
-        bias_V = bias_V.at[VOCABULARY.end].set(self.end)
+        if example.target_positions is not None:
+            state_BLD = jnp.take_along_axis(
+                state_BLD, example.target_positions[..., None], axis=1
+            )
+        bias_V = jnp.where(
+            jnp.arange(VOCABULARY.size) < VOCABULARY.first_ordinary, self.special, 0.0
+        )
+        bias_V = bias_V.at[VOCABULARY.eos].set(self.end)
         hidden_BPD = jnp.pad(state_BLD, ((0, 0), (0, 0), (0, 1)), constant_values=1.0)
         return hidden_BPD, jnp.concatenate([p["unembedding"], bias_V[:, None]], axis=1)
 
@@ -87,10 +93,10 @@ def tiny() -> type[Tiny]:
 
 
 @pytest.fixture
-def body() -> Tiny:
+def module() -> Tiny:
     return Tiny()
 
 
 @pytest.fixture
-def params(body: Tiny) -> dict[str, jax.Array]:
-    return body.init(0)
+def params(module: Tiny) -> dict[str, jax.Array]:
+    return module.init(0)

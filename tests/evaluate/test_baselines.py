@@ -44,8 +44,8 @@ def test_random_bytes_cannot_be_compressed():
 def test_unigram_is_the_entropy_of_its_source():
     """Fails when the counts of the held-out text are used, or smoothing is left out."""
     random = np.random.default_rng(0)
-    share = np.array([0.5, 0.25, 0.125, 0.125])
-    draw = lambda n: bytes(random.choice([97, 98, 99, 100], n, p=share).astype(np.uint8))  # noqa: E731
+    fraction = np.array([0.5, 0.25, 0.125, 0.125])
+    draw = lambda n: bytes(random.choice([97, 98, 99, 100], n, p=fraction).astype(np.uint8))  # noqa: E731
     training, documents = [draw(200_000)], [draw(20_000)]
     assert of_bytes(documents, documents, training)["unigram"] == pytest.approx(1.75, abs=0.02)
     unseen = of_bytes([b"zzz"], [b"zzz"], training)["unigram"]
@@ -74,8 +74,8 @@ def test_xz_remembers_the_whole_text():
     assert xz_size(data) == len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=full))
 
 
-def test_pieces_that_cannot_be_are_refused():
-    """Fails when a mask piece in the text costs nothing."""
+def test_tokens_that_cannot_be_are_refused():
+    """Fails when a mask token in the text costs nothing."""
     with pytest.raises(ValueError, match="not possible"):
         baselines(
             [b"a"],
@@ -87,8 +87,8 @@ def test_pieces_that_cannot_be_are_refused():
 
 
 def test_windows_skip_what_is_not_content():
-    """Fails when padding or begin pieces are given bytes."""
-    pieces = [b"?", b"?", b"?", b"", b"ab", b"c"]
+    """Fails when padding or bos token are given bytes."""
+    tokens = [b"?", b"?", b"?", b"", b"ab", b"c"]
     tokens = np.array([[2, 4, 3, 2, 5], [2, 5, 0, 0, 0]])
     content = np.array([[0, 1, 1, 0, 1], [0, 1, 0, 0, 0]], bool)
-    assert window_contents(tokens, content, pieces) == [b"abc", b"c"]
+    assert window_contents(tokens, content, tokens) == [b"abc", b"c"]

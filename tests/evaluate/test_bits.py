@@ -10,18 +10,18 @@ from lm.evaluate.bits import Text, measure, paired, ratio_se, text_of
 from lm.results import Score
 
 
-def documents_of_one_row(documents, pieces, random):
+def documents_of_one_row(documents, tokens, random):
     """Nats and text of documents with one row each, hard and easy ones."""
     hardness = random.gamma(4.0, 1.0, size=(documents, 1))
-    nats = hardness + random.gamma(2.0, 0.5, size=(documents, pieces))
-    sizes = random.integers(1, 6, size=(documents, pieces))
-    return nats, Text(sizes, np.repeat(np.arange(documents)[:, None], pieces, axis=1))
+    nats = hardness + random.gamma(2.0, 0.5, size=(documents, tokens))
+    sizes = random.integers(1, 6, size=(documents, tokens))
+    return nats, Text(sizes, np.repeat(np.arange(documents)[:, None], tokens, axis=1))
 
 
 def test_windows_hold_every_byte_of_the_stream_once():
     """Fails when a window starts at r x L, or the overwritten first position counts."""
     random = np.random.default_rng(0)
-    pieces = np.array([0, 0, 0, 0, *random.integers(1, 9, size=20)])
+    tokens = np.array([0, 0, 0, 0, *random.integers(1, 9, size=20)])
     documents = [random.integers(4, 24, size=n) for n in (3, 50, 1, 20, 0, 33)]
     stream = np.concatenate([[2, *d, 3] for d in documents])
     offsets = np.cumsum([0, *(len(d) + 2 for d in documents)])
@@ -36,15 +36,15 @@ def test_windows_hold_every_byte_of_the_stream_once():
         tokens[order],
         inside.astype(int)[order],
         windows=order,
-        begin=2,
-        piece_bytes_V=pieces,
+        bos=2,
+        token_bytes_V=tokens,
         offsets=offsets,
     )
     content = text.documents_RL >= 0
     assert content.sum() == sum(len(d) + 1 for d in documents)
     assert (text.bytes_RL[~content] == 0).all()
     found = np.bincount(text.documents_RL[content], text.bytes_RL[content], minlength=6)
-    assert found.tolist() == [pieces[d].sum() for d in documents]
+    assert found.tolist() == [tokens[d].sum() for d in documents]
 
 
 def test_text_error_is_that_of_a_mean_over_documents():
@@ -85,8 +85,8 @@ def test_documents_without_text_break_no_error():
     assert ratio_se(np.array([1.0, 2.0]), np.array([0, 3])) is None
 
 
-def test_pairing_removes_what_the_arms_share():
-    """Fails when the arms are resampled with different documents."""
+def test_pairing_removes_what_the_variants_share():
+    """Fails when the variants are resampled with different documents."""
     random = np.random.default_rng(0)
     nats, text = documents_of_one_row(80, 30, random)
     other = nats + random.normal(0.2, 0.1, size=nats.shape)

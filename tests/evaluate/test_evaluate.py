@@ -21,10 +21,10 @@ from lm.evaluate.probe.labels import probe_of
 from lm.evaluate.scorers.any_order import AnyOrder
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.fixed_order import FixedOrder
-from lm.evaluate.scoring import SHARES, Effort, score_of, sees, valid
+from lm.evaluate.scoring import FRACTIONS, Effort, score_of, sees, valid
 from lm.evaluate.windows import Windows, place_of
+from lm.example import Bidirectional, Example
 from lm.example import Causal as SeesBefore
-from lm.example import Example, Full
 from lm.model import Transformer
 from lm.objectives import (
     AnyOrder as AnyOrderObjective,
@@ -45,7 +45,7 @@ from lm.train.fit import fit
 from lm.train.load import Trained, load
 from lm.train.step import prepare
 
-EFFORT = Effort(share_rows=5, probe_tokens=1100)
+EFFORT = Effort(curve_rows=5, probe_tokens=1100)
 NAMES = ("alpha", "beta", "gamma", "delta", "total", "number", "names", "text", "value")
 
 
@@ -110,11 +110,11 @@ def masked_found(masked):
 
 
 def test_the_chain_rule_is_the_sum_over_the_stream_done_by_hand(causal, causal_found):
-    """Fails if a piece is left out or counted twice, the end is free, or bytes are pieces."""
+    """Fails if a token is left out or counted twice, the end is free, or bytes are tokens."""
     split, length = causal.tokens.validation, causal.run.data.length
     stream = split.read([0], split.size)[0]
     offsets = set(split.offsets.tolist())
-    bits = pieces = 0.0
+    bits = tokens = 0.0
     rows = []
     for start in range(0, split.size - 1, length - 1):
         row = [2, *stream[start + 1 : start + length].tolist()]
@@ -130,14 +130,14 @@ def test_the_chain_rule_is_the_sum_over_the_stream_done_by_hand(causal, causal_f
     ]
     example = Example(
         inputs=inputs_BL,
-        predict=None,
+        target_positions=None,
         targets=inputs_BL,
         weights=jnp.ones(inputs_BL.shape),
         segments=segments_BL,
         positions=jnp.array(positions),
-        visible=SeesBefore(),
+        attention_mask=SeesBefore(),
     )
-    alone = causal.program.body.clone(mesh=mesh.make(Mesh(), jax.devices()[:1]))
+    alone = causal.program.module.clone(mesh=mesh.make(Mesh(), jax.devices()[:1]))
     params = jax.device_get(causal.params)
     hidden_BLD, table_VD = jax.jit(alone.apply)({"params": params}, example)
     logits_BLV = np.asarray(hidden_BLD, np.float64) @ np.asarray(table_VD, np.float64).T
@@ -147,9 +147,9 @@ def test_the_chain_rule_is_the_sum_over_the_stream_done_by_hand(causal, causal_f
         for at in range(1, length):
             if segments[at] and row[at] != 2:
                 bits -= log_BLV[b, at - 1, row[at]] / math.log(2)
-                pieces += 1
+                tokens += 1
     score = causal_found["scores"]["chain_rule"]
-    assert score["tokens"] == pieces == split.bytes.sum() + len(split.ids)
+    assert score["tokens"] == tokens == split.bytes.sum() + len(split.ids)
     assert score["bytes"] == split.bytes.sum()
     assert causal_found["bits_per_byte"] == pytest.approx(bits / split.bytes.sum(), rel=1e-5)
     assert (causal_found["kind"], causal_found["mc_se"]) == ("exact", 0)
@@ -175,7 +175,7 @@ def test_all_windows_hold_each_byte_once_and_few_are_spread(causal):
 
 
 def test_a_masked_model_is_asked_for_bounds_and_says_that_they_are(masked, masked_found):
-    """Fails if the pseudo-likelihood is the headline, or a share of the curve is missing."""
+    """Fails if the pseudo-likelihood is the headline, or a fraction of the curve is missing."""
     assert list(masked_found["scores"]) == ["any_order", "pseudo"]
     assert masked_found["scorer"] == "any_order"
     assert masked_found["kind"] == "bound"
@@ -184,8 +184,8 @@ def test_a_masked_model_is_asked_for_bounds_and_says_that_they_are(masked, maske
     assert masked_found["mc_se"] > 0
     for score in masked_found["scores"].values():
         assert score["layout_bits"] > 0
-    assert list(masked_found["error_by_share"]) == list(map(str, SHARES))
-    for score in masked_found["error_by_share"].values():
+    assert list(masked_found["error_by_fraction"]) == list(map(str, FRACTIONS))
+    for score in masked_found["error_by_fraction"].values():
         assert score["kind"] == "no likelihood"
         assert 0 < score["bits_per_byte"] < 9
 
@@ -194,31 +194,31 @@ FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_firs
 
 
 @pytest.mark.parametrize(
-    ("objective", "names", "visible"),
+    ("objective", "names", "attention_mask"),
     [
         (Causal(), ["chain_rule"], SeesBefore()),
-        (Prefix(), ["chain_rule"], Full()),
-        (Masked(), FILLS, Full()),
-        (AnyOrderObjective(), FILLS, Full()),
-        (Diffusion(), FILLS, Full()),
-        (Shifted(), FILLS, Full()),
-        (Spans(), ["spans"], Full()),
-        (Mixture(), ["chain_rule", *FILLS], Full()),
-        (Curriculum(), FILLS, Full()),
+        (Prefix(), ["chain_rule"], Bidirectional()),
+        (Masked(), FILLS, Bidirectional()),
+        (AnyOrderObjective(), FILLS, Bidirectional()),
+        (Diffusion(), FILLS, Bidirectional()),
+        (Shifted(), FILLS, Bidirectional()),
+        (Spans(), ["spans"], Bidirectional()),
+        (Mixture(), ["chain_rule", *FILLS], Bidirectional()),
+        (Curriculum(), FILLS, Bidirectional()),
         (Curriculum(switch=1), ["chain_rule"], SeesBefore()),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_model_is_asked_what_it_was_taught(objective, names, visible):
+def test_a_model_is_asked_what_it_was_trained_to_predict(objective, names, visible):
     """Fails if a scorer is missing, is not valid, or a shifted model is asked at the place."""
     trained = Trained(Run(objective=objective), None, None, None)
     there = valid(trained.run)
     assert list(there) == names
-    assert {scorer.answer for scorer in there.values()} <= objective.answers
+    assert {scorer.prediction for scorer in there.values()} <= objective.predictions
     assert sees(trained) == visible
     for scorer in there.values():
         shown = {"next": "nothing", "spans": "number of documents"}
-        assert scorer.told == shown.get(scorer.answer, "ends of documents")
+        assert scorer.layout_given == shown.get(scorer.prediction, "ends of documents")
 
 
 @pytest.mark.parametrize(
@@ -243,20 +243,20 @@ def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, name
     tokens = open_tokens(run.data)
     program = prepare(run, tokens.tokenizer.vocabulary, mesh.make(Mesh()))
     trained = Trained(run, tokens, program, program.init().params)
-    found = evaluate(trained, Effort(rows=9, share_rows=3, orders=2, probe_tokens=60))
+    found = evaluate(trained, Effort(rows=9, curve_rows=3, orders=2, probe_tokens=60))
     json.dumps(msgspec.to_builtins(found), allow_nan=False)
     assert list(found["scores"]) == names
     assert (found["scorer"], found["kind"]) == (headline, "exact")
     assert found["bits_per_byte"] == found["scores"][headline]["bits_per_byte"]
-    # A model that was not trained says each of its pieces with about the same probability.
-    pieces = found["scores"][headline]["tokens"] / found["scores"][headline]["bytes"]
-    uniform = math.log2(tokens.tokenizer.vocabulary.size) * pieces
+    # A model that was not trained says each of its tokens with about the same probability.
+    tokens = found["scores"][headline]["tokens"] / found["scores"][headline]["bytes"]
+    uniform = math.log2(tokens.tokenizer.vocabulary.size) * tokens
     layout = found["scores"][headline]["layout_bits"]
     assert found["bits_per_byte"] - layout == pytest.approx(uniform, rel=0.05)
     assert (layout > 0) == (headline == "spans")
     fills = "any_order" in names
-    assert bool(found["error_by_share"]) == fills
-    assert bool(found["says"]["pieces"]) == ("chain_rule" in names)
+    assert bool(found["error_by_fraction"]) == fills
+    assert bool(found["says"]["tokens"]) == ("chain_rule" in names)
     if fills:
         orders = [found["scores"][name] for name in FILLS[2:]]
         assert [(score["kind"], score["block"]) for score in orders] == [("exact", 2)] * 3
@@ -295,7 +295,9 @@ def test_windows_of_another_text_are_told_apart(run, causal, masked):
 
 
 def test_errors_can_be_paired_by_document(causal, causal_found, masked_found):
-    """Fails if the arms' documents differ, or nats by document do not add up to the score."""
+    """Fails if the variants' documents differ, or nats by document do not add up to the
+    score.
+    """
     assert causal_found["document_bytes"] == masked_found["document_bytes"]
     assert causal_found["document_bytes"] == tuple(causal.tokens.validation.bytes.tolist())
     for found in (causal_found, masked_found):
@@ -304,7 +306,7 @@ def test_errors_can_be_paired_by_document(causal, causal_found, masked_found):
 
 
 def test_baselines_are_there_and_of_the_same_text(causal_found, masked_found):
-    """Fails if one is missing, or depends on the arm."""
+    """Fails if one is missing, or depends on the variant."""
     baselines = causal_found["baselines"]
     assert baselines == masked_found["baselines"]
     assert {f"{c}, {cut}" for c in ("gzip", "xz") for cut in CUTS} < set(baselines)
@@ -319,11 +321,13 @@ CUTS = ("whole text", "by document", "by window")
 def test_the_probe_reads_roles_in_python_and_is_silent_elsewhere(
     run, causal_found, masked_found, tmp_path
 ):
-    """Fails if made-up labels are probed in prose, or arms are asked for different tokens."""
+    """Fails if made-up labels are probed in prose, or variants are asked for different
+    tokens.
+    """
     probes = [causal_found["probe"], masked_found["probe"]]
     assert all(probe["accuracy"] > probe["majority_accuracy"] for probe in probes)
     assert causal_found["probe_accuracy"] == probes[0]["accuracy"]
-    for name in ("majority_accuracy", "piece_accuracy", "training_tokens", "test_tokens"):
+    for name in ("majority_accuracy", "token_accuracy", "training_tokens", "test_tokens"):
         assert probes[0][name] == probes[1][name]
     random_ = random.Random(0)
     for number in range(20):
@@ -335,35 +339,35 @@ def test_the_probe_reads_roles_in_python_and_is_silent_elsewhere(
     assert probe_of(Trained(prose, tokens, program, program.init().params), 2000) is None
 
 
-@pytest.mark.parametrize("arm", ["causal", "masked"])
-def test_what_a_model_says_is_about_the_passage(arm, request):
+@pytest.mark.parametrize("variant", ["causal", "masked"])
+def test_what_a_model_says_is_about_the_passage(variant, request):
     """Fails if a place is off by one, or a masked model is shown what it is asked for."""
-    trained = request.getfixturevalue(arm)
+    trained = request.getfixturevalue(variant)
     said = says(trained, context=40, places=4)
-    pieces = said["pieces"]
-    assert "".join(p["before"] + p["truth"] for p in pieces) + said["after"] == said["passage"]
+    tokens = said["tokens"]
+    assert "".join(p["before"] + p["truth"] for p in tokens) + said["after"] == said["passage"]
     split = trained.tokens.validation
     assert split.text(split.ids.index(said["document"])).startswith(said["passage"])
     assert len(said["passage"]) == 40
-    assert len(pieces) == 4
-    for piece in pieces:
-        assert piece["hidden"] == (arm == "masked")
-        assert len(piece["truth"]) == 1
-        shares = [share for _, share in piece["likeliest"]]
-        assert len(shares) == 5
-        assert shares == sorted(shares, reverse=True)
-        assert 0 < sum(shares) <= 1
-    if arm == "masked":
-        assert_hidden(trained, said)
+    assert len(tokens) == 4
+    for token in tokens:
+        assert token["masked"] == (variant == "masked")
+        assert len(token["truth"]) == 1
+        fractions = [fraction for _, fraction in token["likeliest"]]
+        assert len(fractions) == 5
+        assert fractions == sorted(fractions, reverse=True)
+        assert 0 < sum(fractions) <= 1
+    if variant == "masked":
+        assert_masked(trained, said)
 
 
-def assert_hidden(trained: Trained, said) -> None:
-    """The same is said where other pieces stand at the places."""
+def assert_masked(trained: Trained, said) -> None:
+    """The same is said where other tokens stand at the places."""
     split = trained.tokens.validation
     document = split.ids.index(said["document"])
     places, at = [], 0
-    for piece in said["pieces"]:
-        at += len(piece["before"])
+    for token in said["tokens"]:
+        at += len(token["before"])
         places.append(int(split.offsets[document]) + 1 + at)
         at += 1
 
@@ -380,21 +384,21 @@ def assert_hidden(trained: Trained, said) -> None:
 
     other = replace(trained, tokens=replace(trained.tokens, validation=Changed))
     again = says(other, context=40, places=4)
-    assert [p["truth"] for p in again["pieces"]] == ["Z"] * 4
-    assert [p["likeliest"] for p in again["pieces"]] == [p["likeliest"] for p in said["pieces"]]
+    assert [p["truth"] for p in again["tokens"]] == ["Z"] * 4
+    assert [p["likeliest"] for p in again["tokens"]] == [p["likeliest"] for p in said["tokens"]]
 
 
 @pytest.mark.parametrize(
-    ("arm", "scorer"),
+    ("variant", "scorer"),
     [
         ("causal", ChainRule()),
         ("masked", AnyOrder(4)),
         ("masked", FixedOrder("random", block=16)),
     ],
 )
-def test_eight_devices_score_as_one_does(arm, scorer, request):
+def test_eight_devices_score_as_one_does(variant, scorer, request):
     """Fails if masks depend on the device, or rows are lost where 8 does not divide them."""
-    trained = request.getfixturevalue(arm)
+    trained = request.getfixturevalue(variant)
     tokens = trained.tokens
     one = prepare(
         trained.run, tokens.tokenizer.vocabulary, mesh.make(Mesh(), jax.devices()[:1])

@@ -13,7 +13,7 @@ from lm.evaluate.oracle import Oracle
 from lm.evaluate.scorers.any_order import AnyOrder
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
-from lm.evaluate.scorers.curve import SharesHidden
+from lm.evaluate.scorers.curve import MaskFractions
 from lm.evaluate.scorers.pseudo import Pseudo
 from lm.example import Batch
 
@@ -31,7 +31,7 @@ def symbols():
 def windows(symbols):
     """A batch of rows, each of which is one document."""
     ids = [TOKENIZER.encode("".join(ALPHABET[k] for k in row)) for row in symbols]
-    ends = [VOCABULARY.begin], [VOCABULARY.end, VOCABULARY.begin]
+    ends = [VOCABULARY.bos], [VOCABULARY.eos, VOCABULARY.bos]
     tokens = np.stack([np.concatenate([ends[0], row, ends[1]]) for row in ids])
     segments = np.ones_like(tokens)
     segments[:, -1] = 2
@@ -44,22 +44,22 @@ def nats(scorer, windows, **settings):
 
 
 def test_its_chain_rule_is_the_forward_algorithm(symbols, windows):
-    """Fails if the filter is a step late, a piece is another symbol's, or the end costs."""
+    """Fails if the filter is a step late, a token is another symbol's, or the end costs."""
     found = nats(ChainRule(), windows)[0, 0]
     expected = SOURCE.source().prediction_nats(symbols)
     assert found[:, 1 : 1 + SOURCE.length] == pytest.approx(expected, abs=1e-4)
     assert abs(found[:, 1 + SOURCE.length :]).max() < 1e-4
 
 
-@pytest.mark.parametrize("scorer", [Pseudo(samples=4), SharesHidden((0.2, 0.5, 1.0))])
-def test_what_it_says_of_hidden_pieces_is_forward_backward(scorer, symbols, windows):
-    """Fails if a hidden symbol is used, another one is not summed out, or time runs one way."""
+@pytest.mark.parametrize("scorer", [Pseudo(samples=4), MaskFractions((0.2, 0.5, 1.0))])
+def test_what_it_says_of_masked_tokens_is_forward_backward(scorer, symbols, windows):
+    """Fails if a masked symbol is used, another one is not summed out, or time runs one way."""
     found = nats(scorer, windows)[0]
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), n))(
         jnp.arange(24, dtype=jnp.uint32)
     )
     for sample in range(scorer.samples):
-        example, at = scorer.ask(
+        example, at = scorer.build_example(
             *map(jnp.array, windows[0]), vocabulary=VOCABULARY, key_B=keys, sample=sample
         )
         hidden = np.zeros(windows[0][0].shape, bool)

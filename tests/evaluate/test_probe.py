@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from lm.evaluate.probe.probe import Sample, features, fit, probe, sample
-from lm.example import Causal, Full
+from lm.example import Bidirectional, Causal
 
 NAMES = ("a", "b", "c")
 
 
 def made(random, count, *, width=5, noise=0.0):
-    """Features that hold the label in two directions of several; pieces that do not."""
+    """Features that hold the label in two directions of several; tokens that do not."""
     labels = random.integers(3, size=count)
     x = random.normal(size=(count, width))
     x[:, 1] = labels == 1
@@ -61,8 +61,8 @@ def test_the_classifier_gives_the_shares_of_its_training_sample():
     labels = np.concatenate([np.repeat([0, 1, 2], [500, 300, 200]), np.repeat([0, 1], 500)])
     x = np.eye(2, dtype=np.float32)[groups]
     weights, bias = fit(x, labels, classes=3, penalty=1e-7)
-    shares = jax.nn.softmax(np.eye(2) @ weights + bias[None, :], axis=-1)
-    np.testing.assert_allclose(shares, [[0.5, 0.3, 0.2], [0.5, 0.5, 0.0]], atol=0.01)
+    fractions = jax.nn.softmax(np.eye(2) @ weights + bias[None, :], axis=-1)
+    np.testing.assert_allclose(fractions, [[0.5, 0.3, 0.2], [0.5, 0.5, 0.0]], atol=0.01)
     weights, bias = fit(x, labels, classes=3, penalty=1e4)
     np.testing.assert_allclose(weights, 0, atol=1e-3)
     np.testing.assert_allclose(jax.nn.softmax(bias), [0.5, 0.4, 0.1], atol=0.01)
@@ -71,9 +71,9 @@ def test_the_classifier_gives_the_shares_of_its_training_sample():
 def test_baselines_come_from_the_training_sample():
     """Fails when the most frequent labels are those of the test sample."""
     labels = np.array([0, 0, 0, 1, 1, 2])
-    pieces = np.array([4, 4, 5, 5, 5, 6])
+    tokens = np.array([4, 4, 5, 5, 5, 6])
     none = np.zeros((6, 1), np.float32)
-    training = Sample(none, labels, pieces, np.zeros(6, int))
+    training = Sample(none, labels, tokens, np.zeros(6, int))
     test = Sample(
         none,
         np.array([1, 1, 1, 2, 0, 0]),
@@ -82,7 +82,7 @@ def test_baselines_come_from_the_training_sample():
     )
     found = probe(training, test, names=NAMES)
     assert found.majority_accuracy == pytest.approx(2 / 6)
-    assert found.piece_accuracy == pytest.approx(5 / 6)  # 1, 0 (wrong), 1, 2; 7 was never seen
+    assert found.token_accuracy == pytest.approx(5 / 6)  # 1, 0 (wrong), 1, 2; 7 was never seen
     assert found.recall == {"a": 1.0, "b": 0.0, "c": 0.0}
 
 
@@ -98,19 +98,20 @@ def test_the_error_is_of_documents():
     assert found.accuracy_se == pytest.approx(0.5 / np.sqrt(20), rel=0.15)
 
 
-def test_features_see_what_the_model_may_see(body, params):
-    """Fails when `visible` is ignored or something is hidden."""
+def test_features_see_what_the_model_may_see(module, params):
+    """Fails when `visible` is ignored or something is masked."""
     segments = np.ones((1, 5), np.int32)
     one, two = np.array([[2, 4, 5, 6, 4]], np.int32), np.array([[2, 4, 5, 6, 5]], np.int32)
-    for visible, same in ((Causal(), True), (Full(), False)):
+    for visible, same in ((Causal(), True), (Bidirectional(), False)):
         x, y = (
-            np.asarray(features(body, params, t, segments, visible=visible)) for t in (one, two)
+            np.asarray(features(module, params, t, segments, attention_mask=visible))
+            for t in (one, two)
         )
         assert np.array_equal(x[:, :4], y[:, :4]) == same
         assert not np.array_equal(x[:, 4:], y[:, 4:])
 
 
-def test_a_sample_is_of_labelled_tokens_in_their_order(body, params):
+def test_a_sample_is_of_labelled_tokens_in_their_order(module, params):
     """Fails when the filling of the last batch is taken in, or batches shift the labels."""
     random = np.random.default_rng(0)
     tokens = random.integers(4, 7, size=(5, 6)).astype(np.int32)
@@ -119,9 +120,9 @@ def test_a_sample_is_of_labelled_tokens_in_their_order(body, params):
     labels = random.integers(-1, 3, size=(5, 6))
     documents = np.repeat(np.arange(5)[:, None], 6, axis=1)
     windows = [(tokens[i : i + 2], segments[i : i + 2]) for i in range(0, 5, 2)]
-    found = sample(body, params, windows, labels, documents, visible=Full())
-    states = features(body, params, tokens, segments, visible=Full())
+    found = sample(module, params, windows, labels, documents, attention_mask=Bidirectional())
+    states = features(module, params, tokens, segments, attention_mask=Bidirectional())
     np.testing.assert_allclose(found.features_ND, np.asarray(states)[labels >= 0], rtol=1e-5)
     assert found.labels_N.tolist() == labels[labels >= 0].tolist()
-    assert found.pieces_N.tolist() == tokens[labels >= 0].tolist()
+    assert found.tokens_N.tolist() == tokens[labels >= 0].tolist()
     assert found.documents_N.tolist() == documents[labels >= 0].tolist()

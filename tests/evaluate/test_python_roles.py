@@ -78,7 +78,7 @@ def test_the_rest_is_strings_operators_and_layout():
     assert set(np.frombuffer(SOURCE.encode(), np.uint8)[layout]) == {10, 32}
 
 
-def test_the_role_is_not_a_function_of_the_piece():
+def test_the_role_is_not_a_function_of_the_token():
     """Fails when names are classed by their spelling."""
     source = "def x(x):\n    x = x.x(x=x)\n    x()\nx\nimport x\n@x\nclass x: pass\n"
     names = [role for role, text in spans(source) if text == "x"]
@@ -136,7 +136,7 @@ def test_places_are_bytes():
 
 
 def test_f_strings_are_strings_whatever_the_tokenizer_says(monkeypatch):
-    """Fails when the pieces that Python 3.12 makes of an f-string get roles of their own."""
+    """Fails when the tokens that Python 3.12 makes of an f-string get roles of their own."""
     source = 'g(f"a{b.c(d):{e}}f" + h)'
     expected = [
         *(("called", "g"), ("operator", "("), ("string", 'f"a{b.c(d):{e}}f"')),
@@ -205,11 +205,11 @@ def test_type_parameters():
 
 
 def test_a_token_has_the_role_of_its_first_byte_that_is_not_layout():
-    """Fails when a leading space decides, or an all-layout piece looks into the next one."""
+    """Fails when a leading space decides, or an all-layout token looks into the next one."""
     source = "if x:\n    return 'a b'\n"
-    pieces = [b"if", b" x", b":", b"\n    ", b"return", b"", b" '", b"a", b" b'", b"\n"]
-    assert b"".join(pieces) == source.encode()
-    roles = token_roles(byte_roles(source), np.array([len(p) for p in pieces]))
+    tokens = [b"if", b" x", b":", b"\n    ", b"return", b"", b" '", b"a", b" b'", b"\n"]
+    assert b"".join(tokens) == source.encode()
+    roles = token_roles(byte_roles(source), np.array([len(p) for p in tokens]))
     assert [ROLES[r] if r >= 0 else None for r in roles] == [
         *("keyword", "global", "operator", "layout", "keyword", None),
         *("string", "string", "string", "layout"),
@@ -232,7 +232,7 @@ def test_windows_cut_the_documents_roles():
         length,
         offsets=offsets,
         document=lambda d: (texts[d], ids[d]),
-        piece_lengths_V=lengths,
+        token_lengths_V=lengths,
     )[::-1]
     assert (roles[:, 0] == -1).all()
     flat = roles[:, 1:].ravel()

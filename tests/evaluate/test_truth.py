@@ -22,7 +22,7 @@ from lm.train.fit import fit
 
 SOURCE = Hmm(states=3, symbols=5, length=13, documents=6000, concentration=0.2, seed=3)
 DATA = Data(corpus=SOURCE, tokenizer=Bytes(), length=SOURCE.row_length, batch=64)
-EFFORT = Effort(rows=256, samples=4, replicates=2, share_rows=64, probe_tokens=3000)
+EFFORT = Effort(rows=256, samples=4, replicates=2, curve_rows=64, probe_tokens=3000)
 OBJECTIVES = {"causal": Causal(), "any order": AnyOrder()}
 RANDOM = replace(
     DATA, corpus=replace(SOURCE, lengths="geometric", length=8, documents=9000), length=32
@@ -43,7 +43,7 @@ def run_of(objective, data=DATA) -> Run:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What is found of each arm, trained for a few seconds on one device."""
+    """What is found of each variant, trained for a few seconds on one device."""
     folder, one = tmp_path_factory.mktemp("truth"), jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: one)
@@ -69,7 +69,7 @@ def gap(result) -> tuple[float, float]:
 
 
 def test_the_truth_is_the_forward_algorithms_of_the_same_documents(results):
-    """Fails if the truth is of other documents, counts the end, or depends on the arm."""
+    """Fails if the truth is of other documents, counts the end, or depends on the variant."""
     split = open_tokens(DATA).validation
     texts = [split.text(number) for number in range(len(split.ids))]
     found = results["causal"]["truth"]
@@ -126,11 +126,11 @@ def test_a_model_comes_near_the_truth_from_above(results, name, near):
     assert above < 0.1 * (start - results[name]["truth"]["bits_per_byte"])
 
 
-def test_no_model_finds_hidden_pieces_better_than_the_source(results):
+def test_no_model_finds_masked_tokens_better_than_the_source(results):
     """Fails if a mask lets through what it hides, or the truth is of other masks."""
     result = results["any order"]
-    for share, truth in result["truth"]["error_by_share"].items():
-        found = result["error_by_share"][share]
+    for fraction, truth in result["truth"]["error_by_fraction"].items():
+        found = result["error_by_fraction"][fraction]
         noise = 3 * math.hypot(found["mc_se"], truth["mc_se"]) / 4
         above = found["bits_per_byte"] - truth["bits_per_byte"]
         assert -noise < above < 0.25
@@ -140,7 +140,7 @@ def test_no_model_finds_hidden_pieces_better_than_the_source(results):
 def test_the_probe_finds_states_and_never_more_than_can_be_known(results, name, more):
     """Fails if labels are shifted by a place, or the ceiling is that of another sight.
 
-    Of a piece that it sees the masked model is never asked, and what its state says there is
+    Of a token that it sees the masked model is never asked, and what its state says there is
     between 0.08 and 0.22 above the most frequent label, by seed and rounding.
     """
     result = results[name]
@@ -157,7 +157,7 @@ def test_what_a_gpt_may_know_of_a_state_is_less(results):
 
 
 def test_rows_that_are_no_documents_have_no_truth():
-    """Fails if windows that cut documents, or pieces that are no symbols, are held to it."""
+    """Fails if windows that cut documents, or tokens that are no symbols, are held to it."""
     assert known_source(run_of(Causal())) == SOURCE
     for other in ("data.length=20", "data.tokenizer.type=sentencepiece"):
         assert known_source(override(run_of(Causal()), [other])) is None

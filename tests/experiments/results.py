@@ -25,17 +25,17 @@ HARD = (0.1, -0.1, 0.05, -0.09)
 
 def scorer_of(objective: Objective) -> tuple[str, str]:
     """The headline scorer of what is trained for an objective, and what its number is."""
-    if "next" in objective.answers:
+    if "next" in objective.predictions:
         return "chain_rule", "exact"
-    return ("spans", "exact") if "spans" in objective.answers else ("any_order", "bound")
+    return ("spans", "exact") if "spans" in objective.predictions else ("any_order", "bound")
 
 
 def result_of(
     run: Run, bits: float, *, probe: float = 0.6, hard: Sequence[float] = HARD, **other: Any
 ) -> dict[str, Any]:
     """A finished run that needs so many bits per byte; `other` replaces what else is there."""
-    pieces = vocabulary_size(run.data.tokenizer)
-    cost, parameters = ledger.cost(run, pieces), ledger.parameters(run, pieces)
+    tokens = vocabulary_size(run.data.tokenizer)
+    cost, parameters = ledger.cost(run, tokens), ledger.parameters(run, tokens)
     scorer, kind = scorer_of(run.objective)
     bits_d = np.array(BYTES) * (bits + np.array(hard))
     bits_d *= bits * sum(BYTES) / bits_d.sum()
@@ -46,13 +46,15 @@ def result_of(
         "mc_se": 0.011 if kind == "bound" else 0.0,
         "kind": kind,
     }
-    shares = {str(share): score | {"bits_per_byte": 1 + share} for share in (0.15, 0.5, 1.0)}
+    fractions = {
+        str(fraction): score | {"bits_per_byte": 1 + fraction} for fraction in (0.15, 0.5, 1.0)
+    }
     unique = min(run.data.unique or cost.tokens, cost.tokens)
     return {
         **score,
         "scorer": scorer,
         "scores": {scorer: score},
-        "error_by_share": shares if kind == "bound" else {},
+        "error_by_fraction": fractions if kind == "bound" else {},
         "document_nats": (bits_d * math.log(2)).tolist(),
         "document_bytes": list(BYTES),
         "probe_accuracy": probe,
@@ -67,8 +69,8 @@ def result_of(
         "unique_tokens": unique,
         "steps": cost.steps,
         "flops": cost.flops,
-        "slots": cost.slots,
-        "predicted_targets": cost.slots,
+        "target_positions": cost.target_positions,
+        "predicted_targets": cost.target_positions,
         "device_seconds": 10.0,
         "params_total": parameters.total,
         "params_non_embedding": parameters.non_embedding,
@@ -81,7 +83,7 @@ def result_of(
 
 
 def cell(name: str, run: Run, law: Law, directory: Path) -> Cell:
-    """A finished cell with the losses of a law, at its end and where it was validated."""
+    """A finished run with the losses of a law, at its end and where it was validated."""
     params = ledger.parameters(run, vocabulary_size(run.data.tokenizer)).matmul
     result = result_of(run, 1.0)
     loss = law(params, result["tokens"])

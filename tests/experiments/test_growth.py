@@ -24,16 +24,16 @@ from lm.study.report.figures import svg_of
 from tests.experiments.results import result_of
 
 Bits = Callable[[str, Run], float]
-"""Bits per byte of an arm's run."""
+"""Bits per byte of a variant's run."""
 
 
 def cells_of(study: Any, tmp_path: Path, bits: Bits, noise: float = 0.001) -> list[Cell]:
-    """The study's laptop cells, all finished, with noise that is the same every time."""
+    """The study's laptop runs, all finished, with noise that is the same every time."""
     draw = np.random.default_rng(0)
     cells = []
     for name, run in study.runs("laptop").items():
-        arm = name.split("-")[0]
-        measured = bits(arm, run) * (1 + noise * draw.normal())
+        variant = name.split("-")[0]
+        measured = bits(variant, run) * (1 + noise * draw.normal())
         result = result_of(run, measured, truth={"bits_per_byte": 2.3})
         cells.append(Cell(name, run, result, tmp_path / "laptop" / name))
     return cells
@@ -43,8 +43,8 @@ def cells_of(study: Any, tmp_path: Path, bits: Bits, noise: float = 0.001) -> li
 
 
 def growth(**betas: float) -> Bits:
-    """Arms that fall from 3.2 bits at 26k tokens to a floor of 2.3, as their betas say."""
-    return lambda arm, run: 2.3 + 0.9 * (run.tokens / 25_600) ** -betas[arm]
+    """Variants that fall from 3.2 bits at 26k tokens to a floor of 2.3, as their betas say."""
+    return lambda variant, run: 2.3 + 0.9 * (run.tokens / 25_600) ** -betas[variant]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def growth(**betas: float) -> Bits:
     ],
 )
 def test_data_growth_says_whose_gain_flattens_earlier(causal, masked, says, tmp_path):
-    """Fails if the sign is turned, the interval is not looked at, or arms are mixed up."""
+    """Fails if the sign is turned, the interval is not looked at, or variants are mixed up."""
     bits = growth(causal=causal, any_order=masked, masked15=0.6)
     drawn = data_growth.report(cells_of(data_growth, tmp_path, bits))
     assert says in drawn.answer
@@ -68,11 +68,11 @@ def test_data_growth_says_whose_gain_flattens_earlier(causal, masked, says, tmp_
 
 
 def test_what_doublings_gain_does_not_know_the_floor(tmp_path):
-    """Fails if a gain is taken from another arm, budget or seed, or counted as a loss."""
+    """Fails if a gain is taken from another variant, budget or seed, or counted as a loss."""
     cells = cells_of(
         data_growth, tmp_path, growth(causal=1.0, any_order=0.5, masked15=0.5), noise=0
     )
-    groups = list(groups_of(cells, data_growth.ARMS).values())
+    groups = list(groups_of(cells, data_growth.VARIANTS).values())
     gains = data_growth.gains_of(groups, GPT, BITS)
     assert [gain.tokens for gain in gains] == [25_600 * 2**k for k in range(5)]
     assert [gain.gap.value for gain in gains] == pytest.approx([0.45 / 2**k for k in range(5)])
@@ -82,11 +82,11 @@ def test_what_doublings_gain_does_not_know_the_floor(tmp_path):
 
 
 def repeats(**half_lives: float) -> Bits:
-    """Arms whose repeats are worth as the law says."""
+    """Variants whose repeats are worth as the law says."""
 
-    def bits(arm: str, run: Run) -> float:
+    def bits(variant: str, run: Run) -> float:
         unique = float(run.data.unique or 0)
-        worth = effective_tokens(half_lives[arm], float(run.tokens), unique)
+        worth = effective_tokens(half_lives[variant], float(run.tokens), unique)
         return float(2.3 + 0.9 * (worth / 25_600) ** -0.6)
 
     return bits
@@ -101,12 +101,12 @@ def repeats(**half_lives: float) -> Bits:
     ],
 )
 def test_repeated_data_says_who_bears_more_repeats(causal, masked, says, tmp_path):
-    """Fails if the ratio is upside down, or the law is fit to another arm's runs."""
+    """Fails if the ratio is upside down, or the law is fit to another variant's runs."""
     cells = cells_of(repeated_data, tmp_path, repeats(causal=causal, any_order=masked))
     drawn = repeated_data.report(cells)
     assert says in drawn.answer
     assert drawn.warnings == ()
-    groups = list(groups_of(cells, repeated_data.ARMS).values())
+    groups = list(groups_of(cells, repeated_data.VARIANTS).values())
     fit = repeated_data.law_of(groups, GPT)
     assert fit.parameters["R_D"] == pytest.approx(causal, rel=0.3)
     assert fit.parameters["E"] == 2.3 and "E" in fit.fixed
@@ -116,12 +116,12 @@ def test_a_run_that_overfits_counts_as_if_it_had_been_stopped(tmp_path):
     """Fails if the law is told to explain overfitting, or another seed or text stops a run."""
     usual = repeats(causal=5.0, any_order=5.0)
 
-    def bits(arm: str, run: Run) -> float:
-        worse = arm == "causal" and run.data.unique == 12_800 and run.tokens > 204_800
-        return usual(arm, run) + (1.5 if worse else 0.0)
+    def bits(variant: str, run: Run) -> float:
+        worse = variant == "causal" and run.data.unique == 12_800 and run.tokens > 204_800
+        return usual(variant, run) + (1.5 if worse else 0.0)
 
     cells = cells_of(repeated_data, tmp_path, bits, noise=0)
-    groups = groups_of(cells, repeated_data.ARMS).values()
+    groups = groups_of(cells, repeated_data.VARIANTS).values()
     both = repeated_data.best_so_far([g for g in groups if g.name.startswith("causal")])
     stopped = {r["tokens"]: least for r, least in both if r["bits_per_byte"] > least}
     sixteen = next(r for r, _ in both if (r["unique_tokens"], r["tokens"]) == (12_800, 204_800))
@@ -150,7 +150,7 @@ def test_new_text_is_new_and_repeats_begin_with_it():
 
 
 def write_curves(cells: list[Cell], exponent: float, stuck: str = "") -> list[Cell]:
-    """Curves that depend on D N^exponent alone; those of the stuck cell stop early."""
+    """Curves that depend on D N^exponent alone; those of the stuck run stop early."""
     for cell in cells:
         assert cell.result is not None
         cell.directory.mkdir(parents=True)
@@ -167,7 +167,7 @@ def write_curves(cells: list[Cell], exponent: float, stuck: str = "") -> list[Ce
 def test_bigger_learns_faster_finds_the_exponent_and_names_who_does_not_get_there(tmp_path):
     """Fails if sizes, tokens or FLOPs are another convention's, or a run is left out unsaid."""
     stuck = "any_order-6k-d0.61M-seed0"
-    cells = cells_of(bigger_learns_faster, tmp_path, lambda arm, run: 2.5)
+    cells = cells_of(bigger_learns_faster, tmp_path, lambda variant, run: 2.5)
     drawn = bigger_learns_faster.report(write_curves(cells, 0.25, stuck))
     assert drawn.answer.count("with x 0.25 (95%") == 2
     assert drawn.answer.count("so larger models need fewer tokens") == 2
@@ -178,7 +178,7 @@ def test_bigger_learns_faster_finds_the_exponent_and_names_who_does_not_get_ther
 
 def test_no_gain_of_size_is_said_to_be_none(tmp_path):
     """Fails if an answer is written down rather than computed."""
-    cells = cells_of(bigger_learns_faster, tmp_path, lambda arm, run: 2.5)
+    cells = cells_of(bigger_learns_faster, tmp_path, lambda variant, run: 2.5)
     drawn = bigger_learns_faster.report(write_curves(cells, -0.2))
     assert drawn.answer.count("so larger models need more tokens") == 2
 
@@ -204,17 +204,17 @@ def test_levels_are_those_that_every_size_passes_on_its_way():
 @pytest.mark.parametrize("study", [bigger_learns_faster, data_growth, repeated_data])
 def test_a_report_can_be_drawn_while_most_is_missing(study, tmp_path):
     """Fails if a law is wanted from one run, what is missing unnamed, or no gain not drawn."""
-    cells = write_curves(cells_of(study, tmp_path, lambda arm, run: 2.5), 0.25)
+    cells = write_curves(cells_of(study, tmp_path, lambda variant, run: 2.5), 0.25)
     few = [cell if at == 2 else cell._replace(result=None) for at, cell in enumerate(cells)]
     drawn = study.report(few)
-    assert f"{len(cells) - 1} of {len(cells)} cells" in drawn.warnings[0]
+    assert f"{len(cells) - 1} of {len(cells)} runs" in drawn.warnings[0]
     assert "There is no answer yet" in drawn.answer
     assert all(svg_of(plot.figure) for plot in drawn.plots)
 
 
 @pytest.mark.parametrize("study", [bigger_learns_faster, data_growth, repeated_data])
-def test_arms_of_a_cell_differ_in_the_objective_alone(study):
-    """Fails if an arm has a rate, a schedule, text or an order of its own."""
+def test_variants_of_a_cell_differ_in_the_objective_alone(study):
+    """Fails if a variant has a rate, a schedule, text or an order of its own."""
     for scale in study.SCALES:
         rest: dict[str, set[Run]] = {}
         for name, run in study.runs(scale).items():

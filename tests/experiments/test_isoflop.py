@@ -36,7 +36,7 @@ def _cells(directory) -> list[Cell]:
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> list[Cell]:
-    return _cells(tmp_path_factory.mktemp("cells"))
+    return _cells(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def report(cells):
 
 
 def test_the_answer_has_the_exponents_and_the_multiplier_of_the_law(report):
-    """Fails if arms, N and D, or the sides of the comparison are mixed up.
+    """Fails if variants, N and D, or the sides of the comparison are mixed up.
 
-    D grows faster than C^(1 - a), as attention's share of a token's FLOPs falls with width.
+    D grows faster than C^(1 - a), as attention's fraction of a token's FLOPs falls with width.
     """
     grows, needs = report.answer.split("For the GPT's loss")
     exponents = [float(text) for text in re.findall(r"C\^(\d\.\d\d)", grows)]
@@ -68,8 +68,8 @@ def test_the_report_shows_every_law_and_figure(report):
         if not isinstance(block, str)
     )
     assert [row["what"] for row in table.rows] == [
-        f"{arm}, {law}"
-        for arm in ("GPT", "BERT, all rates")
+        f"{variant}, {law}"
+        for variant in ("GPT", "BERT, all rates")
         for law in ("parabola", "local", "akima", "parametric")
     ]
     assert [plot.name for plot in report.plots] == [
@@ -104,18 +104,25 @@ def test_a_report_of_few_cells_says_that_there_is_no_answer(cells):
 
 
 @pytest.mark.parametrize("scale", isoflop.SCALES)
-def test_the_arms_have_the_same_budgets_sizes_and_number_of_trials(scale):
-    """Fails if one arm is tuned more often, or given other FLOPs at a budget than the other."""
+def test_the_variants_have_the_same_budgets_sizes_and_number_of_trials(scale):
+    """Fails if one variant is tuned more often, or given other FLOPs at a budget than the
+    other.
+    """
     runs = isoflop.runs(scale)
-    arms = {
-        arm: {name.partition("-")[2]: run for name, run in runs.items() if name.startswith(arm)}
-        for arm in isoflop.ARMS
+    variants = {
+        variant: {
+            name.partition("-")[2]: run
+            for name, run in runs.items()
+            if name.startswith(variant)
+        }
+        for variant in isoflop.VARIANTS
     }
     grids = {
-        arm: {n: r for n, r in found.items() if "-lr" not in n} for arm, found in arms.items()
+        variant: {n: r for n, r in found.items() if "-lr" not in n}
+        for variant, found in variants.items()
     }
     assert grids["causal"].keys() == grids["masked"].keys()
-    assert len(arms["causal"]) == len(arms["masked"])
+    assert len(variants["causal"]) == len(variants["masked"])
     for name, ours in grids["causal"].items():
         theirs = grids["masked"][name]
         assert ours.data == theirs.data
@@ -124,11 +131,11 @@ def test_the_arms_have_the_same_budgets_sizes_and_number_of_trials(scale):
             for run in (ours, theirs)
         ]
         assert flops[0] == pytest.approx(flops[1], rel=0.1 if scale == "smoke" else 0.01)
-    for arm, found in arms.items():
+    for variant, found in variants.items():
         tried = [run for name, run in found.items() if "-lr" in name]
         (own,) = {
             run
-            for run in grids[arm].values()
+            for run in grids[variant].values()
             if (run.model, run.tokens) == (tried[0].model, tried[0].tokens)
         }
         rates = {run.optimizer.learning_rate for run in [*tried, own]}

@@ -19,7 +19,7 @@ def _law(params: float, tokens: float) -> float:
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> list[Cell]:
-    directory = tmp_path_factory.mktemp("cells")
+    directory = tmp_path_factory.mktemp("runs")
     return [cell(name, run, _law, directory) for name, run in study.runs("laptop").items()]
 
 

@@ -26,11 +26,11 @@ from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.example import Causal as SeesBefore
 from lm.example import Vocabulary
 from lm.generate import generate
-from lm.model import Base, Body, Output
+from lm.model import Base, Module, Output
 from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Objective, Prefix
 from lm.run import Run, mesh_for, validate
 from lm.train.step import prepare
-from lm.verify.dependence import bodies
+from lm.verify.dependence import modules
 from lm.verify.leaks import forget, prove, prove_all
 
 
@@ -62,7 +62,7 @@ class Window(Base, tag="window"):
         return WindowModule(self, vocabulary_size, mesh, precision)
 
 
-class WindowModule(Body):
+class WindowModule(Module):
     @nn.compact
     def __call__(self, example):
         c, init = self.config, nn.initializers.lecun_normal()
@@ -83,8 +83,8 @@ class WindowModule(Body):
             seen = [_before(x_BLD, example.segments, by) for by in range(c.reach + 1)]
             x_BLF = self.einsum("BLW,WF->BLF", jnp.concatenate(seen, axis=2), up_WF)
             x_BLD = x_BLD + self.einsum("BLF,FD->BLD", jnp.tanh(x_BLF), down_FD)
-        if example.predict is not None:
-            x_BLD = jnp.take_along_axis(x_BLD, example.predict[..., None], axis=1)
+        if example.target_positions is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, example.target_positions[..., None], axis=1)
         return Output(x_BLD, table_VD)
 
 
@@ -103,7 +103,7 @@ class Opened(Run):
 
 SIZE = 260
 VOCABULARY = Vocabulary(
-    size=SIZE, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * SIZE
+    size=SIZE, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * SIZE
 )
 RUN = Opened(data=Data(length=16, batch=8, tokenizer=Bytes()), tokens=120 * 128)
 
@@ -123,7 +123,7 @@ def trained():
 def rows(seed, count=8):
     start_B1 = np.random.default_rng(seed).integers(16, size=(count, 1))
     tokens_BL = (4 + (start_B1 + np.arange(16)[None]) % 16).astype(np.int32)
-    tokens_BL[:, 0] = VOCABULARY.begin
+    tokens_BL[:, 0] = VOCABULARY.bos
     return tokens_BL
 
 
@@ -140,7 +140,7 @@ def test_it_is_scored_by_the_chain_rule():
     program, params, _ = trained()
     tokens_BL = rows(99)
     windows = [(tokens_BL, np.ones_like(tokens_BL))]
-    nats_BL = score(ChainRule(), program.body, params, windows, vocabulary=VOCABULARY)[0, 0]
+    nats_BL = score(ChainRule(), program.module, params, windows, vocabulary=VOCABULARY)[0, 0]
     assert nats_BL[:, 0].max() == 0
     assert nats_BL[:, 3:].mean() < 0.75 * nats_BL[:, 1].mean()
 
@@ -177,7 +177,7 @@ def test_counting_asks_for_no_device():
 def test_it_is_proven_within_its_window():
     """Fails if a proof wants more of a model than it reads, or takes its word for it."""
     prove_all(Causal(), Window(), Console(quiet=True))
-    (one,) = bodies(Window(reach=2), depths=(1,))
+    (one,) = modules(Window(reach=2), depths=(1,))
     assert prove(Causal(), (one,), keys=1, window=2).violations == ()
     found = prove(Causal(), (one,), keys=1, window=3).violations
     assert found and all("which `visible` allows" in line for line in found)
@@ -187,7 +187,7 @@ def test_a_window_that_reaches_into_another_document_is_caught(monkeypatch):
     """Fails if what a model without a mask reads is not asked about."""
     forget()
     monkeypatch.setitem(globals(), "_before", lambda x, segments, by: _whole(x, by))
-    (one,) = bodies(Window(), depths=(1,))
+    (one,) = modules(Window(), depths=(1,))
     found = prove(Causal(), (one,), keys=1, window=2).violations
     forget()
     assert any("which `visible` forbids" in line for line in found)
@@ -219,20 +219,22 @@ def test_a_model_without_a_cache_does_not_generate():
     """Fails if that is found out in a traceback."""
     program, params, _ = trained()
     with pytest.raises(UserError, match=r"^model.type=window: it keeps no cache"):
-        generate(program.body, params, [[5]], vocabulary=VOCABULARY, length=16, count=2)
+        generate(program.module, params, [[5]], vocabulary=VOCABULARY, length=16, count=2)
 
 
 @pytest.mark.parametrize("objective", [kind() for kind in get_args(Objective)], ids=str)
 def test_objectives_name_the_masks_of_their_examples(objective):
     """Fails if a model would be refused what it can serve, or given what it cannot."""
-    sentinels = dataclasses.replace(VOCABULARY, sentinels=tuple(range(4, 12)), ordinary=12)
+    sentinels = dataclasses.replace(
+        VOCABULARY, sentinels=tuple(range(4, 12)), first_ordinary=12
+    )
     shape = jax.ShapeDtypeStruct((2, 24), jnp.int32)
 
     def masks(of):
         example = jax.eval_shape(
             lambda *rows: of(*rows, sentinels, jax.random.key(0)), shape, shape
         )
-        return {type(example.visible)}
+        return {type(example.attention_mask)}
 
     steps = objective.parts(50, 0)
     assert set().union(*map(masks, [*steps, objective.last])) == objective.masks

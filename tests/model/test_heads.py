@@ -8,7 +8,7 @@ import pytest
 
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import Example, Full, Head, positions_of
+from lm.example import Bidirectional, Example, Head, positions_of
 from lm.model import Transformer, build
 from lm.model.heads import pooled
 
@@ -21,18 +21,18 @@ def example_of(head: Head | None, inputs: jax.Array | None = None) -> Example:
     zeros = jnp.zeros((2, SLOTS if head and head.pool else 8), int)
     return Example(
         inputs=inputs,
-        predict=None,
+        target_positions=None,
         targets=zeros,
         weights=zeros,
         segments=SEGMENTS,
         positions=positions_of(SEGMENTS),
-        visible=Full(),
+        attention_mask=Bidirectional(),
         head=head,
     )
 
 
 @pytest.fixture(scope="module")
-def body():
+def module():
     config = Transformer(depth=1, width=16, heads=2)
     alone = mesh.make(Mesh(), jax.devices()[:1])
     return build(config, 32, mesh=alone, precision="float32")
@@ -54,7 +54,7 @@ def test_a_slot_is_of_its_own_document_alone(pool: str) -> None:
                 assert (found[row, slot] == 0).all()
 
 
-def test_outputs_are_of_the_shape_that_the_head_says(body) -> None:
+def test_outputs_are_of_the_shape_that_the_head_says(module) -> None:
     """Fails if a head of tokens is pooled, one number is two, or the bias is left out."""
     for head, shape in [
         (Head("label", 3, "last"), (2, SLOTS, 3)),
@@ -62,23 +62,23 @@ def test_outputs_are_of_the_shape_that_the_head_says(body) -> None:
         (Head("tags", 5), (2, 8, 5)),
     ]:
         example = example_of(head)
-        params = nn.unbox(body.init(jax.random.key(0), example))["params"]
+        params = nn.unbox(module.init(jax.random.key(0), example))["params"]
         own = params[f"head_{head.name}"]
         assert (own["bias"] == 0).all() and own["bias"].shape == shape[2:]
         own["bias"] = own["bias"] + 7
-        states, table = body.apply({"params": params}, example)
+        states, table = module.apply({"params": params}, example)
         logits = jnp.einsum("BPD,CD->BPC", states, table)
         assert logits.shape == shape
         without = jnp.einsum("BPD,CD->BPC", states[..., :-1], own["table"])
         np.testing.assert_allclose(logits, without + 7, rtol=1e-5)
 
 
-def test_a_head_leaves_all_other_parameters_as_they_are(body) -> None:
-    """Fails if a head draws from the stream of the body's own initial values."""
-    plain = nn.unbox(body.init(jax.random.key(3), example_of(None)))["params"]
+def test_a_head_leaves_all_other_parameters_as_they_are(module) -> None:
+    """Fails if a head draws from the stream of the module's own initial values."""
+    plain = nn.unbox(module.init(jax.random.key(3), example_of(None)))["params"]
     head = Head("label", 2, "mean")
-    headed = dict(nn.unbox(body.init(jax.random.key(3), example_of(head)))["params"])
+    headed = dict(nn.unbox(module.init(jax.random.key(3), example_of(head)))["params"])
     own = headed.pop("head_label")
     jax.tree.map(np.testing.assert_array_equal, plain, headed)
-    other = nn.unbox(body.init(jax.random.key(3), example_of(Head("other", 2, "mean"))))
+    other = nn.unbox(module.init(jax.random.key(3), example_of(Head("other", 2, "mean"))))
     assert not np.array_equal(own["table"], other["params"]["head_other"]["table"])

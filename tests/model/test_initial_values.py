@@ -14,7 +14,7 @@ CONFIGS = {
         depth=2, width=16, heads=2, mlp="swiglu", norm="layer", embedding="untied"
     ),
     "shared key heads": Transformer(depth=3, width=16, heads=4, kv_heads=2, mlp="relu2"),
-    "odd widths": Transformer(depth=1, width=30, heads=5, hidden=37, mlp="geglu"),
+    "odd widths": Transformer(depth=1, width=30, heads=5, mlp_width=37, mlp="geglu"),
     "dropout": Transformer(depth=2, width=16, heads=2, dropout=0.1),
 }
 HELD = {
@@ -97,8 +97,10 @@ def _projection(x: jax.Array) -> float:
 def test_initial_values_are_as_they_were(name):
     """Fails if a scope is renamed, a `param` is called earlier, or a scale is another."""
     config = CONFIGS[name]
-    body = build(config, 11, mesh=mesh.make(mesh.Mesh(), jax.devices()[:1]))
-    boxed = jax.jit(lambda key: body.init(key, blank_example(config, 1, 6)))(jax.random.key(3))
+    module = build(config, 11, mesh=mesh.make(mesh.Mesh(), jax.devices()[:1]))
+    boxed = jax.jit(lambda key: module.init(key, blank_example(config, 1, 6)))(
+        jax.random.key(3)
+    )
     leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)["params"])
     found = {"/".join(key.key for key in path): _projection(x) for path, x in leaves}
     # To five places: compilers differ in the last bits of a float32.

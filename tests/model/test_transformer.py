@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.distributed import mesh
-from lm.example import Causal, Example, Full, Until, positions_of, visible_mask
+from lm.example import Bidirectional, Causal, Example, Until, mask_array, positions_of
 from lm.loss import cross_entropy
 from lm.model import Transformer, build
 from lm.verify.dependence import reach
@@ -27,35 +27,35 @@ LENGTH, VOCABULARY = 12, 32
 
 
 @cache
-def body(config=SMALL, **settings):
+def module(config=SMALL, **settings):
     one = mesh.make(mesh.Mesh(), jax.devices()[:1])
     return build(config, VOCABULARY, mesh=one, **{"precision": "float32"} | settings)
 
 
-def example(visible, segments=None, seed=0, predict=None):
+def example(attention_mask, segments=None, seed=0, target_positions=None):
     segments = jnp.ones((2, LENGTH), int) if segments is None else jnp.array(segments)
     inputs = jax.random.randint(jax.random.key(seed), segments.shape, 4, VOCABULARY)
     return Example(
         inputs=inputs,
-        predict=predict,
+        target_positions=target_positions,
         targets=inputs,
         weights=jnp.ones(inputs.shape),
         segments=segments,
         positions=positions_of(segments),
-        visible=visible,
+        attention_mask=attention_mask,
     )
 
 
 @cache
 def params(config=SMALL, seed=1):
-    tree = nn.unbox(body(config).init(jax.random.key(0), example(Full())))["params"]
+    tree = nn.unbox(module(config).init(jax.random.key(0), example(Bidirectional())))["params"]
     # Far from the initial values, where scales are 1 and attention is flat.
     keys = iter(jax.random.split(jax.random.key(seed), 64))
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), tree)
 
 
 def hidden(given, config=SMALL, **settings):
-    return body(config, **settings).apply({"params": params(config)}, given).hidden_BPD
+    return module(config, **settings).apply({"params": params(config)}, given).hidden_BPD
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_a_state_depends_on_what_it_may_see_and_on_nothing_else(config, kind):
     """Fails if the mask is transposed, off by one, or does not stop at a segment's end."""
     segments = jnp.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
     until = jnp.minimum(jnp.arange(LENGTH)[None, :] // 3 * 3 + 2, LENGTH - 1)
-    visible = {
+    attention_mask = {
         "causal": Causal(),
-        "full": Full(),
+        "full": Bidirectional(),
         "until": Until(jnp.broadcast_to(until, segments.shape)),
     }[kind]
-    reached = reach(body(config), params(config), example(visible, segments))
-    allowed = np.array(visible_mask(visible, segments))
+    reached = reach(module(config), params(config), example(attention_mask, segments))
+    allowed = np.array(mask_array(attention_mask, segments))
     real = np.asarray(segments) > 0
     # What a position of padding depends on is nobody's concern, as nobody sees it.
     for row in range(2):
@@ -87,8 +87,8 @@ def test_a_state_depends_on_what_it_may_see_and_on_nothing_else(config, kind):
 def test_editing_one_document_leaves_the_others_states_untouched():
     """Fails if segments are ignored in attention, by however little."""
     segments = jnp.array([[1] * 5 + [2] * 7])
-    given = example(Full(), segments)
-    edited = example(Full(), segments, seed=9)
+    given = example(Bidirectional(), segments)
+    edited = example(Bidirectional(), segments, seed=9)
     mixed = jnp.where(segments == 1, edited.inputs, given.inputs)
     other = Example(
         **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": mixed}
@@ -98,25 +98,25 @@ def test_editing_one_document_leaves_the_others_states_untouched():
     assert (before[:, :5] != after[:, :5]).any()
 
 
-@pytest.mark.parametrize("visible", [Causal(), Full()])
-def test_packed_equals_unpacked(visible):
+@pytest.mark.parametrize("attention_mask", [Causal(), Bidirectional()])
+def test_packed_equals_unpacked(attention_mask):
     """Fails if attention crosses a segment's end (rotary positions see only distances)."""
-    packed = example(visible, jnp.array([[1] * 5 + [2] * 7]))
+    packed = example(attention_mask, jnp.array([[1] * 5 + [2] * 7]))
     alone = Example(
         inputs=jnp.pad(packed.inputs[:, 5:], ((0, 0), (0, 5))),
-        predict=None,
+        target_positions=None,
         targets=packed.targets,
         weights=packed.weights,
         segments=jnp.array([[1] * 7 + [0] * 5]),
         positions=positions_of(jnp.array([[1] * 7 + [0] * 5])),
-        visible=visible,
+        attention_mask=attention_mask,
     )
     np.testing.assert_allclose(hidden(packed)[:, 5:], hidden(alone)[:, :7], atol=1e-5)
 
 
 def test_order_matters():
-    """Fails if rotary positions are left out: a bag of pieces would give the same states."""
-    given = example(Full())
+    """Fails if rotary positions are left out: a bag of tokens would give the same states."""
+    given = example(Bidirectional())
     swapped = given.inputs.at[:, [3, 4]].set(given.inputs[:, [4, 3]])
     other = Example(
         **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": swapped}
@@ -139,7 +139,9 @@ def test_positions_may_be_spread_over_devices(kind, attention, context):
     segments = jnp.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
     until = jnp.minimum(jnp.arange(LENGTH)[None, :] // 5 * 5 + 4, LENGTH - 1)
     until = Until(jnp.broadcast_to(until, segments.shape))
-    given = example({"causal": Causal(), "full": Full(), "until": until}[kind], segments)
+    given = example(
+        {"causal": Causal(), "full": Bidirectional(), "until": until}[kind], segments
+    )
     many = mesh.make(mesh.Mesh(fsdp=2, context=context), jax.devices()[: 2 * context])
 
     def both(made):
@@ -150,7 +152,7 @@ def test_positions_may_be_spread_over_devices(kind, attention, context):
 
         return jax.jit(jax.grad(loss, has_aux=True))(jax.tree.map(np.asarray, params()))
 
-    expected = both(body())
+    expected = both(module())
     found = both(build(SMALL, VOCABULARY, mesh=many, precision="float32", attention=attention))
     for was, should in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(was, should, atol=1e-5 * float(jnp.abs(should).max()))
@@ -177,12 +179,14 @@ def test_of_spread_positions_keys_and_values_alone_are_gathered(attention):
     assert not re.search(r" (all-to-all|collective-permute|reduce-scatter)\(", layers)
 
 
-@pytest.mark.parametrize("settings", [{"unroll": 1}, {"remat": "block"}, {"remat": "products"}])
+@pytest.mark.parametrize("settings", [{"unroll": 1}, {"remat": "block"}, {"remat": "matmuls"}])
 def test_execution_changes_neither_values_nor_gradients(settings):
     """Fails if a layer is left out by unrolling, or remat drops a residual."""
 
     def total(tree, **settings):
-        return jnp.square(body(**settings).apply({"params": tree}, example(Causal()))[0]).sum()
+        return jnp.square(
+            module(**settings).apply({"params": tree}, example(Causal()))[0]
+        ).sum()
 
     value, grads = jax.value_and_grad(total)(params())
     other, other_grads = jax.value_and_grad(lambda tree: total(tree, **settings))(params())
@@ -198,21 +202,24 @@ def test_remat_computes_again():
     def products(remat):
         def total(tree):
             return jnp.square(
-                body(remat=remat).apply({"params": tree}, example(Full()))[0]
+                module(remat=remat).apply({"params": tree}, example(Bidirectional()))[0]
             ).sum()
 
         return str(jax.make_jaxpr(jax.grad(total))(params())).count("dot_general")
 
-    assert products("block") > products("products") > products("none") - 1
+    assert products("block") > products("matmuls") > products("none") - 1
     assert products("block") > products("none")
 
 
 def test_initial_values_do_not_depend_on_execution_or_example():
-    """Fails if unrolling names each layer, or an example's kind reaches the parameters."""
+    """Fails if unrolling names each layer, or an example's kind key_extents the parameters."""
     trees = [
-        nn.unbox(body(**settings).init(jax.random.key(0), given))["params"]
+        nn.unbox(module(**settings).init(jax.random.key(0), given))["params"]
         for settings in ({}, {"unroll": 1}, {"remat": "block"})
-        for given in (example(Causal()), example(Full(), predict=jnp.zeros((2, 3), int)))
+        for given in (
+            example(Causal()),
+            example(Bidirectional(), target_positions=jnp.zeros((2, 3), int)),
+        )
     ]
     for tree in trees[1:]:
         jax.tree.map(np.testing.assert_array_equal, trees[0], tree)
@@ -220,29 +227,31 @@ def test_initial_values_do_not_depend_on_execution_or_example():
 
 def test_initial_weights_differ_between_layers():
     """Fails if the layers of the stack are drawn from one key."""
-    layers = nn.unbox(body().init(jax.random.key(0), example(Full())))["params"]["layers"]
+    layers = nn.unbox(module().init(jax.random.key(0), example(Bidirectional())))["params"][
+        "layers"
+    ]
     assert (layers["up"][0] != layers["up"][1]).all()
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_an_untrained_model_is_about_uniform(config):
     """Fails if the head's initial scale is that of the other matrices."""
-    tree = nn.unbox(body(config).init(jax.random.key(0), example(Full())))["params"]
-    given = example(Full())
-    output = body(config).apply({"params": tree}, given)
-    both = cross_entropy(*output, given.targets, given.weights, einsum=body(config).einsum)
+    tree = nn.unbox(module(config).init(jax.random.key(0), example(Bidirectional())))["params"]
+    given = example(Bidirectional())
+    output = module(config).apply({"params": tree}, given)
+    both = cross_entropy(*output, given.targets, given.weights, einsum=module(config).einsum)
     assert float(both.mean) == pytest.approx(np.log(VOCABULARY), abs=0.15)
 
 
 def test_the_head_runs_on_predicted_positions_only():
     """Fails if `predict` is ignored, or gathers from another row."""
-    given = example(Full())
-    predict = jnp.array([[3, 0], [7, 7]])
+    given = example(Bidirectional())
+    target_positions = jnp.array([[3, 0], [7, 7]])
     fields = {n: getattr(given, n) for n in given.__dataclass_fields__}
-    some = hidden(Example(**fields | {"predict": predict}))
+    some = hidden(Example(**fields | {"predict": target_positions}))
     every = hidden(given)
-    np.testing.assert_allclose(some[0], every[0][predict[0]], rtol=1e-5)
-    np.testing.assert_allclose(some[1], every[1][predict[1]], rtol=1e-5)
+    np.testing.assert_allclose(some[0], every[0][target_positions[0]], rtol=1e-5)
+    np.testing.assert_allclose(some[1], every[1][target_positions[1]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
@@ -255,8 +264,8 @@ def test_the_ledger_counts_the_parameters_there_are(config):
 def test_dropout_is_for_training_only():
     """Fails if dropout is on without a key, or never on."""
     config = Transformer(depth=2, width=16, heads=2, dropout=0.5)
-    given = example(Full())
-    apply = body(config).apply
+    given = example(Bidirectional())
+    apply = module(config).apply
     plain = apply({"params": params(config)}, given).hidden_BPD
     assert (plain == apply({"params": params(config)}, given).hidden_BPD).all()
     dropped = [
@@ -289,15 +298,15 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
     segments = jnp.array([[1] * LENGTH, [0] * 4 + [1] * (LENGTH - 4)])
     given = example(Causal(), segments)
     whole = hidden(given, config)
-    past = body(config).init_cache(2, LENGTH + 3)
+    cache = module(config).init_cache(2, LENGTH + 3)
     found = []
     for start, stop in ((0, 5), (5, 6), (6, LENGTH)):
         fields = {
             name: getattr(given, name)[:, start:stop]
             for name in ("inputs", "targets", "weights", "segments", "positions")
         }
-        part = Example(**fields, predict=None, visible=Causal())
-        output, past = body(config).apply({"params": params(config)}, part, past)
+        part = Example(**fields, target_positions=None, attention_mask=Causal())
+        output, cache = module(config).apply({"params": params(config)}, part, cache)
         found.append(output.hidden_BPD)
     real = np.asarray(segments) > 0
     np.testing.assert_allclose(
@@ -308,13 +317,17 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
 def test_only_causal_rows_go_on_from_their_past():
     """Fails if states that a later position would have changed are taken for final."""
     with pytest.raises(ValueError, match="causal"):
-        body().apply({"params": params()}, example(Full()), body().init_cache(2, LENGTH))
+        module().apply(
+            {"params": params()}, example(Bidirectional()), module().init_cache(2, LENGTH)
+        )
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_what_a_mesh_must_divide_is_what_the_parameters_have(config):
     """Fails if preflight knows another size of an axis than the parameters do, or lacks one."""
-    boxed = jax.eval_shape(body(config).init, jax.random.key(0), example(Full()))["params"]
+    boxed = jax.eval_shape(module(config).init, jax.random.key(0), example(Bidirectional()))[
+        "params"
+    ]
     sizes: dict[str, set[int]] = {}
     for box in jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)):
         for name, size in zip(box.names, box.value.shape, strict=True):

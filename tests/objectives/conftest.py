@@ -1,4 +1,4 @@
-"""Rows that every objective must take: two documents with an end piece each, then padding."""
+"""Rows that every objective must take: two documents with an eos token each, then padding."""
 
 import functools
 
@@ -15,11 +15,11 @@ VOCABULARY = Vocabulary(
     size=66,
     pad=0,
     mask=1,
-    begin=2,
-    end=3,
-    ordinary=20,
-    # Two in five ordinary pieces begin a word.
-    begins_word=(True,) * 20 + tuple(piece % 5 < 2 for piece in range(46)),
+    bos=2,
+    eos=3,
+    first_ordinary=20,
+    # Two in five ordinary tokens begin a word.
+    begins_word=(True,) * 20 + tuple(token % 5 < 2 for token in range(46)),
     sentinels=SENTINELS,
 )
 
@@ -37,7 +37,7 @@ def make_rows(batch: int = 8, seed: int = 0, length: int = LENGTH):
 
 
 def make_whole_rows(batch: int, length: int, seed: int = 0):
-    """Rows of one document that goes on: all but the begin piece is content."""
+    """Rows of one document that goes on: all but the bos token is content."""
     tokens = np.random.default_rng(seed).integers(20, 66, (batch, length))
     tokens[:, 0] = 2
     return jnp.array(tokens), jnp.ones((batch, length), int)

@@ -33,7 +33,7 @@ from lm.run import Run, validate
 
 UL2 = Mixture(
     mixed=(
-        Part(objective=Prefix(), share=2),
+        Part(objective=Prefix(), weight=2),
         Part(objective=Spans()),
         Part(objective=Spans(rate=0.5, span=8)),
     )
@@ -84,20 +84,24 @@ def test_shapes_are_those_that_are_announced(objective, rows, channels, vocabula
             tokens,
             segments,
         )
-        assert example.targets.shape == example.weights.shape == (batch, part.slots(length))
+        assert (
+            example.targets.shape == example.weights.shape == (batch, part.target_count(length))
+        )
         assert example.inputs.shape == (batch, part.positions(length))
         assert example.segments.shape == example.positions.shape == example.inputs.shape
-        if example.predict is not None:
-            assert example.predict.shape == example.targets.shape
+        if example.target_positions is not None:
+            assert example.target_positions.shape == example.targets.shape
         assert part.heads == (() if example.head is None else (example.head,))
         # Attention computes no fewer pairs than the ledger counts.
-        if isinstance(part.visible, SeesBefore):
-            assert isinstance(example.visible, SeesBefore)
+        if isinstance(part.attention_mask, SeesBefore):
+            assert isinstance(example.attention_mask, SeesBefore)
 
 
 @pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
 def test_what_counts_is_content_and_in_its_own_document(objective, rows, ask, vocabulary):
-    """Fails if padding, a begin piece or an unused slot counts, or a weight is not finite."""
+    """Fails if padding, a bos token or an unused target position counts, or a weight is not
+    finite.
+    """
     tokens, segments = rows()
     for part in parts_of(objective):
         example = ask(part, (tokens, segments))
@@ -109,8 +113,8 @@ def test_what_counts_is_content_and_in_its_own_document(objective, rows, ask, vo
             documents = np.asarray(segments).max(axis=1)
             assert (used.sum(1) <= documents).all() and not used.all(1).any()
             continue
-        assert not np.isin(targets, [vocabulary.pad, vocabulary.mask, vocabulary.begin]).any()
-        predict = example.predict
+        assert not np.isin(targets, [vocabulary.pad, vocabulary.mask, vocabulary.bos]).any()
+        predict = example.target_positions
         if predict is None:
             predict = jnp.broadcast_to(
                 jnp.arange(example.inputs.shape[1])[None], example.weights.shape

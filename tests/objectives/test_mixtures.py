@@ -15,8 +15,8 @@ from lm.objectives import Causal, Curriculum, Masked, Mixture, Part, Prefix, Shi
 from lm.run import Run
 
 PARTS = (
-    Part(objective=Causal(), share=3),
-    Part(objective=Masked(rate=0.25, mask=1.0, random=0.0), share=1),
+    Part(objective=Causal(), weight=3),
+    Part(objective=Masked(rate=0.25, mask=1.0, random=0.0), weight=1),
 )
 
 
@@ -40,7 +40,7 @@ def test_a_rows_example_is_that_of_its_part(rows, ask, vocabulary):
         )
         for part, k in zip(mixture.mixed, keys, strict=True)
     ]
-    assert isinstance(example.visible, Until)
+    assert isinstance(example.attention_mask, Until)
     found = []
     for row in range(32):
         for number, one in enumerate(alone):
@@ -55,11 +55,11 @@ def test_a_rows_example_is_that_of_its_part(rows, ask, vocabulary):
                 break
         else:
             pytest.fail(f"row {row} is none of its parts'")
-        until = np.asarray(example.visible.until_BL)[row, : one.inputs.shape[1]]
+        until = np.asarray(example.attention_mask.until_BL)[row, : one.inputs.shape[1]]
         expected = {
             0: np.arange(length),
             1: np.full(length, length - 1),
-            2: np.asarray(alone[2].visible.until_BL)[row],
+            2: np.asarray(alone[2].attention_mask.until_BL)[row],
         }[number]
         assert (until == expected).all()
     assert set(found) == {0, 1, 2}
@@ -86,8 +86,8 @@ def test_a_curriculum_switches_once_and_counts_both():
         assert curriculum.parts(10, 0).get(Causal(), 0) == sum(first)
     # However few steps there are, the objective that names the model has trained it.
     assert Curriculum(switch=0.96).at(9, 10, 0) == Masked()
-    assert Curriculum(switch=1.0).answers == Causal().answers
-    assert Curriculum(switch=0.5).answers == Masked().answers
+    assert Curriculum(switch=1.0).predictions == Causal().predictions
+    assert Curriculum(switch=0.5).predictions == Masked().predictions
 
 
 @pytest.mark.parametrize("switch", [0.0, 0.3, 1.0])
@@ -115,9 +115,9 @@ def test_a_curriculums_cost_is_that_of_its_steps():
 
 
 def test_a_prefix_is_seen_whole_and_not_asked_for(rows, ask):
-    """Fails if the first piece after the prefix is not asked for, or nothing comes after it."""
+    """Fails if the first token after the prefix is not asked for, or nothing comes after it."""
     example, causal = ask(Prefix(), rows(64)), ask(Causal(), rows(64))
-    until = np.asarray(example.visible.until_BL)
+    until = np.asarray(example.attention_mask.until_BL)
     last = until[:, 0]
     assert last.min() < 8 and last.max() > 54 and last.max() <= 62
     for row in range(64):
@@ -129,13 +129,13 @@ def test_a_prefix_is_seen_whole_and_not_asked_for(rows, ask):
 
 def test_gpt_bert_teaches_both_questions():
     """Fails if a mixture answers its first part's questions only."""
-    assert Mixture().answers == {"next", "hidden before"}
+    assert Mixture().predictions == {"next", "masked before"}
     assert Mixture().mixed[1].objective == Shifted(of=Masked(mask=1.0, random=0.0))
 
 
 @pytest.mark.parametrize("share", [1e-50, 1e39])
-def test_h13_shares_that_32_bits_cannot_hold_are_refused(share):
-    """Fails if equal shares of extreme size train the first part alone."""
-    mixed = [{"objective": {"type": "causal"}, "share": share}] * 2
-    with pytest.raises(UserError, match=r"objective.mixed\[0\].share=.*must be"):
+def test_h13_shares_that_32_bits_cannot_hold_are_refused(fraction):
+    """Fails if equal fractions of extreme size train the first part alone."""
+    mixed = [{"objective": {"type": "causal"}, "weight": fraction}] * 2
+    with pytest.raises(UserError, match=r"objective.mixed\[0\].weight=.*must be"):
         override(Run(), ["objective.type=mixture", f"objective.mixed={json.dumps(mixed)}"])

@@ -11,7 +11,7 @@ from lm.objectives import AnyOrder, Causal, Masked
 
 def asked(example):
     """(row, position, target) of every prediction that counts."""
-    positions = np.asarray(example.predict)
+    positions = np.asarray(example.target_positions)
     used = np.asarray(example.weights) > 0
     return [
         (row, int(positions[row, slot]), int(example.targets[row, slot]))
@@ -19,8 +19,8 @@ def asked(example):
     ]
 
 
-def test_causal_asks_for_every_content_piece_once_from_the_position_before(rows, vocabulary):
-    """Fails if the last position of a segment is asked for the next segment's piece."""
+def test_causal_asks_for_every_content_token_once_from_the_position_before(rows, vocabulary):
+    """Fails if the last position of a segment is asked for the next segment's token."""
     tokens, segments = rows()
     example = Causal()(Batch(tokens, segments), vocabulary, jax.random.key(0))
     content = np.asarray(content_of(tokens, segments, vocabulary))
@@ -33,19 +33,21 @@ def test_causal_asks_for_every_content_piece_once_from_the_position_before(rows,
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.5, 1.0])
-def test_masked_hides_round_rate_times_content(rate, rows, vocabulary):
+def test_masked_masks_round_rate_times_content(rate, rows, vocabulary):
     """Fails if the number is drawn per position (binomial) or floors in place of rounding."""
     tokens, segments = rows()
     example = Masked(rate=rate)(Batch(tokens, segments), vocabulary, jax.random.key(0))
     content = np.asarray(content_of(tokens, segments, vocabulary)).sum(1)
     expected = np.floor(np.float32(rate) * content + 0.5)
     assert (np.asarray(example.weights).sum(1) == expected).all()
-    assert example.predict.shape[1] == Masked(rate=rate).slots(tokens.shape[1])
+    assert example.target_positions.shape[1] == Masked(rate=rate).target_count(tokens.shape[1])
 
 
 @pytest.mark.parametrize("objective", [Masked(rate=0.4, mask=0.5, random=0.3), AnyOrder()])
-def test_hidden_pieces_are_distinct_content_and_the_rest_is_shown(objective, rows, vocabulary):
-    """Fails if a begin piece or padding may be hidden, or an unused slot changes an input."""
+def test_masked_tokens_are_distinct_content_and_the_rest_is_shown(objective, rows, vocabulary):
+    """Fails if a bos token or padding may be masked, or an unused target position changes an
+    input.
+    """
     tokens, segments = rows()
     example = objective(Batch(tokens, segments), vocabulary, jax.random.key(1))
     content = np.asarray(content_of(tokens, segments, vocabulary))
@@ -59,7 +61,7 @@ def test_hidden_pieces_are_distinct_content_and_the_rest_is_shown(objective, row
 
 
 def test_masked_corruption_is_the_configured_split(rows, vocabulary):
-    """Fails if mask and random swap, or if random pieces may be special ones."""
+    """Fails if mask and random swap, or if random tokens may be special ones."""
     objective = Masked(rate=0.5, mask=0.6, random=0.3)
     tokens, segments = rows(batch=256)
     example = objective(Batch(tokens, segments), vocabulary, jax.random.key(2))
@@ -68,14 +70,14 @@ def test_masked_corruption_is_the_configured_split(rows, vocabulary):
     masked, kept = (seen == 1).mean(), (seen == target).mean()
     error = 4 * 0.5 / len(seen) ** 0.5
     assert masked == pytest.approx(0.6, abs=error)
-    # A random piece is the true one at times.
+    # A random token is the true one at times.
     assert kept == pytest.approx(0.1 + 0.3 / 46, abs=error)
-    ordinary = set(range(vocabulary.ordinary, vocabulary.size))
-    assert set(seen[seen != 1]) <= ordinary | {vocabulary.end}
+    ordinary = set(range(vocabulary.first_ordinary, vocabulary.size))
+    assert set(seen[seen != 1]) <= ordinary | {vocabulary.eos}
     assert set(seen[(seen != 1) & (seen != target)]) == ordinary
 
 
-def test_any_order_draws_the_number_hidden_uniformly_and_weighs_by_its_inverse(vocabulary):
+def test_any_order_draws_the_number_masked_uniformly_and_weighs_by_its_inverse(vocabulary):
     """Fails if the number starts at 0, never reaches n, or if the weight is n or 1/m."""
     tokens = jnp.tile(jnp.array([[2, 5, 6, 7, 3]]), (4000, 1))
     example = AnyOrder()(Batch(tokens, jnp.ones_like(tokens)), vocabulary, jax.random.key(3))

@@ -16,21 +16,21 @@ def rebuild(example, row, vocabulary, *, text):
     for document in range(1, segments.max() + 1):
         said = targets[used & (asked == document)].tolist()
         spans: dict[int, list[int]] = {}
-        for piece in said:
-            if piece in vocabulary.sentinels:
-                spans[piece] = current = []
+        for token in said:
+            if token in vocabulary.sentinels:
+                spans[token] = current = []
             else:
-                current.append(piece)
+                current.append(token)
         whole = []
-        for piece in inputs[:text][segments[:text] == document].tolist():
-            whole += spans.pop(piece) if piece in vocabulary.sentinels else [piece]
+        for token in inputs[:text][segments[:text] == document].tolist():
+            whole += spans.pop(token) if token in vocabulary.sentinels else [token]
         # What is left is the last sentinel, behind which nothing stands.
         assert list(spans.values()) in ([], [[]])
         documents.append(whole)
     return documents
 
 
-def test_t5_turns_568_pieces_into_512_and_114_targets(whole_rows, vocabulary, ask):
+def test_t5_turns_568_tokens_into_512_and_114_targets(whole_rows, vocabulary, ask):
     """Fails if rounding is not that of the reference code, or the ends are not counted."""
     objective = Spans(rate=0.15, span=3.0)
     assert objective.removed(568) == (85, 28)
@@ -47,7 +47,7 @@ def test_t5_turns_568_pieces_into_512_and_114_targets(whole_rows, vocabulary, as
 
 @pytest.mark.parametrize("rate", [0.15, 0.5])
 def test_nothing_is_lost_between_text_and_spans(rate, rows, vocabulary, ask):
-    """Fails if a run is cut at the wrong place, a sentinel comes twice, a piece is lost."""
+    """Fails if a run is cut at the wrong place, a sentinel comes twice, a token is lost."""
     tokens, segments = rows(16)
     objective = Spans(rate=rate, span=4)
     example = ask(objective, (tokens, segments))
@@ -63,7 +63,7 @@ def test_nothing_is_lost_between_text_and_spans(rate, rows, vocabulary, ask):
 
 
 def test_the_share_and_the_spans_are_those_of_the_settings(whole_rows, vocabulary, ask):
-    """Fails if pieces are removed by chance for each position, or spans may touch."""
+    """Fails if tokens are removed by chance for each position, or spans may touch."""
     tokens, segments = whole_rows(256, 129)
     objective = Spans(rate=0.3, span=4)
     example = ask(objective, (tokens, segments), seed=1)
@@ -117,7 +117,7 @@ def test_the_source_form_says_the_same_in_two_rows(rows, vocabulary, ask):
     assert (np.asarray(one.inputs)[:, text:] == np.asarray(two.inputs)).all()
     assert (np.asarray(one.targets) == np.asarray(two.targets)).all()
     inputs, targets = np.asarray(two.inputs), np.asarray(two.targets)
-    starts = inputs == vocabulary.begin
+    starts = inputs == vocabulary.bos
     used = np.asarray(two.weights) > 0
     assert starts[:, 0].all()
     goes_on = used[:, 1:] & ~starts[:, 1:]

@@ -40,29 +40,29 @@ def tokenizer():
 
 def rows_of(tokenizer, text: str, length: int = 129, rows: int = 200):
     ids = tokenizer.encode(text)[: rows * (length - 1)].reshape(rows, length - 1)
-    tokens = np.pad(ids, ((0, 0), (1, 0)), constant_values=tokenizer.vocabulary.begin)
+    tokens = np.pad(ids, ((0, 0), (1, 0)), constant_values=tokenizer.vocabulary.bos)
     return jnp.array(tokens), jnp.ones(tokens.shape, int)
 
 
-def hidden_of(example, shape) -> np.ndarray:
+def masked_of(example, shape) -> np.ndarray:
     hidden = np.zeros(shape, bool)
     row, slot = np.nonzero(np.asarray(example.weights) > 0)
-    hidden[row, np.asarray(example.predict)[row, slot]] = True
+    hidden[row, np.asarray(example.target_positions)[row, slot]] = True
     return hidden
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_m3_the_rate_is_reached_whatever_the_text(name, ask, tokenizer):
     """Fails if a text without spaces is one word that finds no room, or a long word is: then
-    next to nothing is hidden of it, and rows have no target."""
+    next to nothing is masked of it, and rows have no target."""
     given = tokens, _ = rows_of(tokenizer, TEXTS[name])
     example = ask(Masked(select="word"), given, vocabulary=tokenizer.vocabulary)
-    hidden = hidden_of(example, tokens.shape)
+    hidden = masked_of(example, tokens.shape)
     # The last unit of a row is taken by chance: a row is at most half of one from the rate.
     error = 4 * (LONGEST_WORD + 3) / 2 / 128 / 200**0.5
     assert hidden[:, 1:].mean() == pytest.approx(0.15, abs=error)
     assert (hidden.sum(1) == 0).mean() < 0.05
-    # Bytes of a character are hidden together.
+    # Bytes of a character are masked together.
     inside = (np.asarray(tokens) - 4 & 0xC0) == 0x80
     inside[:, :2] = False  # the row's first may have lost its beginning
     before = np.pad(hidden[:, :-1], ((0, 0), (1, 0)))
@@ -70,10 +70,10 @@ def test_m3_the_rate_is_reached_whatever_the_text(name, ask, tokenizer):
 
 
 def test_m3_short_rows_have_targets_too(ask, tokenizer):
-    """Fails if what is no word is cut longer than what a row is to hide: most hide nothing."""
+    """Fails if what is no word is cut longer than what a row is to mask: most mask nothing."""
     given = tokens, _ = rows_of(tokenizer, TEXTS["hex"], 33)
     example = ask(Masked(select="word"), given, vocabulary=tokenizer.vocabulary)
-    hidden = hidden_of(example, tokens.shape)[:, 1:]
+    hidden = masked_of(example, tokens.shape)[:, 1:]
     assert hidden.any(1).all()
     assert hidden.mean() == pytest.approx(0.15, abs=0.02)
 
@@ -82,7 +82,7 @@ def test_m3_short_rows_have_targets_too(ask, tokenizer):
 def test_m3_every_unit_finds_room(select, span, ask, whole_rows):
     """Fails if the slots hold a whole unit beyond the rounded rate only: 0.143 for 0.15."""
     given = whole_rows(4096, 64)
-    hidden = hidden_of(ask(Masked(select=select, span=span), given), given[0].shape)[:, 1:]
+    hidden = masked_of(ask(Masked(select=select, span=span), given), given[0].shape)[:, 1:]
     assert hidden.mean() == pytest.approx(0.15, abs=4 * span / 63 / 4096**0.5)
 
 
@@ -136,8 +136,8 @@ def test_m3_what_is_too_long_for_a_word_is_cut(tokenizer):
     assert list(map(len, words_of("a" + "ж" * 24, tokenizer))) == [13, 12]
 
 
-def test_m3_learnt_pieces_and_their_bytes_are_words_alike(tmp_path, monkeypatch):
-    """Fails if a piece goes by its last character, or bytes of characters never learnt are
+def test_m3_learnt_tokens_and_their_bytes_are_words_alike(tmp_path, monkeypatch):
+    """Fails if a token goes by its last character, or bytes of characters never learnt are
     one word."""
     monkeypatch.setenv("LM_CACHE", str(tmp_path))
     learnt = ["中国人说中国话，这是 the language of the 中国人。\n"] * 400
@@ -146,6 +146,6 @@ def test_m3_learnt_pieces_and_their_bytes_are_words_alike(tmp_path, monkeypatch)
     assert "".join(found) == "中国人 the languages ไทย 龘龘 café"
     assert found[-1] == " café" and {" the", " languages", "龘"} <= set(found)
     assert {"ไ", "ท", "ย"} <= {word.strip() for word in found}
-    begins = dict(zip(tokenizer.pieces, tokenizer.vocabulary.begins_word, strict=True))
-    many = [piece for piece in begins if len(piece.decode(errors="ignore")) > 1]
+    begins = dict(zip(tokenizer.tokens, tokenizer.vocabulary.begins_word, strict=True))
+    many = [token for token in begins if len(token.decode(errors="ignore")) > 1]
     assert begins["中国".encode()] and len(many) > 5

@@ -61,7 +61,7 @@ def run(optimizer, axes, params, gradients, schedule=FLAT):
 
 def test_adamw_equals_the_paper():
     """Catches: no bias correction, decay scaled by the gradient, decay of scales, b1 for b2."""
-    config = Adamw(learning_rate=0.1, b1=0.8, b2=0.9, eps=1e-3, decay=0.5, clip=None)
+    config = Adamw(learning_rate=0.1, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.5, clip=None)
     params, gradients = tree(0), [tree(1), tree(2)]
     moved, _ = run(config, AXES, params, gradients)
     for name, axes in AXES.items():
@@ -75,7 +75,7 @@ def test_adamw_equals_the_paper():
 
 def test_lion_equals_the_paper():
     """Catches: b1 and b2 swapped, the sign of the momentum instead of the interpolation."""
-    config = Lion(learning_rate=0.1, b1=0.2, b2=0.9, decay=0.5, clip=None)
+    config = Lion(learning_rate=0.1, b1=0.2, b2=0.9, weight_decay=0.5, clip=None)
     params, gradients = tree(0), [tree(1), tree(2)]
     moved, _ = run(config, AXES, params, gradients)
     for name in AXES:
@@ -128,7 +128,7 @@ def test_stacked_layers_move_as_each_layer_alone(optimizer):
 
 def test_muon_orthogonalizes_hidden_matrices_and_nothing_else():
     """Catches: orthogonalized scales or embeddings, sides split at another axis."""
-    config = Muon(learning_rate=1.0, decay=0, clip=None)
+    config = Muon(learning_rate=1.0, weight_decay=0, clip=None)
     params, gradient = tree(0), tree(1)
     moved, _ = run(config, AXES, params, [gradient])
     step = jax.tree.map(lambda x, y: np.asarray(x - y), params, moved)
@@ -165,7 +165,7 @@ def test_clip_bounds_the_global_norm():
     )
     params = jax.tree.map(jnp.zeros_like, big)
     # With eps far above the gradient, adam's first step is gradient / eps: its size shows.
-    config = Adamw(learning_rate=1.0, eps=1e6, decay=0, clip=1.0)
+    config = Adamw(learning_rate=1.0, eps=1e6, weight_decay=0, clip=1.0)
     moved, _ = run(config, axes, params, [big])
     np.testing.assert_allclose(moved["a"] * -1e6, np.full(4, 0.3), rtol=1e-4)
     moved, _ = run(msgspec.structs.replace(config, clip=None), axes, params, [big])
@@ -175,9 +175,9 @@ def test_clip_bounds_the_global_norm():
 @pytest.mark.parametrize(
     ("optimizer", "hidden"),
     [
-        (Adamw(eps=1.0, decay=0, clip=None), 1 / 4),
-        (Lion(decay=0, clip=None), 1 / 4),
-        (Muon(eps=1.0, decay=0, clip=None), 1 / 2),
+        (Adamw(eps=1.0, weight_decay=0, clip=None), 1 / 4),
+        (Lion(weight_decay=0, clip=None), 1 / 4),
+        (Muon(eps=1.0, weight_decay=0, clip=None), 1 / 2),
     ],
 )
 def test_steps_beyond_the_base_width(optimizer, hidden):
@@ -207,7 +207,7 @@ def test_clip_sees_the_last_norm_as_if_logits_were_multiplied():
     """Catches: a gradient of the last norm that grows with the width and clips all others."""
     axes = {"final": ("embed",)}
     params, gradient = {"final": jnp.zeros(16)}, {"final": jnp.ones(16)}  # of norm 4
-    config = Adamw(learning_rate=1.0, eps=1e6, decay=0, clip=1.0, base_width=4)
+    config = Adamw(learning_rate=1.0, eps=1e6, weight_decay=0, clip=1.0, base_width=4)
     moved, _ = run(config, axes, params, [gradient])
     np.testing.assert_allclose(moved["final"] * -1e6, np.full(16, 1 / 4), rtol=1e-4)
 
@@ -291,7 +291,7 @@ def test_schedules_at_known_steps(schedule, expected):
 @pytest.mark.parametrize(
     "schedule",
     [Cosine(), Cosine(warmup=0), Cosine(warmup=1), WarmupStableDecay(), FLAT]
-    + [WarmupStableDecay(warmup=share, decay=1 - share) for share in (0, 0.5, 1)],
+    + [WarmupStableDecay(warmup=fraction, decay=1 - fraction) for fraction in (0, 0.5, 1)],
 )
 def test_short_runs_have_a_rate(schedule, steps):
     """Catches: division by no steps, parts that overlap by rounding, a zero rate."""

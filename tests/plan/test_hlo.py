@@ -39,16 +39,16 @@ def test_a_loop_is_counted_as_often_as_it_turns():
 @pytest.mark.parametrize(
     ("spec", "axes", "share"), [("fsdp", (0, 2, 4, 6), 3 / 4), ("tensor", (0, 1), 1 / 2)]
 )
-def test_collectives_have_their_devices_and_bytes(spec, axes, share):
+def test_collectives_have_their_devices_and_bytes(spec, axes, fraction):
     """Fails if groups are read from the wrong end, or an all-reduce moves its bytes once."""
     work = compiled(lambda x, y: x @ y, ((64, 32), P(None, spec)), ((32, 16), P(spec)))
     (found,) = work.collectives
     assert (found.kind, found.members, found.times) == ("all-reduce", axes, 1)
-    assert found.received == 2 * share * 64 * 16 * 4
+    assert found.received == 2 * fraction * 64 * 16 * 4
     gathered = compiled(lambda x: x + 1, ((64, 32), P(spec)))
     (found,) = gathered.collectives
     assert (found.kind, found.members) == ("all-gather", axes)
-    assert found.received == share * 64 * 32 * 4
+    assert found.received == fraction * 64 * 32 * 4
 
 
 def test_products_of_float32_are_told_from_those_of_bfloat16():

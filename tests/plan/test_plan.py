@@ -74,7 +74,8 @@ def test_gpus_that_are_not_wired_together_are_slices():
     near, far = network.seconds_of(
         network.Collective("all-gather", 400, (0, 1, 2, 3), 1), places, "h100-4"
     )
-    # Of four shares of 100 it lacks one of its own slice, and takes one of the two from afar.
+    # Of four fractions of 100 it lacks one of its own slice, and takes one of the two from
+    # afar.
     assert far == pytest.approx(100 / chip.dcn)
     assert near == pytest.approx(200 / chip.ici)
 
@@ -82,7 +83,7 @@ def test_gpus_that_are_not_wired_together_are_slices():
 def test_what_makes_a_run_fit_was_compiled_and_does():
     """Fails if a suggestion is a guess, a smaller change would do, or the batch is changed."""
     mesh = Mesh(replica=2, fsdp=4)
-    run = msgspec.structs.replace(SMALL, mesh=mesh, remat="products")
+    run = msgspec.structs.replace(SMALL, mesh=mesh, remat="matmuls")
     need = plan.plan(run, GPUS, Here(), wanted=["train"])
     assert need.fits(GPUS) and not need.suggestions
     tight = GPUS._replace(memory=0.8 * need.used().used)
@@ -210,8 +211,8 @@ def test_a_step_that_is_refused_or_not_asked_for_takes_no_known_time(capsys):
     assert "all that fit" in capsys.readouterr().out
     found = planned.report(plans, GPUS)
     json.dumps(found, allow_nan=False)
-    assert found["seconds"] is None and found["cells"]["fits"]["seconds"] > 0
-    assert found["cells"]["large"]["seconds"] is None is found["cells"]["unasked"]["seconds"]
+    assert found["seconds"] is None and found["runs"]["fits"]["seconds"] > 0
+    assert found["runs"]["large"]["seconds"] is None is found["runs"]["unasked"]["seconds"]
 
 
 def test_a_plan_is_of_the_programs_that_run():
@@ -257,7 +258,7 @@ def test_an_unrolled_program_has_the_same_flops(tpu):
 
 
 def cells() -> dict[str, tuple[str, Run]]:
-    """The cells of all scales that name a slice, each with that slice."""
+    """The runs of all scales that name a slice, each with that slice."""
     return {
         f"{module.name}/{scale}:{cell}": (scale, run)
         for module in pkgutil.iter_modules(experiments.__path__)
@@ -283,7 +284,7 @@ def check_that_they_fit(chosen: dict[str, tuple[str, Run]]) -> None:
 def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
     """Fails if a study asks for a slice on which it does not divide, or does not fit.
 
-    Of cells with the same model, rows and slice the first alone is compiled, with the first of
+    Of runs with the same model, rows and slice the first alone is compiled, with the first of
     its objectives.
     """
     largest: dict[str, tuple[str, Run]] = {}
@@ -304,7 +305,7 @@ def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
 @pytest.mark.plans
 @pytest.mark.slow
 def test_every_cell_fits_the_slice_that_its_scale_names():
-    """The same for all cells of all such scales, with all of their objectives."""
+    """The same for all runs of all such scales, with all of their objectives."""
     check_that_they_fit(cells())
 
 
@@ -354,7 +355,7 @@ def test_the_command_prints_a_plan_or_all_of_its_numbers(capsys):
     found = json.loads(capsys.readouterr().out)
     main(command)
     said = capsys.readouterr().out
-    (cell,) = found["cells"].values()
+    (cell,) = found["runs"].values()
     assert cell["mesh"]["fsdp"] == 8 and cell["fits"]
     (train,) = cell["train"]
     assert train["flops"] == pytest.approx(train["flops_ledger"], rel=0.02)

@@ -1,4 +1,4 @@
-"""The compute between two arms, and what they held equal."""
+"""The compute between two variants, and what they held equal."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from lm.scaling.table import DataError, Runs
 C = np.geomspace(1e18, 1e20, 6)
 
 
-def arm(handicap, *, noise=0.0, seed=0, exponent=0.06):
+def variant(handicap, *, noise=0.0, seed=0, exponent=0.06):
     random = np.random.default_rng(seed)
     loss = 20 * (C / handicap) ** -exponent * np.exp(noise * random.normal(size=len(C)))
     return Runs(loss, flops_R=C)
@@ -17,24 +17,27 @@ def arm(handicap, *, noise=0.0, seed=0, exponent=0.06):
 
 @pytest.mark.parametrize("handicap", [0.5, 1.0, 16.0])
 def test_a_handicap_comes_back(handicap):
-    """Fails when the arms are exchanged: the inverse comes back."""
-    found = compare(arm(1.0), arm(handicap), bootstrap=0)
+    """Fails when the variants are exchanged: the inverse comes back."""
+    found = compare(variant(1.0), variant(handicap), bootstrap=0)
     assert [point.multiplier for point in found.points] == pytest.approx([handicap] * 6)
     assert [point.flops_needed for point in found.points] == pytest.approx(handicap * C)
 
 
 def test_the_multiplier_depends_on_compute():
-    """Fails when one number is reported for arms of different exponents."""
-    found = compare(arm(1.0), arm(1.0, exponent=0.05), bootstrap=0)
+    """Fails when one number is reported for variants of different exponents."""
+    found = compare(variant(1.0), variant(1.0, exponent=0.05), bootstrap=0)
     times = [point.multiplier for point in found.points]
     assert times == pytest.approx((C**0.2).tolist())
 
 
 def test_intervals_cover():
-    """Fails when one arm's noise is left out."""
+    """Fails when one variant's noise is left out."""
     inside = []
     for seed in range(150):
-        ours, theirs = arm(1.0, noise=0.01, seed=seed), arm(8.0, noise=0.01, seed=1000 + seed)
+        ours, theirs = (
+            variant(1.0, noise=0.01, seed=seed),
+            variant(8.0, noise=0.01, seed=1000 + seed),
+        )
         if np.all(np.diff(ours.loss_R) < 0) and np.all(np.diff(theirs.loss_R) < 0):
             point = compare(ours, theirs, bootstrap=200).points[2]
             inside.append(point.ci95[0] <= 8 <= point.ci95[1])
@@ -43,7 +46,7 @@ def test_intervals_cover():
 
 def test_extrapolation_is_said():
     """Fails when a law drawn on is passed off as measured."""
-    found = compare(arm(1.0), arm(30.0), bootstrap=0)
+    found = compare(variant(1.0), variant(30.0), bootstrap=0)
     # Within its rows, the second reaches what the first has at a thirtieth of 1e20.
     assert [point.extrapolated for point in found.points] == [
         p.flops > 1e20 / 30 for p in found.points
@@ -54,19 +57,19 @@ def test_extrapolation_is_said():
 def test_only_the_frontier_counts():
     """Fails when runs that others beat with less compute are in the line."""
     worse = Runs(
-        np.concatenate([arm(1.0).loss_R, arm(1.0).loss_R * 1.1]), flops_R=np.tile(C, 2)
+        np.concatenate([variant(1.0).loss_R, variant(1.0).loss_R * 1.1]), flops_R=np.tile(C, 2)
     )
-    assert frontier(worse).loss_R == pytest.approx(arm(1.0).loss_R)
+    assert frontier(worse).loss_R == pytest.approx(variant(1.0).loss_R)
     with pytest.raises(DataError, match="two budgets"):
         frontier(Runs(np.array([2.0, 3.0]), flops_R=np.array([1e18, 1e19])))
     with pytest.raises(DataError, match="two budgets"):
-        compare(Runs(np.array([2.0]), flops_R=np.array([1e18])), arm(1.0))
+        compare(Runs(np.array([2.0]), flops_R=np.array([1e18])), variant(1.0))
 
 
 def test_two_points_have_no_error_bars():
     """Fails when a line through two points claims to know its error."""
-    two = arm(1.0).take(np.array([0, 5]))
-    found = compare(two, arm(4.0))
+    two = variant(1.0).take(np.array([0, 5]))
+    found = compare(two, variant(4.0))
     assert all(point.ci95 is None for point in found.points)
     assert any("no error bars" in warning for warning in found.warnings)
 

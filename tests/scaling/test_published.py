@@ -114,15 +114,15 @@ def test_muennighoff_both_is_a_ridge(published):
 
 
 def test_smdm(published):
-    """Fails when the multiplier is of losses, or its arms are exchanged."""
+    """Fails when the multiplier is of losses, or its variants are exchanged."""
     columns, runs = table(published / "smdm_frontier.csv", params="n_opt_nonemb")
     rows = groups(columns, ["model"])
-    arms = {name: runs.take(rows[name]) for name in ("ARM", "MDM")}
+    variants = {name: runs.take(rows[name]) for name in ("ARM", "MDM")}
     for name, x, a in (("ARM", 0.0642, 0.643), ("MDM", 0.0625, 0.630)):
-        fit = fit_power(arms[name], bootstrap=0)
+        fit = fit_power(variants[name], bootstrap=0)
         assert fit.exponents["x"] == pytest.approx(x, abs=0.0001)
         assert fit.exponents["a"] == pytest.approx(a, abs=0.001)
-    comparison = compare(arms["ARM"], arms["MDM"])
+    comparison = compare(variants["ARM"], variants["MDM"])
     times = [point.multiplier for point in comparison.points]
     assert min(times) == pytest.approx(15.3, abs=0.05)
     assert max(times) == pytest.approx(16.5, abs=0.05)

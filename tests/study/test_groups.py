@@ -1,4 +1,4 @@
-"""Several seeds: which cells belong together, errors of means and of paired differences."""
+"""Several seeds: which runs belong together, errors of means and of paired differences."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.evaluate import bits as scores
 from lm.run import validate
-from lm.study.grid import Cell, arm_of
+from lm.study.grid import Cell, variant_of
 from lm.study.groups import BITS, PROBE, best_of, gaps, groups_of
 from lm.study.report import write as report
 from lm.study.sentences import winner
@@ -34,7 +34,9 @@ def _few_resamples(monkeypatch):
 def cells_of(
     study: Any, tmp_path: Path, bits: dict[str, list[float]], scale: str = "laptop"
 ) -> list[Cell]:
-    """The study's cells; arms that are named need these bits per byte, a number for a seed."""
+    """The study's runs; variants that are named need these bits per byte, a number for a
+    seed.
+    """
     cells = []
     for name, run in study.runs(scale).items():
         values = bits.get(name.rpartition("-")[0].split("-")[0], [2.5] * 3)
@@ -47,21 +49,21 @@ def cells_of(
 
 
 def test_cells_that_differ_in_the_seed_alone_are_one_group(tmp_path):
-    """Fails if sizes, budgets or arms are averaged over, or seeds are kept apart."""
+    """Fails if sizes, budgets or variants are averaged over, or seeds are kept apart."""
     cells = cells_of(objectives, tmp_path, {})
-    groups = groups_of(cells, objectives.ARMS)
+    groups = groups_of(cells, objectives.VARIANTS)
     assert 2 * len(groups) == len(cells)
     for name, group in groups.items():
         assert [cell.name for cell in group.cells] == [f"{name}-seed0", f"{name}-seed1"]
-    sizes = groups_of(cells_of(mask_rate, tmp_path, {}), mask_rate.ARMS)
+    sizes = groups_of(cells_of(mask_rate, tmp_path, {}), mask_rate.VARIANTS)
     assert len(sizes) == 2 * len(mask_rate.RATES)
 
 
 def test_the_error_of_a_mean_over_seeds(tmp_path):
     """Fails if the spread is not divided by the root of the number, or by n and not n - 1."""
     bits = {"switch025": [1.0, 2.0, 3.0], "switch050": [2.0]}
-    groups = groups_of(cells_of(curriculum, tmp_path, bits), curriculum.ARMS)
-    found = {group.arm.label: group for group in groups.values()}
+    groups = groups_of(cells_of(curriculum, tmp_path, bits), curriculum.VARIANTS)
+    found = {group.variant.label: group for group in groups.values()}
     one = found["GPT for 25%, then BERT"]
     assert one.mean("bits_per_byte") == 2.0
     assert one.seeds_se("bits_per_byte") == pytest.approx(1 / math.sqrt(3))
@@ -82,10 +84,12 @@ def test_differences_are_paired_by_seed(tmp_path):
         ],
     }
     groups = {
-        arm_of(group.cells[0]): group
-        for group in groups_of(cells_of(curriculum, tmp_path, bits), curriculum.ARMS).values()
+        variant_of(group.cells[0]): group
+        for group in groups_of(
+            cells_of(curriculum, tmp_path, bits), curriculum.VARIANTS
+        ).values()
     }
-    first, second, third = (groups[f"switch0{share}"] for share in ("00", "25", "50"))
+    first, second, third = (groups[f"switch0{fraction}"] for fraction in ("00", "25", "50"))
     same = gaps([second], first, BITS)[second.name]
     assert same.value == pytest.approx(0.1)
     assert same.seeds == pytest.approx(0.0, abs=1e-12)
@@ -105,7 +109,7 @@ def test_differences_are_paired_by_seed(tmp_path):
 def test_what_makes_a_document_hard_for_all_is_no_error_of_a_difference(tmp_path):
     """Fails if documents are not paired, or seeds are taken for further documents."""
     bits = {"switch000": [2.0, 2.0], "switch025": [2.1, 2.1]}
-    groups = list(groups_of(cells_of(curriculum, tmp_path, bits), curriculum.ARMS).values())
+    groups = list(groups_of(cells_of(curriculum, tmp_path, bits), curriculum.VARIANTS).values())
     first, second = groups[:2]
     gap = gaps([second], first, BITS)[second.name]
     text = first.text_se(BITS)
@@ -115,19 +119,19 @@ def test_what_makes_a_document_hard_for_all_is_no_error_of_a_difference(tmp_path
     assert alone.text_se(BITS) == pytest.approx(text)
 
 
-def test_a_seed_that_only_one_arm_has_finished_is_left_out_of_their_difference(tmp_path):
+def test_a_seed_that_only_one_variant_has_finished_is_left_out_of_their_difference(tmp_path):
     """Fails if a difference is one of means over other seeds."""
     bits = {"switch000": [2.0, 9.0], "switch025": [2.1]}
-    groups = list(groups_of(cells_of(curriculum, tmp_path, bits), curriculum.ARMS).values())
+    groups = list(groups_of(cells_of(curriculum, tmp_path, bits), curriculum.VARIANTS).values())
     gap = gaps(groups[1:2], groups[0], BITS)[groups[1].name]
     assert gap.value == pytest.approx(0.1)
     assert gap.seeds is None
 
 
-def test_the_spread_is_that_of_the_arms_that_have_all_seeds(tmp_path):
-    """Fails if one arm that is behind its seeds leaves all others without an error."""
+def test_the_spread_is_that_of_the_variants_that_have_all_seeds(tmp_path):
+    """Fails if one variant that is behind its seeds leaves all others without an error."""
     bits = {"switch000": [2.0, 2.2], "switch025": [2.1, 2.4], "switch050": [2.1]}
-    groups = list(groups_of(cells_of(curriculum, tmp_path, bits), curriculum.ARMS).values())
+    groups = list(groups_of(cells_of(curriculum, tmp_path, bits), curriculum.VARIANTS).values())
     found = gaps(groups[1:3], groups[0], BITS)
     # Differences of 0.1 and 0.2: their mean has the error 0.05.
     assert found[groups[1].name].seeds == pytest.approx(0.05)
@@ -143,12 +147,12 @@ def test_the_spread_is_that_of_the_arms_that_have_all_seeds(tmp_path):
 )
 def test_the_best_is_named_with_what_is_not_told_from_it(tmp_path, bits, says):
     """Fails if a winner is named whatever the errors are."""
-    groups = groups_of(cells_of(mask_rate, tmp_path, {"masked40": bits}), mask_rate.ARMS)
+    groups = groups_of(cells_of(mask_rate, tmp_path, {"masked40": bits}), mask_rate.VARIANTS)
     small = [group for group in groups.values() if group.size < 100_000]
-    assert says in winner(small, BITS, lambda group: group.arm.label)
+    assert says in winner(small, BITS, lambda group: group.variant.label)
     ranked = best_of(small, PROBE)
     assert ranked is not None
-    assert (ranked[0].arm.label == "BERT, 40%") == (bits[0] == 2.0)
+    assert (ranked[0].variant.label == "BERT, 40%") == (bits[0] == 2.0)
 
 
 @pytest.mark.parametrize(
@@ -192,12 +196,12 @@ def test_a_report_says_what_was_equal_and_what_it_does_not_show(study, tmp_path)
     report.table(drawn)
     few = [cell if at == 2 else cell._replace(result=None) for at, cell in enumerate(cells)]
     partly = module.report(few)
-    assert f"{len(cells) - 1} of {len(cells)} cells" in partly.warnings[0]
+    assert f"{len(cells) - 1} of {len(cells)} runs" in partly.warnings[0]
     assert "There is no answer yet" in partly.answer
 
 
 def test_a_batch_of_another_order_is_a_warning(tmp_path):
-    """Fails if arms are checked between seeds, which read other batches, or not at all."""
+    """Fails if variants are checked between seeds, which read other batches, or not at all."""
     cells = cells_of(mask_recipe, tmp_path, {})
     assert cells[1].result is not None
     cells[1].result["batches_digest"] = "0ther"
@@ -206,27 +210,29 @@ def test_a_batch_of_another_order_is_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("scale", objectives.SCALES)
-def test_arms_at_equal_flops_are_within_a_step_of_the_gpts(scale):
-    """Fails if the budget is another arm's, or an arm that needs no other run has two."""
+def test_variants_at_equal_flops_are_within_a_step_of_the_gpts(scale):
+    """Fails if the budget is another variant's, or a variant that needs no other run has
+    two.
+    """
     runs = objectives.runs(scale)
-    pieces = vocabulary_size(objectives.PLANS[scale].data.tokenizer)
+    tokens = vocabulary_size(objectives.PLANS[scale].data.tokenizer)
     causal = next(run for name, run in runs.items() if name.startswith("causal"))
-    flops = ledger.cost(causal, pieces).flops
-    for arm in objectives.ARMS:
-        names = [name for name in runs if name.split("-")[0] == arm and "seed0" in name]
-        cost = ledger.cost(runs[names[-1]], pieces)
+    flops = ledger.cost(causal, tokens).flops
+    for variant in objectives.VARIANTS:
+        names = [name for name in runs if name.split("-")[0] == variant and "seed0" in name]
+        cost = ledger.cost(runs[names[-1]], tokens)
         assert abs(cost.flops - flops) <= 0.75 * cost.flops / cost.steps
         assert len({runs[name].tokens for name in names}) == len(names) <= 2
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_arms_differ_in_the_objective_alone(study):
-    """Fails if an arm has a learning rate, tokenizer or data order of its own."""
+def test_variants_differ_in_the_objective_alone(study):
+    """Fails if a variant has a learning rate, tokenizer or data order of its own."""
     module = STUDIES[study]
     for scale in module.SCALES:
         rest = {
             msgspec.structs.replace(
-                validate(run), objective=objectives.ARMS["causal"].objective, tokens=1
+                validate(run), objective=objectives.VARIANTS["causal"].objective, tokens=1
             )
             for run in module.runs(scale).values()
         }

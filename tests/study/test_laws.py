@@ -34,7 +34,7 @@ def test_trials_say_what_they_gained_on_what_was_there_before():
     assert notes == {"8": "the first grid", "1": "", "2": "used; best"}
 
 
-def test_what_two_arms_have_in_common_is_said():
+def test_what_two_variants_have_in_common_is_said():
     """Fails if a column that differs is called equal, or the other way round."""
     first = [{"tokens": 100, "seed": 0}, {"tokens": 200, "seed": 0}]
     second = [{"tokens": 300, "seed": 0}, {"tokens": 600, "seed": 0}]

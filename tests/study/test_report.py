@@ -23,7 +23,7 @@ from lm.study.report.values import Column, Guesses, Place, Report, Section, Tabl
 from tests.experiments.results import BYTES, result_of
 
 COLUMNS = [
-    "cell",
+    "run",
     "objective",
     "params_total",
     "params_non_embedding",
@@ -94,21 +94,23 @@ class Page(HTMLParser):
 
 
 def finished(name: str, run: Run) -> dict[str, Any]:
-    """A finished cell, with numbers and texts like those of a real one."""
-    arm, big = name.split("-")[0], parameters(run.model) > 500_000
-    bits = {"causal": 2.31, "masked15": 4.44, "any_order": 2.87}[arm] - 0.25 * big
-    accuracy = {"causal": 0.861, "masked15": 0.908, "any_order": 0.915}[arm] + 0.02 * big
-    own = {"causal": 0.0, "masked15": 0.04, "any_order": -0.02}[arm] * np.array([1, -1, 0.5, 0])
+    """A finished run, with numbers and texts like those of a real one."""
+    variant, big = name.split("-")[0], parameters(run.model) > 500_000
+    bits = {"causal": 2.31, "masked15": 4.44, "any_order": 2.87}[variant] - 0.25 * big
+    accuracy = {"causal": 0.861, "masked15": 0.908, "any_order": 0.915}[variant] + 0.02 * big
+    own = {"causal": 0.0, "masked15": 0.04, "any_order": -0.02}[variant] * np.array(
+        [1, -1, 0.5, 0]
+    )
     found = result_of(run, bits, probe=accuracy, hard=np.array([0.3, -0.2, 0.05, -0.135]) + own)
     random = np.random.default_rng(len(name))
     recall = {
         role: float(np.clip(accuracy - 0.02 * place + random.normal(0, 0.02), 0.2, 1))
         for place, role in enumerate(ROLES)
     }
-    if arm != "causal":
-        low, high = (1.3, 8.5) if arm == "masked15" else (1.55, 4.4)
+    if variant != "causal":
+        low, high = (1.3, 8.5) if variant == "masked15" else (1.55, 4.4)
         found["scores"]["pseudo"] = {"bits_per_byte": 1.123, "kind": "no likelihood"}
-        found["error_by_share"] = {
+        found["error_by_fraction"] = {
             str(part): {
                 "bits_per_byte": low + (high - low) * part**1.6 - 0.2 * big,
                 "mc_se": 0.02 + 0.05 * (1 - part) ** 4,
@@ -136,7 +138,7 @@ def finished(name: str, run: Run) -> dict[str, Any]:
         "device_seconds": 79.0 if big else 31.0,
         "probe": {
             "majority_accuracy": 0.243,
-            "piece_accuracy": 0.762,
+            "token_accuracy": 0.762,
             "recall": recall,
             "document_right": [round(1000 * accuracy) + 20 * (at % 3 - 1) for at in range(21)],
             "document_tokens": [1000] * 21,
@@ -154,7 +156,7 @@ def finished(name: str, run: Run) -> dict[str, Any]:
         "says": {
             "document": f"email/{SCRIPT}.py",
             "after": "\n    return headers\n",
-            "pieces": hits,
+            "tokens": hits,
         },
     }
 
@@ -200,14 +202,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Re
 
 
 def test_csv_leads_with_the_agreed_columns_and_has_a_row_a_cell(written):
-    # mutations: sort all columns by name; leave out unfinished cells; write nested values
+    # mutations: sort all columns by name; leave out unfinished runs; write nested values
     rows = list(csv.reader(io.StringIO((written[0].parent / "results.csv").read_text())))
     assert rows[0][: len(COLUMNS)] == COLUMNS
     assert "steps" in rows[0] and "scores" not in rows[0] and "baselines" not in rows[0]
     assert len(rows) == 1 + 6
     first = dict(zip(rows[0], rows[1], strict=True))
     assert (
-        first["cell"] == next(iter(bert_vs_gpt.runs("laptop")))
+        first["run"] == next(iter(bert_vs_gpt.runs("laptop")))
         and first["objective"] == "causal"
     )
     assert float(first["bits_per_byte"]) == 2.31 and first["scorer"] == "chain_rule"
@@ -215,7 +217,7 @@ def test_csv_leads_with_the_agreed_columns_and_has_a_row_a_cell(written):
 
 def test_the_answer_is_computed_with_paired_errors(written):
     # mutations: add the errors instead of pairing them; subtract the other way round;
-    # answer from the smallest size; take the best arm by the largest number
+    # answer from the smallest size; take the best variant by the largest number
     answer = written[1].answer
     assert answer.startswith(
         "The GPT predicts better, as far as a BERT can be measured: the GPT needs"
@@ -266,14 +268,14 @@ def test_each_section_and_number_is_on_the_page(written):
         " and 1.200 below xz by window" in text
     )
     # the BERT at 15% with everything hidden (8.5 - 0.2), and its pseudo-likelihood
-    assert "8.300 when 100% are, worse than guessing all pieces alike (3.930)" in text
+    assert "8.300 when 100% are, worse than guessing all tokens alike (3.930)" in text
     assert "1.123 bits per byte. That is no likelihood" in text
     assert "most frequent role is right in 24.3%" in text and "role in 76.2%" in text
     assert "python -m experiments.bert_vs_gpt --scale laptop" in text and "0.10.2" in text
     for number in ("2.060", "4.190", "0.092", "+2.130 ± 0.013*", "0.011", "6.0×10¹³", "1:19"):
         assert number in text
     assert [plot.name for plot in written[1].plots] == [
-        "bits_per_byte", "loss", "share_hidden", "probe",
+        "bits_per_byte", "loss", "by_fraction", "probe",
     ]  # fmt: skip
     for plot in written[1].plots:
         files = [
@@ -283,12 +285,12 @@ def test_each_section_and_number_is_on_the_page(written):
 
 
 def test_text_from_outside_is_escaped(written):
-    # mutation: leave `escape` out of a passage, a piece, a paragraph, a caption or a title
+    # mutation: leave `escape` out of a passage, a token, a paragraph, a caption or a title
     page = written[0].read_text()
     assert "<script" not in page
     assert (
         page.count("&lt;script&gt;") >= 1 + 1 + 3
-    )  # document, passage, a piece of three models
+    )  # document, passage, a token of three models
     hostile = Report(
         SCRIPT, SCRIPT, SCRIPT,
         Table((Column("a", SCRIPT),), [{"a": SCRIPT}], SCRIPT), [],
@@ -299,8 +301,8 @@ def test_text_from_outside_is_escaped(written):
     assert "script" not in Page(page_of(hostile, {})).tags
 
 
-def test_white_space_in_pieces_is_visible_and_the_truth_is_marked(written):
-    # mutations: show pieces as they are; mark the likeliest piece instead of the true one
+def test_white_space_in_tokens_is_visible_and_the_truth_is_marked(written):
+    # mutations: show tokens as they are; mark the likeliest token instead of the true one
     page = written[0].read_text()
     assert "<s>␣</s>text" in page and "<s>↵</s>" in page and "<s>⇥⇥</s>" in page
     assert page.count("<li class=hit><code>split</code>") == 3
@@ -362,23 +364,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         (["causal-0.8M"], "2.310 ± 0.081"),  # the answer moves to the size that has a GPT
         (["masked15", "any_order"], "There is no answer yet: no size has both"),
         (["causal"], "There is no answer yet: no size has both"),
-        (["causal", "masked15", "any_order"], "There is no answer yet: no cell is finished"),
+        (["causal", "masked15", "any_order"], "There is no answer yet: no run is finished"),
     ],
 )
 def test_a_report_on_some_cells_names_the_others(tmp_path, unfinished, says):
-    # mutations: report only on whole grids; forget the warning; index a missing arm
+    # mutations: report only on whole grids; forget the warning; index a missing variant
     cells = cells_of(tmp_path, unfinished=unfinished)
     drawn = bert_vs_gpt.report(cells)
     text = text_of(drawn)
     assert says in drawn.answer
     missing = [cell.name for cell in cells if cell.result is None]
-    assert f"{len(missing)} of 6 cells" in drawn.warnings[0]
+    assert f"{len(missing)} of 6 runs" in drawn.warnings[0]
     assert all(name in drawn.warnings[0] and name in text for name in missing)
     assert len(drawn.table.rows) == 6 - len(missing) and len(drawn.rows) == 6
 
 
 def test_corpora_without_labels_and_single_documents_are_reported(tmp_path):
-    # mutations: index the probe of a cell that has none; print NaN as an error
+    # mutations: index the probe of a run that has none; print NaN as an error
     cells = cells_of(tmp_path)
     for cell in cells:
         assert cell.result is not None
@@ -400,7 +402,7 @@ def test_corpora_without_labels_and_single_documents_are_reported(tmp_path):
 
 
 def test_an_equality_that_does_not_hold_is_said_at_the_top(written, tmp_path):
-    # mutations: state equality without looking; compare between sizes rather than arms
+    # mutations: state equality without looking; compare between sizes rather than variants
     assert written[1].warnings == ()
     cells = cells_of(tmp_path)
     assert cells[1].result is not None
@@ -410,14 +412,14 @@ def test_an_equality_that_does_not_hold_is_said_at_the_top(written, tmp_path):
 
 
 @pytest.mark.parametrize("scale", bert_vs_gpt.SCALES)
-def test_the_arms_of_a_size_differ_in_the_objective_alone(scale):
-    # mutations: a seed, learning rate or budget of its own for an arm; two sizes of one name
+def test_the_variants_of_a_size_differ_in_the_objective_alone(scale):
+    # mutations: a seed, learning rate or budget of its own for a variant; two sizes of one name
     plan, runs = bert_vs_gpt.PLANS[scale], bert_vs_gpt.runs(scale)
     assert len(runs) == 3 * len(plan.sizes) and len(plan.sizes) >= 2
     for first in range(0, len(runs), 3):
-        arms = [validate(run) for run in list(runs.values())[first : first + 3]]
-        assert len({run.objective for run in arms}) == 3
-        assert all(same_result(arms[0], run) in ([], ["objective"]) for run in arms)
+        variants = [validate(run) for run in list(runs.values())[first : first + 3]]
+        assert len({run.objective for run in variants}) == 3
+        assert all(same_result(variants[0], run) in ([], ["objective"]) for run in variants)
 
 
 def test_a_long_table_stands_behind_the_figures(written):
@@ -443,7 +445,7 @@ def test_the_terminal_shows_the_table(written):
 
 
 def test_r3_two_may_write_a_report_at_once(tmp_path):
-    """Fails if they share a temporary file: cells of a study may be trained side by side."""
+    """Fails if they share a temporary file: runs of a study may be trained side by side."""
     drawn = Report(title="a", question="b?", answer="c", table=Table((), ()), rows=())
 
     def write(_) -> None:

@@ -51,7 +51,7 @@ def _leave_no_trace():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_is_complete_at_every_scale(name):
-    """Fails if a study asks no question, has no toy scale, or names cells alike or as paths."""
+    """Fails if a study asks no question, has no toy scale, or names runs alike or as paths."""
     module = STUDIES[name]
     question = (module.__doc__ or "").splitlines()[0]
     assert question.endswith("?")
@@ -73,7 +73,7 @@ def full_size() -> list[tuple[str, Run]]:
     found: dict[tuple[str, str], tuple[str, Run]] = {}
     for name, module in STUDIES.items():
         runs = module.runs(module.SCALES[-1]).items()
-        for cell, run in sorted(runs, key=lambda item: -item[1].objective.slots(LONG)):
+        for cell, run in sorted(runs, key=lambda item: -item[1].objective.target_count(LONG)):
             kind = type(run.objective).__name__
             what = repr((run.model, kind, run.data, run.optimizer, run.precision))
             found.setdefault((name, what), (f"{name}-{cell}", run))
@@ -92,7 +92,7 @@ def test_a_study_traces_a_step_at_full_size(run):
     size = vocabulary_size(run.data.tokenizer)
     ordinary = 4 + run.data.tokenizer.sentinels
     vocabulary = Vocabulary(
-        size=size, pad=0, mask=1, begin=2, end=3, ordinary=ordinary,
+        size=size, pad=0, mask=1, bos=2, eos=3, first_ordinary=ordinary,
         begins_word=(True,) * size, sentinels=tuple(range(4, ordinary)),
     )  # fmt: skip
     program = prepare(run, vocabulary, mesh.make(run.mesh))
@@ -111,7 +111,7 @@ def _same(new: jax.ShapeDtypeStruct, old: jax.ShapeDtypeStruct) -> None:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> tuple[ModuleType, list[str]]:
-    """The study in its toy scale on made-up text, and its command line without the cells."""
+    """The study in its toy scale on made-up text, and its command line without the runs."""
     random_ = random.Random(0)
     folder = tmp_path_factory.mktemp("toy")
     for number in range(24):
@@ -130,18 +130,18 @@ def toy(tmp_path_factory) -> tuple[ModuleType, list[str]]:
 
 @pytest.fixture(scope="module")
 def stopped(toy) -> tuple[Path, str]:
-    """The toy study after its first cell, as if it had been stopped there."""
+    """The toy study after its first run, as if it had been stopped there."""
     module, arguments = toy
     first = next(iter(module.runs("smoke")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "EFFORT", {"smoke": TOY})
-        runner.main(module, [*arguments, "--cell", first])
+        runner.main(module, [*arguments, "--run", first])
     # Changed settings have a directory of their own.
     (directory,) = (Path(arguments[1]) / "bert_vs_gpt").glob("smoke*")
     return directory, first
 
 
-TOY = Effort(rows=8, samples=2, replicates=2, share_rows=8, probe_tokens=500)
+TOY = Effort(rows=8, samples=2, replicates=2, curve_rows=8, probe_tokens=500)
 
 
 def test_a_stopped_study_has_a_report_that_says_what_is_missing(stopped, capsys, toy):
@@ -150,21 +150,21 @@ def test_a_stopped_study_has_a_report_that_says_what_is_missing(stopped, capsys,
     assert [path.parent.name for path in directory.glob("*/result.json")] == [first]
     page = (directory / "report.html").read_text()
     assert "Not finished" in page
-    assert "5 of 6 cells" in page
+    assert "5 of 6 runs" in page
 
 
 def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
     stopped, toy, capsys, monkeypatch
 ):
-    """Fails if a finished cell is trained again, or columns of results.csv are missing."""
+    """Fails if a finished run is trained again, or columns of results.csv are missing."""
     module, arguments = toy
     directory, first = stopped
-    # One cell was evaluated for real; this is about the study.
+    # One run was evaluated for real; this is about the study.
     found = json.loads((directory / first / "result.json").read_text())
     monkeypatch.setattr(runner, "evaluate", lambda _, effort: {k: found[k] for k in EVALUATED})
     before = (directory / first / "result.json").stat().st_mtime_ns
     third = list(module.runs("smoke"))[2]
-    runner.main(module, [*arguments, "--cell", first, "--cell", third])
+    runner.main(module, [*arguments, "--run", first, "--run", third])
     assert (directory / first / "result.json").stat().st_mtime_ns == before
     assert {path.parent.name for path in directory.glob("*/result.json")} == {first, third}
 
@@ -184,11 +184,11 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
 
 EVALUATED = (
     "bits_per_byte", "layout_bits", "mc_se", "text_se", "scorer", "kind", "scores",
-    "error_by_share", "probe_accuracy", "probe_se", "probe", "baselines", "document_bytes",
+    "error_by_fraction", "probe_accuracy", "probe_se", "probe", "baselines", "document_bytes",
     "document_nats", "says",
 )  # fmt: skip
 ISSUE = (
-    "cell", "objective", "params_total", "params_non_embedding", "tokens",
+    "run", "objective", "params_total", "params_non_embedding", "tokens",
     "predicted_targets", "flops", "device_seconds", "bits_per_byte", "layout_bits", "mc_se",
     "text_se", "scorer", "probe_accuracy", "validation_loss", "seed", "corpus_digest",
     "batches_digest",
@@ -214,22 +214,22 @@ def test_a_report_is_drawn_again_from_files_alone(stopped, toy, monkeypatch, cap
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--cell", "causal-12k"], "cell causal-12k: not in this study; nearest: causal-12k-"),
-        (["--report"], "no finished cell"),
+        (["--run", "causal-12k"], "run causal-12k: not in this study; nearest: causal-12k-"),
+        (["--report"], "no finished run"),
         (["--scale", "smok"], "invalid choice: 'smok'"),
         (["model.dept=3"], "did you mean model.depth?"),
         (["model.heads=5"], "model.heads=5 does not divide"),
-        (["--cell", "\udcff"], "not UTF-8"),
+        (["--run", "\udcff"], "not UTF-8"),
         (["--cost", "v5e"], "v5e: no such slice; nearest: v5e-16"),
         (["--cost", "v5e-8", "--slices", "0"], "--slices 0: must be >= 1"),
-        (["--cost", "v5e-8", "objective.type=masked"], "objective: the study's cells"),
+        (["--cost", "v5e-8", "objective.type=masked"], "objective: the study's runs"),
         (["--cost", "v5e-8", "data.batch=7", "mesh.fsdp=8"], "data.batch=7 is not a multiple"),
         (["--cost", "v5e-4", "--slices", "3", "mesh.fsdp=8"], "8, but there are 12 devices"),
         (["--cost", "h100-8", "attention=splash"], "attention=splash is for the platform tpu"),
     ],
 )
 def test_what_a_study_cannot_do_is_refused_in_one_line(arguments, part, tmp_path, capsys):
-    """Fails if settings are checked after something is written, or cells when it is trained."""
+    """Fails if settings are checked after something is written, or runs when it is trained."""
     runs = tmp_path / "runs"
     with pytest.raises(SystemExit) as exit_:
         runner.main(STUDIES["bert_vs_gpt"], ["--runs", str(runs), *arguments])
@@ -241,7 +241,7 @@ def test_what_a_study_cannot_do_is_refused_in_one_line(arguments, part, tmp_path
 
 
 def test_what_a_study_would_cost_is_said_before_it_is_run(tmp_path, capsys):
-    """Fails if it trains, leaves cells out, or hours do not follow the FLOPs."""
+    """Fails if it trains, leaves runs out, or hours do not follow the FLOPs."""
     module = STUDIES["bert_vs_gpt"]
     runs = module.runs("v5e-8")
     runner.main(
@@ -282,16 +282,16 @@ def test_the_studies_are_listed_with_their_questions():
 
 
 def test_r3_a_second_process_of_a_study_is_refused(stopped, toy, capsys):
-    """Fails if two train the same cells, or cells cannot be trained side by side."""
+    """Fails if two train the same runs, or runs cannot be trained side by side."""
     module, arguments = toy
     directory, first = stopped
     with only_writer(directory), pytest.raises(SystemExit) as exit_:
-        runner.main(module, [*arguments, "--cell", first])
+        runner.main(module, [*arguments, "--run", first])
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"lm: {directory} is being trained in by process {os.getpid()} on ")
     with only_writer(directory, shared=True):
-        runner.main(module, [*arguments, "--cell", first])
+        runner.main(module, [*arguments, "--run", first])
         with pytest.raises(SystemExit):
             runner.main(module, arguments)
     assert "is being trained in" in capsys.readouterr().err
@@ -312,7 +312,7 @@ def test_r1_a_study_leaves_out_a_result_of_another_run(stopped, toy, tmp_path, c
 
 
 def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_path):
-    """Fails if the first cell's code, device or text is said to be that of all."""
+    """Fails if the first run's code, device or text is said to be that of all."""
     directory, first = stopped
     runs = toy_runs(toy)
     names = list(runs)[:2]
@@ -335,7 +335,7 @@ def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_p
     assert made["devices"] == f"8 x cpu ({', '.join(names)}); 8 x TPU v5e ({names[1]})"
     assert made["jax"] == jax.__version__ and "step" not in made and "earlier" not in made
     warnings = checks.mixed(cells)
-    assert f"Not the same for all cells: commit: {commits}." in warnings
+    assert f"Not the same for all runs: commit: {commits}." in warnings
     assert len(warnings) == 3 and any("text of Text(" in warning for warning in warnings)
     assert set(warnings) <= set(STUDIES["bert_vs_gpt"].report(cells).warnings)
     assert checks.mixed(cells[:1]) == ()
@@ -376,8 +376,8 @@ def test_h11_no_cells_that_are_one_run(capsys, tmp_path):
 
 
 def test_h12_a_cell_that_is_not_there_is_said_by_report_too(capsys, tmp_path):
-    """Fails when --report --cell of a mistyped name draws a report."""
-    options = ["--report", "--cell", "nosuch", "--runs", str(tmp_path)]
+    """Fails when --report --run of a mistyped name draws a report."""
+    options = ["--report", "--run", "nosuch", "--runs", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"^2$"):
         runner.main(STUDIES["repeated_data"], options)
-    assert "cell nosuch: not in this study" in capsys.readouterr().err
+    assert "run nosuch: not in this study" in capsys.readouterr().err

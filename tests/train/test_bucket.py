@@ -41,7 +41,9 @@ class Bucket:
         self._lock = threading.Lock()
         self._generation = 0
 
-    def answer(self, method: str, url: str, headers: Any, body: bytes) -> tuple[int, Any, dict]:
+    def answer(
+        self, method: str, url: str, headers: Any, module: bytes
+    ) -> tuple[int, Any, dict]:
         """Status, body (a JSON value, or bytes) and headers."""
         parts = urllib.parse.urlsplit(url)
         asked = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
@@ -54,7 +56,7 @@ class Bucket:
             if path == f"/storage/v1/b/{self.name}":
                 return 200, {"kind": "storage#bucket", "name": self.name}, {}
             if parts.path.startswith("/upload/"):
-                return self._upload(asked, headers, body)
+                return self._upload(asked, headers, module)
             if reads and not name:
                 return 200, self._list(asked), {}
             if "/rewriteTo/" in name:
@@ -117,27 +119,27 @@ class Bucket:
         return 200, content, said
 
     def _upload(
-        self, asked: dict[str, str], headers: Any, body: bytes
+        self, asked: dict[str, str], headers: Any, module: bytes
     ) -> tuple[int, Any, dict[str, str]]:
         name = asked.get("name", "")
         kind = asked["uploadType"]
         if kind == "resumable" and "Content-Range" not in headers:
-            name = name or json.loads(body)["name"]
+            name = name or json.loads(module)["name"]
             return 200, {}, {"Location": f"{headers['Host']}?uploadType=resumable&name={name}"}
         if kind == "resumable":  # a part, or the last one
-            self._uploads[name] = self._uploads.get(name, b"") + body
+            self._uploads[name] = self._uploads.get(name, b"") + module
             if headers["Content-Range"].endswith("/*"):
                 last = len(self._uploads[name]) - 1
                 return 308, b"", {"Range": f"bytes=0-{last}"}
-            body = self._uploads.pop(name)
+            module = self._uploads.pop(name)
         elif kind == "multipart":
             boundary = headers["Content-Type"].partition("boundary=")[2].strip("'\"")
-            _, about, content, _ = body.split(b"--" + boundary.encode())
+            _, about, content, _ = module.split(b"--" + boundary.encode())
             name = name or json.loads(about.partition(b"\n\n")[2] or about)["name"]
-            body = content.partition(b"\n\n")[2].removesuffix(b"\n")
+            module = content.partition(b"\n\n")[2].removesuffix(b"\n")
         if asked.get("ifGenerationMatch", was := self._at(name)) != was:
             return 412, {"error": {"code": 412}}, {}
-        return 200, self._store(name, body), {}
+        return 200, self._store(name, module), {}
 
     def _at(self, name: str) -> str:
         return str(self.objects[name][0]) if name in self.objects else "0"
@@ -163,8 +165,8 @@ def bucket(monkeypatch) -> Iterator[Bucket]:
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, said, headers = bucket.answer(self.command, self.path, self.headers, body)
+            module = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, said, headers = bucket.answer(self.command, self.path, self.headers, module)
             content = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(status)
             for name, value in headers.items():

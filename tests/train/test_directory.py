@@ -347,7 +347,7 @@ def test_r4_a_ruined_last_update_is_no_success(run, tmp_path, policy):
 
 def test_r4_parameters_that_are_not_finite_are_neither_saved_nor_used(run, tmp_path):
     """Fails if losses alone tell: the row of a token that no text holds may be ruined."""
-    unused = change(run, "model.embedding=untied", "optimizer.decay=0", "tokens=128")
+    unused = change(run, "model.embedding=untied", "optimizer.weight_decay=0", "tokens=128")
     program = prepare(unused, open_tokens(run.data).tokenizer.vocabulary, mesh.make(run.mesh))
     state = program.init()
     params = dict(state.params)

@@ -29,7 +29,7 @@ from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
 
 BELL = 4 + 7
-"""The piece that stands once in the corpus: the batch that holds it goes wrong."""
+"""The token that stands once in the corpus: the batch that holds it goes wrong."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def bell(run: Run) -> int:
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Makes the batch with the bell `nan`, or a `jump`: all of it is a piece never seen."""
+    """Makes the batch with the bell `nan`, or a `jump`: all of it is a token never seen."""
     original = Causal.__call__
 
     def poison(kind: str) -> None:

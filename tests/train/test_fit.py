@@ -193,7 +193,13 @@ def test_a_curriculum_stopped_at_its_switch_equals_an_uninterrupted_one(curricul
         patch.setattr(Checkpoints, "save", _once(Checkpoints.save))
         fit(interrupted, directory)
     again = fit(interrupted, directory)
-    same = ("validation_loss", "predicted_targets", "batches_digest", "slots", "flops")
+    same = (
+        "validation_loss",
+        "predicted_targets",
+        "batches_digest",
+        "target_positions",
+        "flops",
+    )
     assert {n: again[n] for n in same} == {n: whole[n] for n in same}
     assert losses_of(directory) == losses_of(tmp_path / "whole")
 
@@ -212,7 +218,7 @@ def _once(save):
 def test_no_array_is_laid_out_anew_in_full(run, capfd):
     """Fails if embedding tables are looked up while they are split by columns."""
     cache = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)  # it hides what the compiler says
+    jax.config.update("jax_enable_compilation_cache", False)  # it masks what the compiler says
     compilation_cache.reset_cache()
     try:
         made, batches = program(change(run, "objective.type=masked"), 8, **MESHES["2,2,2"])
@@ -599,7 +605,7 @@ def test_the_backend_changes_no_loss(run, alone, name, attention):
 
 
 def test_a_changed_corpus_is_refused_by_training_and_by_scoring(run, tmp_path):
-    """Fails if digests are written down and never compared: ids would mean other pieces."""
+    """Fails if digests are written down and never compared: ids would mean other tokens."""
     folder = tmp_path / "corpus"
     shutil.copytree(Path(run.data.corpus.paths[0]).parent, folder)
     moved = change(run, f'data.corpus.paths=["{folder}/*.txt"]', "tokens=512")
@@ -634,6 +640,6 @@ def test_a_run_trained_on_a_mesh_is_used_on_any(run, tmp_path):
     fit(run, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(dump(change(run, "attention=splash")))
     trained = load(tmp_path / "run")
-    assert trained.program.body.attention == "auto"
+    assert trained.program.module.attention == "auto"
     up = trained.params["layers"]["up"]
     assert up.addressable_shards[0].data.shape == (2, 32 // 8, 128)

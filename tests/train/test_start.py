@@ -181,7 +181,7 @@ def test_parameters_that_do_not_fit_are_refused_or_left_out_by_name(
 ):
     """Fails if a model is trained of which a part was drawn without a word."""
     run = start(child, parent, "model.depth=2", "model.width=16", "model.heads=2")
-    run = override(run, ["model.hidden=24"])
+    run = override(run, ["model.mlp_width=24"])
     with pytest.raises(UserError, match=r"layers/down.*does not fit.*start.parameters=fitting"):
         fit(run, tmp_path / "refused")
     fit(override(run, ["start.parameters=fitting"]), tmp_path / "run")

@@ -10,7 +10,7 @@ import pytest
 
 from lm.config import UserError, override
 from lm.data import Bytes, Data, Text, most_content, n_rows, open_tokens, rows
-from lm.data.corpora import share_of
+from lm.data.corpora import fraction_of
 from lm.example import Batch, content_of
 from lm.model import Transformer
 from lm.objectives import Masked
@@ -25,7 +25,7 @@ def texts(size: int, *, validation: bool):
     """Different hexadecimal texts of one split."""
     for number in itertools.count():
         text = (f"{number:x}" * size)[:size]
-        if (share_of(text.encode()) < HELD_OUT) == validation:
+        if (fraction_of(text.encode()) < HELD_OUT) == validation:
             yield text
 
 
@@ -62,7 +62,7 @@ def test_m3_text_too_short_for_a_target_is_refused(run_of, tmp_path, short, sele
     """Fails if a run begins of which no row, or no validation row, can have a target."""
     sizes = (3, 400) if short == "training" else (400, 3)
     run = run_of(*sizes, f"objective.select={select}")
-    with pytest.raises(UserError, match=rf"rate=0.05 .* 4 pieces .* 0.12 .*{short} text"):
+    with pytest.raises(UserError, match=rf"rate=0.05 .* 4 tokens .* 0.12 .*{short} text"):
         fit(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -104,7 +104,7 @@ def test_m3_validation_rows_without_a_target_are_refused(run_of, tmp_path):
         segments = (tokens > 0).astype(int)
         key = jax.random.fold_in(jax.random.key(0), 0)
         vocabulary = open_tokens(run_of(400, 13).data).tokenizer.vocabulary
-        batch_ = Batch(tokens.at[0, 0].set(vocabulary.begin), segments)
+        batch_ = Batch(tokens.at[0, 0].set(vocabulary.bos), segments)
         return float(run_of(400, 13).objective(batch_, vocabulary, key).weights.sum())
 
     batch = next(batch for batch in range(1, 30) if not targets(batch))
@@ -115,7 +115,7 @@ def test_m3_validation_rows_without_a_target_are_refused(run_of, tmp_path):
 
 
 def test_m3_content_is_counted_from_where_documents_lie(run_of, tmp_path):
-    """Fails if a begin piece counts as content, or padding does."""
+    """Fails if a bos token counts as content, or padding does."""
     run = run_of(400, 3)
     for number, text in zip(range(9), texts(2, validation=False), strict=False):
         (tmp_path / f"{number}.txt").write_text(text)

@@ -23,7 +23,7 @@ from lm.run import Run
 from lm.train.step import prepare
 
 PIECES = Vocabulary(
-    size=32, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 32
+    size=32, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 32
 )
 ROWS = Batch(
     np.random.default_rng(0).integers(4, 32, (16, 16), np.int32), np.ones((16, 16), np.int32)
@@ -63,7 +63,7 @@ def trained(name, objective, width, base):
 
     @jax.jit
     def look(params):
-        hidden_BPD, unembedding_VD = program.body.apply({"params": params}, example)
+        hidden_BPD, unembedding_VD = program.module.apply({"params": params}, example)
         # What went into the last norm's scale: that is smaller on purpose, beyond the base.
         state_BPD = hidden_BPD / params["norm"]["scale"][None, None, :]
         return state_BPD, jnp.einsum("BPD,VD->BPV", hidden_BPD, unembedding_VD)

@@ -20,7 +20,7 @@ from rich.console import Console
 import lm
 from lm.config import UserError
 from lm.distributed import mesh
-from lm.example import Batch, Full, Until, visible_mask
+from lm.example import Batch, Bidirectional, Until, mask_array
 from lm.model import Output, Transformer, transformer
 from lm.model.attention import kernels, xla
 from lm.objectives import (
@@ -41,7 +41,7 @@ from lm.objectives import (
     mixture,
     spans,
 )
-from lm.verify.dependence import allowed, bodies
+from lm.verify.dependence import allowed, modules
 from lm.verify.leaks import forget, never_kept, parts, prove, prove_all
 from lm.verify.proof import draw
 from lm.verify.proof import title as title_of
@@ -104,10 +104,10 @@ def form(name: str, depths: tuple[int, ...] = (1, 2)):
     config = Transformer(heads=4, kv_heads=2)
     if name == "whole row":
         whole = mesh.make(mesh.Mesh(context=2), jax.devices()[:2])
-        return bodies(config, depths=depths, mesh=whole)
+        return modules(config, depths=depths, mesh=whole)
     attention = name if name in KERNELS else "auto"
     unroll = 1 if name == "rolled" else None
-    return bodies(config, depths=depths, unroll=unroll, attention=attention)
+    return modules(config, depths=depths, unroll=unroll, attention=attention)
 
 
 @pytest.mark.parametrize("objective", CASES, ids=title_of)
@@ -151,7 +151,7 @@ def test_every_objective_in_every_form(objective, name):
 
 
 class Joined(nn.Module):
-    """A body that takes a source: it reads it as the first part of one row."""
+    """A module that takes a source: it reads it as the first part of one row."""
 
     inner: nn.Module
 
@@ -168,7 +168,11 @@ class Joined(nn.Module):
         }
         seen = Until(jnp.maximum(index_BL, width - 1))
         joined = replace(
-            example, **pairs, predict=index_BL[:, width:], visible=seen, source=None
+            example,
+            **pairs,
+            target_positions=index_BL[:, width:],
+            attention_mask=seen,
+            source=None,
         )
         return self.inner(joined)
 
@@ -181,7 +185,7 @@ def test_a_source_is_proven_too():
 def test_a_body_that_takes_no_source_is_one_line():
     """Fails if each of its missing dependences is a line, or if none is."""
     proof = prove(ENCODED, form("blocks", (1,)), keys=2)
-    assert proof.violations == ("its example has a source, and this body takes none",)
+    assert proof.violations == ("its example has a source, and this module takes none",)
 
 
 def examples_of(objective, **changes):
@@ -198,36 +202,36 @@ def examples_of(objective, **changes):
 
 
 def _shown_at_one_slot(example, tokens_BL):
-    at_B1 = example.predict[:, :1]
-    piece_B1 = jnp.take_along_axis(tokens_BL, at_B1, axis=1)
-    return example.inputs.at[jnp.arange(len(at_B1))[:, None], at_B1].set(piece_B1)
+    at_B1 = example.target_positions[:, :1]
+    token_B1 = jnp.take_along_axis(tokens_BL, at_B1, axis=1)
+    return example.inputs.at[jnp.arange(len(at_B1))[:, None], at_B1].set(token_B1)
 
 
-def _next_piece(example, tokens_BL):
+def _next_token(example, tokens_BL):
     other_BL = (example.inputs != tokens_BL) & (example.inputs != 1)
     return jnp.where(other_BL, tokens_BL + 1, example.inputs)
 
 
 def _spans_until_one_more(example, tokens_BL):
-    return Until(example.visible.until_BL + 1)
+    return Until(example.attention_mask.until_BL + 1)
 
 
 LEAKY = {
     "one input stays": (AnyOrder(), {"inputs": _shown_at_one_slot}),
     "one input stays, beside kept ones": (Masked(rate=0.4), {"inputs": _shown_at_one_slot}),
-    "random pieces tell": (Masked(rate=0.4, mask=0.0, random=1.0), {"inputs": _next_piece}),
+    "random tokens tell": (Masked(rate=0.4, mask=0.0, random=1.0), {"inputs": _next_token}),
     "all inputs stay": (Diffusion(), {"inputs": lambda example, tokens_BL: tokens_BL}),
-    "shifted by none": (Shifted(), {"predict": lambda example, _: example.predict + 1}),
-    "shifted by two": (
-        Shifted(), {"predict": lambda example, _: (example.predict - 1).clip(0)},
+    "shifted by none": (Shifted(), {"predict": lambda example, _: example.target_positions +
+    1}), "shifted by two": (
+        Shifted(), {"predict": lambda example, _: (example.target_positions - 1).clip(0)},
     ),
     "targets not shifted": (Causal(), {"targets": lambda example, tokens_BL: tokens_BL}),
-    "causal sees all": (Causal(), {"visible": lambda *_: Full()}),
-    "until one more": (Prefix(), {"visible": _spans_until_one_more}),
+    "causal sees all": (Causal(), {"attention_mask": lambda *_: Bidirectional()}),
+    "until one more": (Prefix(), {"attention_mask": _spans_until_one_more}),
     "the prefix counts": (
         Prefix(), {"weights": lambda example, _: jnp.ones_like(example.weights)},
     ),
-    "spans until one more": (Spans(rate=0.4), {"visible": _spans_until_one_more}),
+    "spans until one more": (Spans(rate=0.4), {"attention_mask": _spans_until_one_more}),
 }  # fmt: skip
 
 
@@ -242,8 +246,8 @@ def test_a_leak_of_an_objective_is_caught(mutated, name):
         proof.raise_if_leaky()
 
 
-def test_hiding_by_what_is_hidden_is_caught(mutated):
-    """Fails if which pieces are hidden may depend on them."""
+def test_hiding_by_what_is_masked_is_caught(mutated):
+    """Fails if which tokens are masked may depend on them."""
     call = AnyOrder.__call__
 
     def telling(self, batch, vocabulary, key, progress):
@@ -269,7 +273,7 @@ def test_a_label_among_the_inputs_is_caught(mutated):
 
 @pytest.mark.parametrize("what", ["sentinel", "shown", "segments"])
 def test_a_leak_of_spans_is_caught(mutated, what):
-    """Fails if a first piece may stand for its sentinel, or spans be read one early."""
+    """Fails if a first token may stand for its sentinel, or spans be read one early."""
     lay_out = spans.lay_out
 
     def leaky(*arguments, **sizes):
@@ -278,12 +282,12 @@ def test_a_leak_of_spans_is_caught(mutated, what):
             return layout._replace(shown_BP=layout.targets_BP)
         targets_BP, first = layout.targets_BP, 4
         at_B1 = jnp.argmax(targets_BP == first, axis=1)[:, None] + 1
-        piece_B1 = jnp.take_along_axis(targets_BP, at_B1, axis=1)
-        if what == "segments":  # a piece of padding is given the document of the target
-            text_BM = layout.text_BM.at[:, -1:].set(piece_B1)
+        token_B1 = jnp.take_along_axis(targets_BP, at_B1, axis=1)
+        if what == "segments":  # a token of padding is given the document of the target
+            text_BM = layout.text_BM.at[:, -1:].set(token_B1)
             segments_BM = layout.text_segments_BM.at[:, -1:].set(1)
             return layout._replace(text_BM=text_BM, text_segments_BM=segments_BM)
-        text_BM = jnp.where(layout.text_BM == first, piece_B1, layout.text_BM)
+        text_BM = jnp.where(layout.text_BM == first, token_B1, layout.text_BM)
         return layout._replace(text_BM=text_BM)
 
     mutated.setattr(spans, "lay_out", leaky)
@@ -296,7 +300,9 @@ def test_a_mixture_that_shows_all_to_its_causal_rows_is_caught(mutated):
 
     def leaky(example, slots, positions):
         example = alike(example, slots, positions)
-        return replace(example, visible=Until(jnp.full_like(example.inputs, positions - 1)))
+        return replace(
+            example, attention_mask=Until(jnp.full_like(example.inputs, positions - 1))
+        )
 
     mutated.setattr(mixture, "_alike", leaky)
     assert prove(Mixture(), (), keys=2).violations
@@ -339,24 +345,26 @@ MASKS = {
 @pytest.mark.parametrize("objective", [Causal(), AnyOrder(), Prefix()], ids=title_of)
 def test_every_wrong_mask_is_caught(mutated, objective):
     """Fails if one pair of one row is not looked at, or is looked at in two layers only."""
-    (inner,) = bodies(Transformer(), depths=(1,))
+    (inner,) = modules(Transformer(), depths=(1,))
     tokens_NBL, segments_BL = rows_and_edits(0)
     wrong_BLM = np.zeros((len(segments_BL), LENGTH, LENGTH), bool)
 
-    def flipped(visible, segments):
+    def flipped(attention_mask, segments):
         # Known at run time only, so that all mutations share one compiled program.
-        mask = visible_mask(visible, segments)
+        mask = mask_array(attention_mask, segments)
         shape = jax.ShapeDtypeStruct(mask.shape, bool)
         times = len(mask) // len(wrong_BLM)
         return mask ^ jax.pure_callback(lambda: np.tile(wrong_BLM, (times, 1, 1)), shape)
 
-    mutated.setattr(transformer, "visible_mask", flipped)
-    mutated.setattr(transformer, "reaches", lambda _, length: xla.reaches(Full(), length))
+    mutated.setattr(transformer, "mask_array", flipped)
+    mutated.setattr(
+        transformer, "reaches", lambda _, length: xla.key_extents(Bidirectional(), length)
+    )
     assert prove(objective, (inner,), keys=1).violations == ()
     key = jax.random.fold_in(jax.random.key(0), 0)
     batch = Batch(jnp.array(tokens_NBL[0]), jnp.array(segments_BL))
     example = objective(batch, VOCABULARY, key, 0.0)
-    mask_BLM = np.asarray(visible_mask(example.visible, segments_BL))
+    mask_BLM = np.asarray(mask_array(example.attention_mask, segments_BL))
     caught = 0
     for name, mutate in MASKS.items():
         wrong_BLM[:] = mask_BLM ^ mutate(mask_BLM, segments_BL)
@@ -375,12 +383,12 @@ def test_every_wrong_mask_is_caught(mutated, objective):
 def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
     """Fails if causal rows are one block in these tests, or misses are no violations."""
 
-    def short(visible, length):
-        first, *rest = xla.reaches(visible, length)
+    def short(attention_mask, length):
+        first, *rest = xla.key_extents(attention_mask, length)
         return (first, *(reach._replace(keys=reach.keys - 2) for reach in rest))
 
     mutated.setattr(transformer, "reaches", short)
-    found = prove(Causal(), bodies(Transformer(), depths=(1,)), keys=1)
+    found = prove(Causal(), modules(Transformer(), depths=(1,)), keys=1)
     assert any("which `visible` allows" in line for line in found.violations)
 
 
@@ -389,17 +397,17 @@ def test_a_kernel_that_sees_one_more_key_is_caught(mutated):
     kernel = kernels.KERNELS["splash"]
 
     def one_more(*arguments, at_home):
-        *arrays, visible = arguments
-        visible = jax.tree.map(lambda until: until + 1, visible)
-        return kernel.attend(*arrays, visible, at_home=at_home)
+        *arrays, attention_mask = arguments
+        attention_mask = jax.tree.map(lambda until: until + 1, attention_mask)
+        return kernel.attend(*arrays, attention_mask, at_home=at_home)
 
     mutated.setitem(kernels.KERNELS, "splash", kernel._replace(attend=one_more))
-    found = prove(Prefix(), bodies(Transformer(), depths=(1,), attention="splash"), keys=1)
+    found = prove(Prefix(), modules(Transformer(), depths=(1,), attention="splash"), keys=1)
     assert any("which `visible` forbids" in line for line in found.violations)
 
 
 class Peeking(nn.Module):
-    """A body that adds to what it says something that it must not know."""
+    """A module that adds to what it says something that it must not know."""
 
     inner: nn.Module
     peek: str
@@ -419,7 +427,7 @@ class Peeking(nn.Module):
 )
 def test_a_body_that_peeks_without_a_derivative_is_caught(peek, says):
     """Fails if the Jacobian alone is asked."""
-    (inner,) = bodies(Transformer(), depths=(1,))
+    (inner,) = modules(Transformer(), depths=(1,))
     found = prove(AnyOrder(), (Peeking(inner, peek),), keys=1)
     assert any(says in line for line in found.violations)
 
@@ -428,7 +436,7 @@ def test_a_body_that_peeks_without_a_derivative_is_caught(peek, says):
 def test_what_is_allowed_is_what_masks_are_defined_to_be(objective):
     """Fails if the two definitions, each in its own words, come apart."""
     example = objective(*_some_rows(), progress=1.0)
-    mask_BLM = np.asarray(visible_mask(example.visible, example.segments))
+    mask_BLM = np.asarray(mask_array(example.attention_mask, example.segments))
     own_1LL = np.eye(mask_BLM.shape[1], dtype=bool)[None]
     assert (allowed(example) == (mask_BLM | own_1LL)).all()
 
@@ -440,8 +448,8 @@ def _some_rows():
 
 
 def test_a_proof_is_drawn_with_what_was_found(mutated):
-    """Fails if a leak is drawn as if it were none, or a kept piece as a leak."""
-    small = bodies(Transformer(), depths=(1,))
+    """Fails if a leak is drawn as if it were none, or a kept token as a leak."""
+    small = modules(Transformer(), depths=(1,))
     proven = draw(prove(Masked(rate=0.4), small, keys=3)).plain
     assert "proven" in proven
     assert "◆" in proven and "✗" not in proven
@@ -454,22 +462,24 @@ def test_a_proof_is_drawn_with_what_was_found(mutated):
 
 def test_the_command_stops_at_the_first_part_that_leaks(mutated):
     """Fails if the parts of a curriculum are not each proven, or a leak is only printed."""
-    mutated.setattr(Prefix, "__call__", examples_of(Prefix(), visible=lambda *_: Full()))
+    mutated.setattr(
+        Prefix, "__call__", examples_of(Prefix(), attention_mask=lambda *_: Bidirectional())
+    )
     curriculum = Curriculum(first=AnyOrder(), then=Prefix())
     with pytest.raises(UserError, match=r"^prefix: "):
         prove_all(curriculum, Transformer(), Console(quiet=True))
 
 
 def test_what_asks_for_nothing_is_not_proven(monkeypatch):
-    """Fails if a rate that hides no piece of a short row passes for a proof."""
+    """Fails if a rate that masks no token of a short row passes for a proof."""
     monkeypatch.setattr(
-        "lm.verify.leaks.bodies", lambda *_, **__: ()
+        "lm.verify.leaks.modules", lambda *_, **__: ()
     )  # of attention, which is whole
     with pytest.raises(UserError, match=r"^masked rate=0.03 asks for nothing in rows of 14"):
         prove_all(Masked(rate=0.03), Transformer(), Console(quiet=True))
 
 
-NEW = '''"""Say the last piece of each document from all before it."""
+NEW = '''"""Say the last token of each document from all before it."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -478,18 +488,18 @@ import jax
 import jax.numpy as jnp
 
 from lm.example import Causal as SeesBefore
-from lm.example import Batch, Example, Full, Visible, Vocabulary
-from lm.objectives.base import Answer, Base
+from lm.example import Batch, Example, Bidirectional, AttentionMask, Vocabulary
+from lm.objectives.base import Prediction, Base
 from lm.objectives.causal import Causal
 
 
 class LastPiece(Base, tag="last_piece"):
-    """Say the last piece of each document from all before it."""
+    """Say the last token of each document from all before it."""
 
-    visible: ClassVar[Visible] = SeesBefore()
-    answers: ClassVar[frozenset[Answer]] = frozenset({"next"})
+    attention_mask: ClassVar[AttentionMask] = SeesBefore()
+    predictions: ClassVar[frozenset[Prediction]] = frozenset({"next"})
 
-    def slots(self, length: int) -> int:
+    def target_count(self, length: int) -> int:
         return length
 
     def __call__(
@@ -502,7 +512,8 @@ class LastPiece(Base, tag="last_piece"):
         example = Causal()(batch, vocabulary, key, progress)
         after_BL = jnp.pad(example.weights[:, 1:], ((0, 0), (0, 1)))
         return replace(
-            example, weights=example.weights * (1 - after_BL), visible=self.visible
+            example, weights=example.weights * (1 - after_BL),
+            attention_mask=self.attention_mask
         )
 '''
 
@@ -552,7 +563,7 @@ def test_a_new_objective_is_a_file_and_a_line(tmp_path):
     assert "last_piece: proven" in done.stdout
     assert re.search(r"chain-rule +\d\.\d+ bits per byte +exact", done.stdout)
 
-    new.write_text(NEW.replace("= SeesBefore()", "= Full()"))
+    new.write_text(NEW.replace("= SeesBefore()", "= Bidirectional()"))
     leaky = commands(["prove", "-", *settings])
     assert leaky.returncode == 2
     (line,) = [line for line in leaky.stderr.splitlines() if line.startswith("lm: ")]

@@ -40,7 +40,7 @@ class Document(NamedTuple):
     id: str
     text: str
     parts: tuple[Part, ...] = ()
-    """The same text in stretches, each followed by an end token; none: it is one stretch, of
+    """The same text in stretches, each followed by an eos token; none: it is one stretch, of
     which no channel says anything."""
 
     @property

@@ -17,7 +17,7 @@ from msgspec import Meta
 from lm.data.sources.base import Base
 
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + "-_"
-"""Symbol k is written as character k: one byte, so one piece of the `bytes` tokenizer."""
+"""Symbol k is written as character k: one byte, so one token of the `bytes` tokenizer."""
 
 
 class Hmm(Base, frozen=True, tag="hmm"):
@@ -26,7 +26,7 @@ class Hmm(Base, frozen=True, tag="hmm"):
     With equal lengths all documents have `length` symbols, so that rows of `row_length`
     positions hold exactly one each: begin, its symbols, end, and the next document's begin,
     which nobody is asked for. No window cuts a document, and the optimum of a model is the
-    source's own conditional; the end piece, whose place is known, adds nothing to it. By
+    source's own conditional; the eos token, whose place is known, adds nothing to it. By
     default a symbol takes 3.17 bits if nothing else is known, 2.61 after the one before it and
     2.26 after all (the entropy rate).
 
@@ -184,7 +184,9 @@ class EntropyRate(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """The share of symbols whose state is named rightly, and its standard error over texts."""
+    """The fraction of symbols whose state is named rightly, and its standard error over
+    texts.
+    """
 
     value: float
     se: float | None
@@ -246,7 +248,7 @@ class Source:
     def conditional_nats(self, symbols_NT: np.ndarray, hidden_NT: np.ndarray) -> np.ndarray:
         """-log p(symbol | all that are not hidden) of each hidden one, float64[N, T], else 0.
 
-        The least loss of a masked model under this mask: the other hidden symbols are summed
+        The least loss of a masked model under this mask: the other masked symbols are summed
         out, by the forward-backward algorithm with observations missing.
 
         >>> coin = Source.of(np.array([[0.9, 0.1], [0.1, 0.9]]), np.eye(2))
@@ -340,19 +342,21 @@ def stationary(transition_SS: np.ndarray) -> np.ndarray:
     >>> stationary(np.array([[0.9, 0.1], [0.3, 0.7]])).round(6).tolist()
     [0.75, 0.25]
     """
-    rest_SS, share_S = transition_SS.astype(np.float64), np.ones(len(transition_SS))
-    for s in reversed(range(1, len(share_S))):
+    rest_SS, fraction_S = transition_SS.astype(np.float64), np.ones(len(transition_SS))
+    for s in reversed(range(1, len(fraction_S))):
         rest_SS[:s, s] /= rest_SS[s, :s].sum()
         rest_SS[:s, :s] += np.outer(rest_SS[:s, s], rest_SS[s, :s])
-    for s in range(1, len(share_S)):
-        share_S[s] = share_S[:s] @ rest_SS[:s, s]
-    return share_S / share_S.sum()
+    for s in range(1, len(fraction_S)):
+        fraction_S[s] = fraction_S[:s] @ rest_SS[:s, s]
+    return fraction_S / fraction_S.sum()
 
 
 def _entropy(state_NTS: np.ndarray, source: Source) -> np.ndarray:
     """Bits of the next symbol's distribution, given the state's, mean over T: float64[N]."""
-    share_NTK = state_NTS @ source.emission_SK
-    return (_nats(share_NTK + (share_NTK == 0)) * share_NTK).sum(axis=2).mean(1) / np.log(2)
+    fraction_NTK = state_NTS @ source.emission_SK
+    return (_nats(fraction_NTK + (fraction_NTK == 0)) * fraction_NTK).sum(axis=2).mean(
+        1
+    ) / np.log(2)
 
 
 def _normalized(weight: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ NO_LABEL = -1
 class Jsonl(Base, frozen=True, tag="jsonl"):
     """Lines of JSON objects, of which some fields are the text and one may be the label.
 
-    Two fields of text are a pair: the tokens of each end with an end token, and the channel
+    Two fields of text are a pair: the tokens of each end with an eos token, and the channel
     `part` says which of them a token belongs to. The channel `label` says of each token which
     of the `classes` its document is of; a null is a document without a label.
     """

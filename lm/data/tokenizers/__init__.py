@@ -24,7 +24,7 @@ __all__ = [
 
 
 def vocabulary_size(config: TokenizerConfig) -> int:
-    """How many pieces a tokenizer will have, known before it has learnt them.
+    """How many tokens a tokenizer will have, known before it has learnt them.
 
     >>> vocabulary_size(Bytes()), vocabulary_size(SentencePiece(size=2048, sentinels=8))
     (260, 2056)

@@ -11,54 +11,54 @@ from lm.config import Config
 from lm.data.words import begins_word
 from lm.example import Vocabulary
 
-PAD, MASK, BEGIN, END, ORDINARY = range(5)
+PAD, MASK, BOS, EOS, ORDINARY = range(5)
 
 
 Sentinels = Annotated[
     int,
-    Meta(ge=0, le=4096, description="further special pieces, each for a removed span (T5)"),
+    Meta(ge=0, le=4096, description="further special tokens, each for a removed span (T5)"),
 ]
 
 
 class Tokenizer:
     """`decode(encode(text)) == text` for every text that UTF-8 can hold.
 
-    `pieces[id]` is the bytes that an id stands for (none, for the special pieces). A word may
-    begin with any piece whose first character begins one (`lm.data.words`): `▁the` does,
+    `tokens[id]` is the bytes that an id stands for (none, for the special tokens). A word may
+    begin with any token whose first character begins one (`lm.data.words`): `▁the` does,
     `self` in `(self` does not. A byte from 128 up is a part of a character, which the bytes
     after it decide.
     """
 
     def __init__(
         self,
-        pieces: Sequence[bytes],
+        tokens: Sequence[bytes],
         digest: str,
         encode_ordinary: Callable[[Sequence[str]], list[np.ndarray]],
         sentinels: int = 0,
         model: bytes | None = None,
     ) -> None:
         ordinary = ORDINARY + sentinels
-        self.pieces = (b"",) * ordinary + tuple(pieces)
+        self.tokens = (b"",) * ordinary + tuple(tokens)
         self.digest = sha(f"{digest} {sentinels}".encode()) if sentinels else digest
         self.model = model
         """Its own file, if it has one."""
         self._encode_ordinary = encode_ordinary
         self.vocabulary = Vocabulary(
-            size=len(self.pieces),
+            size=len(self.tokens),
             pad=PAD,
             mask=MASK,
-            begin=BEGIN,
-            end=END,
-            ordinary=ordinary,
-            begins_word=tuple(map(_begins_word, self.pieces)),
+            bos=BOS,
+            eos=EOS,
+            first_ordinary=ordinary,
+            begins_word=tuple(map(_begins_word, self.tokens)),
             character_bytes=tuple(
-                piece[0] if len(piece) == 1 and piece[0] >= 128 else 0 for piece in self.pieces
+                token[0] if len(token) == 1 and token[0] >= 128 else 0 for token in self.tokens
             ),
             sentinels=tuple(range(ORDINARY, ordinary)),
         )
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, int32[n], without special pieces.
+        """The ids of `text`, int32[n], without special tokens.
 
         >>> from lm.data.tokenizers import Bytes
         >>> Bytes().open().encode("hé").tolist()
@@ -68,19 +68,19 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32[n] each, on all cores."""
-        first = self.vocabulary.ordinary
+        first = self.vocabulary.first_ordinary
         return [ids.astype(np.int32) + first for ids in self._encode_ordinary(texts)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`; special pieces vanish, bytes that are no UTF-8 become U+FFFD.
+        """The text of `ids`; special tokens vanish, bytes that are no UTF-8 become U+FFFD.
 
         >>> from lm.data.tokenizers import Bytes
-        >>> Bytes().open().decode([BEGIN, 108, 199, 173, END])
+        >>> Bytes().open().decode([BOS, 108, 199, 173, EOS])
         'hé'
         """
         array = np.asarray(ids, np.int64)
         parts = (array[at : at + 4096].tolist() for at in range(0, len(array), 4096))
-        text = b"".join(b"".join(map(self.pieces.__getitem__, part)) for part in parts)
+        text = b"".join(b"".join(map(self.tokens.__getitem__, part)) for part in parts)
         return text.decode(errors="replace")
 
 
@@ -112,7 +112,7 @@ class Base(Config):
         """The tokenizer; a learnt one is kept by the digest of what it learnt from.
 
         `train_texts` is only called when there is something to learn. Raises `UserError` if
-        they cannot give as many pieces as are asked for.
+        they cannot give as many tokens as are asked for.
         """
         raise NotImplementedError
 
@@ -124,9 +124,9 @@ class Base(Config):
         raise NotImplementedError
 
 
-def _begins_word(piece: bytes) -> bool:
-    first = piece.decode(errors="ignore")[:1]
-    return begins_word(first) if first else not piece
+def _begins_word(token: bytes) -> bool:
+    first = token.decode(errors="ignore")[:1]
+    return begins_word(first) if first else not token
 
 
 def sha(content: bytes) -> str:

@@ -9,7 +9,7 @@ from lm.data.tokenizers.base import ORDINARY, Base, Sentinels, Tokenizer, sha
 
 
 class Bytes(Base, frozen=True, tag="bytes"):
-    """A piece a byte: 256 of them after the special ones."""
+    """A token a byte: 256 of them after the special ones."""
 
     byte_a_token: ClassVar[bool] = True
     sentinels: Sentinels = 0
@@ -31,8 +31,8 @@ class Bytes(Base, frozen=True, tag="bytes"):
         return self.read(None)
 
     def read(self, model: bytes | None) -> Tokenizer:
-        pieces = [bytes([byte]) for byte in range(256)]
-        return Tokenizer(pieces, sha(b"bytes 1"), _encode, self.sentinels)
+        tokens = [bytes([byte]) for byte in range(256)]
+        return Tokenizer(tokens, sha(b"bytes 1"), _encode, self.sentinels)
 
 
 def _encode(texts: Sequence[str]) -> list[np.ndarray]:

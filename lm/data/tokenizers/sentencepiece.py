@@ -18,13 +18,13 @@ from lm.data.tokenizers.base import ORDINARY, Base, Sentinels, Tokenizer, sha
 
 
 class SentencePiece(Base, frozen=True, tag="sentencepiece"):
-    """Pieces learnt from the training documents, with bytes for what they cannot spell."""
+    """Tokens learnt from the training documents, with bytes for what they cannot spell."""
 
-    kind: Annotated[Literal["unigram", "bpe"], Meta(description="how pieces are learnt")] = (
+    kind: Annotated[Literal["unigram", "bpe"], Meta(description="how tokens are learnt")] = (
         "bpe"
     )
     size: Annotated[
-        int, Meta(ge=ORDINARY + 257, le=2**20, description="pieces, with the 4 special ones")
+        int, Meta(ge=ORDINARY + 257, le=2**20, description="tokens, with the 4 special ones")
     ] = 2048
     sentinels: Sentinels = 0
 
@@ -61,14 +61,14 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
         except (AssertionError, RuntimeError):
             raise UserError("the tokenizer's file is no SentencePiece model") from None
 
-        def piece_bytes(id: int) -> bytes:
-            piece = processor.id_to_piece(id)
+        def token_bytes(id: int) -> bytes:
+            token = processor.id_to_piece(id)
             if processor.is_byte(id):
-                return bytes([int(piece[3:5], 16)])
-            return piece.replace("\u2581", " ").encode()
+                return bytes([int(token[3:5], 16)])
+            return token.replace("\u2581", " ").encode()
 
-        # id 0 is sentencepiece's unknown piece: with byte fallback it is never met
-        pieces = [piece_bytes(id) for id in range(1, processor.get_piece_size())]
+        # id 0 is sentencepiece's unknown token: with byte fallback it is never met
+        tokens = [token_bytes(id) for id in range(1, processor.get_piece_size())]
         byte_ids = np.array([processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)])
         cores = os.cpu_count() or 1
 
@@ -94,7 +94,7 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
             ]
 
         digest = sha(b"sentencepiece %d " % _VERSION + model)
-        return Tokenizer(pieces, digest, encode, self.sentinels, model)
+        return Tokenizer(tokens, digest, encode, self.sentinels, model)
 
     def _path(self, corpus_digest: str, validation: float) -> Path:
         """Where a learnt tokenizer is kept: named by what it was learnt from, and how."""
@@ -125,7 +125,7 @@ def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
             sentence_iterator=chunks,
             model_writer=model,
             model_type=config.kind,
-            vocab_size=config.size - ORDINARY + 1,  # and its unknown piece, which we drop
+            vocab_size=config.size - ORDINARY + 1,  # and its unknown token, which we drop
             unk_id=0,
             bos_id=-1,
             eos_id=-1,
@@ -137,7 +137,7 @@ def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,  # indentation
             max_sentence_length=1 << 16,
-            num_threads=8,  # the sums, so the pieces, depend on it; not on the machine's cores
+            num_threads=8,  # the sums, so the tokens, depend on it; not on the machine's cores
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -153,7 +153,7 @@ def _train(config: SentencePiece, chunks: Iterator[str]) -> bytes:
         else:
             raise
         raise UserError(
-            f"data.tokenizer.size: {config.size}, but the training text gives {bound} pieces"
+            f"data.tokenizer.size: {config.size}, but the training text gives {bound} tokens"
         ) from None
     return model.getvalue()
 

@@ -9,7 +9,7 @@ from lm.evaluate.probe import python_roles
 from lm.evaluate.probe.probe import probe, sample
 from lm.evaluate.scoring import sees
 from lm.evaluate.truth import drawn_rows, known_source
-from lm.evaluate.windows import Windows, document_of, piece_bytes, place_of
+from lm.evaluate.windows import Windows, document_of, place_of, token_bytes
 from lm.results import Probe
 from lm.train.load import Trained
 
@@ -25,12 +25,12 @@ def probe_of(trained: Trained, number: int) -> Probe | None:
             return None
         samples.append(
             sample(
-                trained.program.body,
+                trained.program.module,
                 trained.params,
                 windows,
                 labels_RL,
                 windows.text.documents_RL,
-                visible=sees(trained),
+                attention_mask=sees(trained),
                 place=place_of(trained),
             )
         )
@@ -54,6 +54,6 @@ def _labels(
         trained.run.data.length,
         offsets=split.offsets,
         document=partial(document_of, split),
-        piece_lengths_V=piece_bytes(trained),
+        token_lengths_V=token_bytes(trained),
     )
     return roles_RL, python_roles.ROLES

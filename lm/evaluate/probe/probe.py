@@ -11,17 +11,17 @@ import scipy.optimize
 
 from lm.distributed.hosts import fetch
 from lm.evaluate.bits import ratio_se
-from lm.example import Example, Visible, positions_of
-from lm.model.base import Body
+from lm.example import AttentionMask, Example, positions_of
+from lm.model.base import Module
 from lm.results import Probe
 
 
 class Sample(NamedTuple):
-    """Labelled tokens: the model's state, the label, the piece and the document of each."""
+    """Labelled tokens: the model's state, the label, the token and the document of each."""
 
     features_ND: np.ndarray
     labels_N: np.ndarray
-    pieces_N: np.ndarray
+    tokens_N: np.ndarray
     documents_N: np.ndarray
 
 
@@ -34,9 +34,9 @@ def probe(
     `penalty / 2` times the squared coefficients.
 
     >>> x, y = np.array([[0.0], [1], [2], [9]]), np.array([0, 0, 0, 1])
-    >>> seen = Sample(x, y, pieces_N=np.array([5, 5, 6, 6]), documents_N=np.array([0, 0, 1, 1]))
+    >>> seen = Sample(x, y, tokens_N=np.array([5, 5, 6, 6]), documents_N=np.array([0, 0, 1, 1]))
     >>> result = probe(seen, seen, names=("low", "high"))
-    >>> result.accuracy, result.majority_accuracy, result.piece_accuracy, result.recall
+    >>> result.accuracy, result.majority_accuracy, result.token_accuracy, result.recall
     (1.0, 0.75, 0.75, {'low': 1.0, 'high': 1.0})
     """
     mean_D, scale_D = training.features_ND.mean(axis=0), training.features_ND.std(axis=0)
@@ -57,7 +57,7 @@ def probe(
         accuracy=float(right_N.mean()),
         accuracy_se=ratio_se(right_d, tokens_d),
         majority_accuracy=float((test.labels_N == majority).mean()),
-        piece_accuracy=float((_by_piece(training, test.pieces_N) == test.labels_N).mean()),
+        token_accuracy=float((_by_token(training, test.tokens_N) == test.labels_N).mean()),
         recall={names[c]: float(found_C[c] / total_C[c]) for c in np.flatnonzero(total_C)},
         training_tokens=len(training.labels_N),
         test_tokens=len(test.labels_N),
@@ -67,13 +67,13 @@ def probe(
 
 
 def sample(
-    body: Body,
+    module: Module,
     params: Any,
     windows: Iterable[tuple[np.ndarray, np.ndarray]],
     labels_RL: np.ndarray,
     documents_RL: np.ndarray,
     *,
-    visible: Visible,
+    attention_mask: AttentionMask,
     place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
 ) -> Sample:
     """The labelled tokens (label >= 0) of R windows with the model's states, nothing hidden.
@@ -86,7 +86,9 @@ def sample(
         rows, batch = len(tokens_BL), batch or len(tokens_BL)
         fill = ((0, batch - rows), (0, 0))
         arrays = [place(np.pad(array, fill)) for array in (tokens_BL, segments_BL)]
-        states_BLD = fetch(features(body, params, *arrays, visible=visible))[:rows]
+        states_BLD = fetch(features(module, params, *arrays, attention_mask=attention_mask))[
+            :rows
+        ]
         here = slice(start, start + rows)
         chosen_BL = labels_RL[here] >= 0
         chosen = (states_BLD, labels_RL[here], tokens_BL, documents_RL[here])
@@ -97,24 +99,24 @@ def sample(
 
 @partial(jax.jit, static_argnums=0)
 def features(
-    body: Body,
+    module: Module,
     params: Any,
     tokens_BL: jax.Array,
     segments_BL: jax.Array,
     *,
-    visible: Visible,
+    attention_mask: AttentionMask,
 ) -> jax.Array:
-    """The body's last states at all positions with nothing hidden, float32[B, L, D]."""
+    """The module's last states at all positions with nothing hidden, float32[B, L, D]."""
     example = Example(
         inputs=tokens_BL,
-        predict=None,
+        target_positions=None,
         targets=tokens_BL,
         weights=jnp.zeros(tokens_BL.shape),
         segments=segments_BL,
         positions=positions_of(segments_BL),
-        visible=visible,
+        attention_mask=attention_mask,
     )
-    return body.apply({"params": params}, example)[0].astype(jnp.float32)
+    return module.apply({"params": params}, example)[0].astype(jnp.float32)
 
 
 def fit(
@@ -129,12 +131,12 @@ def fit(
         weights_DC = table_DC[:-1].astype(np.float32)
         logits_NC = features_ND @ weights_DC + table_DC[None, -1].astype(np.float32)
         logits_NC -= logits_NC.max(axis=1, keepdims=True)
-        share_NC = np.exp(logits_NC)
-        total_N1 = share_NC.sum(axis=1, keepdims=True)
+        fraction_NC = np.exp(logits_NC)
+        total_N1 = fraction_NC.sum(axis=1, keepdims=True)
         nats = np.log(total_N1).sum(dtype=np.float64) - (logits_NC * onehot_NC).sum(
             dtype=np.float64
         )
-        error_NC = (share_NC / total_N1 - onehot_NC) / np.float32(number)
+        error_NC = (fraction_NC / total_N1 - onehot_NC) / np.float32(number)
         gradient = np.empty_like(table_DC)
         gradient[:-1] = features_ND.T @ error_NC + penalty * table_DC[:-1]
         gradient[-1] = error_NC.sum(axis=0)
@@ -148,10 +150,10 @@ def fit(
     return table_DC[:-1], table_DC[-1]
 
 
-def _by_piece(training: Sample, pieces_N: np.ndarray) -> np.ndarray:
-    """The most frequent training label of each piece; of all pieces where it was never seen."""
-    pieces = 1 + max(training.pieces_N.max(), pieces_N.max())
-    count_VC = np.zeros((pieces, training.labels_N.max() + 1), int)
-    np.add.at(count_VC, (training.pieces_N, training.labels_N), 1)
+def _by_token(training: Sample, tokens_N: np.ndarray) -> np.ndarray:
+    """The most frequent training label of each token; of all tokens where it was never seen."""
+    tokens = 1 + max(training.tokens_N.max(), tokens_N.max())
+    count_VC = np.zeros((tokens, training.labels_N.max() + 1), int)
+    np.add.at(count_VC, (training.tokens_N, training.labels_N), 1)
     best_V = np.where(count_VC.any(axis=1), count_VC.argmax(axis=1), count_VC.sum(0).argmax())
-    return best_V[pieces_N]
+    return best_V[tokens_N]

@@ -1,7 +1,7 @@
 """The role of every byte of a Python source, as Python's own tokenizer and parser give it.
 
 They are the labels of the representation probe. A name's role is its place in the syntax tree
-(defined, read, called, assigned ...), so it does not follow from the piece alone.
+(defined, read, called, assigned ...), so it does not follow from the token alone.
 """
 
 import ast
@@ -50,7 +50,7 @@ _UNREADABLE = (
 LAYOUT = ROLES.index("layout")
 
 
-@lru_cache(maxsize=256)  # every arm of a study asks for the same documents
+@lru_cache(maxsize=256)  # every variant of a study asks for the same documents
 def byte_roles(source: str) -> np.ndarray:
     """Index into `ROLES` of each UTF-8 byte of a source, int8[bytes]; all -1 if not Python.
 
@@ -74,23 +74,23 @@ def byte_roles(source: str) -> np.ndarray:
     return roles
 
 
-def token_roles(byte_roles: np.ndarray, piece_lengths: np.ndarray) -> np.ndarray:
+def token_roles(byte_roles: np.ndarray, token_lengths: np.ndarray) -> np.ndarray:
     """The role of each token, int8[tokens]: of its first byte that is not layout, if any.
 
     >>> roles = np.array([6, 6, 14, 14, 1, 6, 6], np.int8)
     >>> token_roles(roles, np.array([4, 0, 1, 2])).tolist()
     [14, -1, 1, 6]
     """
-    if piece_lengths.sum() != len(byte_roles):
-        raise ValueError(f"pieces of {piece_lengths.sum()} bytes for {len(byte_roles)} roles")
+    if token_lengths.sum() != len(byte_roles):
+        raise ValueError(f"tokens of {token_lengths.sum()} bytes for {len(byte_roles)} roles")
     # where the next byte is that is not layout, for each byte
     here = np.where(byte_roles == LAYOUT, len(byte_roles), np.arange(len(byte_roles)))
     following = np.append(np.minimum.accumulate(here[::-1])[::-1], len(byte_roles))
-    end = np.cumsum(piece_lengths)
-    first = following[end - piece_lengths]
+    end = np.cumsum(token_lengths)
+    first = following[end - token_lengths]
     found = np.append(byte_roles, UNLABELLED)[np.minimum(first, len(byte_roles))]
     role = np.where(first < end, found, LAYOUT)
-    return np.where(piece_lengths > 0, role, UNLABELLED).astype(np.int8)
+    return np.where(token_lengths > 0, role, UNLABELLED).astype(np.int8)
 
 
 def window_roles(
@@ -99,17 +99,17 @@ def window_roles(
     *,
     offsets: np.ndarray,
     document: Callable[[int], tuple[str, np.ndarray]],
-    piece_lengths_V: np.ndarray,
+    token_lengths_V: np.ndarray,
 ) -> np.ndarray:
     """The role of each token of the given windows of a split, int8[R, L].
 
     Window r holds the stream's tokens from `r * (length - 1)` on; `offsets` are where the
     documents start in it; `document(d)` gives a document's text and its tokens in the stream
-    (with begin and end pieces, which have no bytes and no role).
+    (with begin and eos token, which have no bytes and no role).
 
     >>> text, tokens = "x = 1", np.array([2, 10, 11, 12, 3])  # begin, "x", " =", " 1", end
     >>> window_roles([0, 1], 4, offsets=np.array([0, 5]), document=lambda d: (text, tokens),
-    ...              piece_lengths_V=np.array([0] * 10 + [1, 2, 2])).tolist()
+    ...              token_lengths_V=np.array([0] * 10 + [1, 2, 2])).tolist()
     [[-1, 15, 1, 4], [-1, -1, -1, -1]]
     """
     roles_RL = np.full((len(windows), length), UNLABELLED, np.int8)
@@ -120,7 +120,7 @@ def window_roles(
         for d in range(first, min(last + 1, len(offsets) - 1)):
             if d not in known:
                 text, tokens = document(d)
-                known[d] = token_roles(byte_roles(text), piece_lengths_V[tokens])
+                known[d] = token_roles(byte_roles(text), token_lengths_V[tokens])
             low, high = max(start, offsets[d]), min(stop, offsets[d + 1])
             roles_RL[row, low - start + 1 : high - start + 1] = known[d][
                 low - offsets[d] : high - offsets[d]
@@ -176,7 +176,7 @@ class _File:
         }
         depth, opened = 0, 0
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            # From Python 3.12 on the pieces of an f-string are tokens; here it is one string.
+            # From Python 3.12 on the tokens of an f-string are tokens; here it is one string.
             name = tokenize.tok_name[token.type]
             start, end = self._place(*token.start), self._place(*token.end)
             if name.endswith("STRING_START"):

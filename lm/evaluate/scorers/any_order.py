@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from lm.evaluate.effort import Effort
-from lm.evaluate.scorers.masked import Hiding
-from lm.objectives.base import Base, Blank
+from lm.evaluate.scorers.masked import MaskedScorer
+from lm.objectives.base import Base, MaskPrediction
 from lm.results import Kind
 
 
 @dataclass(frozen=True)
-class AnyOrder(Hiding):
+class AnyOrder(MaskedScorer):
     """The mean code length over uniformly random orders, estimated: an upper bound.
 
     It bounds -log of the mixture of all orders, not of a single one; m is uniform on 1..n (Uria
@@ -23,7 +23,7 @@ class AnyOrder(Hiding):
     """
 
     samples: int = 8
-    answer: Blank = "hidden"
+    prediction: MaskPrediction = "masked"
     name: ClassVar[str] = "any-order bound"
     kind: ClassVar[Kind] = "bound"
 
@@ -38,8 +38,8 @@ class AnyOrder(Hiding):
         [[1, 1], [3, 1]]
         """
         part_KB = (jnp.arange(self.samples)[:, None] + uniform_B[None, :]) / self.samples
-        hidden_KB = jnp.ceil(content_B[None, :] * part_KB).astype(jnp.int32)
-        return jnp.maximum(hidden_KB, 1)  # u may be 0
+        masked_KB = jnp.ceil(content_B[None, :] * part_KB).astype(jnp.int32)
+        return jnp.maximum(masked_KB, 1)  # u may be 0
 
-    def slots(self, length: int) -> int:
+    def target_count(self, length: int) -> int:
         return length - 1

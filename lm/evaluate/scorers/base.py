@@ -1,8 +1,8 @@
 """Nats of every token of every window, by the scorers that are valid for a model.
 
-A scorer is a frozen value that asks one question (`lm.objectives.Answer`), so it is valid for
-the models that were taught to answer it. What it attributes to a token stays at that token, so
-that bits per byte, by document or by window, are sums over one array.
+A scorer is a frozen value that asks one question (`lm.objectives.Prediction`), so it is valid
+for the models that were trained to predict it. What it attributes to a token stays at that
+token, so that bits per byte, by document or by window, are sums over one array.
 """
 
 import math
@@ -16,11 +16,11 @@ import numpy as np
 
 from lm.distributed.hosts import fetch
 from lm.evaluate.effort import Effort
-from lm.evaluate.layout import Told
+from lm.evaluate.layout import LayoutGiven
 from lm.example import Example, Vocabulary
 from lm.loss import token_nats
-from lm.model.base import Body
-from lm.objectives.base import Answer, Base, Blank
+from lm.model.base import Module
+from lm.objectives.base import Base, MaskPrediction, Prediction
 from lm.results import Kind
 
 
@@ -35,12 +35,12 @@ class Scorer(Protocol):
     @property
     def kind(self) -> Kind: ...
     @property
-    def answer(self) -> Answer:
+    def prediction(self) -> Prediction:
         """The question that it asks: what a model must have been taught to answer."""
         ...
 
     @property
-    def told(self) -> Told:
+    def layout_given(self) -> LayoutGiven:
         """What a model is given to know of where documents end, which is not in its nats."""
         ...
 
@@ -48,7 +48,7 @@ class Scorer(Protocol):
     def samples(self) -> int: ...
     @property
     def block(self) -> int | None:
-        """Tokens that a decoding order uncovers at once; None for other scorers."""
+        """Tokens that a decoding order unmasks at once; None for other scorers."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class Scorer(Protocol):
 
     def nats(
         self,
-        body: Body,
+        module: Module,
         params: Any,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -98,36 +98,40 @@ class Usual:
         return effort.rows
 
 
-def blank_of(answers: frozenset[Answer]) -> Blank | None:
-    """Where a model says what is hidden, if it was taught that; at the place, if at both."""
-    blanks: tuple[Blank, ...] = ("hidden", "hidden before")
-    return next((blank for blank in blanks if blank in answers), None)
+def mask_prediction_of(predictions: frozenset[Prediction]) -> MaskPrediction | None:
+    """Where a model says what is masked, if it was trained to predict that; at the place, if
+    at both.
+    """
+    blanks: tuple[MaskPrediction, ...] = ("masked", "masked before")
+    return next((blank for blank in blanks if blank in predictions), None)
 
 
-def refuses(scorer: Scorer, answers: Collection[Answer]) -> str | None:
-    """Why a scorer is not valid for a model that was taught `answers`; None if it is.
+def refuses(scorer: Scorer, predictions: Collection[Prediction]) -> str | None:
+    """Why a scorer is not valid for a model that was trained to predict `predictions`; None if
+    it is.
 
     >>> from lm.evaluate.scorers.chain_rule import ChainRule
-    >>> refuses(ChainRule(), {"hidden"})
-    'the chain rule needs a model that was taught which piece is next'
-    >>> refuses(ChainRule(), {"hidden", "next"})
+    >>> refuses(ChainRule(), {"masked"})
+    'the chain rule needs a model that was trained to predict which token is next'
+    >>> refuses(ChainRule(), {"masked", "next"})
     """
-    if scorer.answer in answers:
+    if scorer.prediction in predictions:
         return None
-    return f"the {scorer.name} needs a model that was taught {_TAUGHT[scorer.answer]}"
+    wanted = _PREDICTED[scorer.prediction]
+    return f"the {scorer.name} needs a model that was trained to predict {wanted}"
 
 
-_TAUGHT: dict[Answer, str] = {
-    "next": "which piece is next",
-    "hidden": "which pieces are hidden",
-    "hidden before": "which pieces are hidden, at the place before",
-    "spans": "which pieces stand behind a sentinel",
+_PREDICTED: dict[Prediction, str] = {
+    "next": "which token is next",
+    "masked": "which tokens are masked",
+    "masked before": "which tokens are masked, at the place before",
+    "spans": "which tokens stand behind a sentinel",
 }
 
 
 def score(
     scorer: Scorer,
-    body: Body,
+    module: Module,
     params: Any,
     windows: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
@@ -155,23 +159,23 @@ def score(
         numbers = range(first, first + replicates)
         drawn = [0 if scorer.kind == "exact" else number for number in numbers]
         keys = [jax.random.fold_in(jax.random.key(seed), number) for number in drawn]
-        answers = [
+        predictions = [
             [
-                nats_of(scorer, body, vocabulary, params, *arrays, number_B, key, sample)
+                nats_of(scorer, module, vocabulary, params, *arrays, number_B, key, sample)
                 for sample in range(scorer.samples)
             ]
             for key in keys
         ]
-        fetched = [[fetch(nats_BL) for nats_BL in of] for of in answers]
+        fetched = [[fetch(nats_BL) for nats_BL in of] for of in predictions]
         nats.append(np.array(fetched)[:, :, :rows])
         start += rows
     return np.concatenate(nats, axis=2)
 
 
-class Asking(Usual):
+class ExampleScorer(Usual):
     """A scorer of which each sample is one example: what the model says, weighted."""
 
-    def ask(
+    def build_example(
         self,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -188,7 +192,7 @@ class Asking(Usual):
 
     def nats(
         self,
-        body: Body,
+        module: Module,
         params: Any,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -197,12 +201,12 @@ class Asking(Usual):
         key_B: jax.Array,
         sample: jax.Array | int,
     ) -> jax.Array:
-        example, at_BP = self.ask(
+        example, at_BP = self.build_example(
             tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B, sample=sample
         )
-        hidden_BPD, unembedding_VD = body.apply({"params": params}, example)
+        hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
         nats_BP = token_nats(
-            hidden_BPD, unembedding_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+            hidden_BPD, unembedding_VD, example.targets, einsum=module.einsum, mesh=module.mesh
         )
         # Not a product: what a model says of padding may be anything, NaN too.
         nats_BP = jnp.where(example.weights > 0, example.weights * nats_BP, 0.0)
@@ -212,7 +216,7 @@ class Asking(Usual):
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def nats_of(
     scorer: Scorer,
-    body: Body,
+    module: Module,
     vocabulary: Vocabulary,
     params: Any,
     tokens_BL: jax.Array,
@@ -224,7 +228,7 @@ def nats_of(
     """What one sample attributes to each token, float32[B, L]: the compiled part of `score`."""
     key_B = jax.vmap(partial(jax.random.fold_in, key))(number_B)
     return scorer.nats(
-        body,
+        module,
         params,
         tokens_BL,
         segments_BL,
@@ -234,9 +238,9 @@ def nats_of(
     )
 
 
-def mask_count(share: float, content: int) -> int:
+def mask_count(fraction: float, content: int) -> int:
     """How many of so many tokens of content a fraction is, at least one."""
-    return max(1, math.floor(share * content + 0.5))
+    return max(1, math.floor(fraction * content + 0.5))
 
 
 def shift_left(x_BL: jax.Array) -> jax.Array:
@@ -249,6 +253,8 @@ def at_positions(x_BL: jax.Array, at_BP: jax.Array) -> Any:
     return x_BL.at[jnp.arange(len(x_BL))[:, None], at_BP]
 
 
-def answer_positions(at_BP: jax.Array, answer: Blank) -> jax.Array:
-    """Where a model says what stands at these places; an unused slot may stand at 0."""
-    return at_BP if answer == "hidden" else (at_BP - 1).clip(0)
+def answer_positions(at_BP: jax.Array, prediction: MaskPrediction) -> jax.Array:
+    """Where a model says what stands at these places; an unused target position may stand at
+    0.
+    """
+    return at_BP if prediction == "masked" else (at_BP - 1).clip(0)

@@ -6,27 +6,27 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.evaluate.layout import Told
-from lm.evaluate.scorers.base import Asking, shift_left
+from lm.evaluate.layout import LayoutGiven
+from lm.evaluate.scorers.base import ExampleScorer, shift_left
 from lm.example import Causal, Example, Vocabulary, content_of, positions_of
-from lm.objectives import Answer
+from lm.objectives import Prediction
 from lm.results import Kind
 
 
 @dataclass(frozen=True)
-class ChainRule(Asking):
+class ChainRule(ExampleScorer):
     """-log p(token | all before it) of a model that says what is next: the exact code length.
 
-    A prefix model is asked with an empty prefix: only the begin piece is given.
+    A prefix model is asked with an empty prefix: only the bos token is given.
     """
 
     name: ClassVar[str] = "chain rule"
     kind: ClassVar[Kind] = "exact"
-    answer: ClassVar[Answer] = "next"
-    told: ClassVar[Told] = "nothing"
+    prediction: ClassVar[Prediction] = "next"
+    layout_given: ClassVar[LayoutGiven] = "nothing"
     samples: ClassVar[int] = 1
 
-    def ask(
+    def build_example(
         self,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -39,11 +39,11 @@ class ChainRule(Asking):
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         example = Example(
             inputs=tokens_BL,
-            predict=None,
+            target_positions=None,
             targets=shift_left(tokens_BL),
             weights=shift_left(content_BL).astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=Causal(),
+            attention_mask=Causal(),
         )
         return example, jnp.broadcast_to(1 + jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)

@@ -7,36 +7,38 @@ import jax
 import jax.numpy as jnp
 
 from lm.evaluate.scorers.base import mask_count
-from lm.evaluate.scorers.masked import Hiding
-from lm.objectives.base import Blank
+from lm.evaluate.scorers.masked import MaskedScorer
+from lm.objectives.base import MaskPrediction
 from lm.results import Kind
 
 
 @dataclass(frozen=True, init=False)
-class SharesHidden(Hiding):
-    """-log p of hidden pieces when a given share of the row is hidden: no likelihood.
+class MaskFractions(MaskedScorer):
+    """-log p of masked tokens when a given fraction of the row is masked: no likelihood.
 
-    Each share is one sample, so that one compiled function draws the whole curve.
+    Each fraction is one sample, so that one compiled function draws the whole curve.
     """
 
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     name: ClassVar[str] = "shares hidden"
     kind: ClassVar[Kind] = "no likelihood"
 
-    def __init__(self, shares: tuple[float, ...], answer: Blank = "hidden"):
-        object.__setattr__(self, "shares", shares)
-        object.__setattr__(self, "samples", len(shares))
-        object.__setattr__(self, "answer", answer)
+    def __init__(self, fractions: tuple[float, ...], prediction: MaskPrediction = "masked"):
+        object.__setattr__(self, "fractions", fractions)
+        object.__setattr__(self, "samples", len(fractions))
+        object.__setattr__(self, "prediction", prediction)
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
-        """M = round(share x n), at least one; half goes up, as in `lm.objectives`.
+        """M = round(fraction x n), at least one; half goes up, as in `lm.objectives`.
 
-        >>> SharesHidden((0.5,)).hidden(jnp.array([1, 2, 3, 4]), jnp.zeros(4), 5).tolist()
+        >>> MaskFractions((0.5,)).hidden(jnp.array([1, 2, 3, 4]), jnp.zeros(4), 5).tolist()
         [[1, 1, 2, 2]]
         """
-        # Tabulated in Python: in float32, share x n may fall on the other side of a half.
-        table = [[mask_count(share, n) for n in range(length)] for share in self.shares]
+        # Tabulated in Python: in float32, fraction x n may fall on the other side of a half.
+        table = [
+            [mask_count(fraction, n) for n in range(length)] for fraction in self.fractions
+        ]
         return jnp.array(table)[:, content_B]
 
-    def slots(self, length: int) -> int:
-        return mask_count(max(self.shares), length - 1)
+    def target_count(self, length: int) -> int:
+        return mask_count(max(self.fractions), length - 1)

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from lm.evaluate.effort import Effort
-from lm.evaluate.layout import Told
-from lm.evaluate.scorers.base import Usual, answer_positions, at_positions, blank_of
-from lm.example import Example, Full, Vocabulary, content_of, positions_of
+from lm.evaluate.layout import LayoutGiven
+from lm.evaluate.scorers.base import Usual, answer_positions, at_positions, mask_prediction_of
+from lm.example import Bidirectional, Example, Vocabulary, content_of, positions_of
 from lm.loss import token_and_least_nats, token_nats
-from lm.model.base import Body
-from lm.objectives.base import Base, Blank
+from lm.model.base import Module
+from lm.objectives.base import Base, MaskPrediction
 from lm.results import Kind
 
 Order = Literal["left to right", "random", "most confident first"]
@@ -25,16 +25,16 @@ PASSES = 32
 
 @dataclass(frozen=True)
 class FixedOrder(Usual):
-    """-log p of a row that is written in one order, some pieces at a time: exact.
+    """-log p of a row that is written in one order, some tokens at a time: exact.
 
-    At first all content is hidden. In each turn the model says what the next `block` pieces of
-    the order are, given those uncovered before, and they are uncovered. A block's pieces are
+    At first all content is masked. In each turn the model says what the next `block` tokens of
+    the order are, given those unmasked before, and they are unmasked. A block's tokens are
     taken as independent of each other, which is how such a model writes several at once; with
-    one piece a turn this is the likelihood of an order (Uria et al. 2014). As each turn's
-    places are chosen without a look at what is hidden, it sums to one over all strings.
+    one token a turn this is the likelihood of an order (Uria et al. 2014). As each turn's
+    places are chosen without a look at what is masked, it sums to one over all strings.
 
     random: an order for each row, that the seed and the row's number fix for all models. most
-    confident first: next are the places whose likeliest piece has the highest probability, as
+    confident first: next are the places whose likeliest token has the highest probability, as
     they are in Chang et al. 2022, section 3.2 (Shih et al. 2022 on what the order does); what
     is true there is not looked at. As in the other scorers, a row's documents share its turns,
     and the model sees where they begin and end, for which the length model pays.
@@ -42,22 +42,24 @@ class FixedOrder(Usual):
 
     order: Order = "left to right"
     block: int = 1
-    answer: Blank = "hidden"
+    prediction: MaskPrediction = "masked"
     kind: ClassVar[Kind] = "exact"
-    told: ClassVar[Told] = "ends of documents"
+    layout_given: ClassVar[LayoutGiven] = "ends of documents"
     samples: ClassVar[int] = 1
     only_by_name: ClassVar[bool] = True
 
     def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
         block = effort.block or -(-(length - 1) // PASSES)
-        return replace(self, block=block, answer=blank_of(objective.answers) or "hidden")
+        return replace(
+            self, block=block, prediction=mask_prediction_of(objective.predictions) or "masked"
+        )
 
     def rows(self, effort: Effort) -> int | None:
         return effort.orders
 
     @property
     def name(self) -> str:
-        """The order and the block, if it is not one piece.
+        """The order and the block, if it is not one token.
 
         >>> FixedOrder(block=4).name, FixedOrder("random").name
         ('order from left to right, 4 at once', 'random order')
@@ -71,7 +73,7 @@ class FixedOrder(Usual):
 
     def nats(
         self,
-        body: Body,
+        module: Module,
         params: Any,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -80,13 +82,13 @@ class FixedOrder(Usual):
         key_B: jax.Array,
         sample: jax.Array | int,
     ) -> jax.Array:
-        return self.uncover(
-            body, params, tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B
+        return self.unmask(
+            module, params, tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B
         )[1]
 
-    def uncover(
+    def unmask(
         self,
-        body: Body,
+        module: Module,
         params: Any,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -94,41 +96,41 @@ class FixedOrder(Usual):
         vocabulary: Vocabulary,
         key_B: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """The turn in which each piece is uncovered, from 1, and its nats; 0: no content."""
+        """The turn in which each token is unmasked, from 1, and its nats; 0: no content."""
         length = tokens_BL.shape[1]
         index_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
         block = min(self.block, length)
 
-        def ask(hidden_BL: jax.Array, at_BP: jax.Array) -> Example:
+        def build_example(masked_BL: jax.Array, at_BP: jax.Array) -> Example:
             return Example(
-                inputs=jnp.where(hidden_BL, vocabulary.mask, tokens_BL),
-                predict=answer_positions(at_BP, self.answer),
+                inputs=jnp.where(masked_BL, vocabulary.mask, tokens_BL),
+                target_positions=answer_positions(at_BP, self.prediction),
                 targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
                 weights=jnp.ones(at_BP.shape),
                 segments=segments_BL,
                 positions=positions_of(segments_BL),
-                visible=Full(),
+                attention_mask=Bidirectional(),
             )
 
-        def first(rank_BL: jax.Array, hidden_BL: jax.Array) -> jax.Array:
-            """The hidden places of the lowest rank, the leftmost of those that are equal."""
-            return jax.lax.top_k(-jnp.where(hidden_BL, rank_BL, jnp.inf), block)[1]
+        def first(rank_BL: jax.Array, masked_BL: jax.Array) -> jax.Array:
+            """The masked places of the lowest rank, the leftmost of those that are equal."""
+            return jax.lax.top_k(-jnp.where(masked_BL, rank_BL, jnp.inf), block)[1]
 
-        def known(rank_BL: jax.Array, hidden_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-            at_BP = first(rank_BL, hidden_BL)
-            example = ask(hidden_BL, at_BP)
-            states_BPD, table_VD = body.apply({"params": params}, example)
+        def known(rank_BL: jax.Array, masked_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+            at_BP = first(rank_BL, masked_BL)
+            example = build_example(masked_BL, at_BP)
+            states_BPD, table_VD = module.apply({"params": params}, example)
             return at_BP, token_nats(
-                states_BPD, table_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+                states_BPD, table_VD, example.targets, einsum=module.einsum, mesh=module.mesh
             )
 
-        def confident(hidden_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-            example = ask(hidden_BL, index_BL)
-            states_BLD, table_VD = body.apply({"params": params}, example)
+        def confident(masked_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+            example = build_example(masked_BL, index_BL)
+            states_BLD, table_VD = module.apply({"params": params}, example)
             nats_BL, least_BL = token_and_least_nats(
-                states_BLD, table_VD, example.targets, einsum=body.einsum, mesh=body.mesh
+                states_BLD, table_VD, example.targets, einsum=module.einsum, mesh=module.mesh
             )
-            at_BP = first(least_BL, hidden_BL)
+            at_BP = first(least_BL, masked_BL)
             return at_BP, jnp.take_along_axis(nats_BL, at_BP, axis=1)
 
         choose: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -141,27 +143,27 @@ class FixedOrder(Usual):
             case _:
                 choose = confident
 
-        def turn(carry: _Uncovered) -> _Uncovered:
-            number, hidden_BL, turn_BL, nats_BL = carry
-            at_BP, nats_BP = choose(hidden_BL)
+        def turn(carry: _Unmasked) -> _Unmasked:
+            number, masked_BL, step_BL, nats_BL = carry
+            at_BP, nats_BP = choose(masked_BL)
             # A row that has fewer left than a block leaves slots unused.
-            used_BP = jnp.take_along_axis(hidden_BL, at_BP, axis=1)
+            used_BP = jnp.take_along_axis(masked_BL, at_BP, axis=1)
             at_BP = jnp.where(used_BP, at_BP, length)
-            hidden_BL = at_positions(hidden_BL, at_BP).set(False, mode="drop")
-            turn_BL = at_positions(turn_BL, at_BP).set(number, mode="drop")
+            masked_BL = at_positions(masked_BL, at_BP).set(False, mode="drop")
+            step_BL = at_positions(step_BL, at_BP).set(number, mode="drop")
             return (
                 number + 1,
-                hidden_BL,
-                turn_BL,
+                masked_BL,
+                step_BL,
                 at_positions(nats_BL, at_BP).set(nats_BP, mode="drop"),
             )
 
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         never_BL, no_BL = jnp.zeros(tokens_BL.shape, jnp.int32), jnp.zeros(tokens_BL.shape)
         carry = jnp.int32(1), content_BL, never_BL, no_BL
-        _, _, turn_BL, nats_BL = jax.lax.while_loop(lambda carry: carry[1].any(), turn, carry)
-        return turn_BL, nats_BL
+        _, _, step_BL, nats_BL = jax.lax.while_loop(lambda carry: carry[1].any(), turn, carry)
+        return step_BL, nats_BL
 
 
-_Uncovered = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""The next turn, what is hidden, and of each piece its turn and its nats."""
+_Unmasked = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""The next turn, what is masked, and of each token its turn and its nats."""

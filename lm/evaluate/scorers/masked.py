@@ -1,4 +1,4 @@
-"""What scorers share that mask tokens and ask for them."""
+"""What scorers fraction that mask tokens and ask for them."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -7,36 +7,41 @@ import jax
 import jax.numpy as jnp
 
 from lm.evaluate.effort import Effort
-from lm.evaluate.layout import Told
-from lm.evaluate.scorers.base import Asking, answer_positions, at_positions, blank_of
-from lm.example import Example, Full, Vocabulary, content_of, positions_of
-from lm.objectives.base import Base, Blank
+from lm.evaluate.layout import LayoutGiven
+from lm.evaluate.scorers.base import (
+    ExampleScorer,
+    answer_positions,
+    at_positions,
+    mask_prediction_of,
+)
+from lm.example import Bidirectional, Example, Vocabulary, content_of, positions_of
+from lm.objectives.base import Base, MaskPrediction
 
 
 @dataclass(frozen=True)
-class Hiding(Asking):
-    """Hides a uniform set of m of a row's n content pieces and counts each of them n/m times.
+class MaskedScorer(ExampleScorer):
+    """Masks a uniform set of m of a row's n content tokens and counts each of them n/m times.
 
     The samples' sets are successive stretches of one random circle of the content positions:
     each is uniform by itself, and together they cover all positions equally often, within one.
     """
 
     samples: int
-    answer: Blank
-    told: ClassVar[Told] = "ends of documents"
+    prediction: MaskPrediction
+    layout_given: ClassVar[LayoutGiven] = "ends of documents"
 
     def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
-        return replace(self, answer=blank_of(objective.answers) or "hidden")
+        return replace(self, prediction=mask_prediction_of(objective.predictions) or "masked")
 
     def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """The m of each sample, int32[K, B], given n and a number from [0, 1) for each row."""
         raise NotImplementedError
 
-    def slots(self, length: int) -> int:
+    def target_count(self, length: int) -> int:
         """The largest m."""
         raise NotImplementedError
 
-    def ask(
+    def build_example(
         self,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -45,14 +50,14 @@ class Hiding(Asking):
         key_B: jax.Array,
         sample: jax.Array | int,
     ) -> tuple[Example, jax.Array]:
-        """Shows the mask piece at the set's positions and asks for what stood there.
+        """Shows the mask token at the set's positions and asks for what stood there.
 
-        >>> from lm.evaluate.scorers.curve import SharesHidden
+        >>> from lm.evaluate.scorers.curve import MaskFractions
         >>> vocabulary = Vocabulary(
-        ...     size=9, pad=0, mask=1, begin=2, end=3, ordinary=4, begins_word=(True,) * 9
+        ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> tokens, segments = jnp.array([[2, 5, 6, 7, 3, 0]]), jnp.array([[1, 1, 1, 1, 1, 0]])
-        >>> example, at = SharesHidden((0.5,)).ask(
+        >>> example, at = MaskFractions((0.5,)).build_example(
         ...     tokens, segments, vocabulary=vocabulary, key_B=jax.random.key(0)[None], sample=0
         ... )
         >>> int((example.inputs == 1).sum()), example.weights.tolist()  # 2 of 4, n/m = 2
@@ -64,23 +69,23 @@ class Hiding(Asking):
         draws_BL = jax.vmap(lambda key: jax.random.uniform(key, (length + 1,)))(key_B)
         # content first, in random order
         circle_BL = jnp.argsort(jnp.where(content_BL, draws_BL[:, 1:], 2.0), axis=1)
-        hidden_KB = self.hidden(content_B, draws_BL[:, 0], length)
-        hidden_KB = jnp.minimum(hidden_KB, content_B[None, :])  # a row of padding has none
-        hidden_B, start_B = hidden_KB[sample], (hidden_KB.cumsum(0) - hidden_KB)[sample]
+        masked_KB = self.hidden(content_B, draws_BL[:, 0], length)
+        masked_KB = jnp.minimum(masked_KB, content_B[None, :])  # a row of padding has none
+        masked_B, start_B = masked_KB[sample], (masked_KB.cumsum(0) - masked_KB)[sample]
 
-        slot_1P = jnp.arange(self.slots(length))[None, :]
-        used_BP = slot_1P < hidden_B[:, None]
-        turn_BP = (start_B[:, None] + slot_1P) % jnp.maximum(content_B, 1)[:, None]
-        at_BP = jnp.take_along_axis(circle_BL, turn_BP, axis=1)
+        slot_1P = jnp.arange(self.target_count(length))[None, :]
+        used_BP = slot_1P < masked_B[:, None]
+        place_BP = (start_B[:, None] + slot_1P) % jnp.maximum(content_B, 1)[:, None]
+        at_BP = jnp.take_along_axis(circle_BL, place_BP, axis=1)
         example = Example(
             inputs=at_positions(tokens_BL, jnp.where(used_BP, at_BP, length)).set(
                 vocabulary.mask, mode="drop"
             ),
-            predict=answer_positions(at_BP, self.answer),
+            target_positions=answer_positions(at_BP, self.prediction),
             targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
-            weights=used_BP * (content_B / jnp.maximum(hidden_B, 1))[:, None],
+            weights=used_BP * (content_B / jnp.maximum(masked_B, 1))[:, None],
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            visible=Full(),
+            attention_mask=Bidirectional(),
         )
         return example, at_BP

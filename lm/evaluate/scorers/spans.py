@@ -6,36 +6,36 @@ from typing import ClassVar, Literal, Self
 import jax
 
 from lm.evaluate.effort import Effort
-from lm.evaluate.layout import Told
-from lm.evaluate.scorers.base import Asking
+from lm.evaluate.layout import LayoutGiven
+from lm.evaluate.scorers.base import ExampleScorer
 from lm.example import Example, Vocabulary, content_of
-from lm.objectives import Answer
+from lm.objectives import Prediction
 from lm.objectives.base import Base
 from lm.objectives.spans import Spans, lay_out
 from lm.results import Kind
 
 
 @dataclass(frozen=True)
-class BehindSentinel(Asking):
+class BehindSentinel(ExampleScorer):
     """The chain rule where all content of a document stands behind one sentinel: exact.
 
     A span model is given how many documents a row has, for which the length model pays, and
     says each in one span, from left to right. Sentinels are given, as they are no text: only
-    pieces of the row count.
+    tokens of the row count.
     """
 
     stack: Literal["single", "encoder_decoder"] = "single"
     name: ClassVar[str] = "chain rule behind a sentinel"
     kind: ClassVar[Kind] = "exact"
-    answer: ClassVar[Answer] = "spans"
-    told: ClassVar[Told] = "number of documents"
+    prediction: ClassVar[Prediction] = "spans"
+    layout_given: ClassVar[LayoutGiven] = "number of documents"
     samples: ClassVar[int] = 1
 
     def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
         last = objective.last
         return replace(self, stack=last.stack) if isinstance(last, Spans) else self
 
-    def ask(
+    def build_example(
         self,
         tokens_BL: jax.Array,
         segments_BL: jax.Array,
@@ -44,14 +44,14 @@ class BehindSentinel(Asking):
         key_B: jax.Array,
         sample: jax.Array | int,
     ) -> tuple[Example, jax.Array]:
-        """Shows a begin piece and a sentinel for each document, and asks for all the rest.
+        """Shows a bos token and a sentinel for each document, and asks for all the rest.
 
         >>> import jax.numpy as jnp
         >>> vocabulary = Vocabulary(
-        ...     size=12, pad=0, mask=1, begin=2, end=3, ordinary=6, begins_word=(True,) * 12,
-        ...     sentinels=(4, 5),
+        ...     size=12, pad=0, mask=1, bos=2, eos=3, first_ordinary=6,
+        ...     begins_word=(True,) * 12, sentinels=(4, 5),
         ... )
-        >>> example, at = BehindSentinel().ask(
+        >>> example, at = BehindSentinel().build_example(
         ...     jnp.array([[2, 7, 8, 3]]), jnp.ones((1, 4), int), vocabulary=vocabulary,
         ...     key_B=jax.random.key(0)[None], sample=0,
         ... )

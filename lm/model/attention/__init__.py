@@ -2,17 +2,17 @@
 
 from lm.model.attention.choose import Attention, Backend, choose, pairs, refusal
 from lm.model.attention.kernels import KERNELS, attend_in_blocks
-from lm.model.attention.xla import Reach, attend, reaches
+from lm.model.attention.xla import KeyExtent, attend, key_extents
 
 __all__ = [
     "KERNELS",
     "Attention",
     "Backend",
-    "Reach",
+    "KeyExtent",
     "attend",
     "attend_in_blocks",
     "choose",
+    "key_extents",
     "pairs",
-    "reaches",
     "refusal",
 ]

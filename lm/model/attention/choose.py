@@ -6,7 +6,7 @@ tests and proofs.
 
 from typing import Literal
 
-from lm.example import Visible
+from lm.example import AttentionMask
 from lm.model.attention import xla
 from lm.model.attention.kernels import KERNELS
 from lm.numerics import Precision
@@ -59,7 +59,7 @@ def choose(
     return "xla"
 
 
-def pairs(backend: Backend, visible: Visible, length: int) -> int:
+def pairs(backend: Backend, attention_mask: AttentionMask, length: int) -> int:
     """Pairs of a query and a key that a backend computes of a row, whether masked or not."""
     count = xla.pairs if backend == "xla" else KERNELS[backend].pairs
-    return count(visible, length)
+    return count(attention_mask, length)

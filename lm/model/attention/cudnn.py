@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from lm.example import Causal, Until, Visible
+from lm.example import AttentionMask, Causal, Until
 from lm.model.attention.rows import fill_up
 
 BACKWARD = 5
@@ -16,12 +16,12 @@ BACKWARD = 5
 XLA's, and the scores again."""
 
 
-def pairs(visible: Visible, length: int) -> int:
+def pairs(attention_mask: AttentionMask, length: int) -> int:
     """Pairs of a query and a key that are computed of a row: the least number possible.
 
     Its blocks are its own affair.
     """
-    return length * (length + 1) // 2 if isinstance(visible, Causal) else length**2
+    return length * (length + 1) // 2 if isinstance(attention_mask, Causal) else length**2
 
 
 def refuse_heads(head_size: int) -> str | None:
@@ -37,7 +37,7 @@ def attend(
     value_BMGA: jax.Array,
     query_segments_BL: jax.Array,
     key_segments_BM: jax.Array,
-    visible: Visible,
+    attention_mask: AttentionMask,
     *,
     at_home: bool,
 ) -> jax.Array:
@@ -51,8 +51,8 @@ def attend(
     query_BLHA, key_BMGA, value_BMGA = map(fill, (query_BLHA, key_BMGA, value_BMGA))
     query_segments_BL, key_segments_BM = fill(query_segments_BL), fill(key_segments_BM)
     mask_BLM = query_segments_BL[:, :, None] == key_segments_BM[:, None, :]
-    if isinstance(visible, Until):
-        until_BL = fill(visible.until_BL)
+    if isinstance(attention_mask, Until):
+        until_BL = fill(attention_mask.until_BL)
         mask_BLM &= jnp.arange(mask_BLM.shape[2])[None, None] <= until_BL[:, :, None]
     mixed_BLHA = jax.nn.dot_product_attention(
         query_BLHA,
@@ -60,7 +60,7 @@ def attend(
         value_BMGA,
         mask=mask_BLM[:, None],
         scale=1.0,
-        is_causal=isinstance(visible, Causal),
+        is_causal=isinstance(attention_mask, Causal),
         implementation="cudnn" if at_home and query_BLHA.dtype != jnp.float32 else "xla",
     )
     return mixed_BLHA[:, :length]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lm.distributed.mesh import constrain, platform_of, spec
-from lm.example import Causal, Until, Visible
+from lm.example import AttentionMask, Causal, Until
 from lm.model.attention import cudnn, splash
 from lm.numerics import Einsum
 
@@ -21,7 +21,7 @@ class Kernel(NamedTuple):
     """The platform that it is written for."""
     backward: int
     """Matrix products of its backward pass, of the size of the two in its forward pass."""
-    pairs: Callable[[Visible, int], int]
+    pairs: Callable[[AttentionMask, int], int]
     """Pairs of a query and a key that are computed of a row of a length."""
     attend: Callable[..., jax.Array]
     """`(query_BLHA, key_BMGA, value_BMGA, query_segments_BL, key_segments_BM, visible,
@@ -42,7 +42,7 @@ def attend_in_blocks(
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     segments_BL: jax.Array,
-    visible: Visible,
+    attention_mask: AttentionMask,
     *,
     mesh: jax.sharding.Mesh,
     einsum: Einsum,
@@ -53,10 +53,10 @@ def attend_in_blocks(
     has its queries and gathers all keys and values (Grattafiori et al. 2024, section
     3.3.2).
     """
-    if isinstance(visible, Causal) and mesh.shape["context"] > 1:
+    if isinstance(attention_mask, Causal) and mesh.shape["context"] > 1:
         # Causal kernels count queries from 0, and these begin anywhere.
         index_1L = jnp.arange(segments_BL.shape[1], dtype=jnp.int32)[None]
-        visible = Until(jnp.broadcast_to(index_1L, segments_BL.shape))
+        attention_mask = Until(jnp.broadcast_to(index_1L, segments_BL.shape))
     kernel = KERNELS[backend]
     local = partial(kernel.attend, at_home=platform_of(mesh) == kernel.home)
     axes = "batch", "length", "act_heads", "head"
@@ -80,6 +80,6 @@ def attend_in_blocks(
         value_BMGA,
         segments_BL,
         segments_BL,
-        visible,
+        attention_mask,
     )
     return mixed_BLHA.astype(jnp.float32)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.example import Causal, Until, Visible
+from lm.example import AttentionMask, Causal, Until
 from lm.model.attention.rows import fill_up
 
 LANES = 128
@@ -21,10 +21,10 @@ BACKWARD = 7
 """Matrix products of the backward pass, of the size of the two in the forward pass.
 
 Without kernels they are four. This one has a pass for queries and another for keys and values:
-each computes the scores again, and the shares' cotangents too."""
+each computes the scores again, and the weights' cotangents too."""
 
 
-def pairs(visible: Visible, length: int) -> int:
+def pairs(attention_mask: AttentionMask, length: int) -> int:
     """Pairs of a query and a key that are computed of a row, whether masked or not.
 
     >>> pairs(Causal(), 2048) == 2048**2 * 10 // 16
@@ -35,7 +35,9 @@ def pairs(visible: Visible, length: int) -> int:
     padded = -(-length // LANES) * LANES
     block = math.gcd(padded, BLOCK)
     number = padded // block
-    return (number * (number + 1) // 2 if isinstance(visible, Causal) else number**2) * block**2
+    return (
+        number * (number + 1) // 2 if isinstance(attention_mask, Causal) else number**2
+    ) * block**2
 
 
 def attend(
@@ -44,7 +46,7 @@ def attend(
     value_BMGA: jax.Array,
     query_segments_BL: jax.Array,
     key_segments_BM: jax.Array,
-    visible: Visible,
+    attention_mask: AttentionMask,
     *,
     at_home: bool,
 ) -> jax.Array:
@@ -64,7 +66,7 @@ def attend(
     fill = partial(fill_up, multiple=LANES)
     query_BLHA, key_BMGA, value_BMGA = map(fill, (query_BLHA, key_BMGA, value_BMGA))
     segments = splash.SegmentIds(fill(query_segments_BL), fill(key_segments_BM))
-    visible = jax.tree.map(fill, visible)
+    attention_mask = jax.tree.map(fill, attention_mask)
     size, keys = (math.gcd(x.shape[1], BLOCK) for x in (query_BLHA, key_BMGA))
     settings: dict[str, Any] = {
         "block_sizes": splash.BlockSizes(
@@ -76,12 +78,14 @@ def attend(
     }  # fmt: skip
     causal = masks.CausalMask((query_BLHA.shape[1], key_BMGA.shape[1]))
 
-    def row(query_HLA: Any, key_GMA: Any, value_GMA: Any, segments: Any, visible: Any) -> Any:
-        if isinstance(visible, Causal):
+    def row(
+        query_HLA: Any, key_GMA: Any, value_GMA: Any, segments: Any, attention_mask: Any
+    ) -> Any:
+        if isinstance(attention_mask, Causal):
             mask = masks.MultiHeadMask([causal] * len(query_HLA))
             kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, **settings)
         else:
-            until: Any = visible.until_BL if isinstance(visible, Until) else None
+            until: Any = attention_mask.until_BL if isinstance(attention_mask, Until) else None
             kernel = splash.SplashAttentionKernel(
                 *[info.MaskInfo(None, None, None, None, until)] * 3,
                 is_mqa=False, save_residuals=False, mask_value=splash.DEFAULT_MASK_VALUE,
@@ -92,6 +96,6 @@ def attend(
 
     first = partial(jnp.swapaxes, axis1=1, axis2=2)
     mixed_BHLA = jax.vmap(row)(
-        first(query_BLHA), first(key_BMGA), first(value_BMGA), segments, visible
+        first(query_BLHA), first(key_BMGA), first(value_BMGA), segments, attention_mask
     )
     return first(mixed_BHLA)[:, :length]

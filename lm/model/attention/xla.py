@@ -6,11 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm.example import Causal, Visible
+from lm.example import AttentionMask, Causal
 from lm.numerics import Einsum
 
 
-class Reach(NamedTuple):
+class KeyExtent(NamedTuple):
     """A block of queries, `start .. stop - 1`, and how many keys it needs from the first on."""
 
     start: int
@@ -22,30 +22,32 @@ BLOCK = 128
 """Fewest queries in a block: fewer would leave matrix kernels too little to do."""
 
 
-def reaches(visible: Visible, length: int) -> tuple[Reach, ...]:
+def key_extents(attention_mask: AttentionMask, length: int) -> tuple[KeyExtent, ...]:
     """Blocks of queries that leave out keys which none of their queries may see.
 
     A causal query sees half of the keys on average. In blocks (four at most, so that programs
     stay small) 62.5% of all pairs are computed, for long rows.
 
-    >>> reaches(Causal(), 256)
-    (Reach(start=0, stop=128, keys=128), Reach(start=128, stop=256, keys=256))
+    >>> key_extents(Causal(), 256)
+    (KeyExtent(start=0, stop=128, keys=128), KeyExtent(start=128, stop=256, keys=256))
     """
-    if not isinstance(visible, Causal):
-        return (Reach(0, length, length),)
+    if not isinstance(attention_mask, Causal):
+        return (KeyExtent(0, length, length),)
     size = max(BLOCK, -(-length // 4))
     starts = range(0, length, size)
     stops = [*starts[1:], length]
-    return tuple(Reach(*block, block[1]) for block in zip(starts, stops, strict=True))
+    return tuple(KeyExtent(*block, block[1]) for block in zip(starts, stops, strict=True))
 
 
-def pairs(visible: Visible, length: int) -> int:
+def pairs(attention_mask: AttentionMask, length: int) -> int:
     """Pairs of a query and a key that are computed of a row, whether masked or not.
 
     >>> pairs(Causal(), 2048) == 2048**2 * 10 // 16
     True
     """
-    return sum((stop - start) * keys for start, stop, keys in reaches(visible, length))
+    return sum(
+        (stop - start) * keys for start, stop, keys in key_extents(attention_mask, length)
+    )
 
 
 def attend(
@@ -53,7 +55,7 @@ def attend(
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     mask_BLM: jax.Array,
-    blocks: tuple[Reach, ...],
+    blocks: tuple[KeyExtent, ...],
     *,
     einsum: Einsum,
 ) -> jax.Array:
@@ -74,7 +76,7 @@ def attend(
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _mix(
     einsum: Einsum,
-    blocks: tuple[Reach, ...],
+    blocks: tuple[KeyExtent, ...],
     query_BLGRA: jax.Array,
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
@@ -84,47 +86,49 @@ def _mix(
 
 
 Saved = tuple[jax.Array, jax.Array, jax.Array, list[jax.Array], jax.Array]
-"""Queries, keys, values, the shares of each block, and the output, all rounded."""
+"""Queries, keys, values, the weights of each block, and the output, all rounded."""
 
 
 def _mix_forward(
     einsum: Einsum,
-    blocks: tuple[Reach, ...],
+    blocks: tuple[KeyExtent, ...],
     query_BLGRA: jax.Array,
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     mask_BLM: jax.Array,
 ) -> tuple[jax.Array, Saved]:
     query, key, value = map(einsum.rounded, (query_BLGRA, key_BMGA, value_BMGA))
-    mixed, shares = [], []
+    mixed, weights = [], []
     for start, stop, keys in blocks:
         scores_BGRlm = einsum("BLGRA,BMGA->BGRLM", query[:, start:stop], key[:, :keys])
-        visible_B11lm = mask_BLM[:, None, None, start:stop, :keys]
-        scores_BGRlm = jnp.where(visible_B11lm, scores_BGRlm, -1e30)
-        shares.append(einsum.rounded(jax.nn.softmax(scores_BGRlm, axis=-1)))
-        mixed.append(einsum("BGRLM,BMGA->BLGRA", shares[-1], value[:, :keys]))
+        allowed_B11lm = mask_BLM[:, None, None, start:stop, :keys]
+        scores_BGRlm = jnp.where(allowed_B11lm, scores_BGRlm, -1e30)
+        weights.append(einsum.rounded(jax.nn.softmax(scores_BGRlm, axis=-1)))
+        mixed.append(einsum("BGRLM,BMGA->BLGRA", weights[-1], value[:, :keys]))
     mixed_BLGRA = jnp.concatenate(mixed, axis=1)
-    return mixed_BLGRA, (query, key, value, shares, einsum.rounded(mixed_BLGRA))
+    return mixed_BLGRA, (query, key, value, weights, einsum.rounded(mixed_BLGRA))
 
 
 def _mix_backward(
-    einsum: Einsum, blocks: tuple[Reach, ...], saved: Saved, cotangent_BLGRA: jax.Array
+    einsum: Einsum, blocks: tuple[KeyExtent, ...], saved: Saved, cotangent_BLGRA: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    """The softmax's derivative needs the sum of shares times their cotangents for each query.
+    """The softmax's derivative needs the sum of weights times their cotangents for each query.
 
-    It equals the product of output and cotangent (Dao et al. 2022, appendix B.2), so shares
+    It equals the product of output and cotangent (Dao et al. 2022, appendix B.2), so weights
     are read once. They are kept rounded, as the products take them.
     """
-    query, key, value, shares, mixed = saved
+    query, key, value, weights, mixed = saved
     sum_BGRL = jnp.einsum("BLGRA,BLGRA->BGRL", cotangent_BLGRA, mixed.astype(jnp.float32))
     given = einsum.rounded(cotangent_BLGRA)
     d_query, d_key, d_value = [], jnp.zeros(key.shape), jnp.zeros(value.shape)
-    for (start, stop, keys), shares_BGRlm in zip(blocks, shares, strict=True):
-        d_shares = einsum("BLGRA,BMGA->BGRLM", given[:, start:stop], value[:, :keys])
-        d_scores = einsum.rounded(shares_BGRlm * (d_shares - sum_BGRL[..., start:stop, None]))
+    for (start, stop, keys), weights_BGRlm in zip(blocks, weights, strict=True):
+        d_weights = einsum("BLGRA,BMGA->BGRLM", given[:, start:stop], value[:, :keys])
+        d_scores = einsum.rounded(weights_BGRlm * (d_weights - sum_BGRL[..., start:stop, None]))
         d_query.append(einsum("BGRLM,BMGA->BLGRA", d_scores, key[:, :keys]))
         d_key = _add(d_key, einsum("BGRLM,BLGRA->BMGA", d_scores, query[:, start:stop]))
-        d_value = _add(d_value, einsum("BGRLM,BLGRA->BMGA", shares_BGRlm, given[:, start:stop]))
+        d_value = _add(
+            d_value, einsum("BGRLM,BLGRA->BMGA", weights_BGRlm, given[:, start:stop])
+        )
     return jnp.concatenate(d_query, axis=1), d_key, d_value, None
 
 

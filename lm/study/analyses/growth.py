@@ -13,7 +13,7 @@ from lm.scaling.joint import Joint, fit_joint
 from lm.scaling.parametric import fit_parametric
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
-from lm.study.grid import Arm
+from lm.study.grid import Variant
 from lm.study.groups import BITS, Gap, Group, Measure, all_results, gaps, of_arm
 from lm.study.laws import ONE_SIZE, attempt, draw_law, runs_of, truth_of
 from lm.study.report.figures import MARKERS, PAPER, panels, reference_lines, styled
@@ -22,59 +22,59 @@ from lm.study.tables import Fits
 
 OWN = Measure("validation_loss", lambda result: None, -1, decimals)
 """Its sums by document are not kept: errors are those over seeds."""
-UNITS = {BITS: "bits per byte", OWN: "nats per predicted piece"}
+UNITS = {BITS: "bits per byte", OWN: "nats per predicted token"}
 
 
 class Growth(NamedTuple):
-    """What the runs say of one loss, L = E + B / D^beta, by the label of an arm."""
+    """What the runs say of one loss, L = E + B / D^beta, by the label of a variant."""
 
     loss: Measure
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     free: Fits
     held: Fits
     """With E held at what the source needs; in bits per byte, where that is known."""
     joint: Joint | DataError
-    """The first arm and the last with one beta."""
+    """The first variant and the last with one beta."""
 
     @staticmethod
-    def of(groups: Sequence[Group], loss: Measure, arms: Sequence[Arm]) -> "Growth":
-        """The laws of all arms, or why there is none yet."""
+    def of(groups: Sequence[Group], loss: Measure, variants: Sequence[Variant]) -> "Growth":
+        """The laws of all variants, or why there is none yet."""
 
-        def law(arm: Arm, fixed: dict[str, float]) -> Fit:
-            found = runs_of(all_results(of_arm(groups, arm)), loss=loss.key)
+        def law(variant: Variant, fixed: dict[str, float]) -> Fit:
+            found = runs_of(all_results(of_arm(groups, variant)), loss=loss.key)
             return fit_parametric(found, fixed=ONE_SIZE | fixed)
 
         truth = truth_of(all_results(groups))
         held = {"E": truth} if truth and loss == BITS else {}
         return Growth(
             loss,
-            tuple(arms),
-            {arm.label: attempt(law, arm, {}) for arm in arms},
-            {arm.label: attempt(law, arm, held) for arm in arms if held},
-            attempt(_joint, groups, loss, arms[0], arms[-1]),
+            tuple(variants),
+            {variant.label: attempt(law, variant, {}) for variant in variants},
+            {variant.label: attempt(law, variant, held) for variant in variants if held},
+            attempt(_joint, groups, loss, variants[0], variants[-1]),
         )
 
 
-def _joint(groups: Sequence[Group], loss: Measure, first: Arm, last: Arm) -> Joint:
-    ours, theirs = (all_results(of_arm(groups, arm)) for arm in (first, last))
+def _joint(groups: Sequence[Group], loss: Measure, first: Variant, last: Variant) -> Joint:
+    ours, theirs = (all_results(of_arm(groups, variant)) for variant in (first, last))
     if not (ours and theirs):
-        raise DataError("one of the arms is not finished")
+        raise DataError("one of the variants is not finished")
     rows = {"first": np.arange(len(ours)), "last": len(ours) + np.arange(len(theirs))}
     found = runs_of([*ours, *theirs], loss=loss.key)
     return fit_joint(found, rows, ("beta",), fixed=ONE_SIZE, bootstrap=0)
 
 
 class Gain(NamedTuple):
-    """What twice the tokens gained an arm."""
+    """What twice the tokens gained a variant."""
 
     tokens: int
     """Before they were doubled."""
     gap: Gap
 
 
-def gains_of(groups: Sequence[Group], arm: Arm, loss: Measure) -> list[Gain]:
+def gains_of(groups: Sequence[Group], variant: Variant, loss: Measure) -> list[Gain]:
     """What every doubling of the tokens gained."""
-    ours = [group for group in of_arm(groups, arm) if group.values(loss.key)]
+    ours = [group for group in of_arm(groups, variant) if group.values(loss.key)]
     by_tokens = {group.tokens: group for group in ours}
     return [
         Gain(tokens, gap)
@@ -85,19 +85,22 @@ def gains_of(groups: Sequence[Group], arm: Arm, loss: Measure) -> list[Gain]:
 
 
 def gains_table(groups: Sequence[Group], growth: Growth) -> Table:
-    """What each doubling gained, a column an arm."""
+    """What each doubling gained, a column a variant."""
     loss, unit = growth.loss, UNITS[growth.loss]
     rows: dict[int, dict[str, str]] = {}
-    for arm in growth.arms:
-        for tokens, gap in gains_of(groups, arm, loss):
+    for variant in growth.variants:
+        for tokens, gap in gains_of(groups, variant, loss):
             row = rows.setdefault(tokens, {"tokens": f"{count(tokens)} → {count(2 * tokens)}"})
-            row[arm.label] = with_error(gap.value, gap.error) + ("*" if gap.beyond else "")
+            row[variant.label] = with_error(gap.value, gap.error) + ("*" if gap.beyond else "")
     return Table(
-        (Column("tokens", "tokens"), *(Column(arm.label, arm.label) for arm in growth.arms)),
+        (
+            Column("tokens", "tokens"),
+            *(Column(variant.label, variant.label) for variant in growth.variants),
+        ),
         [rows[tokens] for tokens in sorted(rows)],
         f"What each doubling gained, in {unit}: means over seeds with one standard error,"
         " paired by seed and, where that is known, by document; the spread of seeds is pooled"
-        " over an arm’s budgets. An asterisk where the 95% interval leaves out 0.",
+        " over a variant’s budgets. An asterisk where the 95% interval leaves out 0.",
     )
 
 
@@ -109,14 +112,14 @@ def growth_figure(groups: Sequence[Group], growth: Growth) -> Figure:
     grid = np.geomspace(places[0] / 1.15, places[-1] * 1.15, 80)
     loss, unit = growth.loss, UNITS[growth.loss]
     above: list[float] = []
-    for order, arm in enumerate(growth.arms):
-        law, results = growth.free[arm.label], all_results(of_arm(groups, arm))
-        gains = [gain for gain in gains_of(groups, arm, loss) if gain.gap.value > 0]
+    for order, variant in enumerate(growth.variants):
+        law, results = growth.free[variant.label], all_results(of_arm(groups, variant))
+        gains = [gain for gain in gains_of(groups, variant, loss) if gain.gap.value > 0]
         above += [gain.gap.value for gain in gains]
         hollow = any(result["kind"] != "exact" for result in results) and loss == BITS
         look: dict[str, Any] = {
-            "color": arm.colour, "marker": MARKERS[order], "linestyle": "none",
-            "markerfacecolor": PAPER if hollow else arm.colour,
+            "color": variant.colour, "marker": MARKERS[order], "linestyle": "none",
+            "markerfacecolor": PAPER if hollow else variant.colour,
         }  # fmt: skip
         left.plot([r["tokens"] for r in results], [r[loss.key] for r in results], **look)
         right.errorbar(
@@ -126,13 +129,13 @@ def growth_figure(groups: Sequence[Group], growth: Growth) -> Figure:
             elinewidth=1,
             **look,
         )
-        left.plot([], [], label=arm.label, **look | {"linestyle": "-"})
+        left.plot([], [], label=variant.label, **look | {"linestyle": "-"})
         if isinstance(law, Fit):
             known = {"params": np.full_like(grid, 1e6), "tokens": grid}
-            draw_law(left, law, known, arm.colour)
+            draw_law(left, law, known, variant.colour)
             before = np.geomspace(places[0] / 1.15, places[-1] / 2 * 1.15, 2)
             B, beta = law.parameters["B"], law.parameters["beta"]
-            right.plot(before, B * before**-beta * (1 - 2**-beta), color=arm.colour)
+            right.plot(before, B * before**-beta * (1 - 2**-beta), color=variant.colour)
     for axes, title, when in (
         (left, "Loss by tokens", "tokens, each read once"),
         (right, "Gain of a doubling", "tokens, before it"),

@@ -10,7 +10,7 @@ from lm.scaling.compare import Comparison, compare
 from lm.scaling.fit import Fit
 from lm.scaling.isoflop import METHODS, Budget, Method
 from lm.scaling.table import Runs
-from lm.study.grid import Arm
+from lm.study.grid import Variant
 from lm.study.report.values import Column, Table
 from lm.study.sentences import times_number, times_text
 
@@ -26,7 +26,7 @@ def minima_of(fit: Fit) -> list[Budget]:
 
 
 def compare_minima(first: Fit, second: Fit) -> Comparison:
-    """The laws through the minima of two arms' budgets."""
+    """The laws through the minima of two variants' budgets."""
     return compare(
         *(
             Runs(
@@ -40,7 +40,7 @@ def compare_minima(first: Fit, second: Fit) -> Comparison:
 
 
 def multiplier_text(compared: Comparison, first: str, second: str) -> str:
-    """The compute between the arms at the ends of what was measured."""
+    """The compute between the variants at the ends of what was measured."""
     said = [
         f"{times_number(point.multiplier)} times ({times_text(point.ci95)}) at"
         f" {power(point.flops)} FLOPs"
@@ -57,23 +57,23 @@ def multiplier_text(compared: Comparison, first: str, second: str) -> str:
 
 
 def minima_table(
-    shown: Mapping[str, Fit], arms: Mapping[str, Arm], caption: str
+    shown: Mapping[str, Fit], variants: Mapping[str, Variant], caption: str
 ) -> Table | None:
-    """The minima of each budget, the arms side by side, and how far the last lies above."""
+    """The minima of each budget, the variants side by side, and how far the last lies above."""
     rows: dict[str, dict[str, Any]] = {}
     for name, fit in shown.items():
         for budget in minima_of(fit):
             row = rows.setdefault(power(budget.flops), {"flops": budget.flops})
             row |= {f"{name}_params": budget.params, f"{name}_tokens": budget.tokens}
             row |= {f"{name}_ratio": budget.tokens / budget.params, f"{name}_loss": budget.loss}
-    first, *_, last = (f"{name}_loss" for name in arms)
+    first, *_, last = (f"{name}_loss" for name in variants)
     for row in rows.values():
         if first in row and last in row:
             row["gap"] = row[last] - row[first]
     columns = [Column("flops", "C", power)]
-    for name, arm in arms.items():
+    for name, variant in variants.items():
         columns += [
-            Column(f"{name}_params", f"{arm.label}: N*", count),
+            Column(f"{name}_params", f"{variant.label}: N*", count),
             Column(f"{name}_tokens", "D*", count),
             Column(f"{name}_ratio", "D*/N*", "{:.0f}".format),
             Column(f"{name}_loss", "bits per byte", decimals),

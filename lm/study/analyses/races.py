@@ -15,7 +15,7 @@ from lm.scaling.power import fit_power
 from lm.scaling.table import Runs
 from lm.study.curves import Curve, curve_of
 from lm.study.figures import size_colours, ticks
-from lm.study.grid import Arm, Cell, arm_of, size_text
+from lm.study.grid import Cell, Variant, size_text, variant_of
 from lm.study.laws import attempt, draw_law
 from lm.study.report.figures import MARKERS, MUTED, PAPER, panels, styled
 from lm.study.report.values import Column, Table
@@ -23,15 +23,15 @@ from lm.study.sentences import number_text
 
 
 class Race(NamedTuple):
-    """One arm's curves, and the losses to which tokens are counted."""
+    """One variant's curves, and the losses to which tokens are counted."""
 
-    arm: Arm
+    variant: Variant
     curves: list[Curve]
     levels: tuple[float, ...]
     """From the first that is reached to the last."""
 
     @staticmethod
-    def of(arm: Arm, curves: Sequence[Curve]) -> "Race":
+    def of(variant: Variant, curves: Sequence[Curve]) -> "Race":
         """Levels that lie between the first evaluation and the best of every size.
 
         Each is so many tenths of the way from the lowest of all first evaluations down to the
@@ -39,14 +39,14 @@ class Race(NamedTuple):
         """
         sizes = {curve.params for curve in curves}
         if len(sizes) < 2:
-            return Race(arm, list(curves), ())
+            return Race(variant, list(curves), ())
         top = min(float(curve.loss_T[0]) for curve in curves)
         end = max(
             min(float(curve.loss_T.min()) for curve in curves if curve.params == size)
             for size in sizes
         )
         levels = tuple(top + part * (end - top) for part in (0.4, 0.7, 0.9))
-        return Race(arm, list(curves), levels if end < top else ())
+        return Race(variant, list(curves), levels if end < top else ())
 
     def to(self, level: float) -> list[tuple[Curve, float]]:
         """The curves that reach a loss, with their tokens."""
@@ -65,12 +65,12 @@ class Race(NamedTuple):
         return fit_power(Runs(spent_R, params_R=sizes_R), against="params")
 
 
-def races_of(cells: Sequence[Cell], arms: Mapping[str, Arm]) -> dict[str, Race]:
-    """The races of arms whose sizes have a loss in common, by name."""
-    done = [(arm_of(cell), curve_of(cell)) for cell in cells if cell.result is not None]
+def races_of(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> dict[str, Race]:
+    """The races of variants whose sizes have a loss in common, by name."""
+    done = [(variant_of(cell), curve_of(cell)) for cell in cells if cell.result is not None]
     found = {
-        name: Race.of(arm, [curve for of, curve in done if of == name])
-        for name, arm in arms.items()
+        name: Race.of(variant, [curve for of, curve in done if of == name])
+        for name, variant in variants.items()
     }
     return {name: race for name, race in found.items() if race.levels}
 
@@ -92,7 +92,7 @@ def race_laws_table(races: Mapping[str, Race]) -> Table:
     for race in races.values():
         for level in race.levels:
             row: dict[str, Any] = {
-                "arm": race.arm.label,
+                "variant": race.variant.label,
                 "level": level,
                 "runs": len(race.to(level)),
             }
@@ -102,7 +102,7 @@ def race_laws_table(races: Mapping[str, Race]) -> Table:
                 row["flops"] = growth_text(flops)
             rows.append(row)
     columns = (
-        Column("arm", "trained as"),
+        Column("variant", "trained as"),
         Column("level", "own loss", decimals),
         Column("tokens", "x (tokens ~ N^−x)"),
         Column("flops", "y (FLOPs ~ N^y)"),
@@ -122,7 +122,7 @@ def to_loss_table(races: Mapping[str, Race]) -> Table:
     sizes, rows = sizes_of(races), []
     for race in races.values():
         for level in race.levels:
-            row: dict[str, Any] = {"arm": race.arm.label, "level": level}
+            row: dict[str, Any] = {"variant": race.variant.label, "level": level}
             for size in sizes:
                 ours = [math.log(d) for curve, d in race.to(level) if curve.params == size]
                 there = sum(curve.params == size for curve in race.curves)
@@ -137,7 +137,7 @@ def to_loss_table(races: Mapping[str, Race]) -> Table:
                     row[str(size)] = "not reached"
             rows.append(row)
     columns = (
-        Column("arm", "trained as"),
+        Column("variant", "trained as"),
         Column("level", "own loss", decimals),
         *(Column(str(size), size_text(size)) for size in sizes),
     )
@@ -151,13 +151,13 @@ def to_loss_table(races: Mapping[str, Race]) -> Table:
 
 @styled()
 def races_figure(races: Mapping[str, Race]) -> Figure:
-    """Validation loss by tokens, a panel an arm, a colour a size."""
+    """Validation loss by tokens, a panel a variant, a colour a size."""
     figure, both = panels(len(races), height=3.4)
     colours = size_colours(sizes_of(races))
     for axes, race in zip(both, races.values(), strict=True):
-        axes.set(title=race.arm.label, xscale="log", xlabel="tokens, each read once")
+        axes.set(title=race.variant.label, xscale="log", xlabel="tokens, each read once")
         ticks(axes.xaxis, LogLocator(subs=(1, 2, 5)), count)
-        axes.set_ylabel("own loss (nats per predicted piece)")
+        axes.set_ylabel("own loss (nats per predicted token)")
         for curve in race.curves:
             colour = colours[curve.params]
             axes.plot(curve.tokens_T, curve.loss_T, color=colour, linewidth=1.1, alpha=0.9)
@@ -178,20 +178,20 @@ def to_loss_figure(races: Mapping[str, Race]) -> Figure:
     sizes, handles = sizes_of(races), []
     grid = np.geomspace(sizes[0] / 1.2, sizes[-1] * 1.2, 40)
     for race in races.values():
-        arm = race.arm
+        variant = race.variant
         for level, marker in zip(race.levels, MARKERS, strict=False):
             last = level == race.levels[-1]
             look: dict[str, Any] = {
-                "color": arm.colour, "marker": marker,
-                "markerfacecolor": arm.colour if last else PAPER,
+                "color": variant.colour, "marker": marker,
+                "markerfacecolor": variant.colour if last else PAPER,
             }  # fmt: skip
             for axes, what in zip(both, ("tokens", "flops"), strict=True):
                 spent = race.spent(level, what)
                 axes.plot(*spent, **look, linestyle="none")
                 law = attempt(race.law, level, what)
                 if isinstance(law, Fit):
-                    draw_law(axes, law, {"params": grid}, arm.colour, alpha=0.13 * last)
-            handles.append(Line2D([], [], label=f"{arm.label}, to {level:.2f}", **look))
+                    draw_law(axes, law, {"params": grid}, variant.colour, alpha=0.13 * last)
+            handles.append(Line2D([], [], label=f"{variant.label}, to {level:.2f}", **look))
     for axes in both:
         axes.set(xscale="log", yscale="log", xlabel="parameters without the embedding")
         ticks(axes.xaxis, FixedLocator(sizes), size_text)

@@ -16,7 +16,7 @@ from lm.scaling.fit import Fit
 from lm.scaling.laws import effective_tokens
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
-from lm.study.grid import Arm
+from lm.study.grid import Variant
 from lm.study.groups import BITS, Gap, Group, gaps, of_arm
 from lm.study.laws import ONE_SIZE, draw_law, interval_of, runs_of, truth_of
 from lm.study.report.figures import (
@@ -36,7 +36,7 @@ from lm.study.report.figures import (
 from lm.study.report.values import Column, Row, Table
 from lm.study.sentences import short_text, signed
 
-Laws = Mapping[Arm, Fit | DataError]
+Laws = Mapping[Variant, Fit | DataError]
 
 
 def repeated_parts(groups: Sequence[Group]) -> list[int]:
@@ -45,7 +45,7 @@ def repeated_parts(groups: Sequence[Group]) -> list[int]:
 
 
 def best_so_far(groups: Sequence[Group]) -> list[tuple[Row, float]]:
-    """The results of an arm, and the least bits per byte of each and those of fewer epochs.
+    """The results of a variant, and the least bits per byte of each and those of fewer epochs.
 
     That of a seed and its text: what stopping early would have given.
     """
@@ -58,9 +58,9 @@ def best_so_far(groups: Sequence[Group]) -> list[tuple[Row, float]]:
     return found
 
 
-def law_of(groups: Sequence[Group], arm: Arm) -> Fit:
-    """The data-constrained law of an arm; its floor is the source's, where that is known."""
-    both = best_so_far(of_arm(groups, arm))
+def law_of(groups: Sequence[Group], variant: Variant) -> Fit:
+    """The data-constrained law of a variant; its floor is the source's, where that is known."""
+    both = best_so_far(of_arm(groups, variant))
     results = [result for result, _ in both]
     table = replace(
         runs_of(results),
@@ -96,12 +96,12 @@ def repeats_text(fit: Fit) -> str:
     return "beyond what the runs can tell" + (f" (at least {ends[0]:.3g})" if ends else "")
 
 
-def costs_of(groups: Sequence[Group], arm: Arm) -> list[tuple[Group, Gap]]:
+def costs_of(groups: Sequence[Group], variant: Variant) -> list[tuple[Group, Gap]]:
     """How far runs of repeated text lie above those of as many new tokens.
 
     Of their seeds, the spread is that of runs of new text too.
     """
-    ours = of_arm(groups, arm)
+    ours = of_arm(groups, variant)
     fresh = {group.tokens: group for group in ours if group.epochs == 1}
     return [
         (group, gap)
@@ -113,20 +113,20 @@ def costs_of(groups: Sequence[Group], arm: Arm) -> list[tuple[Group, Gap]]:
     ]
 
 
-def cost_table(groups: Sequence[Group], arms: Sequence[Arm]) -> Table:
-    """What repeats cost, a column an arm."""
+def cost_table(groups: Sequence[Group], variants: Sequence[Variant]) -> Table:
+    """What repeats cost, a column a variant."""
     rows: dict[tuple[int, int], dict[str, Any]] = {}
-    for arm in arms:
-        for group, gap in costs_of(groups, arm):
+    for variant in variants:
+        for group, gap in costs_of(groups, variant):
             u, d = count(group.unique), count(group.tokens)
             start = {"unique": u, "epochs": group.epochs, "tokens": d}
             row = rows.setdefault((group.unique, group.tokens), start)
-            row[arm.label] = signed(gap, BITS) + ("*" if gap.beyond else "")
+            row[variant.label] = signed(gap, BITS) + ("*" if gap.beyond else "")
     columns = (
         Column("unique", "U"),
         Column("epochs", "epochs"),
         Column("tokens", "D"),
-        *(Column(arm.label, arm.label) for arm in arms),
+        *(Column(variant.label, variant.label) for variant in variants),
     )
     return Table(
         columns,
@@ -139,23 +139,23 @@ def cost_table(groups: Sequence[Group], arms: Sequence[Arm]) -> Table:
 
 @styled()
 def tokens_figure(groups: Sequence[Group], laws: Laws) -> Figure:
-    """Loss by tokens, a panel an arm, a line for each amount of text."""
+    """Loss by tokens, a panel a variant, a line for each amount of text."""
     figure, both = panels(2, height=3.4, sharey=True)
     places = sorted({group.tokens for group in groups})
     colours = (VERMILLION, ORANGE, PURPLE, SKY)
     lines: list[tuple[int | None, str, str]] = [(None, BLUE, "o")]
     lines += [(u, colours[at], MARKERS[at + 1]) for at, u in enumerate(repeated_parts(groups))]
-    best = {arm: best_so_far(of_arm(groups, arm)) for arm in laws}
+    best = {variant: best_so_far(of_arm(groups, variant)) for variant in laws}
     found = [result for pairs in best.values() for result, _ in pairs]
     low = min(result["bits_per_byte"] for result in found)
     high = max(least for pairs in best.values() for _, least in pairs)
     if truth := truth_of(found):
         low = min(low, truth)
     both[0].set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
-    for axes, (arm, law) in zip(both, laws.items(), strict=True):
+    for axes, (variant, law) in zip(both, laws.items(), strict=True):
         beyond = []
         for unique, colour, marker in lines:
-            for result, least in best[arm]:
+            for result, least in best[variant]:
                 tokens, bits, text = (
                     result[key] for key in ("tokens", "bits_per_byte", "unique_tokens")
                 )
@@ -176,7 +176,7 @@ def tokens_figure(groups: Sequence[Group], laws: Laws) -> Figure:
                 f"↑ {bits:.2f}", (tokens, 1), (0, -4 - 10 * at), color=colour, ha="center",
                 va="center", xycoords=("data", "axes fraction"), textcoords="offset points",
             )  # fmt: skip
-        axes.set(title=arm.label, xscale="log", xlabel="tokens trained on")
+        axes.set(title=variant.label, xscale="log", xlabel="tokens trained on")
         ticks(axes.xaxis, FixedLocator(places), count)
     both[0].set_ylabel("bits per byte")
     if truth:
@@ -197,14 +197,14 @@ def repeats_figure(groups: Sequence[Group], laws: Laws) -> Figure:
     epochs = sorted({group.epochs for group in groups})
     grid = np.geomspace(1, max(2, epochs[-1]), 60)
     handles = []
-    for arm, law in laws.items():
+    for variant, law in laws.items():
         for at, unique in enumerate(repeated_parts(groups)):
             look: dict[str, Any] = {
-                "color": arm.colour,
+                "color": variant.colour,
                 "marker": MARKERS[at + 1],
                 "linestyle": ("-", "--", ":")[at % 3],
             }
-            found = [(g, gap) for g, gap in costs_of(groups, arm) if g.unique == unique]
+            found = [(g, gap) for g, gap in costs_of(groups, variant) if g.unique == unique]
             left.errorbar(
                 [group.epochs for group, _ in found],
                 [gap.value for _, gap in found],
@@ -212,16 +212,16 @@ def repeats_figure(groups: Sequence[Group], laws: Laws) -> Figure:
                 elinewidth=1,
                 **look,
             )
-            handles.append(Line2D([], [], label=f"{arm.label}, {count(unique)}", **look))
+            handles.append(Line2D([], [], label=f"{variant.label}, {count(unique)}", **look))
         if isinstance(law, Fit):
             worth = effective_tokens(law.parameters["R_D"], grid, 1.0)
-            right.plot(grid, worth, color=arm.colour)
+            right.plot(grid, worth, color=variant.colour)
             ends = [
                 interval_of(*worth_of(law, each), law.degrees) or (math.nan, math.nan)
                 for each in grid
             ]
             low, high = np.minimum(np.array(ends).T, grid)
-            right.fill_between(grid, low, high, color=arm.colour, alpha=0.15, linewidth=0)
+            right.fill_between(grid, low, high, color=variant.colour, alpha=0.15, linewidth=0)
     right.plot(grid, grid, color=INK, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=3)
     left.axhline(0, color=MUTED, linewidth=0.8)
     for axes in (left, right):

@@ -65,13 +65,13 @@ def rows_of(cells: Sequence[Cell], step: Step, *, exact: bool = False) -> Runs:
         if len(there) >= 4:
             points += [(c.loss_at(tokens), c.params, tokens, flops) for c, tokens in there]
     if not points:
-        raise DataError("no finished cells, or too few sizes")
+        raise DataError("no finished runs, or too few sizes")
     loss_R, params_R, tokens_R, flops_R = np.array(points, float).T
     return Runs(loss_R, params_R=params_R, tokens_R=tokens_R, flops_R=flops_R)
 
 
 def kind_of(cell: Cell) -> str:
-    """What a cell is for, by the third part of its name: long, short, matched, tuned, trial."""
+    """What a run is for, by the third part of its name: long, short, matched, tuned, trial."""
     return cell.name.split("-")[2]
 
 
@@ -198,5 +198,5 @@ def isoflops_figure(known: Mapping[Step, Fit], rows: Mapping[Step, Runs | DataEr
         max(loss_R.max() for loss_R in found),
     )
     axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
-    axes[0].set_ylabel("nats per piece")
+    axes[0].set_ylabel("nats per token")
     return figure

@@ -42,7 +42,7 @@ ABOVE = Measure("above_truth", _excess, -1, decimals)
 def truth_table(groups: Sequence[Group], *, layout: bool = False) -> Table:
     """A row a group; with what the layout costs in the place of the probe, where asked for."""
     rows = [
-        {"size": group.size, "arm": group.arm.label, "kind": group.kind}
+        {"size": group.size, "variant": group.variant.label, "kind": group.kind}
         | {"seeds": len(group.results), "seeds_se": group.seeds_se("above_truth")}
         | {"text_se": group.text_se(ABOVE)}
         | {column.key: group.mean(column.key) for column in (*_MEANS, *_LAYOUT, *_STATES)}
@@ -51,7 +51,7 @@ def truth_table(groups: Sequence[Group], *, layout: bool = False) -> Table:
     tokens, bits, truth, above = _MEANS
     columns = (
         Column("size", "size", size_text),
-        Column("arm", "trained as"),
+        Column("variant", "trained as"),
         tokens,
         Column("seeds", "seeds"),
         bits,
@@ -67,7 +67,7 @@ def truth_table(groups: Sequence[Group], *, layout: bool = False) -> Table:
         " “Of it layout” is what the length model pays for the ends of documents that a"
         " BERT is shown; a GPT predicts them itself."
         if layout
-        else " “States found” is the probe's share of hidden states, “can be known” what the"
+        else " “States found” is the probe's fraction of hidden states, “can be known” what the"
         " best guess from the same sight gets: the text so far for the GPT, all of it for"
         " a BERT."
     )

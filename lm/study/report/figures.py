@@ -96,11 +96,11 @@ def reference_lines(axes: Axes, values: Mapping[str, float]) -> None:
         if not low <= value <= high:
             continue
         axes.axhline(value, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=1)
-        share = (value - low) / (high - low)
-        lowest = max(share, lowest + 0.055)
+        fraction = (value - low) / (high - low)
+        lowest = max(fraction, lowest + 0.055)
         axes.annotate(
             name,
-            xy=(1, share),
+            xy=(1, fraction),
             xytext=(1.02, lowest),
             xycoords="axes fraction",
             textcoords="axes fraction",

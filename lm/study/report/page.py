@@ -43,8 +43,8 @@ def page_of(report: Report, drawings: Mapping[str, str]) -> str:
     )
     environment.filters |= {
         "prose": _prose,
-        "piece": _piece,
-        "cell": cell_text,
+        "token": _piece,
+        "run": cell_text,
         "numeric": lambda column, table: is_numeric(table, column),
         "first": lambda row, table: cell_text(row, table.columns[0]),
         "drawing": lambda plot: _inline(drawings[plot.name], plot),
@@ -76,14 +76,14 @@ def is_numeric(table: Table, column: Column) -> bool:
     return any(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def _piece(piece: str) -> Markup:
-    """A piece with its white space made visible.
+def _piece(token: str) -> Markup:
+    """A token with its white space made visible.
 
     >>> _piece(" <a>\\n")
     Markup('<s>␣</s>&lt;a&gt;<s>↵</s>')
     """
     signs = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
-    parts = re.split(r"([ \n\t\r]+)", piece)
+    parts = re.split(r"([ \n\t\r]+)", token)
     return Markup().join(
         Markup("<s>{}</s>").format("".join(signs[c] for c in part)) if at % 2 else escape(part)
         for at, part in enumerate(parts)

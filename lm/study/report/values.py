@@ -11,7 +11,7 @@ from lm.results import leading
 Row = Mapping[str, Any]
 
 
-LEADING = ("cell", "objective", *leading())
+LEADING = ("run", "objective", *leading())
 """The first columns of results.csv, in every study; what else a cell has follows by name."""
 
 
@@ -44,7 +44,7 @@ class Plot:
 
 
 class Place(NamedTuple):
-    """A piece of a passage that models were asked for, and the text since the place before."""
+    """A token of a passage that models were asked for, and the text since the place before."""
 
     before: str
     truth: str
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Guesses:
-    """A passage, and for each model the likeliest pieces (with probabilities) at each place."""
+    """A passage, and for each model the likeliest tokens (with probabilities) at each place."""
 
     places: tuple[Place, ...]
     after: str
@@ -86,7 +86,7 @@ class Report:
     """Paragraphs under the answer."""
     sections: tuple[Section, ...] = ()
     warnings: tuple[str, ...] = ()
-    """What to know before the numbers: cells missing, equalities that do not hold."""
+    """What to know before the numbers: runs missing, equalities that do not hold."""
     made: Mapping[str, str] = field(default_factory=dict)
     """How it was made: command, versions, devices."""
 

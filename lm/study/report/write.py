@@ -38,9 +38,9 @@ def write(report: Report, directory: Path) -> Path:
 def csv_of(rows: Sequence[Row]) -> str:
     """One line a row; `LEADING` columns first, then the other scalar ones by name.
 
-    >>> print(csv_of([{"cell": "a", "seed": 0, "b": 0.5, "nested": {}}]).replace("\\r", ""))
+    >>> print(csv_of([{"run": "a", "seed": 0, "b": 0.5, "nested": {}}]).replace("\\r", ""))
     ... # doctest: +ELLIPSIS
-    cell,objective,...,batches_digest,b
+    run,objective,...,batches_digest,b
     a,,...,0,,,0.5
     <BLANKLINE>
     """

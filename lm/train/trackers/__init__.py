@@ -41,7 +41,7 @@ class Trackers:
         self._recent = deque(recent, maxlen=RECENT)
         self._all: list[Tracker] = []
         with ExitStack() as opened:
-            if hosts.first():
+            if hosts.is_first():
                 self._all.append(Jsonl(session, recent))
                 opened.callback(self._all[-1].close)
                 for name in session.run.trackers:

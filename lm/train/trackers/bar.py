@@ -13,7 +13,7 @@ from lm.train.trackers.base import Session, Tracker
 
 
 class Bar(Tracker):
-    """The line that moves: loss, tokens/s, share of the devices' matmul peak, time left.
+    """The line that moves: loss, tokens/s, fraction of the devices' matmul peak, time left.
 
     Where the output is not a terminal it prints a plain line every half minute instead.
     """
@@ -38,11 +38,11 @@ class Bar(Tracker):
     def update(self, step: int, loss: float, tokens: int, seconds: float) -> None:
         start, total = self.session.step, self.session.steps
         rate = tokens / seconds
-        share = self.session.token_flops * rate / self._peak if self._peak else 0.0
+        fraction = self.session.token_flops * rate / self._peak if self._peak else 0.0
         left = (time.monotonic() - self._begin) / max(step - start, 1) * (total - step)
         facts = (
             f"{step}/{total}  loss {loss:.3f}  {_thousands(rate)} tokens/s"
-            f"  {share:.0%} of peak  {duration(left)} left"
+            f"  {fraction:.0%} of peak  {duration(left)} left"
         )
         self._progress.update(self._task, completed=step, facts=facts)
         if not self._console.is_terminal and time.monotonic() - self._printed > 30:

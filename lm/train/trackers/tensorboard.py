@@ -20,7 +20,7 @@ class Tensorboard(Tracker):
         # Not by SummaryWriter, whose thread a full disk ends: whoever writes then waits.
         self._board = EventsWriter(str(folder / "events"))
         self._flushed = time.monotonic()
-        # TensorBoard then hides what an earlier process had written from here on.
+        # TensorBoard then masks what an earlier process had written from here on.
         started = SessionLog(status=SessionLog.START)
         self._board.write_event(Event(step=session.step + 1, session_log=started))
 

@@ -30,8 +30,11 @@ def test_a_new_scorer_is_a_line(monkeypatch):
     monkeypatch.setitem(SCORERS, "slow", Slow())
     assert list(valid(Run(objective=Causal()))) == ["chain_rule", "slow"]
     assert "slow" not in valid(Run(objective=Masked()))
-    why = refuses(scorers(Run())["slow"], Masked().answers)
-    assert why == "the slow chain rule needs a model that was taught which piece is next"
+    why = refuses(scorers(Run())["slow"], Masked().predictions)
+    assert (
+        why
+        == "the slow chain rule needs a model that was trained to predict which token is next"
+    )
     assert described().endswith("confident-first, slow")
 
 
@@ -39,12 +42,12 @@ def test_a_new_scorer_is_a_line(monkeypatch):
 def test_a_scorer_declares_all_that_is_owed(name):
     """Fails if one lacks a member that others are asked for, or is a new one each time."""
     scorer = SCORERS[name]
-    effort = Effort(rows=3, share_rows=3, orders=3)
+    effort = Effort(rows=3, curve_rows=3, orders=3)
     for objective in (Causal(), Masked(), AnyOrder(), Shifted(), Spans()):
         fitted, again = (scorer.fitted(objective, length=33, effort=effort) for _ in "ab")
         assert fitted == again and hash(fitted) == hash(again)
         assert fitted.kind in ("exact", "bound", "no likelihood")
-        assert fitted.samples >= 1 and fitted.name and fitted.told
+        assert fitted.samples >= 1 and fitted.name and fitted.layout_given
         assert (fitted.block is None) == (not fitted.only_by_name)
         assert fitted.rows(effort) == 3
 
@@ -54,7 +57,7 @@ def test_scorers_are_asked_as_the_effort_and_the_model_say():
     effort = Effort(samples=3, orders=2)
     found = scorers(Run(objective=Shifted()), effort)
     assert found["any_order"].samples == 3 and found["pseudo"].samples == 8
-    assert found["any_order"].answer == found["left_to_right"].answer == "hidden before"
+    assert found["any_order"].prediction == found["left_to_right"].prediction == "masked before"
     assert found["left_to_right"].block == -(-(Run().data.length - 1) // 32)
     block = scorers(Run(), Effort(orders=2, block=5))["random_order"].block
     assert block == 5

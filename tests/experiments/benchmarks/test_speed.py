@@ -53,7 +53,7 @@ def test_a_ratio_is_that_of_the_rounds():
 def test_the_share_of_the_peak_is_that_of_the_same_rounds():
     """Fails if a slow spell of the machine makes a program look slow, or fast."""
     plan = speed.plan_of("smoke", "cpu")._replace(product=100)  # 2 MFLOP
-    found = speed.peak_share(3_000_000, [3.0, 6.0, 30.0], [1.0, 2.0, 10.0], plan)
+    found = speed.peak_fraction(3_000_000, [3.0, 6.0, 30.0], [1.0, 2.0, 10.0], plan)
     assert found["low"] == found["median"] == found["high"] == pytest.approx(0.5)
 
 
@@ -109,7 +109,7 @@ def test_a_toy_run_measures_keeps_and_shows(here, tmp_path, monkeypatch, capsys)
         assert row["flops"] == 3 * sum(ledger.step_flops(run, shape.vocabulary).values())
         assert row["seconds"]["repeats"] == plan.rounds
         assert 0 < row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
-        assert 0 < row["peak_share"]["median"] < 1
+        assert 0 < row["peak_fraction"]["median"] < 1
     assert sections["train"]["masked_to_causal"][plan.main]["ledger"] < 1
 
     # Shown again, nothing is measured.

@@ -21,15 +21,15 @@ from lm.cost import ledger
 from lm.data import Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import Causal, Full, Until, visible_mask
+from lm.example import Bidirectional, Causal, Until, mask_array
 from lm.model import Transformer
 from lm.model.attention import (
     KERNELS,
     attend,
     attend_in_blocks,
     choose,
+    key_extents,
     pairs,
-    reaches,
     refusal,
 )
 from lm.numerics import Einsum
@@ -42,45 +42,45 @@ MESHES = {"one": {"fsdp": 1}, "eight": {"fsdp": 2, "tensor": 2, "context": 2}}
 KINDS = ("causal", "full", "until")
 
 
-def visibles():
+def attention_masks():
     """Prefixes that end within blocks; one query sees nothing, as its segment begins later."""
     until = np.minimum(np.arange(LENGTH) // 50 * 50 + 60, LENGTH - 1)
     until = np.tile(until, (2, 1))
     until[0, 100] = 3
-    return {"causal": Causal(), "full": Full(), "until": Until(jnp.array(until))}
+    return {"causal": Causal(), "full": Bidirectional(), "until": Until(jnp.array(until))}
 
 
 def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one"):
     """Holds a backend's values and gradients against the reference's, where somebody looks.
 
-    Tolerances are shares of the largest value: an operand in bfloat16 is off by up to 2^-9.
+    Tolerances are fractions of the largest value: an operand in bfloat16 is off by up to 2^-9.
     """
     tolerance = 2e-6 if precision == "float32" else 0.02
     keys = jax.random.split(jax.random.key(0), 4)
     query, wanted = (jax.random.normal(key, (2, LENGTH, 4, size)) for key in keys[:2])
     key, value = (jax.random.normal(key, (2, LENGTH, groups, size)) for key in keys[2:])
     segments = jnp.array([[1] * 70 + [2] * 100 + [0] * 30, [1] * LENGTH])
-    visible, einsum = visibles()[kind], Einsum(precision)
-    mask_BLM = visible_mask(visible, segments)
-    read = mask_BLM.any(2)[:, :, None, None]
+    attention_mask, einsum = attention_masks()[kind], Einsum(precision)
+    mask_BLM = mask_array(attention_mask, segments)
+    cache_length = mask_BLM.any(2)[:, :, None, None]
     many = mesh.make(Mesh(**MESHES[devices]), jax.devices()[: 8 if devices == "eight" else 1])
 
     def both(attention):
         def loss(query, key, value):
-            mixed = jnp.where(read, attention(query, key, value), 0)
+            mixed = jnp.where(cache_length, attention(query, key, value), 0)
             return (mixed * wanted).sum(), mixed
 
         gradients, mixed = jax.grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
         return mixed, *gradients
 
-    blocks = reaches(visible, LENGTH)
+    blocks = key_extents(attention_mask, LENGTH)
     expected = jax.jit(
         lambda: both(lambda *qkv: attend(*qkv, mask_BLM, blocks, einsum=einsum))
     )()
     found = jax.jit(
         lambda: both(
             lambda *qkv: attend_in_blocks(
-                backend, *qkv, segments, visible, mesh=many, einsum=einsum
+                backend, *qkv, segments, attention_mask, mesh=many, einsum=einsum
             )
         )
     )()
@@ -138,14 +138,14 @@ import json, re, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from lm.distributed import mesh
-from lm.example import Causal, Full, Until
+from lm.example import Causal, Bidirectional, Until
 from lm.model.attention import attend_in_blocks
 from lm.numerics import Einsum
 
 kind, length, size, axes = json.loads(sys.argv[1])
 chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
 many = mesh.make(mesh.Mesh(**axes), chips)
-rows = 2 * mesh.ways(many, "batch")
+rows = 2 * mesh.num_shards(many, "batch")
 
 def array(heads=None, dtype=jnp.float32):
     shape, names = (rows, length), ("batch", "length")
@@ -154,7 +154,7 @@ def array(heads=None, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=mesh.sharding(many, *names))
 
 def loss(query, key, value, segments, until):
-    visible = {"causal": Causal(), "full": Full(), "until": Until(until)}[kind]
+    visible = {"causal": Causal(), "full": Bidirectional(), "until": Until(until)}[kind]
     return attend_in_blocks("splash", query, key, value, segments, visible, mesh=many,
                             einsum=Einsum("bfloat16")).sum()
 
@@ -212,9 +212,11 @@ def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256):
     rows = jax.ShapeDtypeStruct((2, length), jnp.int32)
 
     def loss(query, key, value, segments, until):
-        visible = {"causal": Causal(), "full": Full(), "until": Until(until)}[kind]
+        attention_mask = {"causal": Causal(), "full": Bidirectional(), "until": Until(until)}[
+            kind
+        ]
         mixed = KERNELS["cudnn"].attend(
-            query, key, value, segments, segments, visible, at_home=True
+            query, key, value, segments, segments, attention_mask, at_home=True
         )
         return mixed.astype(jnp.float32).sum()
 
@@ -314,7 +316,7 @@ def dots(jaxpr):
     return total
 
 
-@pytest.mark.parametrize("remat", ["none", "products"])
+@pytest.mark.parametrize("remat", ["none", "matmuls"])
 @pytest.mark.parametrize("length", [512, 1100])
 def test_the_ledger_counts_what_kernels_compute(length, remat):
     """Fails if a product of the backward pass, a padded block or a repetition is left out."""
@@ -329,7 +331,14 @@ def test_the_ledger_counts_what_kernels_compute(length, remat):
 
     def loss(query, key, value):
         return attend_in_blocks(
-            "splash", query, key, value, segments, Full(), mesh=one, einsum=Einsum("bfloat16")
+            "splash",
+            query,
+            key,
+            value,
+            segments,
+            Bidirectional(),
+            mesh=one,
+            einsum=Einsum("bfloat16"),
         ).sum()
 
     if remat != "none":

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.example import Causal, Full, Until, visible_mask
-from lm.model.attention import attend, reaches, xla
+from lm.example import Bidirectional, Causal, Until, mask_array
+from lm.model.attention import attend, key_extents, xla
 from lm.numerics import Einsum
 
 EXACT = Einsum("float32")
@@ -31,9 +31,13 @@ def arrays(length=22, heads=6, groups=3, size=4):
     return query, key, value, wanted
 
 
-def visibles(length):
+def attention_masks(length):
     until = jnp.minimum(jnp.arange(length)[None, :] // 5 * 5 + 7, length - 1)
-    return {"causal": Causal(), "full": Full(), "until": Until(jnp.tile(until, (2, 1)))}
+    return {
+        "causal": Causal(),
+        "full": Bidirectional(),
+        "until": Until(jnp.tile(until, (2, 1))),
+    }
 
 
 @pytest.mark.parametrize("kind", ["causal", "full", "until"])
@@ -46,15 +50,15 @@ def test_values_and_gradients_are_the_definitions(
 ):
     """Fails if heads are grouped otherwise, a block's keys end early, or a derivative is off.
 
-    Tolerances are shares of the largest value: an operand in bfloat16 is off by up to 2^-9.
+    Tolerances are fractions of the largest value: an operand in bfloat16 is off by up to 2^-9.
     """
     monkeypatch.setattr(xla, "BLOCK", 4)
     query, key, value, wanted = arrays(groups=groups)
     length = query.shape[1]
     segments = jnp.array([[1] * length, [1] * 9 + [2] * (length - 9)])
-    visible = visibles(length)[kind]
-    mask_BLM = visible_mask(visible, segments)
-    blocks = reaches(visible, length)
+    attention_mask = attention_masks(length)[kind]
+    mask_BLM = mask_array(attention_mask, segments)
+    blocks = key_extents(attention_mask, length)
     assert len(blocks) == (4 if kind == "causal" else 1)
 
     def both(attention):
@@ -76,8 +80,8 @@ def test_values_and_gradients_are_the_definitions(
 @pytest.mark.parametrize("length", [1, 3, 128, 129, 300, 512, 2048])
 def test_blocks_of_queries_cover_the_row_and_reach_all_keys_before_them(length):
     """Fails if a query is in no block or in two, or a block's last query misses its own key."""
-    blocks = reaches(Causal(), length)
+    blocks = key_extents(Causal(), length)
     assert [q for start, stop, _ in blocks for q in range(start, stop)] == [*range(length)]
     assert all(keys == stop for _, stop, keys in blocks)
     assert len(blocks) == min(4, -(-length // 128))
-    assert reaches(Full(), length) == ((0, length, length),)
+    assert key_extents(Bidirectional(), length) == ((0, length, length),)
