@@ -10,7 +10,7 @@ from lm.study.checks import Rows, checks_of
 from lm.study.grid import Cell, size_text
 from lm.study.groups import BITS, PROBE, Gap, Group, gaps
 from lm.study.laws import Trials
-from lm.study.report.values import Column, Table
+from lm.study.report.values import Column, Table, column_of
 from lm.study.sentences import exponent_text, short_text, signed
 
 Fits = Mapping[str, Fit | DataError]
@@ -175,11 +175,7 @@ def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
     usual = (
         Column("params_matmul", "N", count),
         Column("tokens", "D", count),
-        Column("steps", "steps", lambda number: f"{number:,}"),
-        Column("flops", "FLOPs", power),
-        Column("bits_per_byte", "bits per byte", decimals, error="text_se"),
-        Column("kind", "which is"),
-        Column("validation_loss", "own loss", decimals),
+        *map(column_of, ("steps", "flops", "bits_per_byte", "kind", "validation_loss")),
     )
     return Table((Column("run", "run"), *columns, *usual), rows, caption)
 

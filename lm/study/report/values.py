@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from lm.results import leading
+from lm.results import columns, leading
 
 Row = Mapping[str, Any]
 
@@ -23,6 +23,16 @@ class Column:
     title: str
     show: Callable[[Any], str] = str
     error: str | None = None
+
+
+def column_of(name: str) -> Column:
+    """A column of results, called and shown as the field of the result says.
+
+    >>> column_of("bits_per_byte").title, column_of("bits_per_byte").error
+    ('bits per byte', 'text_se')
+    """
+    about = columns()[name]
+    return Column(name, about.title, about.show, about.error)
 
 
 @dataclass(frozen=True)
