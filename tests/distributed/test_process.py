@@ -99,6 +99,20 @@ def test_oneline_help_imports_no_jax():
     assert ran.returncode == 0 and ran.stdout.endswith("\nFalse\n")
 
 
+@pytest.mark.parametrize("jax", [True, False])
+def test_oneline_jax_is_imported_before_interrupts_are_raised_if_at_all(jax):
+    """Fails if SIGTERM during the import of jax, whose C++ lets no exception through, aborts.
+
+    Or if a command that has no use for it waits for it.
+    """
+    code = (
+        "import sys; from lm.distributed.process import one_line_errors\n"
+        f"with one_line_errors(jax={jax}): print('jax' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == f"{jax}\n", ran.stderr
+
+
 def test_oneline_a_request_to_end_is_heard_in_a_long_call_of_c():
     """Fails if whoever is in a compiler, which lets no handler of Python's run, is deaf."""
     call = (
