@@ -194,7 +194,8 @@ def _least_text(groups: Sequence[Group]) -> str:
     told, best = [], []
     for ours in by_variant:
         best.append(min(ours, key=lambda group: group.mean(BITS.key) or math.inf))
-        text = f"{ours[0].variant.name} is best after {best[-1].epochs} of {ours[-1].epochs} epochs"
+        name, epochs = ours[0].variant.name, ours[-1].epochs
+        text = f"{name} is best after {best[-1].epochs} of {epochs} epochs"
         if best[-1] is not ours[-1]:
             above = gaps(ours, best[-1], BITS)[ours[-1].name]
             text += f" ({signed(above, BITS)} after all of them)"
