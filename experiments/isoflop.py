@@ -43,7 +43,7 @@ from lm.data import Bytes, Data, Stdlib, vocabulary_size
 from lm.evaluate.scoring import Effort
 from lm.objectives import Masked
 from lm.objectives.masked import Drawn
-from lm.optimizer import Cosine, Muon
+from lm.optimizer import Cosine
 from lm.output.numbers import count, power
 from lm.run import Run
 from lm.scaling.compare import Comparison
@@ -133,24 +133,18 @@ def runs(scale: str) -> dict[str, Run]:
     tokens = vocabulary_size(plan.data.tokenizer)
 
     def add(variant: str, flops: float, size: Size, rate: float, more: str = "") -> None:
-        run = Run(
-            data=plan.data,
-            objective=VARIANTS[variant].objective,
-            model=size.model,
-            optimizer=Muon(learning_rate=rate),
-            schedule=Cosine(warmup=0.1),
-            **plan.settings,
-        )
+        tuned = size._replace(learning_rate=rate)
+        run = plan.run(VARIANTS[variant], tuned, 1, schedule=Cosine(warmup=0.1))
         params = count(matmul_parameters(size.model, plan.data))
         name = f"{variant}-{params}-{flops_text(flops).replace('.0e', 'e')}-{more}seed0"
         found[name] = replace(run, tokens=ledger.tokens_for(run, tokens, flops))
 
-    tuned = matmul_parameters(trial.model, plan.data)
+    tried = matmul_parameters(trial.model, plan.data)
     for variant in VARIANTS:
         for flops, sizes in BUDGETS[scale].items():
             for size in sizes:
                 params = matmul_parameters(size.model, plan.data)
-                add(variant, flops, size, laws.rate_at(params, used[variant], tuned))
+                add(variant, flops, size, laws.rate_at(params, used[variant], tried))
         for rate in rates:
             if rate != used[variant]:
                 add(variant, budget, trial, rate, f"lr{rate:g}-")

@@ -63,7 +63,7 @@ from lm.study.analyses.steps import (
     steps_table,
 )
 from lm.study.curves import curve_of
-from lm.study.grid import Cell, Scale, Size, flops_text, matmul_parameters
+from lm.study.grid import GPT, Cell, Scale, Size, flops_text, matmul_parameters
 from lm.study.groups import results_of
 from lm.study.laws import Trials, attempt
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
@@ -200,14 +200,14 @@ def runs(scale: str) -> dict[str, Run]:
         part = min(1.0, warmup / tokens)
         constant = WarmupStableDecay(warmup=part, decay=0.0)
         once = decay or what.startswith("trial")
-        found[f"causal-{count(params[at])}-{what}-seed0"] = Run(
+        found[f"causal-{count(params[at])}-{what}-seed0"] = plan.run(
+            GPT,
+            plan.sizes[at],
+            tokens,
             data=replace(plan.data, batch=setting.rows),
-            model=plan.sizes[at].model,
             optimizer=Adamw(learning_rate=setting.learning_rate, b2=setting.b2),
             schedule=Cosine(warmup=part, final=0.0) if decay else constant,
-            tokens=tokens,
             evaluations=1 if once else steps.evaluations,
-            **plan.settings,
         )
 
     for at, tried in steps.trials.items():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,34 +45,21 @@ def dots_figure(series: Mapping[str, tuple[str, Mapping[str, Group]]]) -> Figure
     rows = list(dict.fromkeys(row for _, found in series.values() for row in found))
     figure, both = panels(2, height=1.3 + 0.24 * len(rows), sharey=True)
     for axes, measure in zip(both, (BITS, PROBE), strict=True):
-        scale = 100 if measure is PROBE else 1
         for order, (colour, found) in enumerate(series.values()):
             nudge = 0.17 * (order - (len(series) - 1) / 2)
             for row, group in found.items():
-                if (value := group.mean(measure.key)) is None:
-                    continue
-                axes.errorbar(
-                    [scale * value],
-                    [rows.index(row) + nudge],
-                    xerr=[scale * (group.error(measure) or 0.0)],
-                    **_mark(group, measure, colour, MARKERS[order]),
-                )
+                if (value := group.mean(measure.key)) is not None:
+                    bar = _unit(measure) * (group.error(measure) or 0.0)
+                    look = _mark(group, measure, colour, MARKERS[order])
+                    place = rows.index(row) + nudge
+                    axes.errorbar([_unit(measure) * value], [place], xerr=[bar], **look)
         axes.grid(axis="y", attention_mask=False)
     left, right = both
     left.set_yticks(range(len(rows)), rows)
     left.set_ylim(len(rows) - 0.4, -0.6)
     left.set(title="Held-out text", xlabel="bits per byte")
     right.set(title="Roles found by the probe", xlabel="% of tokens")
-    handles = [
-        Line2D([], [], color=colour, marker=MARKERS[order], linestyle="none", label=label)
-        for order, (label, (colour, _)) in enumerate(series.items())
-    ]
-    kinds = {g.kind for _, found in series.values() for g in found.values()}
-    figure.legend(
-        handles=[*(handles if len(series) > 1 else []), *_kind_handles(kinds)],
-        loc="outside upper left",
-        ncols=5,
-    )
+    _name_series(figure, series, "none")
     return figure
 
 
@@ -85,40 +72,25 @@ def curves_figure(
     """Bits per byte and probe against a number; `lines` are colours and groups by it."""
     figure, both = panels(2, height=3.2)
     for axes, measure in zip(both, (BITS, PROBE), strict=True):
-        scale = 100 if measure is PROBE else 1
+        unit = _unit(measure)
         for order, (colour, found) in enumerate(lines.values()):
             there = {x: g for x, g in found.items() if g.mean(measure.key) is not None}
+            values = {x: unit * (g.mean(measure.key) or 0.0) for x, g in there.items()}
             # A line joins what compares: not bounds with exact numbers.
-            kinds = {g.kind if measure is BITS else "" for g in there.values()}
-            for kind in sorted(kinds):
-                joined = {
-                    x: scale * (g.mean(measure.key) or 0.0)
-                    for x, g in there.items()
-                    if measure is PROBE or g.kind == kind
-                }
-                axes.plot(list(joined), list(joined.values()), color=colour, zorder=1)
+            kinds = {x: g.kind if measure is BITS else "" for x, g in there.items()}
+            for kind in sorted(set(kinds.values())):
+                joined = [x for x in values if kinds[x] == kind]
+                axes.plot(joined, [values[x] for x in joined], color=colour, zorder=1)
             for x, group in there.items():
-                axes.errorbar(
-                    [x],
-                    [scale * (group.mean(measure.key) or 0.0)],
-                    [scale * (group.error(measure) or 0.0)],
-                    **_mark(group, measure, colour, MARKERS[order]),
-                )
+                bar = unit * (group.error(measure) or 0.0)
+                look = _mark(group, measure, colour, MARKERS[order])
+                axes.errorbar([x], [values[x]], [bar], **look)
         axes.set_xlabel(xlabel)
     left, right = both
     left.set(title="Held-out text", ylabel="bits per byte")
     right.set(title="Roles found by the probe", ylabel="% of tokens")
     reference_lines(left, baselines)
-    handles = [
-        Line2D([], [], color=colour, marker=MARKERS[order], label=label)
-        for order, (label, (colour, _)) in enumerate(lines.items())
-    ]
-    shown = {g.kind for _, found in lines.values() for g in found.values()}
-    figure.legend(
-        handles=[*(handles if len(lines) > 1 else []), *_kind_handles(shown)],
-        loc="outside upper left",
-        ncols=5,
-    )
+    _name_series(figure, lines, "-")
     return figure
 
 
@@ -438,18 +410,27 @@ def _mark(group: Group, measure: Measure, colour: str, marker: str) -> dict[str,
     }
 
 
-def _kind_handles(kinds: set[str]) -> list[Line2D]:
-    looks = {"exact": MUTED, "bound": PAPER}
-    names = {"exact": "exact", "bound": "upper bound"}
-    return [
-        Line2D(
-            [],
-            [],
-            color=MUTED,
-            linestyle="none",
-            marker="o" if kind in looks else "x",
-            markerfacecolor=looks.get(kind, MUTED),
-            label=names.get(kind, kind),
-        )
-        for kind in sorted(kinds)
+def _unit(measure: Measure) -> int:
+    """The probe is drawn in percent."""
+    return 100 if measure is PROBE else 1
+
+
+def _name_series(
+    figure: Figure,
+    series: Mapping[str, tuple[str, Mapping[Any, Group]]],
+    linestyle: Literal["-", "none"],
+) -> None:
+    """The legend of series, where there are several, and of the kinds of their marks."""
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle=linestyle, label=label)
+        for (label, (colour, _)), marker in zip(series.items(), MARKERS, strict=False)
+        if len(series) > 1
     ]
+    names = {"exact": ("exact", MUTED), "bound": ("upper bound", PAPER)}
+    for kind in sorted({g.kind for _, found in series.values() for g in found.values()}):
+        label, face = names.get(kind, (kind, MUTED))
+        marker = "o" if kind in names else "x"
+        handle = Line2D([], [], color=MUTED, linestyle="none", marker=marker, label=label)
+        handle.set_markerfacecolor(face)
+        handles.append(handle)
+    figure.legend(handles=handles, loc="outside upper left", ncols=5)

@@ -91,7 +91,10 @@ class Scale(NamedTuple):
             for size in self.sizes
             for name, variant in variants.items()
             if self.only is None or name in self.only
-            for run in [self._run(variant, size, tokens, seed, once)]
+            for new in [msgspec.structs.replace(self.data, unique=tokens)]
+            for run in [
+                self.run(variant, size, tokens, seed=seed, data=new if once else self.data)
+            ]
         }
 
     def runs_at_flops(self, variants: Mapping[str, Variant]) -> dict[str, Run]:
@@ -112,18 +115,17 @@ class Scale(NamedTuple):
                 found[other] = msgspec.structs.replace(run, tokens=tokens)
         return found
 
-    def _run(self, variant: Variant, size: Size, tokens: int, seed: int, once: bool) -> Run:
-        usual = {"schedule": WarmupStableDecay(warmup=0.05)}
-        new = msgspec.structs.replace(self.data, unique=tokens)
-        return Run(
-            data=new if once else self.data,
-            objective=variant.objective,
-            model=size.model,
-            optimizer=Muon(learning_rate=size.learning_rate),
-            tokens=tokens,
-            seed=seed,
-            **usual | dict(self.settings),
-        )
+    def run(self, variant: Variant, size: Size, tokens: int, **fields: Any) -> Run:
+        """One run; `fields` are those that are not as in the others."""
+        usual = {
+            "data": self.data,
+            "objective": variant.objective,
+            "model": size.model,
+            "optimizer": Muon(learning_rate=size.learning_rate),
+            "schedule": WarmupStableDecay(warmup=0.05),
+            "tokens": tokens,
+        }
+        return Run(**usual | dict(self.settings) | fields)
 
 
 def parameters(model: Model) -> int:

@@ -17,14 +17,8 @@ from lm.study.report.values import Plot, Row
 from lm.study.sentences import together
 
 
-def runs_of(
-    results: Sequence[Row],
-    *,
-    loss: str = "bits_per_byte",
-    params: str = "params_matmul",
-    flops: str = "flops",
-) -> Runs:
-    """The table that laws are fit to; the names are those of numbers in a result.
+def runs_of(results: Sequence[Row], *, loss: str = "bits_per_byte") -> Runs:
+    """The table that laws are fit to; `loss` names a number of a result.
 
     FLOPs are the ledger's exact count, and sizes those of all matrix products, the head's among
     them, which is what that count goes with. Raises DataError where there are no results.
@@ -36,10 +30,8 @@ def runs_of(
     """
     if not results:
         raise DataError("no finished runs")
-    names = {"loss_R": loss, "params_R": params, "tokens_R": "tokens", "flops_R": flops}
-    return Runs(
-        **{field: np.array([float(r[name]) for r in results]) for field, name in names.items()}
-    )
+    names = (loss, "params_matmul", "tokens", "flops")
+    return Runs(*(np.array([float(result[name]) for result in results]) for name in names))
 
 
 def attempt(fit: Callable[..., Any], *given: Any) -> Any:

@@ -182,27 +182,50 @@ def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
 
 def laws_table(fits: Fits, caption: str, what: str = "law") -> Table:
     """A row a fit: its exponents with their 95% intervals, and how many rows it stands on."""
-    names = [
-        name for name in ("a", "b", "x") if any(name in _exponents(f) for f in fits.values())
-    ]
     titles = {"a": "a (N* ~ C^a)", "b": "b (D* ~ C^b)", "x": "x (L* ~ C^−x)"}
-    rows = []
+    known = [fit.exponents for fit in fits.values() if isinstance(fit, Fit)]
+    names = {n: titles[n] for n in titles if any(n in exponents for exponents in known)}
+
+    def show(fit: Fit, name: str) -> str | None:
+        return exponent_text(fit, name) if name in fit.exponents else None
+
+    return _fits_table(fits, names, show, "runs used", caption, what)
+
+
+def parameters_table(
+    fits: Fits, names: Sequence[str], caption: str, what: str = "law"
+) -> Table:
+    """A row a fit: these parameters with their 95% intervals."""
+
+    def show(fit: Fit, name: str) -> str:
+        return short_text(fit.parameters[name], fit.ci95.get(name))
+
+    return _fits_table(fits, {name: name for name in names}, show, "runs", caption, what)
+
+
+def _fits_table(
+    fits: Fits,
+    names: Mapping[str, str],
+    show: Callable[[Fit, str], str | None],
+    runs: str,
+    caption: str,
+    what: str,
+) -> Table:
+    rows: list[dict[str, Any]] = []
     for title, fit in fits.items():
-        row: dict[str, Any] = {"what": title}
-        if isinstance(fit, Fit):
-            row |= {name: exponent_text(fit, name) for name in fit.exponents}
-            row |= {"rows": fit.rows_used, "doubts": len(fit.warnings) or "none"}
-            if budgets := fit.details.get("budgets"):
-                row["minima"] = len(budgets)
-        else:
-            row["doubts"] = f"not fit: {fit}"
+        if not isinstance(fit, Fit):
+            rows.append({"what": title, "doubts": f"not fit: {fit}"})
+            continue
+        row = {"what": title, "rows": fit.rows_used, "doubts": len(fit.warnings) or "none"}
+        row |= {name: show(fit, name) for name in names}
+        if budgets := fit.details.get("budgets"):
+            row["minima"] = len(budgets)
         rows.append(row)
-    minima = [Column("minima", "minima")] if any("minima" in row for row in rows) else []
     columns = (
         Column("what", what),
-        *(Column(name, titles[name]) for name in names),
-        Column("rows", "runs used"),
-        *minima,
+        *(Column(name, title) for name, title in names.items()),
+        Column("rows", runs),
+        *([Column("minima", "minima")] if any("minima" in row for row in rows) else []),
         Column("doubts", "doubts"),
     )
     return Table(columns, rows, caption)
@@ -220,34 +243,6 @@ def doubts_table(fits: Fits, caption: str) -> Table | None:
         if rows
         else None
     )
-
-
-def _exponents(fit: Fit | DataError) -> Mapping[str, float]:
-    return fit.exponents if isinstance(fit, Fit) else {}
-
-
-def parameters_table(
-    fits: Fits, names: Sequence[str], caption: str, what: str = "law"
-) -> Table:
-    """A row a fit: these parameters with their 95% intervals."""
-    rows = []
-    for title, fit in fits.items():
-        row: dict[str, Any] = {"what": title}
-        if isinstance(fit, Fit):
-            row |= {
-                name: short_text(fit.parameters[name], fit.ci95.get(name)) for name in names
-            }
-            row |= {"rows": fit.rows_used, "doubts": len(fit.warnings) or "none"}
-        else:
-            row["doubts"] = f"not fit: {fit}"
-        rows.append(row)
-    columns = (
-        Column("what", what),
-        *(Column(name, name) for name in names),
-        Column("rows", "runs"),
-        Column("doubts", "doubts"),
-    )
-    return Table(columns, rows, caption)
 
 
 def trials_table(trials: Sequence[Trials], caption: str) -> Table:

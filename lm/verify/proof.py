@@ -91,6 +91,7 @@ def draw(proof: Proof) -> Text:
 def title(objective: Base) -> str:
     """An objective as one would ask for it, without what is as usual.
 
+    >>> from lm.objectives import Masked
     >>> title(Masked(rate=0.3, select="word"))
     'masked rate=0.3 select=word'
     """

@@ -14,7 +14,19 @@ import numpy as np
 import pytest
 
 from lm.config import UserError
-from lm.data import Data, Document, SentencePiece, Text, Tokenizer, Tokens, open_tokens
+from lm.data import (
+    Bytes,
+    Channel,
+    Data,
+    Document,
+    Part,
+    SentencePiece,
+    Text,
+    Tokenizer,
+    Tokens,
+    open_tokenizer,
+    open_tokens,
+)
 from lm.data.cache import unfinished
 from lm.data.corpora import fraction_of, survey
 from lm.data.store import open_store
@@ -239,6 +251,39 @@ def test_ids_beyond_two_bytes_are_kept(cache: Path) -> None:
     splits = open_store({"test": 1}, [Document("a", "69999 1 65536 ")], big, 0.0)
     assert splits["train"].text(0) == "69999 1 65536 "
     assert splits["validation"].size == 0
+
+
+def test_channels_of_any_type_and_shape_are_stored_like_tokens(cache, monkeypatch) -> None:
+    """Fails if a shard of a channel is lost, its type is the tokens', or a fill is left out."""
+    monkeypatch.setattr("lm.data.store._SHARD", 64)
+    monkeypatch.setattr("lm.data.store._CHUNK", 16)
+    channels = (
+        Channel("scale", "float32", (2, 3), fill=0.5),
+        Channel("kind", "uint8", fill=9),
+        Channel("counts", "bool"),
+    )
+    texts = [("a" * n, "b" * (n % 7 + 1)) for n in range(1, 40)]
+    documents = [
+        Document(str(n), a + b, (Part(a, {"kind": n, "counts": True}), Part(b, {"scale": n})))
+        for n, (a, b) in enumerate(texts)
+    ]
+    tokenizer = open_tokenizer(Bytes())
+    for _ in ("built", "found"):
+        split = open_store({"test": 2}, documents, tokenizer, 0.0, channels)["train"]
+        found = {k: v[0] for k, v in split.read_channels([0], split.size + 4).items()}
+        assert found["scale"].shape == (split.size + 4, 2, 3)
+        assert [found[c.name].dtype for c in channels] == ["float32", "uint8", "bool"]
+        first = [1 + len(a) + 1 for a, _ in texts]
+        second = [len(b) + 1 for _, b in texts]
+        runs = np.ravel(np.column_stack([first, second]))
+        numbers = np.arange(len(texts))
+        kind = np.column_stack([numbers, np.full_like(numbers, 9)]).ravel()
+        scale = np.column_stack([np.full(len(texts), 0.5), numbers]).ravel()
+        assert found["kind"].tolist() == [*np.repeat(kind, runs), *[9] * 4]
+        counts = np.tile([True, False], len(texts))
+        assert found["counts"].tolist() == [*np.repeat(counts, runs), *[False] * 4]
+        assert (found["scale"][:-4] == np.repeat(scale, runs)[:, None, None]).all()
+    assert len(list((store_folder(cache) / "train/channels/scale/c").iterdir())) > 5
 
 
 PROGRAM = """

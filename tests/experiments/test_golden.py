@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 import experiments
+import lm.run  # noqa: F401 - with all settings that there are
 from lm.config import Config, essence, validate_fields
 from lm.config.convert import default_of
 
@@ -23,7 +24,7 @@ Tree = dict[str, Any]
 
 
 def defaults(kind: type[Config] = Config) -> dict[str, Tree]:
-    """The default of each field of every struct of settings, by the struct's name."""
+    """The default of each field of every struct of settings but bases, by the struct's name."""
     found = {}
     for each in kind.__subclasses__():
         if each.__module__.startswith("lm."):
@@ -31,7 +32,7 @@ def defaults(kind: type[Config] = Config) -> dict[str, Tree]:
             known = {name: d for name, d in values.items() if d is not msgspec.NODEFAULT}
             plain = {name: essence(value) for name, value in known.items()}
             found |= {each.__name__: plain, **defaults(each)}
-    return {name: known for name, known in sorted(found.items()) if known}
+    return {name: known for name, known in sorted(found.items()) if known and name != "Base"}
 
 
 def settings() -> dict[str, dict[str, Tree]]:

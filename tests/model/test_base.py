@@ -17,7 +17,7 @@ from rich.console import Console
 
 import lm.loss
 from lm.config import UserError
-from lm.cost import ledger, memory
+from lm.cost import budget, ledger, memory
 from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh, constrain
@@ -213,6 +213,24 @@ def test_what_it_cannot_serve_is_refused_by_name(changes, says):
     """Fails if a model is trained on masks that it does not look at."""
     with pytest.raises(UserError, match=rf"^[^\n]*{says}[^\n]*$"):
         validate(msgspec.structs.replace(RUN, **changes))
+
+
+def test_depth_is_the_dial_of_a_budget_where_a_model_has_one():
+    """Fails if a ladder makes shapes of one kind for another, or ends in a traceback."""
+    depth = budget.nearest_depth(Window(), SIZE, 1e5, "matmul")
+    sizes = [
+        abs(np.log(sum(Window().at_depth(n).matmul_parameters(SIZE).values()) / 1e5))
+        for n in range(1, 20)
+    ]
+    assert depth == 1 + int(np.argmin(sizes))
+    with pytest.raises(UserError, match=r"^model.type=fixed: "):
+        budget.shape(Fixed(), 2)
+
+
+class Fixed(Window, tag="fixed"):
+    """A window whose shape is as it is."""
+
+    at_depth = Base.at_depth
 
 
 def test_a_model_without_a_cache_does_not_generate():

@@ -50,10 +50,10 @@ def pair(path: Path) -> Jsonl:
 @pytest.mark.parametrize(
     ("source", "objective", "steps"),
     [
-        (single, Classify(), 60),
-        (single, Classify(attention="causal", pool="last"), 60),
-        (pair, Classify(pool="first"), 200),
-        (pair, Classify(attention="causal", pool="last"), 200),
+        (single, Classify(), 30),
+        (single, Classify(attention="causal", pool="last"), 30),
+        (pair, Classify(pool="first"), 60),
+        (pair, Classify(attention="causal", pool="last"), 60),
     ],
     ids=["single, bidirectional", "single, causal", "pair, bidirectional", "pair, causal"],
 )
