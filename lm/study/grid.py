@@ -102,14 +102,14 @@ class Scale(NamedTuple):
 
         The first variant's FLOPs are what all get, to the nearest step.
         """
-        tokens, first = vocabulary_size(self.data.tokenizer), next(iter(variants))
+        vocabulary, first = vocabulary_size(self.data.tokenizer), next(iter(variants))
         found = {}
         for name, run in self.runs(variants).items():
             found[name] = run
             spent = msgspec.structs.replace(run, objective=variants[first].objective)
-            flops = ledger.cost(spent, tokens).flops
-            tokens = ledger.tokens_for(run, tokens, flops)
-            if tokens != ledger.cost(run, tokens).tokens:
+            flops = ledger.cost(spent, vocabulary).flops
+            tokens = ledger.tokens_for(run, vocabulary, flops)
+            if tokens != ledger.cost(run, vocabulary).tokens:
                 variant, size, _, seed = name.split("-")
                 other = f"{variant}-{size}-{flops_text(flops)}-{seed}"
                 found[other] = msgspec.structs.replace(run, tokens=tokens)

@@ -88,7 +88,7 @@ def test_tokens_that_cannot_be_are_refused():
 
 def test_windows_skip_what_is_not_content():
     """Fails when padding or bos token are given bytes."""
-    tokens = [b"?", b"?", b"?", b"", b"ab", b"c"]
+    spelled = [b"?", b"?", b"?", b"", b"ab", b"c"]
     tokens = np.array([[2, 4, 3, 2, 5], [2, 5, 0, 0, 0]])
     content = np.array([[0, 1, 1, 0, 1], [0, 1, 0, 0, 0]], bool)
-    assert window_contents(tokens, content, tokens) == [b"abc", b"c"]
+    assert window_contents(tokens, content, spelled) == [b"abc", b"c"]

@@ -21,7 +21,7 @@ def documents_of_one_row(documents, tokens, random):
 def test_windows_hold_every_byte_of_the_stream_once():
     """Fails when a window starts at r x L, or the overwritten first position counts."""
     random = np.random.default_rng(0)
-    tokens = np.array([0, 0, 0, 0, *random.integers(1, 9, size=20)])
+    sizes = np.array([0, 0, 0, 0, *random.integers(1, 9, size=20)])
     documents = [random.integers(4, 24, size=n) for n in (3, 50, 1, 20, 0, 33)]
     stream = np.concatenate([[2, *d, 3] for d in documents])
     offsets = np.cumsum([0, *(len(d) + 2 for d in documents)])
@@ -37,14 +37,14 @@ def test_windows_hold_every_byte_of_the_stream_once():
         inside.astype(int)[order],
         windows=order,
         bos=2,
-        token_bytes_V=tokens,
+        token_bytes_V=sizes,
         offsets=offsets,
     )
     content = text.documents_RL >= 0
     assert content.sum() == sum(len(d) + 1 for d in documents)
     assert (text.bytes_RL[~content] == 0).all()
     found = np.bincount(text.documents_RL[content], text.bytes_RL[content], minlength=6)
-    assert found.tolist() == [tokens[d].sum() for d in documents]
+    assert found.tolist() == [sizes[d].sum() for d in documents]
 
 
 def test_text_error_is_that_of_a_mean_over_documents():

@@ -249,8 +249,8 @@ def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, name
     assert (found["scorer"], found["kind"]) == (headline, "exact")
     assert found["bits_per_byte"] == found["scores"][headline]["bits_per_byte"]
     # A model that was not trained says each of its tokens with about the same probability.
-    tokens = found["scores"][headline]["tokens"] / found["scores"][headline]["bytes"]
-    uniform = math.log2(tokens.tokenizer.vocabulary.size) * tokens
+    a_byte = found["scores"][headline]["tokens"] / found["scores"][headline]["bytes"]
+    uniform = math.log2(tokens.tokenizer.vocabulary.size) * a_byte
     layout = found["scores"][headline]["layout_bits"]
     assert found["bits_per_byte"] - layout == pytest.approx(uniform, rel=0.05)
     assert (layout > 0) == (headline == "spans")
