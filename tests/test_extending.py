@@ -66,7 +66,9 @@ def extend(tree: Path) -> None:
         text = listing.read_text()
         (line,) = [each for each in text.splitlines() if within_or_table(each, within)]
         match kind:
-            case "tracker" | "scorer":
+            case "tracker":
+                new = line.replace("{", f"{{{within}, ", 1)
+            case "scorer":
                 new = f"{line}\n    {within},"
             case "law":
                 new = line.replace("(Parametric, ", f"(Parametric, {name}, ")

@@ -71,7 +71,7 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         if any(runs[cell].objective != run.objective for cell, run in planned.items()):
             raise UserError("objective: the study's runs are named by it; use lm train instead")
         _no_twins(planned, runs)
-        names = chosen(runs, given.cell)
+        names = chosen(runs, given.run)
         if given.cost is not None:
             asked = {cell: runs[cell] for cell in names}
             print(cost(asked, given.cost, slices=given.slices))
@@ -81,7 +81,7 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         if not given.report:
             prepare_machine()
             # All runs are for one process; several may each train some of them.
-            with only_writer(directory, shared=bool(given.cell)):
+            with only_writer(directory, shared=bool(given.run)):
                 failed = train(runs, names, directory, effort_of(study, given.scale))
         if hosts.is_first():
             draw(study, runs, directory)

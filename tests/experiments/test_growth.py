@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from experiments import bigger_learns_faster, data_growth, repeated_data
-from experiments.bigger_learns_faster import Race
 from lm.objectives import Causal
 from lm.run import Run
 from lm.scaling.fit import Fit
 from lm.scaling.laws import effective_tokens
+from lm.study.analyses.growth import gains_of
+from lm.study.analyses.races import Race
+from lm.study.analyses.repeats import best_so_far, law_of
 from lm.study.curves import Curve
 from lm.study.grid import GPT, Cell
 from lm.study.groups import BITS, groups_of
@@ -73,7 +75,7 @@ def test_what_doublings_gain_does_not_know_the_floor(tmp_path):
         data_growth, tmp_path, growth(causal=1.0, any_order=0.5, masked15=0.5), noise=0
     )
     groups = list(groups_of(cells, data_growth.VARIANTS).values())
-    gains = data_growth.gains_of(groups, GPT, BITS)
+    gains = gains_of(groups, GPT, BITS)
     assert [gain.tokens for gain in gains] == [25_600 * 2**k for k in range(5)]
     assert [gain.gap.value for gain in gains] == pytest.approx([0.45 / 2**k for k in range(5)])
 
@@ -107,7 +109,7 @@ def test_repeated_data_says_who_bears_more_repeats(causal, masked, says, tmp_pat
     assert says in drawn.answer
     assert drawn.warnings == ()
     groups = list(groups_of(cells, repeated_data.VARIANTS).values())
-    fit = repeated_data.law_of(groups, GPT)
+    fit = law_of(groups, GPT)
     assert fit.parameters["R_D"] == pytest.approx(causal, rel=0.3)
     assert fit.parameters["E"] == 2.3 and "E" in fit.fixed
 
@@ -122,7 +124,7 @@ def test_a_run_that_overfits_counts_as_if_it_had_been_stopped(tmp_path):
 
     cells = cells_of(repeated_data, tmp_path, bits, noise=0)
     groups = groups_of(cells, repeated_data.VARIANTS).values()
-    both = repeated_data.best_so_far([g for g in groups if g.name.startswith("causal")])
+    both = best_so_far([g for g in groups if g.name.startswith("causal")])
     stopped = {r["tokens"]: least for r, least in both if r["bits_per_byte"] > least}
     sixteen = next(r for r, _ in both if (r["unique_tokens"], r["tokens"]) == (12_800, 204_800))
     assert stopped == {409_600: sixteen["bits_per_byte"]}
@@ -191,11 +193,11 @@ def test_levels_are_those_that_every_size_passes_on_its_way():
         return Curve("", size, 6.0 * size, tokens_T, np.array(losses))
 
     small, large = curve(1, 4, 3, 2.5, 2.4), curve(9, 3.4, 2.2, 2.0, 1.8)
-    race = Race.of("", [small, curve(1, 4, 3.9, 3.8, 3.7), large])
+    race = Race.of(GPT, [small, curve(1, 4, 3.9, 3.8, 3.7), large])
     assert race.levels == pytest.approx((3.0, 2.7, 2.5))
     assert [c.params for c, _ in race.to(race.levels[-1])] == [1, 9]
-    assert Race.of("", [small]).levels == ()
-    assert Race.of("", [small, curve(9, 2.3, 2.2)]).levels == ()
+    assert Race.of(GPT, [small]).levels == ()
+    assert Race.of(GPT, [small, curve(9, 2.3, 2.2)]).levels == ()
 
 
 # All

@@ -44,7 +44,7 @@ def page_of(report: Report, drawings: Mapping[str, str]) -> str:
     environment.filters |= {
         "prose": _prose,
         "token": _piece,
-        "run": cell_text,
+        "cell": cell_text,
         "numeric": lambda column, table: is_numeric(table, column),
         "first": lambda row, table: cell_text(row, table.columns[0]),
         "drawing": lambda plot: _inline(drawings[plot.name], plot),
