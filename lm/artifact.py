@@ -51,7 +51,7 @@ class Consumed(Config):
         return Consumed(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-class Origin(Config):
+class Provenance(Config):
     """Where a model comes from."""
 
     run: Annotated[str, Meta(description="name of the run that trained it")] = ""
@@ -67,7 +67,9 @@ class Started(Config):
     """What a run keeps of the model that it started from."""
 
     digest: Annotated[str, Meta(description="of that model")]
-    origin: Annotated[Origin, Meta(description="where that model comes from")] = Origin()
+    origin: Annotated[Provenance, Meta(description="where that model comes from")] = (
+        Provenance()
+    )
     consumed: Annotated[Consumed, Meta(description="what had gone into it")] = Consumed()
 
 
@@ -80,7 +82,7 @@ class Card(Config):
     length: Annotated[int, Meta(ge=2, description="positions of a row (L)")]
     precision: Annotated[Precision, Meta(description="of matrix products in training")]
     lengths: Annotated[LengthModel, Meta(description="lengths of its documents")] | None = None
-    origin: Annotated[Origin, Meta(description="where it comes from")] = Origin()
+    origin: Annotated[Provenance, Meta(description="where it comes from")] = Provenance()
     format: Annotated[Literal[1], Meta(description="of this folder")] = 1
 
 

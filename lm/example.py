@@ -59,25 +59,25 @@ class Batch:
 # other.
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Causal:
+class CausalMask:
     """A query sees the keys of its segment up to itself."""
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Bidirectional:
+class BidirectionalMask:
     """A query sees every key of its segment."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Until:
+class UntilMask:
     """Query q sees the keys of its segment at row positions `<= until_BL[b, q]`."""
 
     until_BL: jax.Array
 
 
-AttentionMask = Causal | Bidirectional | Until
+AttentionMask = CausalMask | BidirectionalMask | UntilMask
 
 
 @jax.tree_util.register_static
@@ -150,7 +150,7 @@ def content_of(
 def mask_array(attention_mask: AttentionMask, segments_BL: jax.Array) -> jax.Array:
     """What each query may see, bool[B, L, M]: the definition all attention is held to.
 
-    >>> mask_array(Causal(), jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
+    >>> mask_array(CausalMask(), jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     """
     length = segments_BL.shape[1]
@@ -159,9 +159,9 @@ def mask_array(attention_mask: AttentionMask, segments_BL: jax.Array) -> jax.Arr
         segments_BL[:, :, None] > 0
     )
     match attention_mask:
-        case Causal():
+        case CausalMask():
             return same_BLM & (key_1M <= query_L1)[None]
-        case Bidirectional():
+        case BidirectionalMask():
             return same_BLM
-        case Until(until_BL):
+        case UntilMask(until_BL):
             return same_BLM & (key_1M[None] <= until_BL[:, :, None])

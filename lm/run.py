@@ -20,7 +20,7 @@ from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
 from lm.optimizer import check as check_schedule
 
 
-class Checkpoints(Config):
+class CheckpointSettings(Config):
     """When training state is saved; a last checkpoint is always written at the end."""
 
     seconds: Annotated[float, Meta(gt=0, description="save at most this often, in seconds")] = (
@@ -144,7 +144,7 @@ class Run(Config):
         Meta(description="what computes it; auto: splash on TPUs for rows of 512 on, else XLA"),
     ] = "auto"
     mesh: Mesh = Mesh()
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     faults: Faults = Faults()
     trackers: Annotated[
         tuple[str, ...],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.example import Bidirectional, Causal, Until, mask_array, positions_of
+from lm.example import BidirectionalMask, CausalMask, UntilMask, mask_array, positions_of
 
 LENGTH = 7
 """One for all examples, so that each function compiles once."""
@@ -50,7 +50,7 @@ def test_until_is_its_own_segment_up_to_a_row_position(rows, until):
         ]
         for row, bound in zip(rows, until_BL, strict=True)
     ]
-    mask_BLM = mask_array(Until(jnp.array(until_BL)), jnp.array(rows))
+    mask_BLM = mask_array(UntilMask(jnp.array(until_BL)), jnp.array(rows))
     assert mask_BLM.tolist() == expected
 
 
@@ -61,9 +61,10 @@ def test_causal_and_full_are_until_here_and_until_the_end(rows):
     segments_BL = jnp.array(rows)
     here_BL = jnp.broadcast_to(jnp.arange(LENGTH), segments_BL.shape)
     end_BL = jnp.full(segments_BL.shape, LENGTH - 1)
-    for attention_mask, until_BL in ((Causal(), here_BL), (Bidirectional(), end_BL)):
+    for attention_mask, until_BL in ((CausalMask(), here_BL), (BidirectionalMask(), end_BL)):
         np.testing.assert_array_equal(
-            mask_array(attention_mask, segments_BL), mask_array(Until(until_BL), segments_BL)
+            mask_array(attention_mask, segments_BL),
+            mask_array(UntilMask(until_BL), segments_BL),
         )
 
 
@@ -72,7 +73,7 @@ def test_jit_cannot_take_one_kind_for_another():
 
     Hashes differ even then, so that what it does goes wrong in one process of a hundred.
     """
-    kinds = [Causal(), Bidirectional(), Until(jnp.zeros((1, 3), int))]
+    kinds = [CausalMask(), BidirectionalMask(), UntilMask(jnp.zeros((1, 3), int))]
     structures = [jax.tree.structure(kind) for kind in kinds]
     for one, other in itertools.combinations(structures, 2):
         assert one != other
@@ -80,7 +81,7 @@ def test_jit_cannot_take_one_kind_for_another():
 
 
 @pytest.mark.parametrize(
-    "attention_mask", [Causal(), Bidirectional(), Until(jnp.full((1, 3), 2))]
+    "attention_mask", [CausalMask(), BidirectionalMask(), UntilMask(jnp.full((1, 3), 2))]
 )
 def test_padding_sees_nothing_and_is_not_seen(attention_mask):
     """Fails if padding counts as a segment like another."""

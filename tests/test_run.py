@@ -16,7 +16,7 @@ from lm.objectives import AnyOrder, Causal, Masked
 from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Muon, WarmupStableDecay
 from lm.run import (
     EXECUTION,
-    Checkpoints,
+    CheckpointSettings,
     Faults,
     Run,
     Start,
@@ -100,9 +100,9 @@ def test_fields_that_do_not_go_together_are_one_line_with_what_would(overrides, 
         (Run(data=Data(unique=0)), "data.unique=0"),
         (Run(objective=Masked(rate=0.0)), "objective.rate=0"),
         (Run(schedule=Cosine(final=2.0)), "schedule.final=2"),
-        (Run(checkpoints=Checkpoints(seconds=0.0)), "checkpoints.seconds=0"),
-        (Run(checkpoints=Checkpoints(steps=0)), "checkpoints.steps=0"),
-        (Run(checkpoints=Checkpoints(directory="")), "checkpoints.directory="),
+        (Run(checkpoints=CheckpointSettings(seconds=0.0)), "checkpoints.seconds=0"),
+        (Run(checkpoints=CheckpointSettings(steps=0)), "checkpoints.steps=0"),
+        (Run(checkpoints=CheckpointSettings(directory="")), "checkpoints.directory="),
         (Run(faults=Faults(policy="ignore")), "faults.policy=ignore"),  # type: ignore[arg-type]
         (Run(faults=Faults(spike=0.0)), "faults.spike=0"),
         (Run(faults=Faults(most=0)), "faults.most=0"),
@@ -179,7 +179,7 @@ RUNS = st.builds(
     tokens=st.integers(1, 2**32),
     seed=st.integers(0, 2**31 - 1),
     mesh=st.builds(Mesh, fsdp=st.none() | st.integers(1, 8)),
-    checkpoints=st.builds(Checkpoints, steps=st.none() | st.integers(1, 9)),
+    checkpoints=st.builds(CheckpointSettings, steps=st.none() | st.integers(1, 9)),
 )
 
 
@@ -210,7 +210,7 @@ OTHER: dict[str, Any] = {
     "unroll": 1,
     "attention": "xla",
     "mesh": Mesh(tensor=2),
-    "checkpoints": Checkpoints(keep=9),
+    "checkpoints": CheckpointSettings(keep=9),
     "faults": Faults(policy="skip"),
 }
 

@@ -75,7 +75,7 @@ from lm.generate import sampling
 from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import AnyOrder, Causal, Masked, Objective
-from lm.run import Checkpoints, Run
+from lm.run import CheckpointSettings, Run
 from lm.train.checkpoint import Checkpoints as Saved
 from lm.train.directory import commit
 from lm.train.fit import fit
@@ -687,7 +687,7 @@ def _save(plan: Plan, folder: Path) -> Result:
         "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         "seconds": spread(stopped[1:]),  # the first one compiles the digests
         "disk_seconds": spread(whole[1:]),
-        "every_seconds": Checkpoints().seconds,
+        "every_seconds": CheckpointSettings().seconds,
     }
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 
 from lm.config import Config
-from lm.example import Bidirectional
+from lm.example import BidirectionalMask
 from lm.objectives import Base
 from lm.run import Run, execution_of, steps
 
@@ -127,7 +127,7 @@ def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True
         length=objective.positions(run.data.length),
         attention_mask=objective.attention_mask
         if run.mesh.context in (1, None)
-        else Bidirectional(),
+        else BidirectionalMask(),
         train=train,
     )
 

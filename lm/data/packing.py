@@ -13,7 +13,7 @@ from lm.data import cache
 from lm.data.store import Split
 
 
-class Table(NamedTuple):
+class RowTable(NamedTuple):
     """The rows of a split: row r holds the documents `documents[rows[r]:rows[r + 1]]`."""
 
     rows: np.ndarray
@@ -23,7 +23,7 @@ class Table(NamedTuple):
 
 
 @lru_cache(8)
-def table_of(split: Split, length: int) -> Table:
+def table_of(split: Split, length: int) -> RowTable:
     """The rows of `length` that hold each document of a split once and whole, kept on disk.
 
     Raises UserError where one is longer than a row, unless its source says that it is cut.
@@ -48,13 +48,13 @@ def table_of(split: Split, length: int) -> Table:
         cache.write(path, both.tobytes())
         return table
     numbers = np.frombuffer(kept, "<i8")
-    return Table(*np.split(numbers[1:], numbers[:1]))
+    return RowTable(*np.split(numbers[1:], numbers[:1]))
 
 
 _VERSION = 1
 
 
-def pack(sizes: np.ndarray, length: int) -> Table:
+def pack(sizes: np.ndarray, length: int) -> RowTable:
     """Rows of documents of these sizes: the longest first, each in the row that it fits best.
 
     Johnson et al. (1974): at most 11/9 of the fewest rows that there can be, and 1.
@@ -83,4 +83,4 @@ def pack(sizes: np.ndarray, length: int) -> Table:
         rooms |= 1 << (room - size)
     ends = np.cumsum([0, *map(len, rows)])
     documents = np.array([document for row in rows for document in sorted(row)], np.int64)
-    return Table(ends.astype(np.int64), documents)
+    return RowTable(ends.astype(np.int64), documents)

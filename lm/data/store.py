@@ -23,7 +23,7 @@ import tensorstore as ts
 
 from lm.data import cache
 from lm.data.corpora import fraction_of
-from lm.data.sources import Channel, Document, Part
+from lm.data.sources import Channel, Document, Stretch
 from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
 
@@ -177,7 +177,7 @@ def _streams(
     documents: Sequence[Document], tokenizer: Tokenizer, channels: Sequence[Channel]
 ) -> Iterator[list[np.ndarray]]:
     """The tokens of each document, begin and ends among them, and its channels."""
-    parts = [document.parts or (Part(document.text),) for document in documents]
+    parts = [document.parts or (Stretch(document.text),) for document in documents]
     encoded = iter(tokenizer.encode_all([part.text for each in parts for part in each]))
     special = tokenizer.vocabulary
     for each in parts:

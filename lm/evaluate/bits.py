@@ -21,7 +21,7 @@ class Difference(NamedTuple):
     mc_se: float | None
 
 
-class Text(NamedTuple):
+class WindowText(NamedTuple):
     """What the windows hold, apart from any model."""
 
     bytes_RL: np.ndarray
@@ -38,7 +38,7 @@ def text_of(
     bos: int,
     token_bytes_V: np.ndarray,
     offsets: np.ndarray,
-) -> Text:
+) -> WindowText:
     """The bytes and documents of windows of a stream in which documents start at `offsets`.
 
     Window r holds the stream from `r * (L - 1)` on; `windows` are the r of the rows.
@@ -55,7 +55,7 @@ def text_of(
     index_RL = windows[:, None] * (length - 1) + np.arange(length)[None, :]
     content_RL = (segments_RL > 0) & (tokens_RL != bos)
     documents_RL = np.searchsorted(offsets, index_RL, side="right") - 1
-    return Text(
+    return WindowText(
         bytes_RL=np.where(content_RL, token_bytes_V[tokens_RL], 0),
         documents_RL=np.where(content_RL, documents_RL, -1),
     )
@@ -63,7 +63,7 @@ def text_of(
 
 def measure(
     nats_KRL: np.ndarray,
-    text: Text,
+    text: WindowText,
     *,
     kind: Kind,
     layout_RL: np.ndarray | None = None,
@@ -75,7 +75,7 @@ def measure(
     `layout_RL` are the nats of what the model was told of the layout (`lm.evaluate.layout`);
     `block` is what the score says of its scorer.
 
-    >>> text = Text(bytes_RL=np.array([[0, 1, 1], [0, 2, 0]]),
+    >>> text = WindowText(bytes_RL=np.array([[0, 1, 1], [0, 2, 0]]),
     ...             documents_RL=np.array([[-1, 0, 0], [-1, 1, 1]]))
     >>> nats_KRL = np.log(2) * np.array([[[0, 1, 1], [0, 4, 1]], [[0, 1, 3], [0, 4, 1]]])
     >>> layout_RL = np.log(2) * np.array([[0, 0, 1], [0, 0, 1]])
@@ -141,7 +141,7 @@ def paired(a: Score | Evaluation, b: Score | Evaluation, *, seed: int = 0) -> Di
 
     Raises ValueError where they are not of the same text.
 
-    >>> text = Text(bytes_RL=np.ones((4, 1), int), documents_RL=np.arange(4)[:, None])
+    >>> text = WindowText(bytes_RL=np.ones((4, 1), int), documents_RL=np.arange(4)[:, None])
     >>> hard = np.array([1.0, 2.0, 5.0, 9.0]).reshape(1, 4, 1) * math.log(2)
     >>> a = measure(hard + math.log(2), text, kind="exact")
     >>> b = measure(hard, text, kind="exact")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.data.sources.hmm import ALPHABET, Hmm
-from lm.example import Bidirectional, Causal, Example, Vocabulary
+from lm.example import BidirectionalMask, CausalMask, Example, Vocabulary
 from lm.numerics import Einsum
 
 
@@ -39,9 +39,9 @@ class Oracle:
     def apply(self, variables: Any, example: Example) -> Prediction:
         """p(token | what is visible): the next token (causal), or what a mask token hides."""
         del variables
-        if isinstance(example.attention_mask, Causal):
+        if isinstance(example.attention_mask, CausalMask):
             fraction_BLV = self._next(example.inputs)
-        elif isinstance(example.attention_mask, Bidirectional):
+        elif isinstance(example.attention_mask, BidirectionalMask):
             fraction_BLV = self._masked(example.inputs)
         else:
             raise ValueError("the source answers causal rows and rows that are seen whole")

@@ -16,7 +16,7 @@ from lm.evaluate.scorers.base import mask_prediction_of
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scoring import curve_of, score_by, sees
 from lm.evaluate.windows import Windows
-from lm.example import Causal as SeesBefore
+from lm.example import CausalMask
 from lm.results import Score, Truth
 from lm.run import Run
 from lm.train.load import Trained
@@ -109,7 +109,7 @@ def _truth_of_rows(trained: Trained, effort: Effort, corpus: Hmm) -> tuple[Score
         trained, trained.tokens.validation, -(-effort.probe_tokens // (corpus.row_length - 1))
     )
     states_NT, symbols_NT = drawn_rows(corpus, trained.tokens.validation, test)
-    given: Any = "so far" if isinstance(sees(trained), SeesBefore) else "all"
+    given: Any = "so far" if isinstance(sees(trained), CausalMask) else "all"
     posterior_NTS = corpus.source().state_posterior(symbols_NT, given=given)
     named = bayes_accuracy(posterior_NTS, states_NT)
     return score_by(source, ChainRule(), effort), _OfRows(

@@ -9,7 +9,7 @@ import numpy as np
 from lm.data import LengthModel, Split, n_rows, rows
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
-from lm.evaluate.bits import Text, text_of
+from lm.evaluate.bits import WindowText, text_of
 from lm.evaluate.layout import LayoutGiven, layout_nats
 from lm.train.load import Trained
 
@@ -24,7 +24,7 @@ class Windows:
     tokens_RL: np.ndarray
     segments_RL: np.ndarray
     index_R: np.ndarray
-    text: Text
+    text: WindowText
     batch: int
     corpus_digest: str
 

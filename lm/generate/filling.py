@@ -9,7 +9,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.distributed.hosts import fetch
-from lm.example import AttentionMask, Bidirectional, Causal, Vocabulary, positions_of
+from lm.example import AttentionMask, BidirectionalMask, CausalMask, Vocabulary, positions_of
 from lm.generate.question import ordinary, possible, question
 from lm.loss import logits
 from lm.model import Module
@@ -45,7 +45,7 @@ def fill(
         if prediction == "masked before":
             asked = [position - 1 for position in asked]
         scores_PV = _scores(
-            module, params, seen, asked, length, attention_mask=Bidirectional()
+            module, params, seen, asked, length, attention_mask=BidirectionalMask()
         )[: len(blanks)]
         scores_PV = np.where(ordinary(vocabulary)[None, :], scores_PV, -np.inf)
         at = int(_probabilities(scores_PV).max(axis=1).argmax())
@@ -75,7 +75,7 @@ def likeliest(
     seen = [vocabulary.bos, *tokens]
     shift = 1 if prediction == "masked" else 0
     asked = [position + shift for position in positions]
-    attention_mask = Causal() if prediction == "next" else Bidirectional()
+    attention_mask = CausalMask() if prediction == "next" else BidirectionalMask()
     scores_PV = _scores(module, params, seen, asked, length, attention_mask=attention_mask)
     scores_PV = np.where(possible(vocabulary)[None, :], scores_PV, -np.inf)
     probability_PV = _probabilities(scores_PV)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.distributed.hosts import fetch
-from lm.example import Causal, Vocabulary, positions_of
+from lm.example import CausalMask, Vocabulary, positions_of
 from lm.generate.question import possible, question
 from lm.loss import logits
 from lm.model import Module
@@ -101,7 +101,7 @@ def _continue(
     ) -> tuple[jax.Array, Any]:
         """Scores of the token that comes next."""
         last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
-        example = question(inputs_BL, last_B1, segments_BL, positions_BL, Causal())
+        example = question(inputs_BL, last_B1, segments_BL, positions_BL, CausalMask())
         output, cache = module.apply({"params": params}, example, cache)
         return logits(*output, einsum=module.einsum)[:, 0], cache
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Config, UserError
-from lm.example import AttentionMask, Bidirectional, Causal, Example, Until
+from lm.example import AttentionMask, BidirectionalMask, CausalMask, Example, UntilMask
 from lm.model.attention import Attention
 from lm.numerics import Einsum, Precision
 
@@ -45,7 +45,9 @@ class Execution(NamedTuple):
 class Base(Config):
     """A model: a frozen value of its settings, and all that others may ask of it."""
 
-    masks: ClassVar[frozenset[type[AttentionMask]]] = frozenset({Causal, Bidirectional, Until})
+    masks: ClassVar[frozenset[type[AttentionMask]]] = frozenset(
+        {CausalMask, BidirectionalMask, UntilMask}
+    )
     """The kinds of attention mask that it can serve."""
     reads_source: ClassVar[bool] = False
     """Whether it reads the source of an example, as an encoder and a decoder do."""
@@ -281,14 +283,16 @@ def blank_example(model: Base, rows: int, length: int) -> Example:
         weights=ones_BL,
         segments=ones_BL,
         positions=ones_BL,
-        attention_mask=Bidirectional() if Bidirectional in model.masks else Causal(),
+        attention_mask=BidirectionalMask()
+        if BidirectionalMask in model.masks
+        else CausalMask(),
     )
 
 
 _MASK_NAMES: dict[type, str] = {
-    Causal: "causal",
-    Bidirectional: "bidirectional",
-    Until: "prefix",
+    CausalMask: "causal",
+    BidirectionalMask: "bidirectional",
+    UntilMask: "prefix",
 }
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from lm.config import divisors
 from lm.distributed.mesh import constrain, num_shards, platform_of
-from lm.example import AttentionMask, Bidirectional, Causal, Example, mask_array
+from lm.example import AttentionMask, BidirectionalMask, CausalMask, Example, mask_array
 from lm.model.attention import (
     KERNELS,
     Attention,
@@ -351,7 +351,7 @@ class TransformerModule(Module):
             # Where positions are spread over devices, each has some of every block.
             whole_row = num_shards(self.mesh, "length") > 1
             blocks = key_extents(
-                Bidirectional() if whole_row else example.attention_mask, length
+                BidirectionalMask() if whole_row else example.attention_mask, length
             )
             mask_BLM = None
             if backend == "xla":
@@ -482,7 +482,7 @@ def _put(whole_BM: jax.Array, part_BL: jax.Array, at: jax.Array) -> jax.Array:
 
 def _sees_past(example: Example, segments_BM: jax.Array, cache_length: jax.Array) -> jax.Array:
     """What queries that come after `read` positions see of the whole row, bool[B, L, M]."""
-    if not isinstance(example.attention_mask, Causal):
+    if not isinstance(example.attention_mask, CausalMask):
         raise ValueError("only a causal row can go on from its past")
     length, capacity = example.segments.shape[1], segments_BM.shape[1]
     before_LM = jnp.arange(capacity)[None, :] <= cache_length + jnp.arange(length)[:, None]

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import AttentionMask, Batch, Bidirectional, Example, Vocabulary, content_of
+from lm.example import AttentionMask, Batch, BidirectionalMask, Example, Vocabulary, content_of
 from lm.objectives.base import Base, Prediction
 from lm.objectives.masked import choose, mask_tokens
 
@@ -13,7 +13,7 @@ from lm.objectives.masked import choose, mask_tokens
 class AnyOrder(Base, tag="any_order"):
     """Predict masked tokens at all masking rates; its loss bounds -log p over any order."""
 
-    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"masked"})
 
     def target_count(self, length: int) -> int:

@@ -5,15 +5,22 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import AttentionMask, Batch, Example, Vocabulary, content_of, positions_of
-from lm.example import Causal as SeesBefore
+from lm.example import (
+    AttentionMask,
+    Batch,
+    CausalMask,
+    Example,
+    Vocabulary,
+    content_of,
+    positions_of,
+)
 from lm.objectives.base import Base, Prediction
 
 
 class Causal(Base, tag="causal"):
     """Predict each next token from those before it (GPT)."""
 
-    attention_mask: ClassVar[AttentionMask] = SeesBefore()
+    attention_mask: ClassVar[AttentionMask] = CausalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"next"})
 
     def target_count(self, length: int) -> int:

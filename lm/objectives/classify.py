@@ -9,13 +9,13 @@ from msgspec import Meta
 from lm.example import (
     AttentionMask,
     Batch,
-    Bidirectional,
+    BidirectionalMask,
+    CausalMask,
     Example,
     Head,
     Vocabulary,
     positions_of,
 )
-from lm.example import Causal as SeesBefore
 from lm.loss import Sum, logits
 from lm.numerics import Einsum
 from lm.objectives.base import Base, Prediction
@@ -43,7 +43,7 @@ class Classify(Base, tag="classify"):
 
     @property
     def attention_mask(self) -> AttentionMask:  # type: ignore[override]
-        return SeesBefore() if self.attention == "causal" else Bidirectional()
+        return CausalMask() if self.attention == "causal" else BidirectionalMask()
 
     @property
     def predictions(self) -> frozenset[Prediction]:  # type: ignore[override]

@@ -11,7 +11,7 @@ from lm.config import Config
 from lm.example import (
     AttentionMask,
     Batch,
-    Bidirectional,
+    BidirectionalMask,
     Example,
     Vocabulary,
     content_of,
@@ -43,7 +43,7 @@ class Drawn(Config, tag="drawn"):
 class Masked(Base, tag="masked"):
     """Predict a fraction of masked tokens from all the others (BERT)."""
 
-    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"masked"})
     rate: Annotated[
         Fraction | Scheduled | Drawn, Meta(description="fraction of content tokens masked")
@@ -252,5 +252,5 @@ def mask_tokens(
         weights=weights_BP,
         segments=segments_BL,
         positions=positions_of(segments_BL),
-        attention_mask=Bidirectional(),
+        attention_mask=BidirectionalMask(),
     )

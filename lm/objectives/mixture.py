@@ -13,8 +13,15 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import Config
-from lm.example import AttentionMask, Batch, Bidirectional, Example, Until, Vocabulary
-from lm.example import Causal as SeesBefore
+from lm.example import (
+    AttentionMask,
+    Batch,
+    BidirectionalMask,
+    CausalMask,
+    Example,
+    UntilMask,
+    Vocabulary,
+)
 from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 from lm.objectives.masked import Masked
@@ -38,7 +45,7 @@ GPT_BERT = (Part(objective=Causal()), Part(objective=Shifted(of=Masked(mask=1.0,
 class Mixture(Base, tag="mixture"):
     """Several objectives, one of them drawn for every row or for every step (UL2, GPT-BERT)."""
 
-    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     mixed: Annotated[
         tuple[Part, ...], Meta(min_length=2, description="the objectives and their shares")
     ] = GPT_BERT
@@ -56,7 +63,7 @@ class Mixture(Base, tag="mixture"):
     def masks(self) -> frozenset[type[AttentionMask]]:
         """Rows of several kinds share one; a step's is that of its part."""
         steps = self.mixed if self.draw == "step" else ()
-        return frozenset({Until}).union(*(part.objective.masks for part in steps))
+        return frozenset({UntilMask}).union(*(part.objective.masks for part in steps))
 
     def target_count(self, length: int) -> int:
         """The most that any part needs."""
@@ -142,11 +149,11 @@ def _alike(example: Example, targets: int, positions: int) -> Example:
     batch, length = example.inputs.shape
     index_BL = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
     match example.attention_mask:
-        case SeesBefore():
+        case CausalMask():
             until_BL = index_BL
-        case Bidirectional():
+        case BidirectionalMask():
             until_BL = jnp.full_like(index_BL, length - 1)
-        case Until(until_BL):
+        case UntilMask(until_BL):
             pass
     values = {field.name: getattr(example, field.name) for field in fields(example)}
     values["target_positions"] = (
@@ -157,7 +164,7 @@ def _alike(example: Example, targets: int, positions: int) -> Example:
         size = targets if name in ("target_positions", "targets", "weights") else positions
         values[name] = jnp.pad(value, ((0, 0), (0, size - value.shape[1])))
     until_BL = jnp.pad(until_BL, ((0, 0), (0, positions - length)))
-    return Example(**values, attention_mask=Until(until_BL))
+    return Example(**values, attention_mask=UntilMask(until_BL))
 
 
 def _uniform(seed: int, step: int) -> float:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import AttentionMask, Batch, Bidirectional, Example, Until, Vocabulary
+from lm.example import AttentionMask, Batch, BidirectionalMask, Example, UntilMask, Vocabulary
 from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 
@@ -15,12 +15,12 @@ class Prefix(Base, tag="prefix"):
     """See a prefix in both directions, predict each next token after it (prefix LM)."""
 
     # Which positions lie in the prefix is drawn on device, so all pairs are computed.
-    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"next"})
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:
-        return frozenset({Until})
+        return frozenset({UntilMask})
 
     def target_count(self, length: int) -> int:
         """Target positions of a row: every position has one; those in the prefix are unused."""
@@ -51,5 +51,5 @@ class Prefix(Base, tag="prefix"):
         return replace(
             example,
             weights=jnp.where(index_1L >= last_B1, example.weights, 0.0),
-            attention_mask=Until(jnp.maximum(index_1L, last_B1)),
+            attention_mask=UntilMask(jnp.maximum(index_1L, last_B1)),
         )

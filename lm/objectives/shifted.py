@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import jax
 from msgspec import Meta
 
-from lm.example import AttentionMask, Batch, Bidirectional, Example, Vocabulary
+from lm.example import AttentionMask, Batch, BidirectionalMask, Example, Vocabulary
 from lm.objectives.any_order import AnyOrder
 from lm.objectives.base import Base, Prediction
 from lm.objectives.diffusion import Diffusion
@@ -16,7 +16,7 @@ from lm.objectives.masked import Masked
 class Shifted(Base, tag="shifted"):
     """A masked objective that speaks one position early, so that a GPT can learn it too."""
 
-    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"masked before"})
     of: Annotated[
         Masked | AnyOrder | Diffusion, Meta(description="what is masked, and how it counts")

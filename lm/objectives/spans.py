@@ -10,11 +10,11 @@ from msgspec import Meta
 from lm.example import (
     AttentionMask,
     Batch,
-    Bidirectional,
-    Causal,
+    BidirectionalMask,
+    CausalMask,
     Example,
     Source,
-    Until,
+    UntilMask,
     Vocabulary,
     content_of,
     positions_of,
@@ -25,7 +25,7 @@ from lm.objectives.base import Base, Prediction
 class Spans(Base, tag="spans"):
     """Say the spans that were replaced by sentinels, one after the other (T5)."""
 
-    attention_mask: ClassVar[AttentionMask] = Bidirectional()
+    attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"spans"})
     rate: Annotated[
         float, Meta(gt=0, lt=1, description="fraction of content tokens removed")
@@ -71,7 +71,7 @@ class Spans(Base, tag="spans"):
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:
-        return frozenset({Until if self.stack == "single" else Causal})
+        return frozenset({UntilMask if self.stack == "single" else CausalMask})
 
     @property
     def source(self) -> bool:
@@ -170,7 +170,7 @@ class Layout(NamedTuple):
                 weights=used_BP.astype(jnp.float32),
                 segments=self.segments_BP,
                 positions=self.positions_BP,
-                attention_mask=Causal(),
+                attention_mask=CausalMask(),
                 source=Source(self.text_BM, self.text_segments_BM, self.text_positions_BM),
             )
         batch, text = self.text_BM.shape
@@ -188,7 +188,7 @@ class Layout(NamedTuple):
             positions=jnp.concatenate(
                 [self.text_positions_BM, jnp.where(used_BP, after_BP + self.positions_BP, 0)], 1
             ),
-            attention_mask=Until(until_BL),
+            attention_mask=UntilMask(until_BL),
         )
 
 

@@ -13,17 +13,17 @@ from lm.plan.found import HERE
 from lm.plan.hlo import Collective
 
 
-class Place(NamedTuple):
+class DevicePlace(NamedTuple):
     """Where a device is."""
 
     slice: int
     coords: tuple[int, ...]
 
 
-def places_of(mesh: jax.sharding.Mesh, slice_of: Mapping[jax.Device, int]) -> list[Place]:
+def places_of(mesh: jax.sharding.Mesh, slice_of: Mapping[jax.Device, int]) -> list[DevicePlace]:
     """By the partition's number, in which programs name devices."""
     return [
-        Place(slice_of[device], tuple(getattr(device, "coords", ())))
+        DevicePlace(slice_of[device], tuple(getattr(device, "coords", ())))
         for device in mesh.devices.flat
     ]
 
@@ -35,7 +35,7 @@ def axes_of(collective: Collective, mesh: jax.sharding.Mesh) -> str:
 
 
 def seconds_of(
-    collective: Collective, places: Sequence[Place], slice_: str
+    collective: Collective, places: Sequence[DevicePlace], slice_: str
 ) -> tuple[float, float]:
     """The least time of a collective on the wires within slices, and between them.
 
@@ -55,14 +55,14 @@ def seconds_of(
     return ici, far / ((chip.dcn or math.inf) / chip.devices)
 
 
-def ici_bandwidth(chip: Chip, topology: Sequence[int], places: Sequence[Place]) -> float:
+def ici_bandwidth(chip: Chip, topology: Sequence[int], places: Sequence[DevicePlace]) -> float:
     """Bytes/s that a chip can receive in a collective of these devices of a slice.
 
     Each side of the torus along which they lie adds two wires where it is a ring, and one
     where it is a line.
 
     >>> chip = parse_slice("v5e-256").chip
-    >>> row = [Place(0, (x, 0, 0)) for x in range(16)]
+    >>> row = [DevicePlace(0, (x, 0, 0)) for x in range(16)]
     >>> ici_bandwidth(chip, (16, 16), row), ici_bandwidth(chip, (16, 16), row[:4])
     (100000000000.0, 50000000000.0)
     """

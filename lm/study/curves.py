@@ -54,7 +54,7 @@ def curve_of(cell: Cell, params: str = "params_non_embedding") -> Curve:
     return Curve(cell.name, cell.result[params], each, steps * tokens, losses)
 
 
-class Losses(NamedTuple):
+class LossCurve(NamedTuple):
     """What a run logged, finished or not."""
 
     steps: np.ndarray
@@ -65,7 +65,7 @@ class Losses(NamedTuple):
     validation: np.ndarray
 
 
-def losses_of(cell: Cell) -> Losses:
+def losses_of(cell: Cell) -> LossCurve:
     """The training and validation losses of a run."""
     steps, losses = _logged(cell, "loss")
     keep = 1 - 1 / max(1, len(losses) / 25)
@@ -73,7 +73,7 @@ def losses_of(cell: Cell) -> Losses:
     for at, loss in enumerate(losses):
         total, weight = keep * total + loss, keep * weight + 1
         smooth[at] = total / weight
-    return Losses(steps, smooth, *_logged(cell, "validation_loss"))
+    return LossCurve(steps, smooth, *_logged(cell, "validation_loss"))
 
 
 def _logged(cell: Cell, key: str) -> tuple[np.ndarray, np.ndarray]:

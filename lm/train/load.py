@@ -12,7 +12,7 @@ from lm.artifact import (
     Artifact,
     Card,
     Consumed,
-    Origin,
+    Provenance,
     as_tree,
     by_name,
     is_artifact,
@@ -64,7 +64,7 @@ class LoadedModel:
     params: Any
     lengths: LengthModel | None
     """How long its documents were; None: it is not known."""
-    origin: Origin
+    origin: Provenance
 
     @property
     def artifact(self) -> Artifact:
@@ -195,7 +195,7 @@ def _program(run: Run, tokenizer: Tokenizer) -> Program:
     return prepare(run, tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
 
 
-def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Origin:
+def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Provenance:
     """Where the model of a run's checkpoint comes from, and what went into it."""
     cost = ledger.cost(run, vocabulary_size(run.data.tokenizer))
     mine = Consumed(
@@ -206,7 +206,7 @@ def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Orig
     )
     start = read_start(directory)
     newest = (environments(directory) or [{}])[-1]
-    return Origin(
+    return Provenance(
         run=directory.resolve().name,
         step=step,
         steps=steps(run),

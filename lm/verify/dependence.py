@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.distributed import mesh as _mesh
-from lm.example import Bidirectional, Causal, Example, Source, Until
+from lm.example import BidirectionalMask, CausalMask, Example, Source, UntilMask
 from lm.model import Attention, Base, build
 from lm.verify.rows import LENGTH
 
@@ -69,7 +69,7 @@ def allowed(example: Example, window: int | None = None) -> np.ndarray:
     >>> segments, nothing = np.array([[1, 1, 2, 0]]), np.zeros((1, 4), int)
     >>> example = Example(
     ...     inputs=nothing, target_positions=None, targets=nothing, weights=nothing,
-    ...     segments=segments, positions=nothing, attention_mask=Causal(),
+    ...     segments=segments, positions=nothing, attention_mask=CausalMask(),
     ... )
     >>> allowed(example)[0].astype(int).tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
@@ -77,11 +77,11 @@ def allowed(example: Example, window: int | None = None) -> np.ndarray:
     segments_BL = keys_BM = np.asarray(example.segments)
     batch, length = segments_BL.shape
     match example.attention_mask:
-        case Causal():
+        case CausalMask():
             until_BL = np.tile(np.arange(length), (batch, 1))
-        case Bidirectional():
+        case BidirectionalMask():
             until_BL = np.full((batch, length), length - 1)
-        case Until(until):
+        case UntilMask(until):
             until_BL = np.array(until)
     if example.source is not None:
         keys_BM = np.concatenate([segments_BL, np.asarray(example.source.segments_BM)], axis=1)
@@ -149,7 +149,7 @@ def _boxed(module: nn.Module, mask: type, source_width: int) -> Any:
         weights=zeros,
         segments=zeros,
         positions=zeros,
-        attention_mask=Until(zeros) if mask is Until else mask(),
+        attention_mask=UntilMask(zeros) if mask is UntilMask else mask(),
         source=source,
     )
     return jax.eval_shape(module.init, jax.random.key(0), example)["params"]

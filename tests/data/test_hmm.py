@@ -15,7 +15,7 @@ from lm.data import Bytes, Data, Hmm, n_rows, open_tokens, rows
 from lm.data.corpora import fraction_of, survey
 from lm.data.sources.hmm import (
     ALPHABET,
-    Source,
+    HmmSource,
     bayes_accuracy,
     index_of,
     stationary,
@@ -28,22 +28,22 @@ def tables(states: int, symbols: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     return draw.dirichlet([0.5] * states, states), draw.dirichlet([0.5] * symbols, states)
 
 
-WITH_ZEROS = Source.of(
+WITH_ZEROS = HmmSource.of(
     np.array([[0.0, 1, 0], [0.3, 0.3, 0.4], [0.5, 0.5, 0]]),
     np.array([[1.0, 0], [0.4, 0.6], [0, 1]]),
 )
-NOT_STATIONARY = Source(np.array([0.9, 0.1]), *tables(2, 3, 5))
+NOT_STATIONARY = HmmSource(np.array([0.9, 0.1]), *tables(2, 3, 5))
 SOURCES = {
-    "2 states, 3 symbols": Source.of(*tables(2, 3)),
-    "3 states, 2 symbols": Source.of(*tables(3, 2, 1)),
-    "3 states, 3 symbols": Source.of(*tables(3, 3, 2)),
+    "2 states, 3 symbols": HmmSource.of(*tables(2, 3)),
+    "3 states, 2 symbols": HmmSource.of(*tables(3, 2, 1)),
+    "3 states, 3 symbols": HmmSource.of(*tables(3, 3, 2)),
     "with zeros": WITH_ZEROS,
     "not stationary": NOT_STATIONARY,
 }
 
 
 @pytest.fixture(params=SOURCES.values(), ids=SOURCES)
-def source(request: pytest.FixtureRequest) -> Source:
+def source(request: pytest.FixtureRequest) -> HmmSource:
     return request.param
 
 
@@ -51,7 +51,7 @@ def every(values: int, length: int) -> np.ndarray:
     return np.array(list(itertools.product(range(values), repeat=length)))
 
 
-def joint(source: Source, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def joint(source: HmmSource, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every path, every text, and p(path, text) by the definition, [paths, texts]."""
     paths = every(len(source.initial_S), length)
     texts = every(source.emission_SK.shape[1], length)
@@ -65,7 +65,7 @@ def joint(source: Source, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_probabilities_are_sums_over_all_paths(source: Source, length: int) -> None:
+def test_probabilities_are_sums_over_all_paths(source: HmmSource, length: int) -> None:
     """Fails if a state emits before it is entered, or the transition is transposed."""
     _, texts, together = joint(source, length)
     found = np.exp(source.log_probability(texts))
@@ -73,7 +73,7 @@ def test_probabilities_are_sums_over_all_paths(source: Source, length: int) -> N
     assert found.sum() == pytest.approx(1, abs=1e-10)
 
 
-def test_predictions_are_ratios_of_prefixes(source: Source) -> None:
+def test_predictions_are_ratios_of_prefixes(source: HmmSource) -> None:
     """Fails if a prediction has seen its own symbol, or only the one before it."""
     _, texts, together = joint(source, 4)
     weight = together.sum(axis=0)
@@ -87,7 +87,7 @@ def test_predictions_are_ratios_of_prefixes(source: Source) -> None:
         assert np.exp(-found.sum()) == pytest.approx(whole, rel=1e-10)
 
 
-def test_conditionals_are_sums_over_all_completions(source: Source) -> None:
+def test_conditionals_are_sums_over_all_completions(source: HmmSource) -> None:
     """Fails if what is hidden is seen, hidden ones are not summed out, or one side is lost."""
     _, texts, together = joint(source, 4)
     weight = together.sum(axis=0)
@@ -125,7 +125,7 @@ def test_every_order_of_conditionals_gives_the_probability() -> None:
         np.testing.assert_allclose(total, -source.log_probability(texts), rtol=1e-10)
 
 
-def test_posteriors_are_sums_over_all_paths(source: Source) -> None:
+def test_posteriors_are_sums_over_all_paths(source: HmmSource) -> None:
     """Fails if filtering sees later symbols or not its own, or smoothing only one side."""
     length = 4
     paths, texts, together = joint(source, length)
@@ -146,7 +146,7 @@ def test_posteriors_are_sums_over_all_paths(source: Source) -> None:
 
 def test_an_impossible_text_has_no_probability_and_does_not_spoil_others() -> None:
     """Fails if scaling divides by zero: NaN, or a warning, which is an error here."""
-    source = Source.of(np.array([[0.0, 1], [1, 0]]), np.eye(2))
+    source = HmmSource.of(np.array([[0.0, 1], [1, 0]]), np.eye(2))
     texts = np.array([[0, 0, 1], [0, 1, 0]])
     found = source.log_probability(texts)
     assert found[0] == -np.inf and found[1] == pytest.approx(np.log(0.5))
@@ -239,7 +239,7 @@ def test_entropy_rate_of_a_markov_chain_is_the_closed_form() -> None:
     table = np.array([[0.9, 0.05, 0.05], [0.2, 0.3, 0.5], [0.6, 0.2, 0.2]])
     rows_S = -(table * np.log2(table)).sum(axis=1)
     expected = stationary(table) @ rows_S
-    found = Source.of(table, np.eye(3)).entropy_rate()
+    found = HmmSource.of(table, np.eye(3)).entropy_rate()
     assert 0 < found.se < 0.004
     assert abs(found.bits - expected) < 4 * found.se
     assert found.lower == pytest.approx(found.upper, abs=1e-12)
@@ -248,7 +248,7 @@ def test_entropy_rate_of_a_markov_chain_is_the_closed_form() -> None:
 def test_entropy_rate_of_independent_symbols_is_their_entropy() -> None:
     """Fails if anything but the predicted distribution enters: there is nothing to sample."""
     fraction = np.array([0.5, 0.3, 0.2])
-    source = Source.of(np.array([[0.3, 0.7], [0.6, 0.4]]), np.stack([fraction, fraction]))
+    source = HmmSource.of(np.array([[0.3, 0.7], [0.6, 0.4]]), np.stack([fraction, fraction]))
     found = source.entropy_rate(texts=10, length=10)
     np.testing.assert_allclose(found[:2], -(fraction * np.log2(fraction)).sum(), rtol=1e-12)
     assert found.se < 1e-12
@@ -272,15 +272,15 @@ def test_entropy_bounds_are_those_of_every_text() -> None:
     """Fails if the lower bound does not know the first state, or n is off by one."""
     small = SOURCES["3 states, 3 symbols"]
 
-    def block(source: Source, length: int) -> float:
+    def block(source: HmmSource, length: int) -> float:
         nats = -source.log_probability(every(3, length))
         return (np.exp(-nats) * nats).sum() / np.log(2)
 
-    def rate(source: Source) -> float:
+    def rate(source: HmmSource) -> float:
         """Mean of H(x_3 | x_1 x_2) and H(x_4 | x_1 x_2 x_3): the second half of four."""
         return (block(source, 4) - block(source, 2)) / 2
 
-    begun = [Source(start, small.transition_SS, small.emission_SK) for start in np.eye(3)]
+    begun = [HmmSource(start, small.transition_SS, small.emission_SK) for start in np.eye(3)]
     lower = small.initial_S @ [rate(source) for source in begun]
     found = small.entropy_rate(texts=100_000, length=4)
     assert rate(small) - lower > 10 * found.se

@@ -19,8 +19,8 @@ from lm.data import (
     Channel,
     Data,
     Document,
-    Part,
     SentencePiece,
+    Stretch,
     Text,
     Tokenizer,
     Tokens,
@@ -264,7 +264,9 @@ def test_channels_of_any_type_and_shape_are_stored_like_tokens(cache, monkeypatc
     )
     texts = [("a" * n, "b" * (n % 7 + 1)) for n in range(1, 40)]
     documents = [
-        Document(str(n), a + b, (Part(a, {"kind": n, "counts": True}), Part(b, {"scale": n})))
+        Document(
+            str(n), a + b, (Stretch(a, {"kind": n, "counts": True}), Stretch(b, {"scale": n}))
+        )
         for n, (a, b) in enumerate(texts)
     ]
     tokenizer = open_tokenizer(Bytes())

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lm.evaluate.bits import Text, measure, paired, ratio_se, text_of
+from lm.evaluate.bits import WindowText, measure, paired, ratio_se, text_of
 from lm.results import Score
 
 
@@ -15,7 +15,7 @@ def documents_of_one_row(documents, tokens, random):
     hardness = random.gamma(4.0, 1.0, size=(documents, 1))
     nats = hardness + random.gamma(2.0, 0.5, size=(documents, tokens))
     sizes = random.integers(1, 6, size=(documents, tokens))
-    return nats, Text(sizes, np.repeat(np.arange(documents)[:, None], tokens, axis=1))
+    return nats, WindowText(sizes, np.repeat(np.arange(documents)[:, None], tokens, axis=1))
 
 
 def test_windows_hold_every_byte_of_the_stream_once():

@@ -23,7 +23,7 @@ from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.fixed_order import FixedOrder
 from lm.evaluate.scoring import FRACTIONS, Effort, score_of, sees, valid
 from lm.evaluate.windows import Windows, place_of
-from lm.example import Bidirectional, Example
+from lm.example import BidirectionalMask, Example
 from lm.example import Causal as SeesBefore
 from lm.model import Transformer
 from lm.objectives import (
@@ -197,14 +197,14 @@ FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_firs
     ("objective", "names", "attention_mask"),
     [
         (Causal(), ["chain_rule"], SeesBefore()),
-        (Prefix(), ["chain_rule"], Bidirectional()),
-        (Masked(), FILLS, Bidirectional()),
-        (AnyOrderObjective(), FILLS, Bidirectional()),
-        (Diffusion(), FILLS, Bidirectional()),
-        (Shifted(), FILLS, Bidirectional()),
-        (Spans(), ["spans"], Bidirectional()),
-        (Mixture(), ["chain_rule", *FILLS], Bidirectional()),
-        (Curriculum(), FILLS, Bidirectional()),
+        (Prefix(), ["chain_rule"], BidirectionalMask()),
+        (Masked(), FILLS, BidirectionalMask()),
+        (AnyOrderObjective(), FILLS, BidirectionalMask()),
+        (Diffusion(), FILLS, BidirectionalMask()),
+        (Shifted(), FILLS, BidirectionalMask()),
+        (Spans(), ["spans"], BidirectionalMask()),
+        (Mixture(), ["chain_rule", *FILLS], BidirectionalMask()),
+        (Curriculum(), FILLS, BidirectionalMask()),
         (Curriculum(switch=1), ["chain_rule"], SeesBefore()),
     ],
     ids=lambda value: type(value).__name__,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lm.evaluate.bits import Text, measure
+from lm.evaluate.bits import WindowText, measure
 from lm.evaluate.scorers import base as scorers
 from lm.evaluate.scorers.any_order import AnyOrder
 from lm.evaluate.scorers.base import refuses
@@ -19,7 +19,7 @@ from lm.evaluate.scorers.curve import MaskFractions
 from lm.evaluate.scorers.fixed_order import FixedOrder
 from lm.evaluate.scorers.pseudo import Pseudo
 from lm.evaluate.scorers.spans import BehindSentinel
-from lm.example import Bidirectional, Causal, Example, Until, positions_of
+from lm.example import BidirectionalMask, CausalMask, Example, UntilMask, positions_of
 
 BOS, END, MASK = 2, 3, 1
 ORDERS = ("left to right", "random", "most confident first")
@@ -71,7 +71,7 @@ def subset_logs(module, params, row, prediction="masked"):
     places = range(1, len(row))
     subsets = [s for m in places for s in itertools.combinations(places, m)]
     inputs = np.array([[MASK if i in s else t for i, t in enumerate(row)] for s in subsets])
-    logs = log_probabilities(module, params, inputs, np.ones_like(inputs), Bidirectional())
+    logs = log_probabilities(module, params, inputs, np.ones_like(inputs), BidirectionalMask())
     logs = np.roll(logs, 1 if prediction == "masked before" else 0, axis=1)
     return dict(zip(subsets, logs, strict=True))
 
@@ -132,7 +132,7 @@ def test_chain_rule_attributes_nats_to_the_token_itself(module, params, vocabula
     row = np.array([[BOS, 4, 6, 5, END]], np.int32)
     nats = score(ChainRule(), module, params, [(row, np.ones_like(row))], vocabulary=vocabulary)
     prefix = np.tri(5, dtype=np.int32)  # row j holds j + 1 tokens, the rest is padding
-    logs = log_probabilities(module, params, prefix * row, prefix, Causal())
+    logs = log_probabilities(module, params, prefix * row, prefix, CausalMask())
     expected = [0.0, *(-logs[j - 1, j - 1, row[0, j]] for j in range(1, 5))]
     np.testing.assert_allclose(nats[0, 0], expected, rtol=1e-4)
 
@@ -147,7 +147,7 @@ def test_spans_behind_a_sentinel_are_the_chain_rule_after_it(module, params, voc
     ones = np.ones((1, len(said)), int)
     # The text before the spans sees itself whole.
     until = jnp.maximum(jnp.arange(len(said)), 1)[None]
-    logs = log_probabilities(module, params, np.array([said]), ones, Until(until))
+    logs = log_probabilities(module, params, np.array([said]), ones, UntilMask(until))
     expected = [-logs[0, 2 + i, row[i]] for i in range(1, 4)]
     np.testing.assert_allclose(nats[0, 27, 1:], expected, rtol=1e-4)
 
@@ -303,7 +303,7 @@ def test_mask_error_is_calibrated(module, params, vocabulary):
         order_mean(subset_nats(module, params, row), 4).sum() for row in tokens.tolist()
     )
     content = tokens != BOS
-    text = Text(bytes_RL=content.astype(int), documents_RL=np.where(content, 0, -1))
+    text = WindowText(bytes_RL=content.astype(int), documents_RL=np.where(content, 0, -1))
     z = []
     for seed in range(40):
         nats = score(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lm.evaluate.probe.probe import Sample, features, fit, probe, sample
-from lm.example import Bidirectional, Causal
+from lm.example import BidirectionalMask, CausalMask
 
 NAMES = ("a", "b", "c")
 
@@ -102,7 +102,7 @@ def test_features_see_what_the_model_may_see(module, params):
     """Fails when `visible` is ignored or something is masked."""
     segments = np.ones((1, 5), np.int32)
     one, two = np.array([[2, 4, 5, 6, 4]], np.int32), np.array([[2, 4, 5, 6, 5]], np.int32)
-    for visible, same in ((Causal(), True), (Bidirectional(), False)):
+    for visible, same in ((CausalMask(), True), (BidirectionalMask(), False)):
         x, y = (
             np.asarray(features(module, params, t, segments, attention_mask=visible))
             for t in (one, two)
@@ -120,8 +120,10 @@ def test_a_sample_is_of_labelled_tokens_in_their_order(module, params):
     labels = random.integers(-1, 3, size=(5, 6))
     documents = np.repeat(np.arange(5)[:, None], 6, axis=1)
     windows = [(tokens[i : i + 2], segments[i : i + 2]) for i in range(0, 5, 2)]
-    found = sample(module, params, windows, labels, documents, attention_mask=Bidirectional())
-    states = features(module, params, tokens, segments, attention_mask=Bidirectional())
+    found = sample(
+        module, params, windows, labels, documents, attention_mask=BidirectionalMask()
+    )
+    states = features(module, params, tokens, segments, attention_mask=BidirectionalMask())
     np.testing.assert_allclose(found.features_ND, np.asarray(states)[labels >= 0], rtol=1e-5)
     assert found.labels_N.tolist() == labels[labels >= 0].tolist()
     assert found.tokens_N.tolist() == tokens[labels >= 0].tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.config import UserError
-from lm.example import Bidirectional, Causal, Example, positions_of
+from lm.example import BidirectionalMask, CausalMask, Example, positions_of
 from lm.generate import fill, generate, likeliest
 
 BEGIN, END, MASK = 2, 3, 1
@@ -55,7 +55,7 @@ def test_temperature_zero_continues_with_the_likeliest(tiny, settings):
         params = module.init(seed)
         row = [BEGIN, 5, 4]
         for _ in range(6):
-            row.append(int(probabilities(module, params, row, Causal())[-1].argmax()))
+            row.append(int(probabilities(module, params, row, CausalMask())[-1].argmax()))
         said = continue_(module, params, [5, 4], count=6, temperature=0, **settings)
         assert said == row[3:]
         assert said == continue_(module, params, [5, 4], count=6, top_k=1, seed=9, **settings)
@@ -67,7 +67,7 @@ def test_draws_follow_the_tempered_distribution(tiny, settings):
     """Fails when scores are multiplied by the temperature, or the seed is not used."""
     module = tiny(end=2.0)
     params = module.init(0)
-    p = probabilities(module, params, [BEGIN, 5], Causal())[-1]
+    p = probabilities(module, params, [BEGIN, 5], CausalMask())[-1]
     tempered = np.sqrt(p) / np.sqrt(p).sum()
     draws = [
         continue_(module, params, [5], count=1, temperature=2.0, seed=seed, **settings)
@@ -93,7 +93,7 @@ def test_small_one_likeliest_token_is_temperature_zero_on_ties(module, params, s
 
 def test_only_the_likeliest_k_are_drawn(module, params, settings):
     """Fails when top_k keeps one more or one less."""
-    p = probabilities(module, params, [BEGIN, 5], Causal())[-1]
+    p = probabilities(module, params, [BEGIN, 5], CausalMask())[-1]
     best = set(np.argsort(-p)[:2])
     draws = [
         continue_(module, params, [5], count=1, temperature=9, top_k=2, seed=s, **settings)
@@ -133,7 +133,7 @@ def test_a_long_text_is_seen_through_its_last_half_whenever_a_row_is_full(tiny, 
         for _ in range(9):
             if len(row) == LENGTH:
                 row = [BEGIN, *row[-(LENGTH // 2) :]]
-            said.append(int(probabilities(module, params, row, Causal())[-1].argmax()))
+            said.append(int(probabilities(module, params, row, CausalMask())[-1].argmax()))
             row.append(said[-1])
         assert continue_(module, params, text, count=9, temperature=0, **settings) == said
 
@@ -164,12 +164,14 @@ def test_blanks_are_filled_the_most_confident_first(module, settings, prediction
     for seed in range(6):
         params = module.init(seed)
         row = [BEGIN, MASK, 5, MASK, MASK, 4]
-        first = np.roll(probabilities(module, params, row, Bidirectional()), before, 0)[:, 4:]
+        first = np.roll(probabilities(module, params, row, BidirectionalMask()), before, 0)[
+            :, 4:
+        ]
         first = first.argmax(-1) + 4
         by_hand = list(row)
         turns = []
         while MASK in by_hand:
-            p = np.roll(probabilities(module, params, by_hand, Bidirectional()), before, 0)[
+            p = np.roll(probabilities(module, params, by_hand, BidirectionalMask()), before, 0)[
                 :, 4:
             ]
             p /= p.sum(-1, keepdims=True)
@@ -198,9 +200,9 @@ def test_the_likeliest_tokens_are_in_order(module, params, settings):
     """Fails when a causal model is asked at the token itself, or a masked one before it."""
     text = [5, MASK, 6, 4]
     asked = (
-        ("next", Causal(), 1),
-        ("masked", Bidirectional(), 2),
-        ("masked before", Bidirectional(), 1),
+        ("next", CausalMask(), 1),
+        ("masked", BidirectionalMask(), 2),
+        ("masked before", BidirectionalMask(), 1),
     )
     for prediction, visible, at in asked:
         p = probabilities(module, params, [BEGIN, *text], visible)[at]

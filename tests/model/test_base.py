@@ -23,8 +23,7 @@ from lm.distributed import mesh
 from lm.distributed.mesh import Mesh, constrain
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
-from lm.example import Causal as SeesBefore
-from lm.example import Vocabulary
+from lm.example import CausalMask, Vocabulary
 from lm.generate import generate
 from lm.model import Base, Module, Output
 from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Objective, Prefix
@@ -37,7 +36,7 @@ from lm.verify.leaks import forget, prove, prove_all
 class Window(Base, tag="window"):
     """At every position an MLP over it and the few positions before it."""
 
-    masks: ClassVar = frozenset({SeesBefore})
+    masks: ClassVar = frozenset({CausalMask})
     depth: Annotated[int, Meta(ge=1, description="layers N")] = 2
     width: Annotated[int, Meta(ge=1, description="model width D")] = 32
     reach: Annotated[int, Meta(ge=0, description="positions before it")] = 2

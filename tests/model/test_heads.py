@@ -8,7 +8,7 @@ import pytest
 
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import Bidirectional, Example, Head, positions_of
+from lm.example import BidirectionalMask, Example, Head, positions_of
 from lm.model import Transformer, build
 from lm.model.heads import pooled
 
@@ -26,7 +26,7 @@ def example_of(head: Head | None, inputs: jax.Array | None = None) -> Example:
         weights=zeros,
         segments=SEGMENTS,
         positions=positions_of(SEGMENTS),
-        attention_mask=Bidirectional(),
+        attention_mask=BidirectionalMask(),
         head=head,
     )
 

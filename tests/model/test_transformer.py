@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from lm.distributed import mesh
-from lm.example import Bidirectional, Causal, Example, Until, mask_array, positions_of
+from lm.example import (
+    BidirectionalMask,
+    CausalMask,
+    Example,
+    UntilMask,
+    mask_array,
+    positions_of,
+)
 from lm.loss import cross_entropy
 from lm.model import Transformer, build
 from lm.verify.dependence import reach
@@ -48,7 +55,9 @@ def example(attention_mask, segments=None, seed=0, target_positions=None):
 
 @cache
 def params(config=SMALL, seed=1):
-    tree = nn.unbox(module(config).init(jax.random.key(0), example(Bidirectional())))["params"]
+    tree = nn.unbox(module(config).init(jax.random.key(0), example(BidirectionalMask())))[
+        "params"
+    ]
     # Far from the initial values, where scales are 1 and attention is flat.
     keys = iter(jax.random.split(jax.random.key(seed), 64))
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), tree)
@@ -71,9 +80,9 @@ def test_a_state_depends_on_what_it_may_see_and_on_nothing_else(config, kind):
     segments = jnp.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
     until = jnp.minimum(jnp.arange(LENGTH)[None, :] // 3 * 3 + 2, LENGTH - 1)
     attention_mask = {
-        "causal": Causal(),
-        "full": Bidirectional(),
-        "until": Until(jnp.broadcast_to(until, segments.shape)),
+        "causal": CausalMask(),
+        "full": BidirectionalMask(),
+        "until": UntilMask(jnp.broadcast_to(until, segments.shape)),
     }[kind]
     reached = reach(module(config), params(config), example(attention_mask, segments))
     allowed = np.array(mask_array(attention_mask, segments))
@@ -87,8 +96,8 @@ def test_a_state_depends_on_what_it_may_see_and_on_nothing_else(config, kind):
 def test_editing_one_document_leaves_the_others_states_untouched():
     """Fails if segments are ignored in attention, by however little."""
     segments = jnp.array([[1] * 5 + [2] * 7])
-    given = example(Bidirectional(), segments)
-    edited = example(Bidirectional(), segments, seed=9)
+    given = example(BidirectionalMask(), segments)
+    edited = example(BidirectionalMask(), segments, seed=9)
     mixed = jnp.where(segments == 1, edited.inputs, given.inputs)
     other = Example(
         **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": mixed}
@@ -98,7 +107,7 @@ def test_editing_one_document_leaves_the_others_states_untouched():
     assert (before[:, :5] != after[:, :5]).any()
 
 
-@pytest.mark.parametrize("attention_mask", [Causal(), Bidirectional()])
+@pytest.mark.parametrize("attention_mask", [CausalMask(), BidirectionalMask()])
 def test_packed_equals_unpacked(attention_mask):
     """Fails if attention crosses a segment's end (rotary positions see only distances)."""
     packed = example(attention_mask, jnp.array([[1] * 5 + [2] * 7]))
@@ -116,7 +125,7 @@ def test_packed_equals_unpacked(attention_mask):
 
 def test_order_matters():
     """Fails if rotary positions are left out: a bag of tokens would give the same states."""
-    given = example(Bidirectional())
+    given = example(BidirectionalMask())
     swapped = given.inputs.at[:, [3, 4]].set(given.inputs[:, [4, 3]])
     other = Example(
         **{n: getattr(given, n) for n in given.__dataclass_fields__} | {"inputs": swapped}
@@ -138,9 +147,9 @@ def test_positions_may_be_spread_over_devices(kind, attention, context):
     """Fails if a device takes its first query for the row's first one, or misses its keys."""
     segments = jnp.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
     until = jnp.minimum(jnp.arange(LENGTH)[None, :] // 5 * 5 + 4, LENGTH - 1)
-    until = Until(jnp.broadcast_to(until, segments.shape))
+    until = UntilMask(jnp.broadcast_to(until, segments.shape))
     given = example(
-        {"causal": Causal(), "full": Bidirectional(), "until": until}[kind], segments
+        {"causal": CausalMask(), "full": BidirectionalMask(), "until": until}[kind], segments
     )
     many = mesh.make(mesh.Mesh(fsdp=2, context=context), jax.devices()[: 2 * context])
 
@@ -163,7 +172,7 @@ def test_of_spread_positions_keys_and_values_alone_are_gathered(attention):
     """Fails if queries or scores are gathered too, or keys before they are projected."""
     many = mesh.make(mesh.Mesh(fsdp=2, context=4))
     made = build(SMALL, VOCABULARY, mesh=many, precision="float32", attention=attention)
-    given = example(Causal())
+    given = example(CausalMask())
 
     def loss(params):
         return made.apply({"params": params}, given).hidden_BPD.sum()
@@ -185,7 +194,7 @@ def test_execution_changes_neither_values_nor_gradients(settings):
 
     def total(tree, **settings):
         return jnp.square(
-            module(**settings).apply({"params": tree}, example(Causal()))[0]
+            module(**settings).apply({"params": tree}, example(CausalMask()))[0]
         ).sum()
 
     value, grads = jax.value_and_grad(total)(params())
@@ -202,7 +211,7 @@ def test_remat_computes_again():
     def products(remat):
         def total(tree):
             return jnp.square(
-                module(remat=remat).apply({"params": tree}, example(Bidirectional()))[0]
+                module(remat=remat).apply({"params": tree}, example(BidirectionalMask()))[0]
             ).sum()
 
         return str(jax.make_jaxpr(jax.grad(total))(params())).count("dot_general")
@@ -217,8 +226,8 @@ def test_initial_values_do_not_depend_on_execution_or_example():
         nn.unbox(module(**settings).init(jax.random.key(0), given))["params"]
         for settings in ({}, {"unroll": 1}, {"remat": "block"})
         for given in (
-            example(Causal()),
-            example(Bidirectional(), target_positions=jnp.zeros((2, 3), int)),
+            example(CausalMask()),
+            example(BidirectionalMask(), target_positions=jnp.zeros((2, 3), int)),
         )
     ]
     for tree in trees[1:]:
@@ -227,7 +236,7 @@ def test_initial_values_do_not_depend_on_execution_or_example():
 
 def test_initial_weights_differ_between_layers():
     """Fails if the layers of the stack are drawn from one key."""
-    layers = nn.unbox(module().init(jax.random.key(0), example(Bidirectional())))["params"][
+    layers = nn.unbox(module().init(jax.random.key(0), example(BidirectionalMask())))["params"][
         "layers"
     ]
     assert (layers["up"][0] != layers["up"][1]).all()
@@ -236,8 +245,10 @@ def test_initial_weights_differ_between_layers():
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_an_untrained_model_is_about_uniform(config):
     """Fails if the head's initial scale is that of the other matrices."""
-    tree = nn.unbox(module(config).init(jax.random.key(0), example(Bidirectional())))["params"]
-    given = example(Bidirectional())
+    tree = nn.unbox(module(config).init(jax.random.key(0), example(BidirectionalMask())))[
+        "params"
+    ]
+    given = example(BidirectionalMask())
     output = module(config).apply({"params": tree}, given)
     both = cross_entropy(*output, given.targets, given.weights, einsum=module(config).einsum)
     assert float(both.mean) == pytest.approx(np.log(VOCABULARY), abs=0.15)
@@ -245,7 +256,7 @@ def test_an_untrained_model_is_about_uniform(config):
 
 def test_the_head_runs_on_predicted_positions_only():
     """Fails if `predict` is ignored, or gathers from another row."""
-    given = example(Bidirectional())
+    given = example(BidirectionalMask())
     target_positions = jnp.array([[3, 0], [7, 7]])
     fields = {n: getattr(given, n) for n in given.__dataclass_fields__}
     some = hidden(Example(**fields | {"predict": target_positions}))
@@ -264,7 +275,7 @@ def test_the_ledger_counts_the_parameters_there_are(config):
 def test_dropout_is_for_training_only():
     """Fails if dropout is on without a key, or never on."""
     config = Transformer(depth=2, width=16, heads=2, dropout=0.5)
-    given = example(Bidirectional())
+    given = example(BidirectionalMask())
     apply = module(config).apply
     plain = apply({"params": params(config)}, given).hidden_BPD
     assert (plain == apply({"params": params(config)}, given).hidden_BPD).all()
@@ -296,7 +307,7 @@ def test_shapes_that_cannot_be_are_named(wrong, says):
 def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
     """Fails if keys are put one off or turned otherwise, or padding before a row is seen."""
     segments = jnp.array([[1] * LENGTH, [0] * 4 + [1] * (LENGTH - 4)])
-    given = example(Causal(), segments)
+    given = example(CausalMask(), segments)
     whole = hidden(given, config)
     cache = module(config).init_cache(2, LENGTH + 3)
     found = []
@@ -305,7 +316,7 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
             name: getattr(given, name)[:, start:stop]
             for name in ("inputs", "targets", "weights", "segments", "positions")
         }
-        part = Example(**fields, target_positions=None, attention_mask=Causal())
+        part = Example(**fields, target_positions=None, attention_mask=CausalMask())
         output, cache = module(config).apply({"params": params(config)}, part, cache)
         found.append(output.hidden_BPD)
     real = np.asarray(segments) > 0
@@ -318,16 +329,16 @@ def test_only_causal_rows_go_on_from_their_past():
     """Fails if states that a later position would have changed are taken for final."""
     with pytest.raises(ValueError, match="causal"):
         module().apply(
-            {"params": params()}, example(Bidirectional()), module().init_cache(2, LENGTH)
+            {"params": params()}, example(BidirectionalMask()), module().init_cache(2, LENGTH)
         )
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_what_a_mesh_must_divide_is_what_the_parameters_have(config):
     """Fails if preflight knows another size of an axis than the parameters do, or lacks one."""
-    boxed = jax.eval_shape(module(config).init, jax.random.key(0), example(Bidirectional()))[
-        "params"
-    ]
+    boxed = jax.eval_shape(
+        module(config).init, jax.random.key(0), example(BidirectionalMask())
+    )["params"]
     sizes: dict[str, set[int]] = {}
     for box in jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)):
         for name, size in zip(box.names, box.value.shape, strict=True):

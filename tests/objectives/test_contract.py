@@ -9,7 +9,7 @@ import pytest
 
 from lm.config import UserError, dump, parse
 from lm.data import Bytes, Data
-from lm.example import Causal as SeesBefore
+from lm.example import CausalMask
 from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import (
@@ -93,8 +93,8 @@ def test_shapes_are_those_that_are_announced(objective, rows, channels, vocabula
             assert example.target_positions.shape == example.targets.shape
         assert part.heads == (() if example.head is None else (example.head,))
         # Attention computes no fewer pairs than the ledger counts.
-        if isinstance(part.attention_mask, SeesBefore):
-            assert isinstance(example.attention_mask, SeesBefore)
+        if isinstance(part.attention_mask, CausalMask):
+            assert isinstance(example.attention_mask, CausalMask)
 
 
 @pytest.mark.parametrize("objective", CASES.values(), ids=CASES)

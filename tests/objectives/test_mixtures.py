@@ -10,7 +10,7 @@ import pytest
 from lm.config import UserError, override
 from lm.cost import ledger
 from lm.data import Bytes, Data
-from lm.example import Batch, Until
+from lm.example import Batch, UntilMask
 from lm.objectives import Causal, Curriculum, Masked, Mixture, Part, Prefix, Shifted, Spans
 from lm.run import Run
 
@@ -40,7 +40,7 @@ def test_a_rows_example_is_that_of_its_part(rows, ask, vocabulary):
         )
         for part, k in zip(mixture.mixed, keys, strict=True)
     ]
-    assert isinstance(example.attention_mask, Until)
+    assert isinstance(example.attention_mask, UntilMask)
     found = []
     for row in range(32):
         for number, one in enumerate(alone):

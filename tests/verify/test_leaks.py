@@ -20,7 +20,7 @@ from rich.console import Console
 import lm
 from lm.config import UserError
 from lm.distributed import mesh
-from lm.example import Batch, Bidirectional, Until, mask_array
+from lm.example import Batch, BidirectionalMask, UntilMask, mask_array
 from lm.model import Output, Transformer, transformer
 from lm.model.attention import kernels, xla
 from lm.objectives import (
@@ -166,7 +166,7 @@ class Joined(nn.Module):
             name: jnp.concatenate([getattr(source, f"{name}_BM"), getattr(example, name)], 1)
             for name in ("inputs", "segments", "positions")
         }
-        seen = Until(jnp.maximum(index_BL, width - 1))
+        seen = UntilMask(jnp.maximum(index_BL, width - 1))
         joined = replace(
             example,
             **pairs,
@@ -213,7 +213,7 @@ def _next_token(example, tokens_BL):
 
 
 def _spans_until_one_more(example, tokens_BL):
-    return Until(example.attention_mask.until_BL + 1)
+    return UntilMask(example.attention_mask.until_BL + 1)
 
 
 LEAKY = {
@@ -226,7 +226,7 @@ LEAKY = {
         Shifted(), {"predict": lambda example, _: (example.target_positions - 1).clip(0)},
     ),
     "targets not shifted": (Causal(), {"targets": lambda example, tokens_BL: tokens_BL}),
-    "causal sees all": (Causal(), {"attention_mask": lambda *_: Bidirectional()}),
+    "causal sees all": (Causal(), {"attention_mask": lambda *_: BidirectionalMask()}),
     "until one more": (Prefix(), {"attention_mask": _spans_until_one_more}),
     "the prefix counts": (
         Prefix(), {"weights": lambda example, _: jnp.ones_like(example.weights)},
@@ -301,7 +301,7 @@ def test_a_mixture_that_shows_all_to_its_causal_rows_is_caught(mutated):
     def leaky(example, slots, positions):
         example = alike(example, slots, positions)
         return replace(
-            example, attention_mask=Until(jnp.full_like(example.inputs, positions - 1))
+            example, attention_mask=UntilMask(jnp.full_like(example.inputs, positions - 1))
         )
 
     mutated.setattr(mixture, "_alike", leaky)
@@ -358,7 +358,7 @@ def test_every_wrong_mask_is_caught(mutated, objective):
 
     mutated.setattr(transformer, "mask_array", flipped)
     mutated.setattr(
-        transformer, "reaches", lambda _, length: xla.key_extents(Bidirectional(), length)
+        transformer, "reaches", lambda _, length: xla.key_extents(BidirectionalMask(), length)
     )
     assert prove(objective, (inner,), keys=1).violations == ()
     key = jax.random.fold_in(jax.random.key(0), 0)
@@ -463,7 +463,7 @@ def test_a_proof_is_drawn_with_what_was_found(mutated):
 def test_the_command_stops_at_the_first_part_that_leaks(mutated):
     """Fails if the parts of a curriculum are not each proven, or a leak is only printed."""
     mutated.setattr(
-        Prefix, "__call__", examples_of(Prefix(), attention_mask=lambda *_: Bidirectional())
+        Prefix, "__call__", examples_of(Prefix(), attention_mask=lambda *_: BidirectionalMask())
     )
     curriculum = Curriculum(first=AnyOrder(), then=Prefix())
     with pytest.raises(UserError, match=r"^prefix: "):

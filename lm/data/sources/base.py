@@ -27,7 +27,7 @@ class Channel(NamedTuple):
     """How many classes there are, from 0 on, where it is one of them."""
 
 
-class Part(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of a document, and what the channels say of its tokens."""
 
     text: str
@@ -39,7 +39,7 @@ class Document(NamedTuple):
 
     id: str
     text: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Stretch, ...] = ()
     """The same text in stretches, each followed by an eos token; none: it is one stretch, of
     which no channel says anything."""
 
@@ -49,7 +49,7 @@ class Document(NamedTuple):
 
         >>> Document("a", "text").content
         b'text'
-        >>> Document("a", "text", (Part("text", {"label": 1}),)).content
+        >>> Document("a", "text", (Stretch("text", {"label": 1}),)).content
         b'[["text",{"label":1}]]'
         """
         if not self.parts:

@@ -63,7 +63,7 @@ class Hmm(Base, frozen=True, tag="hmm"):
         return self.length + 3
 
     @functools.cache  # noqa: B019 - a frozen value, of which there are few
-    def source(self) -> "Source":
+    def source(self) -> "HmmSource":
         """The source: rows of both tables from a symmetric Dirichlet distribution.
 
         Each is turned into whole numbers of at least 1 out of 2^20. So no symbol or transition
@@ -74,7 +74,7 @@ class Hmm(Base, frozen=True, tag="hmm"):
             np.floor(draw.dirichlet([self.concentration] * size, self.states) * 2**20) + 1
             for size in (self.states, self.symbols)
         ]
-        return Source.of(*(table / table.sum(axis=1, keepdims=True) for table in tables))
+        return HmmSource.of(*(table / table.sum(axis=1, keepdims=True) for table in tables))
 
     def draw(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Documents `first .. stop - 1`: (states_NT, symbols_NT), both int64.
@@ -194,7 +194,7 @@ class Accuracy(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class HmmSource:
     """p(states, symbols) = initial[z1] emission[z1, x1] transition[z1, z2] emission[z2, x2] ...
 
     A coin that is fair, or always shows its head, and is exchanged one time in ten:
@@ -210,9 +210,9 @@ class Source:
     emission_SK: np.ndarray
 
     @staticmethod
-    def of(transition_SS: np.ndarray, emission_SK: np.ndarray) -> "Source":
+    def of(transition_SS: np.ndarray, emission_SK: np.ndarray) -> "HmmSource":
         """The stationary source: the first state is drawn like any later one."""
-        return Source(stationary(transition_SS), transition_SS, emission_SK)
+        return HmmSource(stationary(transition_SS), transition_SS, emission_SK)
 
     def draw(self, uniform_NT2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(states_NT, symbols_NT) by inversion of two numbers from [0, 1) for each symbol."""
@@ -351,7 +351,7 @@ def stationary(transition_SS: np.ndarray) -> np.ndarray:
     return fraction_S / fraction_S.sum()
 
 
-def _entropy(state_NTS: np.ndarray, source: Source) -> np.ndarray:
+def _entropy(state_NTS: np.ndarray, source: HmmSource) -> np.ndarray:
     """Bits of the next symbol's distribution, given the state's, mean over T: float64[N]."""
     fraction_NTK = state_NTS @ source.emission_SK
     return (_nats(fraction_NTK + (fraction_NTK == 0)) * fraction_NTK).sum(axis=2).mean(

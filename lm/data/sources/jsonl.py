@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from lm.config import UserError
 from lm.config.types import nearest_of
-from lm.data.sources.base import Base, Channel, Document, Part, TooLong
+from lm.data.sources.base import Base, Channel, Document, Stretch, TooLong
 from lm.data.sources.text import find_files
 
 LABEL, PART = "label", "part"
@@ -77,7 +77,7 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
                 raise UserError(f"data.corpus.text: {id}: {name} is empty")
         values = {} if self.label is None else {LABEL: self._class(id, fields)}
         parts = tuple(
-            Part(text, values | ({PART: part} if len(texts) > 1 else {}))
+            Stretch(text, values | ({PART: part} if len(texts) > 1 else {}))
             for part, text in enumerate(texts)
         )
         text = "".join(texts)

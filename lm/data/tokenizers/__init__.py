@@ -43,7 +43,7 @@ def open_tokenizer(
     return config.open(corpus_digest, validation, train_bytes, train_texts)
 
 
-class Saved(Config, frozen=True):
+class TokenizerFacts(Config, frozen=True):
     """What `FACTS` holds: how to read the tokenizer's own file, and which one it must be."""
 
     kind: TokenizerConfig
@@ -58,7 +58,7 @@ def save_tokenizer(tokenizer: Tokenizer, config: TokenizerConfig, folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer.model is not None:
         (folder / MODEL).write_bytes(tokenizer.model)
-    (folder / FACTS).write_text(dump(Saved(kind=config, digest=tokenizer.digest)))
+    (folder / FACTS).write_text(dump(TokenizerFacts(kind=config, digest=tokenizer.digest)))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -68,7 +68,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     facts, model = folder / FACTS, folder / MODEL
     try:
-        saved = parse(Saved, facts.read_bytes(), str(facts))
+        saved = parse(TokenizerFacts, facts.read_bytes(), str(facts))
         tokenizer = saved.kind.read(model.read_bytes() if model.exists() else None)
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no tokenizer, it has no {FACTS}") from None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lm.evaluate.layout import LayoutGiven
 from lm.evaluate.scorers.base import ExampleScorer, shift_left
-from lm.example import Causal, Example, Vocabulary, content_of, positions_of
+from lm.example import CausalMask, Example, Vocabulary, content_of, positions_of
 from lm.objectives import Prediction
 from lm.results import Kind
 
@@ -44,6 +44,6 @@ class ChainRule(ExampleScorer):
             weights=shift_left(content_BL).astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            attention_mask=Causal(),
+            attention_mask=CausalMask(),
         )
         return example, jnp.broadcast_to(1 + jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lm.evaluate.effort import Effort
 from lm.evaluate.layout import LayoutGiven
 from lm.evaluate.scorers.base import Usual, answer_positions, at_positions, mask_prediction_of
-from lm.example import Bidirectional, Example, Vocabulary, content_of, positions_of
+from lm.example import BidirectionalMask, Example, Vocabulary, content_of, positions_of
 from lm.loss import token_and_least_nats, token_nats
 from lm.model.base import Module
 from lm.objectives.base import Base, MaskPrediction
@@ -109,7 +109,7 @@ class FixedOrder(Usual):
                 weights=jnp.ones(at_BP.shape),
                 segments=segments_BL,
                 positions=positions_of(segments_BL),
-                attention_mask=Bidirectional(),
+                attention_mask=BidirectionalMask(),
             )
 
         def first(rank_BL: jax.Array, masked_BL: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from lm.evaluate.scorers.base import (
     at_positions,
     mask_prediction_of,
 )
-from lm.example import Bidirectional, Example, Vocabulary, content_of, positions_of
+from lm.example import BidirectionalMask, Example, Vocabulary, content_of, positions_of
 from lm.objectives.base import Base, MaskPrediction
 
 
@@ -86,6 +86,6 @@ class MaskedScorer(ExampleScorer):
             weights=used_BP * (content_B / jnp.maximum(masked_B, 1))[:, None],
             segments=segments_BL,
             positions=positions_of(segments_BL),
-            attention_mask=Bidirectional(),
+            attention_mask=BidirectionalMask(),
         )
         return example, at_BP

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from lm.example import AttentionMask, Causal, Until
+from lm.example import AttentionMask, CausalMask, UntilMask
 from lm.model.attention.rows import fill_up
 
 BACKWARD = 5
@@ -21,7 +21,7 @@ def pairs(attention_mask: AttentionMask, length: int) -> int:
 
     Its blocks are its own affair.
     """
-    return length * (length + 1) // 2 if isinstance(attention_mask, Causal) else length**2
+    return length * (length + 1) // 2 if isinstance(attention_mask, CausalMask) else length**2
 
 
 def refuse_heads(head_size: int) -> str | None:
@@ -51,7 +51,7 @@ def attend(
     query_BLHA, key_BMGA, value_BMGA = map(fill, (query_BLHA, key_BMGA, value_BMGA))
     query_segments_BL, key_segments_BM = fill(query_segments_BL), fill(key_segments_BM)
     mask_BLM = query_segments_BL[:, :, None] == key_segments_BM[:, None, :]
-    if isinstance(attention_mask, Until):
+    if isinstance(attention_mask, UntilMask):
         until_BL = fill(attention_mask.until_BL)
         mask_BLM &= jnp.arange(mask_BLM.shape[2])[None, None] <= until_BL[:, :, None]
     mixed_BLHA = jax.nn.dot_product_attention(
@@ -60,7 +60,7 @@ def attend(
         value_BMGA,
         mask=mask_BLM[:, None],
         scale=1.0,
-        is_causal=isinstance(attention_mask, Causal),
+        is_causal=isinstance(attention_mask, CausalMask),
         implementation="cudnn" if at_home and query_BLHA.dtype != jnp.float32 else "xla",
     )
     return mixed_BLHA[:, :length]

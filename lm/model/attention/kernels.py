@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lm.distributed.mesh import constrain, platform_of, spec
-from lm.example import AttentionMask, Causal, Until
+from lm.example import AttentionMask, CausalMask, UntilMask
 from lm.model.attention import cudnn, splash
 from lm.numerics import Einsum
 
@@ -53,10 +53,10 @@ def attend_in_blocks(
     has its queries and gathers all keys and values (Grattafiori et al. 2024, section
     3.3.2).
     """
-    if isinstance(attention_mask, Causal) and mesh.shape["context"] > 1:
+    if isinstance(attention_mask, CausalMask) and mesh.shape["context"] > 1:
         # Causal kernels count queries from 0, and these begin anywhere.
         index_1L = jnp.arange(segments_BL.shape[1], dtype=jnp.int32)[None]
-        attention_mask = Until(jnp.broadcast_to(index_1L, segments_BL.shape))
+        attention_mask = UntilMask(jnp.broadcast_to(index_1L, segments_BL.shape))
     kernel = KERNELS[backend]
     local = partial(kernel.attend, at_home=platform_of(mesh) == kernel.home)
     axes = "batch", "length", "act_heads", "head"

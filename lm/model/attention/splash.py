@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.example import AttentionMask, Causal, Until
+from lm.example import AttentionMask, CausalMask, UntilMask
 from lm.model.attention.rows import fill_up
 
 LANES = 128
@@ -27,16 +27,16 @@ each computes the scores again, and the weights' cotangents too."""
 def pairs(attention_mask: AttentionMask, length: int) -> int:
     """Pairs of a query and a key that are computed of a row, whether masked or not.
 
-    >>> pairs(Causal(), 2048) == 2048**2 * 10 // 16
+    >>> pairs(CausalMask(), 2048) == 2048**2 * 10 // 16
     True
 
-    Blocks that no causal query sees are left out; what `Until` says is known too late for that.
+    Blocks that no causal query sees are left out; what `UntilMask` says is known too late.
     """
     padded = -(-length // LANES) * LANES
     block = math.gcd(padded, BLOCK)
     number = padded // block
     return (
-        number * (number + 1) // 2 if isinstance(attention_mask, Causal) else number**2
+        number * (number + 1) // 2 if isinstance(attention_mask, CausalMask) else number**2
     ) * block**2
 
 
@@ -53,7 +53,7 @@ def attend(
     """Rows are filled up with padding to whole blocks; it sees itself, and nothing sees it.
 
     The kernel's causal mask compares each key's index with a number that it has of each query,
-    its own index: with `until` in that place it is `Until`.
+    its own index: with `until` in that place it is `UntilMask`.
     """
     # Imported where it is used: it takes long, and few runs need it.
     from jax.experimental.pallas.ops.tpu import splash_attention as package
@@ -81,11 +81,13 @@ def attend(
     def row(
         query_HLA: Any, key_GMA: Any, value_GMA: Any, segments: Any, attention_mask: Any
     ) -> Any:
-        if isinstance(attention_mask, Causal):
+        if isinstance(attention_mask, CausalMask):
             mask = masks.MultiHeadMask([causal] * len(query_HLA))
             kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, **settings)
         else:
-            until: Any = attention_mask.until_BL if isinstance(attention_mask, Until) else None
+            until: Any = (
+                attention_mask.until_BL if isinstance(attention_mask, UntilMask) else None
+            )
             kernel = splash.SplashAttentionKernel(
                 *[info.MaskInfo(None, None, None, None, until)] * 3,
                 is_mqa=False, save_residuals=False, mask_value=splash.DEFAULT_MASK_VALUE,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm.example import AttentionMask, Causal
+from lm.example import AttentionMask, CausalMask
 from lm.numerics import Einsum
 
 
@@ -28,10 +28,10 @@ def key_extents(attention_mask: AttentionMask, length: int) -> tuple[KeyExtent, 
     A causal query sees half of the keys on average. In blocks (four at most, so that programs
     stay small) 62.5% of all pairs are computed, for long rows.
 
-    >>> key_extents(Causal(), 256)
+    >>> key_extents(CausalMask(), 256)
     (KeyExtent(start=0, stop=128, keys=128), KeyExtent(start=128, stop=256, keys=256))
     """
-    if not isinstance(attention_mask, Causal):
+    if not isinstance(attention_mask, CausalMask):
         return (KeyExtent(0, length, length),)
     size = max(BLOCK, -(-length // 4))
     starts = range(0, length, size)
@@ -42,7 +42,7 @@ def key_extents(attention_mask: AttentionMask, length: int) -> tuple[KeyExtent, 
 def pairs(attention_mask: AttentionMask, length: int) -> int:
     """Pairs of a query and a key that are computed of a row, whether masked or not.
 
-    >>> pairs(Causal(), 2048) == 2048**2 * 10 // 16
+    >>> pairs(CausalMask(), 2048) == 2048**2 * 10 // 16
     True
     """
     return sum(

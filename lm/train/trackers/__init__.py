@@ -11,12 +11,12 @@ from lm.config.types import nearest_of
 from lm.distributed import hosts
 from lm.train.trackers.bar import Bar
 from lm.train.trackers.base import Session, Tracker
-from lm.train.trackers.jsonl import Jsonl
+from lm.train.trackers.jsonl import JsonlTracker
 from lm.train.trackers.tensorboard import Tensorboard
 from lm.train.trackers.wandb import Wandb
 
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": Tensorboard, "bar": Bar, "wandb": Wandb}
-"""By the name that `Run.trackers` uses; `Jsonl` is always there."""
+"""By the name that `Run.trackers` uses; `JsonlTracker` is always there."""
 
 RECENT = 4096
 """Records that a checkpoint keeps where it is not beside metrics.jsonl."""
@@ -42,7 +42,7 @@ class Trackers:
         self._all: list[Tracker] = []
         with ExitStack() as opened:
             if hosts.is_first():
-                self._all.append(Jsonl(session, recent))
+                self._all.append(JsonlTracker(session, recent))
                 opened.callback(self._all[-1].close)
                 for name in session.run.trackers:
                     self._all.append(TRACKERS[name](session))

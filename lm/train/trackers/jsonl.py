@@ -11,7 +11,7 @@ from lm.output.files import write_whole
 from lm.train.trackers.base import Session, Tracker
 
 
-class Jsonl(Tracker):
+class JsonlTracker(Tracker):
     """The run's records, which resuming, `lm audit` and figures read.
 
     Opening it after a restart forgets the records of later steps: they will be written again.

@@ -21,7 +21,7 @@ from lm.cost import ledger
 from lm.data import Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import Bidirectional, Causal, Until, mask_array
+from lm.example import BidirectionalMask, CausalMask, UntilMask, mask_array
 from lm.model import Transformer
 from lm.model.attention import (
     KERNELS,
@@ -47,7 +47,11 @@ def attention_masks():
     until = np.minimum(np.arange(LENGTH) // 50 * 50 + 60, LENGTH - 1)
     until = np.tile(until, (2, 1))
     until[0, 100] = 3
-    return {"causal": Causal(), "full": Bidirectional(), "until": Until(jnp.array(until))}
+    return {
+        "causal": CausalMask(),
+        "full": BidirectionalMask(),
+        "until": UntilMask(jnp.array(until)),
+    }
 
 
 def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one"):
@@ -212,9 +216,11 @@ def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256):
     rows = jax.ShapeDtypeStruct((2, length), jnp.int32)
 
     def loss(query, key, value, segments, until):
-        attention_mask = {"causal": Causal(), "full": Bidirectional(), "until": Until(until)}[
-            kind
-        ]
+        attention_mask = {
+            "causal": CausalMask(),
+            "full": BidirectionalMask(),
+            "until": UntilMask(until),
+        }[kind]
         mixed = KERNELS["cudnn"].attend(
             query, key, value, segments, segments, attention_mask, at_home=True
         )
@@ -336,7 +342,7 @@ def test_the_ledger_counts_what_kernels_compute(length, remat):
             key,
             value,
             segments,
-            Bidirectional(),
+            BidirectionalMask(),
             mesh=one,
             einsum=Einsum("bfloat16"),
         ).sum()
@@ -370,10 +376,10 @@ def test_causal_pairs_are_the_blocks_that_splash_visits(length):
         query, rows = jnp.zeros((1, length, 2, 8)), jnp.ones((1, length), int)
         jax.eval_shape(
             lambda: KERNELS["splash"].attend(
-                query, query, query, rows, rows, Causal(), at_home=False
+                query, query, query, rows, rows, CausalMask(), at_home=False
             )
         )
-    assert set(visited) == {pairs("splash", Causal(), length)}
+    assert set(visited) == {pairs("splash", CausalMask(), length)}
 
 
 def test_budgets_do_not_depend_on_the_backend():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.example import Bidirectional, Causal, Until, mask_array
+from lm.example import BidirectionalMask, CausalMask, UntilMask, mask_array
 from lm.model.attention import attend, key_extents, xla
 from lm.numerics import Einsum
 
@@ -34,9 +34,9 @@ def arrays(length=22, heads=6, groups=3, size=4):
 def attention_masks(length):
     until = jnp.minimum(jnp.arange(length)[None, :] // 5 * 5 + 7, length - 1)
     return {
-        "causal": Causal(),
-        "full": Bidirectional(),
-        "until": Until(jnp.tile(until, (2, 1))),
+        "causal": CausalMask(),
+        "full": BidirectionalMask(),
+        "until": UntilMask(jnp.tile(until, (2, 1))),
     }
 
 
@@ -80,8 +80,8 @@ def test_values_and_gradients_are_the_definitions(
 @pytest.mark.parametrize("length", [1, 3, 128, 129, 300, 512, 2048])
 def test_blocks_of_queries_cover_the_row_and_reach_all_keys_before_them(length):
     """Fails if a query is in no block or in two, or a block's last query misses its own key."""
-    blocks = key_extents(Causal(), length)
+    blocks = key_extents(CausalMask(), length)
     assert [q for start, stop, _ in blocks for q in range(start, stop)] == [*range(length)]
     assert all(keys == stop for _, stop, keys in blocks)
     assert len(blocks) == min(4, -(-length // 128))
-    assert key_extents(Bidirectional(), length) == ((0, length, length),)
+    assert key_extents(BidirectionalMask(), length) == ((0, length, length),)
