@@ -128,7 +128,7 @@ def report(cells: list[Cell]) -> Report:
                     tokens,
                     "Every scorer that is valid for a model, at equal tokens: means over seeds,"
                     " with the errors over documents and masks of one. A masked model's exact"
-                    " likelihoods are those of an decoding order, some tokens at a time,"
+                    " likelihoods are those of a decoding order, some tokens at a time,"
                     " which are taken as independent (eight at the laptop's scale)."
                     " Pseudo-likelihood is of fewer windows.",
                 ),

@@ -137,7 +137,7 @@ def test_oneline_numbers_beyond_any_machine_are_one_line_at_once(overrides, line
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize("share", range(101))
+@pytest.mark.parametrize("fraction", range(101))
 def test_shares_that_add_up_to_one_are_not_above_it(fraction):
     """Fails if the check of a sum is exact where floats are not."""
     a, b = fraction / 100, (100 - fraction) / 100

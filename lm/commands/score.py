@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lm.train.load import Trained
 
 ORDER_ROWS = 16
-"""Windows scored by an decoding order, of which each takes many passes, without --rows."""
+"""Windows scored by a decoding order, of which each takes many passes, without --rows."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -217,7 +217,7 @@ def _print_found(found: Mapping[str, Any]) -> None:
     _print_scores(found["scores"])
     for fraction, score in found["error_by_fraction"].items():
         print(
-            f"{float(fraction):>5.0%} hidden {score['bits_per_byte']:.4f} bits per hidden byte"
+            f"{float(fraction):>5.0%} masked {score['bits_per_byte']:.4f} bits per masked byte"
         )
     if found["probe"]:
         probe = found["probe"]

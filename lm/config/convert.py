@@ -75,6 +75,7 @@ def digest(value: object) -> str:
 def essence(value: object) -> Any:
     """Plain values of what is not as its field's default, so that a new field changes none.
 
+    >>> from lm.config import Config
     >>> class Lion(Config, tag="lion"):
     ...     rate: float = 1e-4
     ...     beta: float = 0.9

@@ -21,6 +21,7 @@ def override(value: T, assignments: Iterable[str]) -> T:
     switches to another variant: fields that both have keep their value where it differs from
     the old variant's default, so that a default meant for one is not taken over by the other.
 
+    >>> from lm.config import Config
     >>> class Adam(Config, tag="adam"):
     ...     rate: float = 1e-3
     >>> class Lion(Config, tag="lion"):
@@ -32,7 +33,7 @@ def override(value: T, assignments: Iterable[str]) -> T:
     Lion(rate=0.0001, beta=0.5)
     >>> override(Run(), ["optimizer.rat=0.5"])
     Traceback (most recent call last):
-    lm.config.UserError: optimizer.rat=0.5: no such field; did you mean optimizer.rate? ...
+    lm.config.struct.UserError: optimizer.rat=0.5: no such field; did you mean ...
     """
     split = []
     for assignment in assignments:

@@ -102,7 +102,7 @@ def choose(
     {'replica': 2, 'fsdp': 8, 'tensor': 2, 'context': 1}
     >>> choose(Mesh(fsdp=32), [rows, width], devices=32)
     Traceback (most recent call last):
-    lm.config.UserError: data.batch=48 is not a multiple of 32 (mesh.fsdp=32); nearest: 32 or 64
+    lm.config.struct.UserError: data.batch=48 is not a multiple of 32 (mesh.fsdp=32); ...
     """
     given = {axis: getattr(config, axis) for axis in AXES}
     legal = [n for n in range(1, devices + 1) if devices % n == 0]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from lm.config import UserError
 from lm.cost.chips import CHIPS, Slice, parse_slice
-from lm.cost.memory import machine_memory
 from lm.plan.found import HERE, Found
 
 
@@ -67,6 +66,8 @@ def find_machine(name: str, slices: int) -> Machine:
     if name == HERE:
         if slices > 1:
             raise UserError(f"--slices {slices}: {HERE} is one machine")
+        from lm.cost.memory import machine_memory
+
         return Machine(HERE, 1, 1, 1, math.nan, machine_memory(), math.nan)
     try:
         slice_: Slice = parse_slice(name)

@@ -309,7 +309,7 @@ def test_score_prints_each_scorer_with_its_kind_and_errors(capsys, causal, maske
     for name, kind in (("any-order", "bound"), ("pseudo", "no likelihood")):
         line = rf"^{name} +{number} bits per byte +{kind} +layout {number}"
         assert re.search(rf"{line} +mc_se {number} +text_se {number}$", bound, re.M)
-    assert re.search(rf"^ *100% masked {number} bits per hidden byte$", bound, re.M)
+    assert re.search(rf"^ *100% masked {number} bits per masked byte$", bound, re.M)
     for text in (exact, bound):
         assert re.search(rf"^gzip, by window +{number} bits per byte$", text, re.M)
 
@@ -488,9 +488,10 @@ def test_small_generate_reads_no_corpus(capsys, run, causal, tmp_path, monkeypat
 def test_small_generate_refuses_another_tokenizer_than_the_runs(capsys, causal, tmp_path):
     """Fails if ids of one tokenizer are read by another."""
     copy = shutil.copytree(causal, tmp_path / "copy")
-    facts = json.loads((copy / "data.json").read_text())
-    (copy / "data.json").write_text(json.dumps(facts | {"tokenizer_digest": "0" * 64}))
-    assert "tokenizer_digest is" in refused(capsys, "generate", "copy", "one")
+    path = copy / "tokenizer" / "tokenizer.facts.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"digest": "0" * 64}))
+    assert "damaged, or of another tokenizer" in refused(capsys, "generate", "copy", "one")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "1"])
@@ -500,7 +501,7 @@ def test_oneline_facts_that_are_not_in_data_json_are_one_line(
     """Fails if JSON of another shape is a traceback: found by a random command line."""
     copy = shutil.copytree(causal, tmp_path / "copy")
     (copy / "data.json").write_text(content)
-    for arguments in (["audit", str(causal), "copy"], ["generate", "copy", "one"]):
+    for arguments in (["audit", str(causal), "copy"], ["score", "copy"]):
         assert "data.json: damaged" in refused(capsys, *arguments)
 
 

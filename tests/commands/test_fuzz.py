@@ -163,7 +163,16 @@ def command(draw: random.Random, world: World) -> list[str]:
     """A command line: most often a legal one of which something is spoilt."""
     weights = {
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
-        **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4, "": 1},
+        **{
+            "export": 2,
+            "plan": 2,
+            "fit": 5,
+            "compare": 3,
+            "budget": 4,
+            "study": 4,
+            "tpu": 4,
+            "": 1,
+        },
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
@@ -174,6 +183,10 @@ def command(draw: random.Random, world: World) -> list[str]:
             draw.choice(("one", "o___e")),
             "--count",
             "2",
+        ],
+        "export": lambda: [
+            draw.choice(DIRECTORIES),
+            draw.choice(("absent", "folder", "causal")),
         ],
         "audit": lambda: [draw.choice(DIRECTORIES), draw.choice(DIRECTORIES)],
         "tokens": lambda: [

@@ -75,9 +75,9 @@ def poisoned(monkeypatch):
     original = Causal.__call__
 
     def poison(kind: str) -> None:
-        def call(self, tokens_BL, *rest):
-            example = original(self, tokens_BL, *rest)
-            here = (tokens_BL == BELL).any()
+        def call(self, batch, *rest):
+            example = original(self, batch, *rest)
+            here = (batch.tokens_BL == BELL).any()
             if kind == "jump":
                 return replace(example, targets=jnp.where(here, 250, example.targets))
             return replace(example, weights=jnp.where(here, jnp.nan, example.weights))

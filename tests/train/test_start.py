@@ -141,7 +141,7 @@ def test_training_starts_from_a_model(child, parent, exported, tmp_path):
     assert trained.run.model == load_model(parent).run.model
     assert trained.tokenizer.digest == load_model(parent).tokenizer.digest
     assert trained.origin.consumed.tokens == 1024 + 4 * 128
-    assert result["start"]["consumed"]["tokens"] == 1024
+    assert result["start"].consumed.tokens == 1024
     first = first_loss(tmp_path / "run")
     scratch = replace(load_run(tmp_path / "run"), start=None)
     fit(scratch, tmp_path / "scratch")

@@ -199,7 +199,8 @@ class HmmSource:
 
     A coin that is fair, or always shows its head, and is exchanged one time in ten:
 
-    >>> source = Source.of(np.array([[0.9, 0.1], [0.1, 0.9]]), np.array([[0.5, 0.5], [1, 0]]))
+    >>> emissions = np.array([[0.5, 0.5], [1, 0]])
+    >>> source = HmmSource.of(np.array([[0.9, 0.1], [0.1, 0.9]]), emissions)
     >>> np.exp(source.log_probability(np.array([[0], [1]]))).round(6).tolist()
     [0.75, 0.25]
     """
@@ -230,7 +231,7 @@ class HmmSource:
     def log_probability(self, symbols_NT: np.ndarray) -> np.ndarray:
         """Log p(text) in nats, float64[N], by the forward algorithm; -inf if it is impossible.
 
-        >>> fair = Source.of(np.array([[1.0]]), np.array([[0.5, 0.5]]))
+        >>> fair = HmmSource.of(np.array([[1.0]]), np.array([[0.5, 0.5]]))
         >>> (fair.log_probability(np.array([[0, 1, 1]])) / np.log(2)).tolist()
         [-3.0]
         """
@@ -251,7 +252,7 @@ class HmmSource:
         The least loss of a masked model under this mask: the other masked symbols are summed
         out, by the forward-backward algorithm with observations missing.
 
-        >>> coin = Source.of(np.array([[0.9, 0.1], [0.1, 0.9]]), np.eye(2))
+        >>> coin = HmmSource.of(np.array([[0.9, 0.1], [0.1, 0.9]]), np.eye(2))
         >>> hidden = np.array([[True, True, False]])
         >>> np.exp(-coin.conditional_nats(np.array([[0, 0, 0]]), hidden)).round(6).tolist()
         [[0.82, 0.9, 1.0]]
@@ -283,7 +284,7 @@ class HmmSource:
         drawn texts, and the mean is over them and over n in their second half. The bounds meet
         once the first state is forgotten; a `length` that leaves them apart is too short.
 
-        >>> Source.of(np.array([[1.0]]), np.array([[0.5, 0.25, 0.25]])).entropy_rate()
+        >>> HmmSource.of(np.array([[1.0]]), np.array([[0.5, 0.25, 0.25]])).entropy_rate()
         EntropyRate(lower=1.5, upper=1.5, se=0.0)
         """
         uniform_NT2 = np.random.RandomState(seed).random_sample((texts, length, 2))

@@ -84,7 +84,7 @@ def test_the_newest_records_are_at_hand_for_a_checkpoint(session):
 
 def test_another_host_than_the_first_has_no_tracker(session, told, monkeypatch):
     """Fails if each host of a slice writes, or a checkpoint of theirs forgets its records."""
-    monkeypatch.setattr("lm.distributed.hosts.first", lambda: False)
+    monkeypatch.setattr("lm.distributed.hosts.is_first", lambda: False)
     recent = [{"step": 1, "loss": 3.0}]
     with Trackers(session._replace(run=Run(trackers=("notes",))), recent) as trackers:
         trackers.write(2, {"loss": 2.0})
