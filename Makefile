@@ -15,10 +15,10 @@ demo: $(STAMP)-demo  ## train a BERT and a GPT on the same bytes and compare the
 test: $(STAMP)-test  ## the tests, without the slow ones (minutes)
 	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow and not plans" $(ARGS)
 
-plans: $(STAMP)-test  ## each study's largest cell compiled for the slice that its scale names (minutes)
-	.venv/bin/python -m pytest -q -m "plans and not slow" tests/test_plan.py $(ARGS)
+plans: $(STAMP)-test  ## each study's largest run compiled for the slice that its scale names (minutes)
+	.venv/bin/python -m pytest -q -m "plans and not slow" tests/plan/test_plan.py $(ARGS)
 
-test-all: $(STAMP)-test  ## all tests: exhaustive grids, a hundred kills, every cell's plan (hours)
+test-all: $(STAMP)-test  ## all tests: exhaustive grids, a hundred kills, every run's plan (hours)
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
 
 lint: $(STAMP)-test  ## style, types, and which module may import which

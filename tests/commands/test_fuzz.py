@@ -163,16 +163,8 @@ def command(draw: random.Random, world: World) -> list[str]:
     """A command line: most often a legal one of which something is spoilt."""
     weights = {
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
-        **{
-            "export": 2,
-            "plan": 2,
-            "fit": 5,
-            "compare": 3,
-            "budget": 4,
-            "study": 4,
-            "tpu": 4,
-            "": 1,
-        },
+        **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
+        **{"export": 2, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
@@ -186,12 +178,12 @@ def command(draw: random.Random, world: World) -> list[str]:
         ],
         "export": lambda: [
             draw.choice(DIRECTORIES),
-            draw.choice(("absent", "folder", "causal")),
+            draw.choice(("absent", "causal")),
         ],
         "audit": lambda: [draw.choice(DIRECTORIES), draw.choice(DIRECTORIES)],
         "tokens": lambda: [
             draw.choice(("one", *WORDS)),
-            "--run",
+            "--model",
             draw.choice(DIRECTORIES),
         ],
         "prove": lambda: ["-", "objective.type=none"],
