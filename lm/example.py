@@ -55,8 +55,8 @@ class Batch:
 
 
 # What has no fields must not be a registered dataclass: jax (0.10.1) then finds the structures
-# of Causal and Bidirectional equal, and jit, where hashes happen to meet, takes one for the
-# other.
+# of CausalMask and BidirectionalMask equal, and jit, where hashes happen to meet, takes one for
+# the other.
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class CausalMask:

@@ -133,7 +133,7 @@ def barrier(do: Callable[[], T]) -> T:
 
 
 def place_flags(flags: Sequence[bool], mesh: Mesh) -> jax.Array:
-    """What this host asks of all, bool[devices, n]: an input of a step, which tells them.
+    """The flags of this host, bool[devices, n]: an input of a step, which tells all hosts.
 
     A step synchronizes the hosts anyway; agreeing on anything beside it would again.
     """
@@ -144,7 +144,7 @@ def place_flags(flags: Sequence[bool], mesh: Mesh) -> jax.Array:
 
 
 def flags_sharding(mesh: Mesh) -> NamedSharding:
-    """How `asks` lies on the devices: a row each."""
+    """How `flags` lie on the devices: a row each."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 

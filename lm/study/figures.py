@@ -53,7 +53,7 @@ def dots_figure(series: Mapping[str, tuple[str, Mapping[str, Group]]]) -> Figure
                     look = _mark(group, measure, colour, MARKERS[order])
                     place = rows.index(row) + nudge
                     axes.errorbar([_unit(measure) * value], [place], xerr=[bar], **look)
-        axes.grid(axis="y", attention_mask=False)
+        axes.grid(axis="y", visible=False)
     left, right = both
     left.set_yticks(range(len(rows)), rows)
     left.set_ylim(len(rows) - 0.4, -0.6)
@@ -300,7 +300,7 @@ def probe_figure(groups: Sequence[Group], size: int) -> Figure:
         found = [100 * recall[roles[place]] for place in places]
         right.plot(found, places, linestyle="none", marker="o", color=variant.colour)
     right.set_yticks(range(len(roles)), roles)
-    right.grid(axis="y", attention_mask=False)
+    right.grid(axis="y", visible=False)
     right.tick_params(axis="y", length=0)
     right.set(title=f"By role, {size_text(size)}", xlabel="% of the role's tokens")
     right.set_ylim(-0.7, len(roles) - 0.3)

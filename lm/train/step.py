@@ -73,7 +73,7 @@ class Program:
 
         `objective` is that of the step (`run.objective.at`); each is compiled once. It may be
         left out where all steps have the same. Where faults are skipped, a loss above `limit`
-        is one, and the metrics say `skipped`; they say what any of several hosts `asks`.
+        is one, and the metrics say `skipped`; `flags` are those that any host set.
         """
         objective = self.run.objective if objective is None else objective
         beside: Any = {"limit": np.float32(limit)} if _skips(self.run) else {}
