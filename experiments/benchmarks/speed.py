@@ -85,7 +85,7 @@ from lm.train.trackers.jsonl import read_metrics
 
 Result = dict[str, Any]
 
-RESULTS = Path(__file__).parent / "results" / "speed"
+RESULTS = Path(__file__).parents[1] / "results" / "speed"
 OBJECTIVES: dict[str, Objective] = {"causal": Causal(), "masked": Masked(rate=0.15)}
 
 
@@ -548,7 +548,7 @@ def host(plan: Plan) -> Result:
             for turn in range(1 + plan.rounds // 2)
         ]
         return {
-            "cell": full,
+            "run": full,
             "first_start_seconds": starts[0],
             "start_seconds": spread(starts[1:]),
             "fit": alone(_fit, run, plan, folder, cache=cache),
@@ -564,7 +564,7 @@ def _start(cell: str, directory: Path, cache: Path) -> float:
     with environment(cache), open(os.devnull, "w") as nowhere:
         child = subprocess.Popen(
             [*command, "--dir", str(directory)],
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdout=nowhere,
             stderr=nowhere,
         )

@@ -189,8 +189,8 @@ def _host(sections: Result) -> list[Table]:
         ["step of real training, ms", between(fit["seconds"], 1e3, 1)],
         ["the same step without a host, ms", between(fit["bare_seconds"], 1e3, 1)],
         ["real training to that", times(fit["fit_to_bare"])],
-        ["share waiting for batches", between(fit["wait_share"], 100) + " %"],
-        ["share in records and progress", between(fit["records_share"], 100) + " %"],
+        ["fraction waiting for batches", between(fit["wait_fraction"], 100) + " %"],
+        ["fraction in records and progress", between(fit["records_fraction"], 100) + " %"],
         ["batches read to batches trained on", f"{reading:,.0f} times as fast"],
         [
             f"checkpoint of {_size(saved['bytes'])} ({saved['shape']}), stops training, ms",
@@ -202,7 +202,7 @@ def _host(sections: Result) -> list[Table]:
             percent(saved["disk_seconds"]["median"] / saved["every_seconds"]),
         ],
     ]
-    return [_table(f"Host, {found['cell']}", ("what", "measured"), rows)]
+    return [_table(f"Host, {found['run']}", ("what", "measured"), rows)]
 
 
 def _growth(sections: Result) -> list[Table]:
@@ -290,7 +290,7 @@ def _title(machine: Result, sections: Result) -> str:
         return name_of(machine)
     floors = sections["floors"]
     return (
-        f"{name_of(machine)}: {rate(floors['products'][PEAK], 'flops') / 1e9:,.0f} GFLOP/s in"
+        f"{name_of(machine)}: {rate(floors['matmuls'][PEAK], 'flops') / 1e9:,.0f} GFLOP/s in"
         " bfloat16 products that accumulate in float32, the peak; memory"
         f" {rate(floors['memory'], 'bytes') / 1e9:,.0f} GB/s"
     )
@@ -307,7 +307,7 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float, tuple[float, float], str,
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.grid(attention_mask=False, axis="y")
+    axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.2 * max(bar[2][1] for bar in bars))
 
 

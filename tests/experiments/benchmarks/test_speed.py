@@ -50,7 +50,7 @@ def test_a_ratio_is_that_of_the_rounds():
     assert found["median"] != np.median(theirs) / np.median(ours)
 
 
-def test_the_share_of_the_peak_is_that_of_the_same_rounds():
+def test_the_fraction_of_the_peak_is_that_of_the_same_rounds():
     """Fails if a slow spell of the machine makes a program look slow, or fast."""
     plan = speed.plan_of("smoke", "cpu")._replace(product=100)  # 2 MFLOP
     found = speed.peak_fraction(3_000_000, [3.0, 6.0, 30.0], [1.0, 2.0, 10.0], plan)
@@ -120,6 +120,21 @@ def test_a_toy_run_measures_keeps_and_shows(here, tmp_path, monkeypatch, capsys)
     shown = capsys.readouterr().out
     assert "Floors" in shown and "Training" in shown and "of peak" in shown
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_kept_results_are_shown(tmp_path, capsys):
+    """Fails if a name of what is kept differs from what the report reads."""
+    files = sorted(speed.RESULTS.glob("*.json"))
+    assert files
+    for file in files:
+        kept = tmp_path / file.name
+        kept.write_bytes(file.read_bytes())
+        speed_report.show(kept)
+        shown = capsys.readouterr().out
+        sections = json.loads(kept.read_text())["sections"]
+        assert speed_report.TABLES.keys() >= sections.keys()
+        assert "Floors" in shown and sections["host"]["run"] in shown
+        assert kept.with_suffix(".png").exists()
 
 
 def test_what_fails_is_one_line_and_loses_nothing(here, tmp_path, monkeypatch, capsys):
