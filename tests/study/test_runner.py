@@ -25,7 +25,8 @@ from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.distributed import mesh
 from lm.evaluate.scoring import Effort
-from lm.example import Vocabulary
+from lm.example import Batch, Vocabulary
+from lm.results import read_result
 from lm.run import Run, steps, validate
 from lm.study import checks, runner
 from lm.study.report.values import LEADING
@@ -97,9 +98,10 @@ def test_a_study_traces_a_step_at_full_size(run):
     )  # fmt: skip
     program = prepare(run, vocabulary, mesh.make(run.mesh))
     rows = jax.ShapeDtypeStruct((run.data.batch, run.data.length), jnp.int32)
+    batch = Batch(rows, rows, {})
     for objective in run.objective.parts(steps(run), run.seed):
         state, metrics = jax.eval_shape(
-            partial(program.step, objective=objective), program.abstract, rows, rows
+            partial(program.step, objective=objective), program.abstract, batch
         )
         jax.tree.map(lambda new, old: _same(new, old), state, program.abstract)
         assert metrics["loss"].shape == ()
@@ -160,8 +162,8 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
     module, arguments = toy
     directory, first = stopped
     # One run was evaluated for real; this is about the study.
-    found = json.loads((directory / first / "result.json").read_text())
-    monkeypatch.setattr(runner, "evaluate", lambda _, effort: {k: found[k] for k in EVALUATED})
+    found = read_result(directory / first / "result.json").evaluation
+    monkeypatch.setattr(runner, "evaluate", lambda _, effort: found)
     before = (directory / first / "result.json").stat().st_mtime_ns
     third = list(module.runs("smoke"))[2]
     runner.main(module, [*arguments, "--run", first, "--run", third])
@@ -182,11 +184,6 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
     assert f"{written['bits_per_byte']:.3f}" in out
 
 
-EVALUATED = (
-    "bits_per_byte", "layout_bits", "mc_se", "text_se", "scorer", "kind", "scores",
-    "error_by_fraction", "probe_accuracy", "probe_se", "probe", "baselines", "document_bytes",
-    "document_nats", "says",
-)  # fmt: skip
 ISSUE = (
     "run", "objective", "params_total", "params_non_embedding", "tokens",
     "predicted_targets", "flops", "device_seconds", "bits_per_byte", "layout_bits", "mc_se",
