@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 import experiments
-import lm.run  # noqa: F401 - with all settings that there are
+import lm.artifact
+import lm.run  # noqa: F401 - with lm.artifact, all settings that there are
 from lm.config import Config, essence, validate_fields
 from lm.config.convert import default_of
 
