@@ -62,7 +62,7 @@ class Run(Config):
     tokens: Annotated[int, Meta(ge=1, description="budget")] = 1000
     cast: Annotated[Literal["int8"] | None, Meta(description="of activations")] = None
     name: Annotated[str, Meta(description="of the run")] = "run"
-    fractions: Annotated[tuple[float, ...], Meta(description="masked")] = (0.15, 1.0)
+    shares: Annotated[tuple[float, ...], Meta(description="of the parts")] = (0.15, 1.0)
 
 
 def floats(**bounds):
@@ -93,7 +93,7 @@ runs = st.builds(
     probe=st.none() | adams | lions,
     tokens=st.integers(1),
     name=texts,
-    fractions=st.lists(floats(), max_size=3).map(tuple),
+    shares=st.lists(floats(), max_size=3).map(tuple),
 )
 
 
@@ -170,7 +170,7 @@ def test_overrides_apply_in_any_order(assignments):
         ('name="5"', "name", "5"),
         ("name=", "name", ""),
         ("name=" + "[" * 100_000, "name", "[" * 100_000),
-        ("fractions=[1, 0.5]", "fractions", (1.0, 0.5)),
+        ("shares=[1, 0.5]", "shares", (1.0, 0.5)),
         ("probe.type=lion", "probe", Lion()),
         ('corpora=[{"type": "file", "path": "x"}]', "corpora", (File(path="x"),)),
     ],
@@ -284,7 +284,7 @@ def test_a_file_that_does_not_parse_is_named(text, message):
         (Run(tokens=0), "tokens=0: must be >= 1"),
         (Run(model=Model(depth="6")), "model.depth=6: expected int >= 1"),
         (Run(optimizer=Adam(rate=float("inf"))), "optimizer.rate=Infinity: must be finite"),
-        (Run(fractions=(0.1, float("nan"))), "fractions=[0.1, NaN]: must be finite"),
+        (Run(shares=(0.1, float("nan"))), "shares=[0.1, NaN]: must be finite"),
         (
             Run(optimizer=File(path="x")),
             "optimizer.type=file: no such variant; one of adam, lion",

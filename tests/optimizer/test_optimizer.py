@@ -150,7 +150,7 @@ def test_decay_reaches_matrices_and_embeddings_only():
     """
     params, zero = tree(0), jax.tree.map(jnp.zeros_like, tree(0))
     for optimizer in (Adamw(), Lion(), Adafactor(), Muon(), Muon(base_width=4)):
-        optimizer = msgspec.structs.replace(optimizer, learning_rate=0.1, decay=0.5)
+        optimizer = msgspec.structs.replace(optimizer, learning_rate=0.1, weight_decay=0.5)
         moved, _ = run(optimizer, AXES, params, [zero])
         for name in AXES:
             kept = 0.95 if name in WEIGHTS else 1.0
