@@ -162,7 +162,7 @@ def _details(groups: Sequence[Group], growth: Growth) -> list[str]:
         found.append(
             f"One β for both variants, {joint.fits['first'].parameters['beta']:.2f}, "
             + ("fits worse than" if joint.p < 0.05 else "is not shown to fit worse than")
-            + " one for each: groups that fraction it differ as much with a probability of"
+            + " one for each: groups that share it differ as much with a probability of"
             f" {joint.p:.2g} (likelihood ratio, its distribution simulated)."
         )
     truth = truth_of(all_results(groups))

@@ -30,7 +30,7 @@ class Cost(Config):
     """Positions of the rows that are read: steps x rows x length. Spans lay them out in more
     positions, which `flops` counts and `flops_6nd` does not."""
     target_positions: int
-    """target positions the head computed, used or not: under a rate that changes, as many as
+    """Positions that the head computed, used or not: under a rate that changes, as many as
     its largest value needs."""
     flops: int
     """Forward and backward matrix products, without rematerialization."""

@@ -115,7 +115,7 @@ def _cgroup_limits(
 
 
 def _there(devices: Sequence[jax.Device]) -> int:
-    """Bytes that all devices have: on CPUs, which fraction it, their machines' memory."""
+    """Bytes that all devices have: of CPUs, which share it, their machines' memory."""
     if devices[0].platform == "cpu":
         return machine_memory() * jax.process_count()
     # Of those of other hosts nothing is known here; they are alike.

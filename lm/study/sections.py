@@ -155,13 +155,13 @@ def _corpus(run: Run) -> str:
 def fractions_section(
     lines: Lines,
     *blocks: str,
-    heading: str = "The error at fixed shares hidden",
+    heading: str = "The error at fixed fractions masked",
     caption: str = "",
     floors: Mapping[str, float] = {},
     trained_at: float | None = None,
     truth: bool = False,
 ) -> Section | None:
-    """The error at fixed shares hidden, if there is any."""
+    """The error at fixed fractions masked, if there is any."""
     figure = fractions_figure(lines, floors=floors, trained_at=trained_at, truth=truth)
     if figure is None:
         return None

@@ -62,7 +62,7 @@ def parameters(module: nn.Module, example: Example, *, seed: int = 1) -> Any:
 def allowed(example: Example, window: int | None = None) -> np.ndarray:
     """What each position's state may depend on after one layer, bool[B, L, L + M].
 
-    It says in its own words what each kind of `visible` means, as attention's masks are held
+    It says in its own words what each attention mask means, as those of attention are held
     against it; of a model with a window, only what lies in it. Positions of a source come last;
     what a state has of its own input stays.
 

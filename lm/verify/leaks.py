@@ -230,7 +230,7 @@ class _Case:
         return jax.tree.map(lambda x: x[edit], self.examples)
 
     def ask_objective(self) -> None:
-        """Can a slot see its target change, and is it asked where its answers say?"""
+        """Can a slot see its target change, and does it stand where its predictions say?"""
         for edit, row, slot in self.changes:
             asked_N, seen_NM = self.asked_NBP[:, row, slot], self.all_NBPM[:, row, slot]
             if asked_N[edit] != asked_N[0] or (seen_NM[edit] != seen_NM[0]).any():
@@ -262,10 +262,10 @@ class _Case:
         forbidden_BPM = checked_BP1 & (found_BPM | moved_BPM) & ~self.all_NBPM[0]
         for row, slot, position in np.argwhere(forbidden_BPM):
             at = self._at(position)
-            self._wrong(row, slot, f"depends on {at}, which `visible` forbids")
+            self._wrong(row, slot, f"depends on {at}, which `attention_mask` forbids")
         for row, slot, position in np.argwhere(checked_BP1 & self.one_BPM & ~found_BPM):
             at = self._at(position)
-            self._wrong(row, slot, f"does not depend on {at}, which `visible` allows")
+            self._wrong(row, slot, f"does not depend on {at}, which `attention_mask` allows")
         found_BPBM[rows_B, :, rows_B] = False
         for row, slot, other in np.argwhere(checked_BP1 & found_BPBM.any(3)):
             self._wrong(row, slot, f"depends on row {other}")

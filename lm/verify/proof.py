@@ -33,7 +33,7 @@ class Proof:
     kept: int
     """Slots that show their target on purpose: exempt from the question whether they see it."""
     indirect: int
-    """Pairs that are allowed through other positions only: 0 if `visible` is transitive."""
+    """Pairs that are allowed through other positions only: 0 if the mask is transitive."""
     violations: tuple[str, ...]
     picture: Picture
 

@@ -92,7 +92,7 @@ def products(jaxpr: ClosedJaxpr, times: int = 1) -> Counter[frozenset[int]]:
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize(("mlp", "kv_heads"), [("gelu", None), ("swiglu", 1), ("geglu", 2)])
 def test_forward_flops_by_component_are_the_products_that_are_traced(objective, mlp, kv_heads):
-    """Fails if a component counts the wrong width, positions for slots, or heads once."""
+    """Fails if a component counts a wrong width, every position as a target, or heads once."""
     length, hidden, size = 17, 44, 53  # each occurs in the products of one component only
     model = Transformer(
         depth=3, width=24, heads=4, kv_heads=kv_heads, mlp=mlp, mlp_width=hidden
@@ -156,7 +156,7 @@ def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, set
     program = prepare(run, vocabulary(2048), alone())
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
     counted = program.update.lower(
-        program.abstract, rows, rows, np.uint32(0), objective
+        program.abstract, Batch(rows, rows), np.uint32(0), objective
     ).cost_analysis()["flops"]
     cost = ledger.cost(run, 2048)
     assert 3 * counted == pytest.approx(cost.flops + cost.flops_rematerialized, rel=0.02)
@@ -174,7 +174,7 @@ def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objectiv
     )
     program = prepare(run, vocabulary(2048), mesh.make(run.mesh))
     rows = jax.ShapeDtypeStruct((4, 128), jnp.int32)
-    lowered = program.update.lower(program.abstract, rows, rows, np.uint32(0), objective)
+    lowered = program.update.lower(program.abstract, Batch(rows, rows), np.uint32(0), objective)
     done = hlo.work(lowered.compile().as_text(), 8).flops
     planned = ledger.program_flops(run, objective, 2048, "cpu")
     assert 8 * done == pytest.approx(planned, rel=0.02)
@@ -185,17 +185,17 @@ def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objectiv
     [(Causal(), 17, 16), (Masked(rate=0.25), 4, 4), (Masked(rate=0.01), 1, 0)],
     ids=["causal", "masked", "fewer than one"],
 )
-def test_slots_are_what_the_head_computes_and_predicted_targets_are_fewer(
-    objective, slots, predicted
+def test_target_positions_are_what_the_head_computes_and_predictions_are_fewer(
+    objective, target_positions, predicted
 ):
-    """Fails if slots are taken for predictions: every row has a bos token, which is none."""
+    """Fails if all target positions count as predicted: a row's bos token never is."""
     data = Data(length=17, batch=2, tokenizer=Bytes())
     run = Run(objective=objective, data=data, tokens=5 * 34)
-    assert ledger.cost(run, 53).slots == 5 * 2 * slots
+    assert ledger.cost(run, 53).target_positions == 5 * 2 * target_positions
     tokens_BL = jnp.full((2, 17), 9).at[:, 0].set(2)
     batch = Batch(tokens_BL, jnp.ones_like(tokens_BL))
     example = objective(batch, vocabulary(53), jax.random.key(0))
-    assert example.targets.shape == (2, slots)
+    assert example.targets.shape == (2, target_positions)
     assert int((example.weights > 0).sum()) == 2 * predicted
 
 

@@ -16,6 +16,7 @@ from lm.cost.memory import ROWS, check, least, machine_memory
 from lm.data import Bytes, Data, open_tokenizer
 from lm.distributed import mesh as meshes
 from lm.distributed.mesh import Mesh
+from lm.example import Batch
 from lm.model import Transformer
 from lm.run import Run, validate
 from lm.train.fit import fit
@@ -31,7 +32,9 @@ RUN = Run(
 @pytest.fixture
 def goes_no_further(monkeypatch):
     """Fails where a run would begin: without the check it is deaf, and eats memory (h13)."""
-    monkeypatch.setattr("lm.train.fit._open_tokens", lambda *_: pytest.fail("was not refused"))
+    monkeypatch.setattr(
+        "lm.train.directory.open_tokens", lambda *_: pytest.fail("was not refused")
+    )
 
 
 @pytest.mark.usefixtures("goes_no_further")
@@ -85,7 +88,7 @@ def test_oneline_the_least_is_no_more_than_the_compiler_asks_for(overrides):
     program = prepare(run, open_tokenizer(Bytes()).vocabulary, mesh)
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    lowered = program.update.lower(program.abstract, rows, rows, seed, run.objective)
+    lowered = program.update.lower(program.abstract, Batch(rows, rows), seed, run.objective)
     found = lowered.compile().memory_analysis()
     needed = found.argument_size_in_bytes + found.temp_size_in_bytes
     counted = sum(size for part, size in least(run, "cpu").items() if part != ROWS)

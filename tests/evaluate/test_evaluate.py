@@ -23,8 +23,7 @@ from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.fixed_order import FixedOrder
 from lm.evaluate.scoring import FRACTIONS, Effort, score_of, sees, valid
 from lm.evaluate.windows import Windows, place_of
-from lm.example import BidirectionalMask, Example
-from lm.example import Causal as SeesBefore
+from lm.example import BidirectionalMask, CausalMask, Example
 from lm.model import Transformer
 from lm.objectives import (
     AnyOrder as AnyOrderObjective,
@@ -135,7 +134,7 @@ def test_the_chain_rule_is_the_sum_over_the_stream_done_by_hand(causal, causal_f
         weights=jnp.ones(inputs_BL.shape),
         segments=segments_BL,
         positions=jnp.array(positions),
-        attention_mask=SeesBefore(),
+        attention_mask=CausalMask(),
     )
     alone = causal.program.module.clone(mesh=mesh.make(Mesh(), jax.devices()[:1]))
     params = jax.device_get(causal.params)
@@ -196,7 +195,7 @@ FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_firs
 @pytest.mark.parametrize(
     ("objective", "names", "attention_mask"),
     [
-        (Causal(), ["chain_rule"], SeesBefore()),
+        (Causal(), ["chain_rule"], CausalMask()),
         (Prefix(), ["chain_rule"], BidirectionalMask()),
         (Masked(), FILLS, BidirectionalMask()),
         (AnyOrderObjective(), FILLS, BidirectionalMask()),
@@ -205,17 +204,17 @@ FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_firs
         (Spans(), ["spans"], BidirectionalMask()),
         (Mixture(), ["chain_rule", *FILLS], BidirectionalMask()),
         (Curriculum(), FILLS, BidirectionalMask()),
-        (Curriculum(switch=1), ["chain_rule"], SeesBefore()),
+        (Curriculum(switch=1), ["chain_rule"], CausalMask()),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_model_is_asked_what_it_was_trained_to_predict(objective, names, visible):
+def test_a_model_is_asked_what_it_was_trained_to_predict(objective, names, attention_mask):
     """Fails if a scorer is missing, is not valid, or a shifted model is asked at the place."""
     trained = Trained(Run(objective=objective), None, None, None)
     there = valid(trained.run)
     assert list(there) == names
     assert {scorer.prediction for scorer in there.values()} <= objective.predictions
-    assert sees(trained) == visible
+    assert sees(trained) == attention_mask
     for scorer in there.values():
         shown = {"next": "nothing", "spans": "number of documents"}
         assert scorer.layout_given == shown.get(scorer.prediction, "ends of documents")

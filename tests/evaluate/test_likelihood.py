@@ -67,7 +67,7 @@ def _log_probabilities(module, params, inputs, segments, visible):
 
 
 def subset_logs(module, params, row, prediction="masked"):
-    """log p [L, V] of what stands at each place, given the tokens outside a hidden subset."""
+    """log p [L, V] of what stands at each place, given the tokens outside a masked subset."""
     places = range(1, len(row))
     subsets = [s for m in places for s in itertools.combinations(places, m)]
     inputs = np.array([[MASK if i in s else t for i, t in enumerate(row)] for s in subsets])
@@ -119,8 +119,8 @@ def order_mean(nats, length):
 
 
 def test_chain_rule_sums_to_one_over_all_strings(module, params, vocabulary):
-    """Fails when the model sees what it predicts (Bidirectional in place of Causal) or skips a
-    token.
+    """Fails when the model sees what it predicts (a bidirectional mask for a causal one)
+    or skips a token.
     """
     nats = score(ChainRule(), module, params, [strings(4)], vocabulary=vocabulary)
     assert nats.shape == (1, 256, 5)
@@ -160,9 +160,9 @@ def test_spans_of_any_number_of_documents_find_room(module, params, vocabulary):
     np.testing.assert_array_equal(nats[0] > 0, tokens != BOS)
 
 
-@pytest.mark.parametrize(("block", "answer"), [(1, "masked"), (2, "masked before")])
+@pytest.mark.parametrize(("block", "prediction"), [(1, "masked"), (2, "masked before")])
 @pytest.mark.parametrize("order", ORDERS)
-def test_an_decoding_order_is_an_exact_likelihood(module, vocabulary, order, block, prediction):
+def test_a_decoding_order_is_an_exact_likelihood(module, vocabulary, order, block, prediction):
     """Fails if a block sees its own tokens, order or places are others, or a token is left.
 
     Each string has the nats done by hand, and over all strings probabilities sum to one.
@@ -204,7 +204,7 @@ def test_what_is_written_next_does_not_depend_on_what_is_still_masked(module, vo
 
 
 def test_orders_of_writing_of_short_rows_and_padding(module, params, vocabulary):
-    """Fails if a block key_extents beyond what a row has left, or rows wait for each other."""
+    """Fails if a block reaches beyond what a row has left, or rows wait for each other."""
     tokens = np.array([[BOS, 5, 4, 6, END], [BOS, 6, 6, 0, 0]], np.int32)
     segments = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
     for order in ("left to right", "most confident first"):
@@ -246,7 +246,7 @@ def test_a_scorer_is_refused_by_a_model_that_was_taught_something_else(scorer):
     assert "\n" not in why
 
 
-@pytest.mark.parametrize(("samples", "answer"), [(1, "masked"), (3, "masked before")])
+@pytest.mark.parametrize(("samples", "prediction"), [(1, "masked"), (3, "masked before")])
 def test_any_order_expectation_is_the_mean_over_orders(
     module, params, vocabulary, samples, prediction
 ):
@@ -321,7 +321,7 @@ def test_mask_error_is_calibrated(module, params, vocabulary):
     assert abs(np.mean(z)) < 3.5 / math.sqrt(40)
 
 
-@pytest.mark.parametrize("answer", ["masked", "masked before"])
+@pytest.mark.parametrize("prediction", ["masked", "masked before"])
 def test_pseudo_with_a_sample_for_each_token_is_exact(module, params, vocabulary, prediction):
     """Fails when samples mask the same token twice, or when a token is counted 1 and not n."""
     tokens = np.array([[BOS, 5, 4, 6, END], [BOS, 6, 6, 0, 0]], np.int32)
@@ -335,16 +335,16 @@ def test_pseudo_with_a_sample_for_each_token_is_exact(module, params, vocabulary
     assert (nats[1, 3:] == 0).all()
 
 
-@pytest.mark.parametrize("share", [0.01, 0.15, 1.0])
-def test_share_masked_masks_exactly_that_share(vocabulary, fraction):
-    """Fails when the number is rounded in float32 or slots run out."""
+@pytest.mark.parametrize("fraction", [0.01, 0.15, 1.0])
+def test_a_fraction_masks_exactly_that_fraction(vocabulary, fraction):
+    """Fails when the number is rounded in float32 or target positions run out."""
     length = 41
     content = np.arange(length)[None, :] <= np.arange(length)[:, None]  # n = 0 .. 40
     tokens = jnp.asarray(np.where(content, 5, 0)).at[:, 0].set(BOS)
-    ask = jax.jit(MaskFractions((fraction,)).ask, static_argnames="vocabulary")
+    build = jax.jit(MaskFractions((fraction,)).build_example, static_argnames="vocabulary")
     keys = jax.random.split(jax.random.key(0), length)
     segments = content.astype(np.int32)
-    example, at = ask(tokens, segments, vocabulary=vocabulary, key_B=keys, sample=2)
+    example, at = build(tokens, segments, vocabulary=vocabulary, key_B=keys, sample=2)
     number = np.array([max(1, math.floor(fraction * n + 0.5)) for n in range(length)])
     number[0] = 0
     masked = np.asarray(example.inputs == MASK)
@@ -359,14 +359,14 @@ def test_share_masked_masks_exactly_that_share(vocabulary, fraction):
 def test_samples_take_turns_around_the_row(vocabulary):
     """Fails when each sample draws a permutation of its own: it would miss some tokens."""
     tokens = jnp.array([[BOS, *[5] * 12]])
-    ask = jax.jit(MaskFractions((0.25,) * 4).ask, static_argnames="vocabulary")
+    build = jax.jit(MaskFractions((0.25,) * 4).build_example, static_argnames="vocabulary")
     key = jax.random.key(3)[None]
     samples = [
-        ask(tokens, jnp.ones_like(tokens), vocabulary=vocabulary, key_B=key, sample=k)[0]
+        build(tokens, jnp.ones_like(tokens), vocabulary=vocabulary, key_B=key, sample=k)[0]
         for k in range(4)
     ]
-    hidden = sum(np.asarray(example.inputs == MASK).astype(int) for example in samples)
-    assert hidden.tolist() == [[0] + [1] * 12]
+    masked = sum(np.asarray(example.inputs == MASK).astype(int) for example in samples)
+    assert masked.tolist() == [[0] + [1] * 12]
 
 
 @pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: f"{s.name}, {s.prediction}")

@@ -157,7 +157,7 @@ def test_rows_of_a_batch_are_continued_as_each_alone(tiny, settings):
     assert len({len(said) for said in together}) > 1
 
 
-@pytest.mark.parametrize(("answer", "before"), [("masked", 0), ("masked before", 1)])
+@pytest.mark.parametrize(("prediction", "before"), [("masked", 0), ("masked before", 1)])
 def test_blanks_are_filled_the_most_confident_first(module, settings, prediction, before):
     """Fails when they are filled from left to right, or all at once, or asked elsewhere."""
     in_order = at_once = True

@@ -23,7 +23,7 @@ from lm.distributed import mesh
 from lm.distributed.mesh import Mesh, constrain
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
-from lm.example import CausalMask, Vocabulary
+from lm.example import Batch, CausalMask, Vocabulary
 from lm.generate import generate
 from lm.model import Base, Module, Output
 from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Objective, Prefix
@@ -114,7 +114,7 @@ def trained():
     state, losses = program.init(), []
     for step in range(120):
         tokens_BL = rows(step)
-        state, metrics = program.step(state, tokens_BL, np.ones_like(tokens_BL))
+        state, metrics = program.step(state, Batch(tokens_BL, np.ones_like(tokens_BL)))
         losses.append(float(metrics["loss"]))
     return program, state.params, losses
 
@@ -156,7 +156,9 @@ def test_its_parameters_and_flops_are_counted_without_a_formula(monkeypatch):
     assert found.total == found.matmul == there
     assert found.groups == {"embedding": SIZE * 256, "mlp": 2 * 4 * 256**2, "norm": 0}
     part = jax.ShapeDtypeStruct((16, 64), jnp.int32)
-    lowered = program.update.lower(program.abstract, part, part, np.uint32(0), run.objective)
+    lowered = program.update.lower(
+        program.abstract, Batch(part, part), np.uint32(0), run.objective
+    )
     cost = ledger.cost(run, SIZE)
     assert lowered.cost_analysis()["flops"] == pytest.approx(cost.flops / cost.steps, rel=0.02)
     assert memory.least(run, "tpu")[memory.STATE] == 4 * 4 * there
@@ -179,7 +181,7 @@ def test_it_is_proven_within_its_window():
     (one,) = modules(Window(reach=2), depths=(1,))
     assert prove(Causal(), (one,), keys=1, window=2).violations == ()
     found = prove(Causal(), (one,), keys=1, window=3).violations
-    assert found and all("which `visible` allows" in line for line in found)
+    assert found and all("which `attention_mask` allows" in line for line in found)
 
 
 def test_a_window_that_reaches_into_another_document_is_caught(monkeypatch):
@@ -189,7 +191,7 @@ def test_a_window_that_reaches_into_another_document_is_caught(monkeypatch):
     (one,) = modules(Window(), depths=(1,))
     found = prove(Causal(), (one,), keys=1, window=2).violations
     forget()
-    assert any("which `visible` forbids" in line for line in found)
+    assert any("which `attention_mask` forbids" in line for line in found)
 
 
 def _whole(x_BLD, by):

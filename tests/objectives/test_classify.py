@@ -16,10 +16,10 @@ from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import Causal, Classify
 from lm.optimizer import Adamw
-from lm.run import Run, check_rows
+from lm.run import Run, check_channels
 from lm.train.fit import fit
 from lm.train.load import load_model
-from lm.train.progress import read_metrics
+from lm.train.trackers.jsonl import read_metrics
 
 
 def single(path: Path) -> Jsonl:
@@ -80,7 +80,7 @@ def test_labelled_text_is_learnt(source, objective, steps, tmp_path) -> None:
     assert records[0]["loss"] == pytest.approx(np.log(2), abs=0.15)
     assert records[0]["loss"] > 2 * np.mean([r["loss"] for r in records[-5:]])
     assert records[-1]["accuracy"] > 0.9
-    assert result["validation_accuracy"] > 0.8
+    assert result["validation_terms"]["validation_accuracy"] > 0.8
     assert result["predicted_targets"] > steps * 32  # of documents, several in a row
     # The budget is of tokens: there are more steps than if padding counted.
     assert 0 <= result["tokens"] - run.tokens <= 32 * 32 and result["steps"] > steps
@@ -133,7 +133,7 @@ def labelled(**changes) -> Run:
 
 def test_oneline_what_does_not_go_with_labels_is_refused() -> None:
     """Fails if a run begins that has no labels, cuts documents, or has another class."""
-    check_rows(labelled())
+    check_channels(labelled())
     corpus = labelled().data.corpus
     for run, why in [
         (
@@ -147,5 +147,5 @@ def test_oneline_what_does_not_go_with_labels_is_refused() -> None:
         (labelled(objective=Classify(classes=3)), r"objective.classes=3, .* label has 2"),
     ]:
         with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
-            check_rows(run)
-    check_rows(Run(data=Data(corpus=corpus), objective=Causal()))  # labels are left aside
+            check_channels(run)
+    check_channels(Run(data=Data(corpus=corpus), objective=Causal()))  # labels are left aside

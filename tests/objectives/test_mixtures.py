@@ -21,7 +21,7 @@ PARTS = (
 
 
 def test_rows_draw_their_objective_in_the_given_proportion(whole_rows, ask):
-    """Fails if shares are ignored, or one draw serves the whole batch."""
+    """Fails if weights are ignored, or one draw serves the whole batch."""
     example = ask(Mixture(mixed=PARTS), whole_rows(4000, 17))
     causal = np.asarray(example.weights).sum(1) == 16
     assert causal.mean() == pytest.approx(0.75, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
@@ -29,7 +29,7 @@ def test_rows_draw_their_objective_in_the_given_proportion(whole_rows, ask):
 
 
 def test_a_rows_example_is_that_of_its_part(rows, ask, vocabulary):
-    """Fails if slots, visibility or inputs of one part reach a row of another."""
+    """Fails if targets, attention masks or inputs of one part reach a row of another."""
     tokens, segments = rows(32)
     mixture = Mixture(mixed=(*PARTS, Part(objective=Spans(rate=0.4))))
     example = ask(mixture, (tokens, segments), seed=5)
@@ -66,7 +66,7 @@ def test_a_rows_example_is_that_of_its_part(rows, ask, vocabulary):
 
 
 def test_steps_draw_the_same_part_on_every_host_and_the_ledger_counts_them():
-    """Fails if the draw depends on more than seed and step, or the ledger on shares alone."""
+    """Fails if the draw depends on more than seed and step, or the ledger on weights alone."""
     mixture = Mixture(mixed=PARTS, draw="step")
     drawn = [mixture.at(step, 400, 7) for step in range(400)]
     assert drawn == [mixture.at(step, 400, 7) for step in range(400)]
@@ -109,13 +109,14 @@ def test_a_curriculums_cost_is_that_of_its_steps():
 
     first, then = cost(Causal()), cost(Masked())
     both = cost(Curriculum(switch=0.25))
-    assert both.slots == (first.slots * 5 + then.slots * 15) // 20
+    targets = [found.target_positions for found in (first, both, then)]
+    assert targets[1] == (targets[0] * 5 + targets[2] * 15) // 20
     assert both.flops == pytest.approx((first.flops * 5 + then.flops * 15) / 20, rel=1e-9)
-    assert first.slots > both.slots > then.slots
+    assert targets[0] > targets[1] > targets[2]
 
 
-def test_a_prefix_is_seen_whole_and_not_asked_for(rows, ask):
-    """Fails if the first token after the prefix is not asked for, or nothing comes after it."""
+def test_a_prefix_is_seen_whole_and_not_predicted(rows, ask):
+    """Fails if the first token after the prefix is not predicted, or nothing comes after it."""
     example, causal = ask(Prefix(), rows(64)), ask(Causal(), rows(64))
     until = np.asarray(example.attention_mask.until_BL)
     last = until[:, 0]
@@ -127,15 +128,15 @@ def test_a_prefix_is_seen_whole_and_not_asked_for(rows, ask):
         assert asked.tolist() == [place for place in expected if place >= last[row]]
 
 
-def test_gpt_bert_teaches_both_questions():
-    """Fails if a mixture answers its first part's questions only."""
+def test_gpt_bert_is_trained_to_predict_both():
+    """Fails if a mixture predicts what its first part does only."""
     assert Mixture().predictions == {"next", "masked before"}
     assert Mixture().mixed[1].objective == Shifted(of=Masked(mask=1.0, random=0.0))
 
 
-@pytest.mark.parametrize("share", [1e-50, 1e39])
-def test_h13_shares_that_32_bits_cannot_hold_are_refused(fraction):
-    """Fails if equal fractions of extreme size train the first part alone."""
-    mixed = [{"objective": {"type": "causal"}, "weight": fraction}] * 2
+@pytest.mark.parametrize("weight", [1e-50, 1e39])
+def test_h13_weights_that_32_bits_cannot_hold_are_refused(weight):
+    """Fails if equal weights of extreme size train the first part alone."""
+    mixed = [{"objective": {"type": "causal"}, "weight": weight}] * 2
     with pytest.raises(UserError, match=r"objective.mixed\[0\].weight=.*must be"):
         override(Run(), ["objective.type=mixture", f"objective.mixed={json.dumps(mixed)}"])

@@ -37,7 +37,9 @@ def test_t5_turns_568_tokens_into_512_and_114_targets(whole_rows, vocabulary, as
     assert objective.sizes(1 + 568) == (512, 114)
     tokens, segments = whole_rows(4, 569)
     many = range(4, 4 + 29)
-    wide = type(vocabulary)(**{**vars(vocabulary), "sentinels": tuple(many), "ordinary": 33})
+    wide = type(vocabulary)(
+        **{**vars(vocabulary), "sentinels": tuple(many), "first_ordinary": 33}
+    )
     example = ask(objective, (tokens.clip(33), segments), vocabulary=wide)
     assert ((np.asarray(example.segments) > 0).sum(1) == 512 + 114).all()
     assert (np.asarray(example.weights).sum(1) == 114).all()

@@ -37,7 +37,7 @@ def test_a_loop_is_counted_as_often_as_it_turns():
 
 
 @pytest.mark.parametrize(
-    ("spec", "axes", "share"), [("fsdp", (0, 2, 4, 6), 3 / 4), ("tensor", (0, 1), 1 / 2)]
+    ("spec", "axes", "fraction"), [("fsdp", (0, 2, 4, 6), 3 / 4), ("tensor", (0, 1), 1 / 2)]
 )
 def test_collectives_have_their_devices_and_bytes(spec, axes, fraction):
     """Fails if groups are read from the wrong end, or an all-reduce moves its bytes once."""

@@ -132,7 +132,7 @@ ONE_OF_EACH = [Causal(), AnyOrder(), Prefix()]
     ids=lambda each: each if isinstance(each, str) else title_of(each),
 )
 def test_logits_depend_on_what_they_may_and_on_nothing_else(objective, name):
-    """Fails if a form of attention sees more, or less, than each kind of `visible` says."""
+    """Fails if a form of attention sees more, or less, than each `attention_mask` says."""
     depths = {"blocks": (1, 2)} | dict.fromkeys(KERNELS, (1,))
     small = form(name, depths.get(name, (2,)))
     proof = prove(objective, small, keys=2)
@@ -182,7 +182,7 @@ def test_a_source_is_proven_too():
     assert prove(ENCODED, tuple(map(Joined, form("blocks", (1,)))), keys=1).violations == ()
 
 
-def test_a_body_that_takes_no_source_is_one_line():
+def test_a_model_that_takes_no_source_is_one_line():
     """Fails if each of its missing dependences is a line, or if none is."""
     proof = prove(ENCODED, form("blocks", (1,)), keys=2)
     assert proof.violations == ("its example has a source, and this module takes none",)
@@ -192,11 +192,10 @@ def examples_of(objective, **changes):
     """An objective's `__call__` whose example is then changed, by functions of it."""
     call = type(objective).__call__
 
-    def changed(self, tokens_BL, segments_BL, *rest):
-        example = call(self, tokens_BL, segments_BL, *rest)
-        return replace(
-            example, **{name: change(example, tokens_BL) for name, change in changes.items()}
-        )
+    def changed(self, batch, *rest):
+        example = call(self, batch, *rest)
+        new = {name: change(example, batch.tokens_BL) for name, change in changes.items()}
+        return replace(example, **new)
 
     return changed
 
@@ -221,9 +220,12 @@ LEAKY = {
     "one input stays, beside kept ones": (Masked(rate=0.4), {"inputs": _shown_at_one_slot}),
     "random tokens tell": (Masked(rate=0.4, mask=0.0, random=1.0), {"inputs": _next_token}),
     "all inputs stay": (Diffusion(), {"inputs": lambda example, tokens_BL: tokens_BL}),
-    "shifted by none": (Shifted(), {"predict": lambda example, _: example.target_positions +
-    1}), "shifted by two": (
-        Shifted(), {"predict": lambda example, _: (example.target_positions - 1).clip(0)},
+    "shifted by none": (
+        Shifted(), {"target_positions": lambda example, _: example.target_positions + 1},
+    ),
+    "shifted by two": (
+        Shifted(),
+        {"target_positions": lambda example, _: (example.target_positions - 1).clip(0)},
     ),
     "targets not shifted": (Causal(), {"targets": lambda example, tokens_BL: tokens_BL}),
     "causal sees all": (Causal(), {"attention_mask": lambda *_: BidirectionalMask()}),
@@ -246,7 +248,7 @@ def test_a_leak_of_an_objective_is_caught(mutated, name):
         proof.raise_if_leaky()
 
 
-def test_hiding_by_what_is_masked_is_caught(mutated):
+def test_masking_by_what_is_masked_is_caught(mutated):
     """Fails if which tokens are masked may depend on them."""
     call = AnyOrder.__call__
 
@@ -259,7 +261,7 @@ def test_hiding_by_what_is_masked_is_caught(mutated):
 
 
 def test_a_label_among_the_inputs_is_caught(mutated):
-    """Fails if only tokens are edited: what is asked of a document is in a channel."""
+    """Fails if only tokens are edited: a document's label is in a channel."""
     call = Classify.__call__
 
     def telling(self, batch, vocabulary, key, progress):
@@ -295,7 +297,7 @@ def test_a_leak_of_spans_is_caught(mutated, what):
 
 
 def test_a_mixture_that_shows_all_to_its_causal_rows_is_caught(mutated):
-    """Fails if rows of a mixture are not each held to their own sight."""
+    """Fails if rows of a mixture are not each held to their own attention mask."""
     alike = mixture._alike
 
     def leaky(example, slots, positions):
@@ -358,7 +360,9 @@ def test_every_wrong_mask_is_caught(mutated, objective):
 
     mutated.setattr(transformer, "mask_array", flipped)
     mutated.setattr(
-        transformer, "reaches", lambda _, length: xla.key_extents(BidirectionalMask(), length)
+        transformer,
+        "key_extents",
+        lambda _, length: xla.key_extents(BidirectionalMask(), length),
     )
     assert prove(objective, (inner,), keys=1).violations == ()
     key = jax.random.fold_in(jax.random.key(0), 0)
@@ -371,7 +375,7 @@ def test_every_wrong_mask_is_caught(mutated, objective):
         if not wrong_BLM.any():
             continue  # what sees a whole document is the same transposed
         found = prove(objective, (inner,), keys=1).violations
-        assert any("`visible`" in line for line in found), name
+        assert any("`attention_mask`" in line for line in found), name
         caught += 1
         if wrong_BLM.sum() == 1:
             row, query, position = np.argwhere(wrong_BLM)[0]
@@ -385,11 +389,11 @@ def test_a_block_that_reaches_too_few_keys_is_caught(mutated):
 
     def short(attention_mask, length):
         first, *rest = xla.key_extents(attention_mask, length)
-        return (first, *(reach._replace(keys=reach.keys - 2) for reach in rest))
+        return (first, *(extent._replace(keys=extent.keys - 2) for extent in rest))
 
-    mutated.setattr(transformer, "reaches", short)
+    mutated.setattr(transformer, "key_extents", short)
     found = prove(Causal(), modules(Transformer(), depths=(1,)), keys=1)
-    assert any("which `visible` allows" in line for line in found.violations)
+    assert any("which `attention_mask` allows" in line for line in found.violations)
 
 
 def test_a_kernel_that_sees_one_more_key_is_caught(mutated):
@@ -403,7 +407,7 @@ def test_a_kernel_that_sees_one_more_key_is_caught(mutated):
 
     mutated.setitem(kernels.KERNELS, "splash", kernel._replace(attend=one_more))
     found = prove(Prefix(), modules(Transformer(), depths=(1,), attention="splash"), keys=1)
-    assert any("which `visible` forbids" in line for line in found.violations)
+    assert any("which `attention_mask` forbids" in line for line in found.violations)
 
 
 class Peeking(nn.Module):
@@ -425,7 +429,7 @@ class Peeking(nn.Module):
 @pytest.mark.parametrize(
     ("peek", "says"), [("targets", "of which it sees nothing"), ("inputs", "forbids")]
 )
-def test_a_body_that_peeks_without_a_derivative_is_caught(peek, says):
+def test_a_model_that_peeks_without_a_derivative_is_caught(peek, says):
     """Fails if the Jacobian alone is asked."""
     (inner,) = modules(Transformer(), depths=(1,))
     found = prove(AnyOrder(), (Peeking(inner, peek),), keys=1)
@@ -479,7 +483,7 @@ def test_what_asks_for_nothing_is_not_proven(monkeypatch):
         prove_all(Masked(rate=0.03), Transformer(), Console(quiet=True))
 
 
-NEW = '''"""Say the last token of each document from all before it."""
+NEW = '''"""Predict the last token of each document from all before it."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -487,16 +491,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.example import Causal as SeesBefore
-from lm.example import Batch, Example, Bidirectional, AttentionMask, Vocabulary
-from lm.objectives.base import Prediction, Base
+from lm.example import AttentionMask, Batch, BidirectionalMask, CausalMask, Example, Vocabulary
+from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 
 
-class LastPiece(Base, tag="last_piece"):
-    """Say the last token of each document from all before it."""
+class LastToken(Base, tag="last_token"):
+    """Predict the last token of each document from all before it."""
 
-    attention_mask: ClassVar[AttentionMask] = SeesBefore()
+    attention_mask: ClassVar[AttentionMask] = CausalMask()
     predictions: ClassVar[frozenset[Prediction]] = frozenset({"next"})
 
     def target_count(self, length: int) -> int:
@@ -527,17 +530,17 @@ def test_a_new_objective_is_a_file_and_a_line(tmp_path):
     plain = package / "objectives" / "plain.py"
     text = plain.read_text()
     text = text.replace(
-        "from lm.objectives.masked", "from lm.objectives.last_piece import LastPiece\n"
+        "from lm.objectives.masked", "from lm.objectives.last_token import LastToken\n"
         "from lm.objectives.masked", 1,
-    ).replace("Plain = ", "Plain = LastPiece | ")  # fmt: skip
+    ).replace("Plain = ", "Plain = LastToken | ")  # fmt: skip
     plain.write_text(text)
-    new = package / "objectives" / "last_piece.py"
+    new = package / "objectives" / "last_token.py"
     new.write_text(NEW)
     (tmp_path / "text.txt").write_text(
         "\n\n".join(f"one two {number}" for number in range(400))
     )
     settings = [
-        "objective.type=last_piece", "data.corpus.type=text", 'data.corpus.paths=["text.txt"]',
+        "objective.type=last_token", "data.corpus.type=text", 'data.corpus.paths=["text.txt"]',
         "data.corpus.documents=paragraph", "data.tokenizer.type=bytes", "data.length=32",
         "data.batch=8", "data.validation=0.2", "model.depth=1", "model.width=16",
         "model.heads=2", "tokens=1024", "evaluations=1", "mesh.fsdp=1",
@@ -560,10 +563,10 @@ def test_a_new_objective_is_a_file_and_a_line(tmp_path):
     done = commands(["train", "-", *settings], ["prove", "-", *settings], score)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "default" / "result.json").exists()
-    assert "last_piece: proven" in done.stdout
+    assert "last_token: proven" in done.stdout
     assert re.search(r"chain-rule +\d\.\d+ bits per byte +exact", done.stdout)
 
-    new.write_text(NEW.replace("= SeesBefore()", "= Bidirectional()"))
+    new.write_text(NEW.replace("= CausalMask()", "= BidirectionalMask()"))
     leaky = commands(["prove", "-", *settings])
     assert leaky.returncode == 2
     (line,) = [line for line in leaky.stderr.splitlines() if line.startswith("lm: ")]

@@ -31,10 +31,11 @@ class AnyOrder(MaskedScorer):
         fitted = super().fitted(objective, length=length, effort=effort)
         return replace(fitted, samples=effort.samples)
 
-    def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
+    def mask_counts(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """In sample k of K, m = ceil(n (k + u) / K).
 
-        >>> AnyOrder(samples=2).hidden(jnp.array([4, 0]), jnp.array([0.3, 0.3]), 5).tolist()
+        >>> content, uniform = jnp.array([4, 0]), jnp.array([0.3, 0.3])
+        >>> AnyOrder(samples=2).mask_counts(content, uniform, 5).tolist()
         [[1, 1], [3, 1]]
         """
         part_KB = (jnp.arange(self.samples)[:, None] + uniform_B[None, :]) / self.samples

@@ -20,7 +20,7 @@ class MaskFractions(MaskedScorer):
     """
 
     fractions: tuple[float, ...]
-    name: ClassVar[str] = "shares hidden"
+    name: ClassVar[str] = "fractions masked"
     kind: ClassVar[Kind] = "no likelihood"
 
     def __init__(self, fractions: tuple[float, ...], prediction: MaskPrediction = "masked"):
@@ -28,10 +28,10 @@ class MaskFractions(MaskedScorer):
         object.__setattr__(self, "samples", len(fractions))
         object.__setattr__(self, "prediction", prediction)
 
-    def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
+    def mask_counts(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """M = round(fraction x n), at least one; half goes up, as in `lm.objectives`.
 
-        >>> MaskFractions((0.5,)).hidden(jnp.array([1, 2, 3, 4]), jnp.zeros(4), 5).tolist()
+        >>> MaskFractions((0.5,)).mask_counts(jnp.array([1, 2, 3, 4]), jnp.zeros(4), 5).tolist()
         [[1, 1, 2, 2]]
         """
         # Tabulated in Python: in float32, fraction x n may fall on the other side of a half.

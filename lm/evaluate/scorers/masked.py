@@ -1,4 +1,4 @@
-"""What scorers fraction that mask tokens and ask for them."""
+"""What scorers have in common that mask tokens and ask for them."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -33,7 +33,7 @@ class MaskedScorer(ExampleScorer):
     def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
         return replace(self, prediction=mask_prediction_of(objective.predictions) or "masked")
 
-    def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
+    def mask_counts(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         """The m of each sample, int32[K, B], given n and a number from [0, 1) for each row."""
         raise NotImplementedError
 
@@ -69,7 +69,7 @@ class MaskedScorer(ExampleScorer):
         draws_BL = jax.vmap(lambda key: jax.random.uniform(key, (length + 1,)))(key_B)
         # content first, in random order
         circle_BL = jnp.argsort(jnp.where(content_BL, draws_BL[:, 1:], 2.0), axis=1)
-        masked_KB = self.hidden(content_B, draws_BL[:, 0], length)
+        masked_KB = self.mask_counts(content_B, draws_BL[:, 0], length)
         masked_KB = jnp.minimum(masked_KB, content_B[None, :])  # a row of padding has none
         masked_B, start_B = masked_KB[sample], (masked_KB.cumsum(0) - masked_KB)[sample]
 

@@ -27,7 +27,7 @@ class Pseudo(MaskedScorer):
     def rows(self, effort: Effort) -> int | None:
         return effort.curve_rows
 
-    def hidden(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
+    def mask_counts(self, content_B: jax.Array, uniform_B: jax.Array, length: int) -> jax.Array:
         return jnp.ones((self.samples, len(content_B)), jnp.int32)
 
     def target_count(self, length: int) -> int:
