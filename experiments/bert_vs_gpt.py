@@ -90,7 +90,7 @@ EFFORT = {
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name, the smallest models first, all variants of a size together."""
+    """The runs by name, the smallest models first, all variants of a size together."""
     return PLANS[scale].runs(VARIANTS)
 
 
@@ -249,7 +249,7 @@ def _fixed_rate(group: Group, uniform: float | None) -> str:
         relation = "worse" if by_fraction[far] > uniform else "still better"
         text += f", {relation} than guessing all tokens alike ({decimals(uniform)})"
     bound, layout = (group.mean(key) or 0.0 for key in ("bits_per_byte", "layout_bits"))
-    text += f"; over all shares that makes its bound of {decimals(bound)}"
+    text += f"; over all fractions that makes its bound of {decimals(bound)}"
     text += f", with {decimals(layout)} for where documents end."
     if (pseudo := group.score("pseudo")) is not None:
         text += (

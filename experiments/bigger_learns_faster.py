@@ -86,7 +86,7 @@ EFFORT = scales.LAW_EFFORT | {"laptop": replace(scales.LAW_EFFORT["laptop"], row
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: each size in each variant, for every seed."""
+    """The runs by name: each size in each variant, for every seed."""
     return PLANS[scale].runs(VARIANTS, once=True)
 
 

@@ -17,7 +17,7 @@ second add a short phase to a long one, whose learning rate has already decayed.
     laptop  5 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
     v5e-8   two days, 8 chips   85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
-A model answers what its last phase taught: all variants but the last are scored by the
+A model answers what its last phase trained: all variants but the last are scored by the
 any-order bound, which is comparable among them; the GPT's number is exact, and stands for
 another use. Expect little difference in the bound at a quarter and a loss of some hundredths of
 a bit at later switches; and, at the laptop's scale, more roles found by the probe the longer a
@@ -64,7 +64,7 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: every switch for every seed."""
+    """The runs by name: every switch for every seed."""
     return PLANS[scale].runs(VARIANTS)
 
 

@@ -76,7 +76,7 @@ LOSSES = {
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: each number of tokens in each variant, for every seed."""
+    """The runs by name: each number of tokens in each variant, for every seed."""
     return PLANS[scale].runs(VARIANTS, once=True)
 
 

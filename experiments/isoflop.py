@@ -128,7 +128,7 @@ TRIALS = {
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: every budget and size in each variant, and the trials."""
+    """The runs by name: every budget and size in each variant, and the trials."""
     plan, (budget, trial, rates, used), found = PLANS[scale], TRIALS[scale], dict[str, Run]()
     tokens = vocabulary_size(plan.data.tokenizer)
 

@@ -189,7 +189,7 @@ EFFORT = {
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: trials, curves of steps 1 to 3, runs of step 4, step 5."""
+    """The runs by name: trials, curves of steps 1 to 3, runs of step 4, step 5."""
     plan, steps, found = PLANS[scale], STEPS_OF[scale], dict[str, Run]()
     params = [matmul_parameters(size.model, plan.data) for size in plan.sizes]
     curves = [min(plan.tokens[0], round(steps.most / (SIX * each))) for each in params]

@@ -77,7 +77,7 @@ EFFORT = {
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: all sizes at the most tokens, the largest at all of them.
+    """The runs by name: all sizes at the most tokens, the largest at all of them.
 
     On random lengths the largest size is trained at the last budget but one.
     """
@@ -196,7 +196,7 @@ def _states(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
             "states",
             states_figure([group for group in groups if group.size == best[0].size]),
             "Hidden states found by the probe, by training tokens at the largest size;"
-            " dashed lines are what the best guess from the same sight finds.",
+            " dashed lines are what the best guess from the same context finds.",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Should 15% of the tokens be masked, and does the best fraction grow with the model?
+"""Should 15% of the tokens be masked, and does the best rate grow with the model?
 
 Answers to: Wettig et al. 2023 (arXiv:2202.08005), figure 1 and table 1, where models of
 BERT-large's size fine-tune better at 40% than at 15% and still well at 80%, and larger models
@@ -12,8 +12,8 @@ is about the difference.
     laptop  9 minutes, 2 cores  0.06M and 0.4M parameters, 0.2M tokens of Python's library
     v5e-8   9 days, 8 chips     25M and 302M parameters (BERT-large), 6.5B tokens of Wikipedia
 
-Each variant is scored by its any-order bound, which is a mean over all shares hidden, and at
-fixed shares hidden. Expect rates near a half to have the lowest bound, as a low rate has never
+Each variant is scored by its any-order bound, which is a mean over all fractions masked, and
+at fixed ones. Expect rates near a half to have the lowest bound, as a low rate has never
 seen most of what the bound asks for, and each rate to be best near itself on the curve. The
 bound's best rate is thus no advice for fine-tuning; the probe's is nearer to that.
 """
@@ -54,7 +54,7 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: every rate at every size for every seed."""
+    """The runs by name: every rate at every size for every seed."""
     return PLANS[scale].runs(VARIANTS)
 
 
@@ -93,8 +93,8 @@ def report(cells: list[Cell]) -> Report:
             sections.limits(
                 cells,
                 groups,
-                "The any-order bound weighs all shares hidden alike, which favours models that"
-                " saw many hidden. It ranks predictors of whole texts, not encoders.",
+                "The any-order bound weighs all fractions masked alike, which favours models"
+                " that saw many masked. It ranks predictors of whole texts, not encoders.",
             ),
         ]
     return sections.report_of(

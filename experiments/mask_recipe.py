@@ -71,7 +71,7 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: every recipe at both rates for every seed."""
+    """The runs by name: every recipe at both rates for every seed."""
     return PLANS[scale].runs(VARIANTS)
 
 

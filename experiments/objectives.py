@@ -89,7 +89,7 @@ EFFORT = scales.EFFORT | {"laptop": replace(LAPTOP, orders=LAPTOP.rows, block=8)
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: every variant at equal tokens and at equal FLOPs, for every
+    """The runs by name: every variant at equal tokens and at equal FLOPs, for every
     seed.
     """
     return PLANS[scale].runs_at_flops(VARIANTS)

@@ -86,7 +86,7 @@ EFFORT = scales.LAW_EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by run name: new text and repeated text in each variant, for every seed."""
+    """The runs by name: new text and repeated text in each variant, for every seed."""
     plan, found = PLANS[scale], dict[str, Run]()
     grid = [(tokens, (tokens,)) for tokens in plan.tokens]
     for unique, tokens in [*grid, *REPEATED[scale].items()]:

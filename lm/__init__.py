@@ -26,7 +26,7 @@ _HOMES = {
     "Causal": "lm.objectives",
     "Masked": "lm.objectives",
     "UserError": "lm.config",
-    "train_run": "lm.train.fit",
+    "train_run": "lm.train.train",
     "load_model": "lm.train.load",
     "save_model": "lm.train.load",
     "score_text": "lm.evaluate.given_text",
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from lm.objectives import Causal as Causal
     from lm.objectives import Masked as Masked
     from lm.run import Run as Run
-    from lm.train.fit import train_run as train_run
     from lm.train.load import load_model as load_model
     from lm.train.load import save_model as save_model
+    from lm.train.train import train_run as train_run
 
 
 def __getattr__(name: str) -> Any:

@@ -57,7 +57,7 @@ def token_nats(
     einsum: Einsum,
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """-log p(target) at each target positions, float32[B, P]."""
+    """-log p(target) at each target position, float32[B, P]."""
 
     def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> jax.Array:
         logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)

@@ -118,7 +118,7 @@ class Run(Config):
             tuple[str, ...],
             Meta(
                 min_length=1,
-                description='parameters that change, as ["layers/*", "head/*"]; null: all',
+                description='parameters that change, as ["layers/*", "head_*"]; null: all',
             ),
         ]
         | None

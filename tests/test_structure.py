@@ -34,7 +34,6 @@ def test_no_folder_takes_what_is_private_to_another():
 ALIKE = {
     "Base",  # a contract in each folder
     "AnyOrder",  # an objective, and the scorer of the same name
-    "Causal",
 }
 """Public classes that stand in two folders on purpose."""
 

@@ -78,10 +78,10 @@ from lm.objectives import AnyOrder, Causal, Masked, Objective
 from lm.run import CheckpointSettings, Run
 from lm.train.checkpoint import Checkpoints as Saved
 from lm.train.directory import commit
-from lm.train.fit import fit
 from lm.train.step import Program, prepare
 from lm.train.trackers import Trackers
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 Result = dict[str, Any]
 
@@ -596,7 +596,7 @@ def _fit(run: Run, plan: Plan, folder: Path) -> Result:
         directory = folder / f"fit-{turn}"
         clock.clear()
         with _watched(clock):
-            fit(run, directory)
+            train_run(run, directory)
         steps = [
             positions / record["tokens_per_second"]
             for record in read_metrics(directory)
@@ -742,7 +742,7 @@ def _memory(corpus: Path, plan: Plan) -> dict[str, int]:
             found[str(step)] = resident("VmRSS")
 
     with tempfile.TemporaryDirectory() as directory, patch.object(Trackers, "write", watched):
-        fit(run, Path(directory, "run"))
+        train_run(run, Path(directory, "run"))
     return found
 
 

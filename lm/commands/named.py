@@ -10,7 +10,7 @@ from lm.config import UserError, parse
 
 if TYPE_CHECKING:
     from lm.run import Run
-    from lm.train.fit import Evaluator
+    from lm.train.train import Evaluator
 
 RUN = "a JSON file, STUDY:RUN, STUDY/SCALE:RUN, or - for defaults"
 """How a run is named."""

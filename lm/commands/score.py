@@ -25,8 +25,8 @@ def add_arguments(parser: Parser) -> None:
     from lm.evaluate.scorers import described
 
     parser.description = (
-        "Scores a run by every scorer that is valid for it, or several in a table. Orders of"
-        " writing take many passes, and are asked for by name."
+        "Scores a run by every scorer that is valid for it, or several in a table. Decoding"
+        " orders take many passes, and are asked for by name."
     )
     parser.add_argument("directories", metavar="MODEL", type=Path, nargs="+")
     parser.add_argument(

@@ -27,14 +27,14 @@ def main(given: argparse.Namespace) -> None:
     """Trains, and prints what result.json says."""
     from lm.evaluate.evaluators import evaluate_during
     from lm.run import validate
-    from lm.train.fit import fit
+    from lm.train.train import train_run
 
     name, overrides = with_defaults(given.run, given.overrides)
     run, default, evaluator = find_run(name)
     run = validate(override(run, overrides))
     prepare_machine()
     target = Path(given.dir) if given.dir else Path("runs") / default
-    result = fit(run, target, evaluate=evaluator, evaluate_during=evaluate_during)
+    result = train_run(run, target, evaluate=evaluator, evaluate_during=evaluate_during)
     print_json(dict(result)) if given.json else _print(result)
 
 

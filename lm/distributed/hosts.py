@@ -56,7 +56,7 @@ def join() -> None:
     global _joined
     if _joined or (who := _who()) is None:
         return
-    # Signals are ours: `lm.train.fit` saves, and all hosts agree on the step.
+    # Signals are ours: `lm.train.train` saves, and all hosts agree on the step.
     jax.config.update("jax_enable_preemption_service", False)
     _meet(who)
     _joined = True

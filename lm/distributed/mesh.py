@@ -40,7 +40,7 @@ Axes = tuple[str, ...]
 
 
 class Mesh(Config):
-    """How many num_shards each axis splits the devices; the product is the number of devices.
+    """Into how many shards each axis splits the devices; the product is the number of devices.
 
     What is null is chosen, so that the run fits (`choose`).
     """

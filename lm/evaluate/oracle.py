@@ -13,7 +13,7 @@ from lm.example import BidirectionalMask, CausalMask, Example, Vocabulary
 from lm.numerics import Einsum
 
 
-class Prediction(NamedTuple):
+class OracleOutput(NamedTuple):
     """Log-probabilities in the form of a module's output: states, and a table that keeps
     them.
     """
@@ -36,7 +36,7 @@ class Oracle:
     einsum: ClassVar[Einsum] = Einsum("float32")
     mesh: ClassVar[None] = None
 
-    def apply(self, variables: Any, example: Example) -> Prediction:
+    def apply(self, variables: Any, example: Example) -> OracleOutput:
         """p(token | what is visible): the next token (causal), or what a mask token hides."""
         del variables
         if isinstance(example.attention_mask, CausalMask):
@@ -51,7 +51,7 @@ class Oracle:
             )
         # What cannot be gets what a float32 softmax cannot tell from nothing.
         log_BPV = jnp.log(jnp.maximum(fraction_BLV, 1e-30))
-        return Prediction(log_BPV, jnp.eye(self.vocabulary.size))
+        return OracleOutput(log_BPV, jnp.eye(self.vocabulary.size))
 
     def init_cache(self, rows: int, capacity: int) -> Any:
         raise NotImplementedError("the source reads whole rows")

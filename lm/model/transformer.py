@@ -283,8 +283,8 @@ class AttentionInputs(NamedTuple):
 class TransformerModule(Module):
     """`apply({"params": params}, example) -> Output`, with the same parameters for all.
 
-    With a `cache`, the rows of the example go on from it: `apply(..., example, past)` gives the
-    output and the past that later positions go on from.
+    With a `cache`, the rows of the example go on from it: `apply(..., example, cache)` gives
+    the output and the cache that later positions go on from.
     """
 
     config: Transformer
@@ -339,7 +339,7 @@ class TransformerModule(Module):
     ) -> tuple[Backend, tuple[KeyExtent, ...], AttentionInputs, jax.Array]:
         """What computes attention, what it sees, and the segments of all keys, [B, M]."""
         length = example.inputs.shape[1]
-        backend: Backend = "xla"  # which goes on from a past, too
+        backend: Backend = "xla"  # which goes on from a cache, too
         if cache is None:
             segments_BM, cache_length = example.segments, None
             backend = choose(
@@ -481,9 +481,9 @@ def _put(whole_BM: jax.Array, part_BL: jax.Array, at: jax.Array) -> jax.Array:
 
 
 def _sees_past(example: Example, segments_BM: jax.Array, cache_length: jax.Array) -> jax.Array:
-    """What queries that come after `read` positions see of the whole row, bool[B, L, M]."""
+    """What queries that come after `cache_length` positions see of all keys, bool[B, L, M]."""
     if not isinstance(example.attention_mask, CausalMask):
-        raise ValueError("only a causal row can go on from its past")
+        raise ValueError("only a causal row can go on from a cache")
     length, capacity = example.segments.shape[1], segments_BM.shape[1]
     before_LM = jnp.arange(capacity)[None, :] <= cache_length + jnp.arange(length)[:, None]
     segments_BL1 = example.segments[:, :, None]

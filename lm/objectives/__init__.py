@@ -2,7 +2,8 @@
 
 An objective is a frozen value. Called with `(batch, vocabulary, key, progress)`
 it returns the `Example` to train on, on device, inside the jitted step;
-`slots(length)` is its P. `lm prove` shows that no logit of it depends on what it must not see.
+`target_count(length)` is its P. `lm prove` shows that no logit of it depends on what it must
+not see.
 """
 
 from lm.objectives.any_order import AnyOrder

@@ -31,7 +31,7 @@ class Base(Config):
 
     attention_mask: ClassVar[AttentionMask]
     """The widest that its examples see: what attention computes, and the ledger counts. Where
-    steps differ, that of the last one, as with `slots` and `positions`; see `parts`."""
+    steps differ, that of the last one, as with `target_count` and `positions`; see `parts`."""
     predictions: ClassVar[frozenset[Prediction]]
     """What a model trained with it may be asked."""
     whole: ClassVar[bool] = False

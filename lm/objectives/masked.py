@@ -214,7 +214,7 @@ def _rounded(rate: float, content: int) -> int:
 def choose(
     key: jax.Array, content_BL: jax.Array, count_B: jax.Array, targets: int
 ) -> tuple[jax.Array, jax.Array]:
-    """A uniform set of `count_B` content positions a row, in `slots` static target positions.
+    """A uniform set of `count_B` content positions a row, in `targets` static positions.
 
     Returns positions int32[B, P], in random order, and which slots are used, bool[B, P].
 

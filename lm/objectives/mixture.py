@@ -47,7 +47,7 @@ class Mixture(Base, tag="mixture"):
 
     attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
     mixed: Annotated[
-        tuple[Part, ...], Meta(min_length=2, description="the objectives and their shares")
+        tuple[Part, ...], Meta(min_length=2, description="the objectives and their weights")
     ] = GPT_BERT
     draw: Annotated[
         Literal["row", "step"],

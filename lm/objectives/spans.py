@@ -95,7 +95,7 @@ class Spans(Base, tag="spans"):
     ) -> Example:
         """Removes round(rate x content) tokens of each row in round(that / span) spans.
 
-        What finds no room (see `slots`) is not asked for.
+        What finds no room (see `target_count`) is not asked for.
 
         Spans and what lies between them are random divisions into parts that are not empty,
         text first (Raffel et al. 2020, section 3.1.4, and the reference code's

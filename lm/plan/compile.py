@@ -183,7 +183,7 @@ def _read(
         }
     else:
         found.arguments = {"parameters": _laid_out(state.params, formats[0])}
-    found.arguments["rows"] = sum(map(_bytes_of, given[1:], formats[1:]))
+    found.arguments["rows"] = _laid_out(given[1:], formats[1:])
     found.argument_bytes = memory.argument_size_in_bytes
     found.output_bytes = memory.output_size_in_bytes - memory.alias_size_in_bytes
     found.temporary_bytes = memory.temp_size_in_bytes

@@ -168,10 +168,10 @@ def _changes(
         ]
         if mesh["replica"] % (times * machine.groups) == 0 and _legal(run, change, machine):
             fsdp.append(change)
-    num_shards = [way for way in (fsdp, remat, microbatches) if way]
-    for way in num_shards:
+    ways = [way for way in (fsdp, remat, microbatches) if way]
+    for way in ways:
         yield way, True
-    if len(num_shards) > 1:
+    if len(ways) > 1:
         most = [change for way in (fsdp, remat) if way for change in way[-1]]
         yield [most + change for change in microbatches or [[]]], False
 

@@ -80,7 +80,7 @@ class Scale(NamedTuple):
     """The variants that are trained; None: all."""
 
     def runs(self, variants: Mapping[str, Variant], *, once: bool = False) -> dict[str, Run]:
-        """The runs by run name; a seed is finished before the next begins.
+        """The runs by name; a seed is finished before the next begins.
 
         With `once`, text is new throughout: refused, where there is not as much.
         """

@@ -38,9 +38,9 @@ from lm.run import (
 from lm.study.grid import Cell
 from lm.study.report import write as report
 from lm.train.directory import other_settings
-from lm.train.fit import fit
 from lm.train.lock import only_writer
 from lm.train.loop import Diverged
+from lm.train.train import train_run
 
 
 def main(study: ModuleType, arguments: list[str] | None = None) -> None:
@@ -115,7 +115,7 @@ def train(
     failed = []
     for name in names:
         try:
-            fit(
+            train_run(
                 runs[name],
                 directory / name,
                 evaluate=evaluator,

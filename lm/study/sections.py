@@ -167,8 +167,8 @@ def fractions_section(
         return None
     caption = caption or (
         "Bits per byte of the masked tokens when a fraction of the row is masked, means over"
-        " seeds. The any-order bound is the mean of such a curve over all shares. Bars are one"
-        " standard error: that over seeds and that of the masks drawn, together."
+        " seeds. The any-order bound is the mean of such a curve over all fractions. Bars are"
+        " one standard error: that over seeds and that of the masks drawn, together."
     )
     text, *more = blocks
     return Section(heading, (text, Plot("by_fraction", figure, caption), *more))

@@ -28,7 +28,7 @@ from lm.objectives import Objective
 from lm.optimizer import Adamw, Optimizer, Schedule
 from lm.results import Result
 from lm.run import Run
-from lm.train.fit import fit
+from lm.train.train import train_run
 from tests.makers import result
 from tests.makers import score as score_of
 
@@ -73,14 +73,14 @@ def run(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def causal(run, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "causal"
-    fit(run, directory)
+    train_run(run, directory)
     return directory
 
 
 @pytest.fixture(scope="module")
 def masked(run, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "masked"
-    fit(override(run, ["objective.type=masked"]), directory)
+    train_run(override(run, ["objective.type=masked"]), directory)
     return directory
 
 
@@ -283,7 +283,7 @@ def test_train_goes_where_the_study_looks_and_asks_what_it_asks(capsys, tmp_path
         given.append((run, directory, evaluate and evaluate.keywords))
         return result()
 
-    monkeypatch.setattr("lm.train.fit.fit", note)
+    monkeypatch.setattr("lm.train.train.train_run", note)
     cell, expected = next(iter(bert_vs_gpt.runs("laptop").items()))
     (tmp_path / "a:b.json").write_text(dump(Run(seed=3)))
     for name in (f"bert_vs_gpt/laptop:{cell}", "a:b.json", "-"):
@@ -364,7 +364,7 @@ def test_an_audit_as_json_says_what_the_text_says(capsys, causal, masked):
 
 def test_another_seed_is_proven_to_part_at_the_first_step(capsys, run, causal, tmp_path):
     """Fails if the exit code does not tell, or the seed does not reach the batches."""
-    fit(override(run, ["seed=1"]), tmp_path / "other")
+    train_run(override(run, ["seed=1"]), tmp_path / "other")
     with pytest.raises(SystemExit) as exit_:
         main(["audit", str(causal), "other"])
     assert exit_.value.code == 1

@@ -33,7 +33,7 @@ from lm.distributed.process import Parser
 from lm.run import Run
 from lm.scaling.catalog import LAWS
 from lm.study import runner
-from lm.train.fit import fit
+from lm.train.train import train_run
 from tpu import __main__ as tpu
 
 ROOT = Path(__file__).parents[2]
@@ -129,8 +129,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     paths = json.dumps([f"{corpus}/*.txt"])
     settings = ("data.corpus.type=text", f"data.corpus.paths={paths}", *TINY)
     run = override(Run(), settings)
-    fit(run, folder / "causal")
-    fit(override(run, ["objective.type=masked"]), folder / "masked")
+    train_run(run, folder / "causal")
+    train_run(override(run, ["objective.type=masked"]), folder / "masked")
     for file in DAMAGED:
         for what, content in DAMAGE.items():
             copy = shutil.copytree(folder / "causal", folder / "hurt" / f"{file}-{what}")

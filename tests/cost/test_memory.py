@@ -19,8 +19,8 @@ from lm.distributed.mesh import Mesh
 from lm.example import Batch
 from lm.model import Transformer
 from lm.run import Run, validate
-from lm.train.fit import fit
 from lm.train.step import prepare
+from lm.train.train import train_run
 
 RUN = Run(
     data=Data(tokenizer=Bytes(), batch=16, length=128),
@@ -54,7 +54,7 @@ def test_oneline_more_than_memory_holds_is_refused_with_what_fits(tmp_path, over
     """Fails if an estimate is left to the allocator, or what is named fits no better."""
     run = override(Run(), overrides)
     with pytest.raises(UserError, match=r"^[^\n]* GB of memory at least[^\n]*$") as refused:
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     named, largest = re.findall(r"(\S+) may be (\d+) at most$", str(refused.value))[0]
     assert str(refused.value).startswith(f"{named}=") and named == field
@@ -66,7 +66,7 @@ def test_oneline_fields_that_are_all_too_large_are_all_named(tmp_path):
     """Fails if a value is named with which the run would not fit either."""
     run = override(Run(), ["model.width=100000", "data.batch=100000"])
     with pytest.raises(UserError, match=r"take smaller data.batch, data.length, model.depth$"):
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

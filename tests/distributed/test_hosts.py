@@ -30,9 +30,9 @@ from lm.model import Transformer
 from lm.run import Run
 from lm.study import runner
 from lm.train.checkpoint import Checkpoints, restore
-from lm.train.fit import fit
 from lm.train.step import Program, prepare
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -669,7 +669,7 @@ def test_what_one_process_saved_goes_on_on_two_hosts(endless, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
         patch.setattr(Checkpoints, "save", save)
-        fit(saving, directory)
+        train_run(saving, directory)
     together = started(tmp_path, saving, directory, steps=4)
     together.processes[0].terminate()
     assert together.end()[0] == [75, 75]

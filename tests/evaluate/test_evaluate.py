@@ -40,9 +40,9 @@ from lm.objectives import (
 )
 from lm.optimizer import Adamw
 from lm.run import Run
-from lm.train.fit import fit
 from lm.train.load import Trained, load
 from lm.train.step import prepare
+from lm.train.train import train_run
 
 EFFORT = Effort(curve_rows=5, probe_tokens=1100)
 NAMES = ("alpha", "beta", "gamma", "delta", "total", "number", "names", "text", "value")
@@ -87,14 +87,14 @@ def run(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def causal(run, tmp_path_factory) -> Trained:
     directory = tmp_path_factory.mktemp("runs") / "causal"
-    fit(run, directory)
+    train_run(run, directory)
     return load(directory)
 
 
 @pytest.fixture(scope="module")
 def masked(run, tmp_path_factory) -> Trained:
     directory = tmp_path_factory.mktemp("runs") / "masked"
-    fit(override(run, ["objective.type=masked"]), directory)
+    train_run(override(run, ["objective.type=masked"]), directory)
     return load(directory)
 
 

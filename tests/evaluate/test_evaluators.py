@@ -11,9 +11,9 @@ from lm.evaluate.evaluators import EVALUATORS, evaluate_during
 from lm.evaluate.scoring import score_by, valid
 from lm.model import Transformer
 from lm.run import Run
-from lm.train.fit import fit
 from lm.train.load import load
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 NAMES = {"causal": "chain_rule", "masked": "any_order"}
 
@@ -48,9 +48,9 @@ def test_bits_per_byte_is_a_curve_beside_the_loss(run, tmp_path, objective):
     """Fails if the curve is not the first valid scorer's on the last parameters and the windows
     that were asked for, if its cost is not said, or if being asked changes training."""
     run = override(run, [f"objective.type={objective}", "evaluation_windows=5"])
-    fit(run, tmp_path / "asked", evaluate_during=evaluate_during)
+    train_run(run, tmp_path / "asked", evaluate_during=evaluate_during)
     plain = override(run, ["evaluation_windows=0"])
-    fit(plain, tmp_path / "plain", evaluate_during=evaluate_during)
+    train_run(plain, tmp_path / "plain", evaluate_during=evaluate_during)
     asked, quiet = (records_of(tmp_path / name) for name in ("asked", "plain"))
     curve = {r["step"]: r.pop("bits_per_byte") for r in asked if "bits_per_byte" in r}
     scorers = [r.pop("scorer") for r in asked if "scorer" in r]
@@ -74,7 +74,9 @@ def test_bits_per_byte_is_a_curve_beside_the_loss(run, tmp_path, objective):
 def test_a_model_that_no_scorer_is_valid_for_is_asked_nothing(run, tmp_path, monkeypatch):
     """Fails if it ends the run."""
     monkeypatch.setattr("lm.evaluate.evaluators.bits_per_byte.valid", lambda *_: {})
-    fit(override(run, ["evaluation_windows=5"]), tmp_path, evaluate_during=evaluate_during)
+    train_run(
+        override(run, ["evaluation_windows=5"]), tmp_path, evaluate_during=evaluate_during
+    )
     assert not any("evaluation_seconds" in record for record in read_metrics(tmp_path))
 
 
@@ -83,5 +85,5 @@ def test_all_evaluators_are_asked(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "lm.evaluate.evaluators.EVALUATORS", (*EVALUATORS, lambda trained: {"width": 16.0})
     )
-    fit(run, tmp_path, evaluate_during=evaluate_during)
+    train_run(run, tmp_path, evaluate_during=evaluate_during)
     assert [r["width"] for r in read_metrics(tmp_path) if "width" in r] == [16.0, 16.0]

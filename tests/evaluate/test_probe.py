@@ -99,7 +99,7 @@ def test_the_error_is_of_documents():
 
 
 def test_features_see_what_the_model_may_see(module, params):
-    """Fails when `visible` is ignored or something is masked."""
+    """Fails when `attention_mask` is ignored or something is masked."""
     segments = np.ones((1, 5), np.int32)
     one, two = np.array([[2, 4, 5, 6, 4]], np.int32), np.array([[2, 4, 5, 6, 5]], np.int32)
     for visible, same in ((CausalMask(), True), (BidirectionalMask(), False)):

@@ -18,7 +18,7 @@ from lm.model import Transformer
 from lm.objectives import AnyOrder, Causal
 from lm.optimizer import Muon
 from lm.run import Run
-from lm.train.fit import fit
+from lm.train.train import train_run
 
 SOURCE = Hmm(states=3, symbols=5, length=13, documents=6000, concentration=0.2, seed=3)
 DATA = Data(corpus=SOURCE, tokenizer=Bytes(), length=SOURCE.row_length, batch=64)
@@ -49,7 +49,7 @@ def results(tmp_path_factory):
         patch.setattr(jax, "devices", lambda: one)
         patch.setattr(jax, "device_count", lambda: 1)
         return {
-            name + of: fit(
+            name + of: train_run(
                 run_of(objective, data),
                 folder / (name + of),
                 evaluate=lambda trained: evaluate(trained, EFFORT),

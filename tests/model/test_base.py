@@ -251,7 +251,8 @@ def test_objectives_name_the_masks_of_their_examples(objective):
 
     def masks(of):
         example = jax.eval_shape(
-            lambda *rows: of(*rows, sentinels, jax.random.key(0)), shape, shape
+            lambda rows: of(rows, sentinels, jax.random.key(0)),
+            Batch(shape, shape, dict.fromkeys(of.needs, shape)),
         )
         return {type(example.attention_mask)}
 

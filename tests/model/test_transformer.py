@@ -255,11 +255,11 @@ def test_an_untrained_model_is_about_uniform(config):
 
 
 def test_the_head_runs_on_predicted_positions_only():
-    """Fails if `predict` is ignored, or gathers from another row."""
+    """Fails if `target_positions` is ignored, or gathers from another row."""
     given = example(BidirectionalMask())
     target_positions = jnp.array([[3, 0], [7, 7]])
     fields = {n: getattr(given, n) for n in given.__dataclass_fields__}
-    some = hidden(Example(**fields | {"predict": target_positions}))
+    some = hidden(Example(**fields | {"target_positions": target_positions}))
     every = hidden(given)
     np.testing.assert_allclose(some[0], every[0][target_positions[0]], rtol=1e-5)
     np.testing.assert_allclose(some[1], every[1][target_positions[1]], rtol=1e-5)

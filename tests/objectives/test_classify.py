@@ -17,9 +17,9 @@ from lm.numerics import Einsum
 from lm.objectives import Causal, Classify
 from lm.optimizer import Adamw
 from lm.run import Run, check_channels
-from lm.train.fit import fit
 from lm.train.load import load_model
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 
 def single(path: Path) -> Jsonl:
@@ -75,7 +75,7 @@ def test_labelled_text_is_learnt(source, objective, steps, tmp_path) -> None:
         precision="float32",
         evaluations=1,
     )
-    result = fit(run, tmp_path / "run")
+    result = train_run(run, tmp_path / "run")
     records = [r for r in read_metrics(tmp_path / "run") if "loss" in r]
     assert records[0]["loss"] == pytest.approx(np.log(2), abs=0.15)
     assert records[0]["loss"] > 2 * np.mean([r["loss"] for r in records[-5:]])
@@ -97,7 +97,7 @@ def test_a_labelled_run_is_loaded_without_its_corpus(tmp_path, capsys) -> None:
         tokens=3 * 8 * 32,
         evaluations=1,
     )
-    fit(run, tmp_path / "run")
+    train_run(run, tmp_path / "run")
     (tmp_path / "lines.jsonl").unlink()
     capsys.readouterr()
     loaded = load_model(tmp_path / "run")

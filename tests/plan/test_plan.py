@@ -70,12 +70,11 @@ def test_gpus_that_are_not_wired_together_are_slices():
     """Fails if 16 GPUs are planned as if one switch joined them, or bytes go no way."""
     assert len(jax.devices()) == 8
     chip = parse_slice("h100-16").chip
-    places = [network.Place(n // 2, ()) for n in range(4)]
+    places = [network.DevicePlace(n // 2, ()) for n in range(4)]
     near, far = network.seconds_of(
         network.Collective("all-gather", 400, (0, 1, 2, 3), 1), places, "h100-4"
     )
-    # Of four fractions of 100 it lacks one of its own slice, and takes one of the two from
-    # afar.
+    # Of four shards of 100 it lacks one of its own slice, and takes one of the two from afar.
     assert far == pytest.approx(100 / chip.dcn)
     assert near == pytest.approx(200 / chip.ici)
 
@@ -414,7 +413,7 @@ def test_h10_notes_say_what_hours_and_efficiency_are():
 def test_h13_here_a_plan_has_the_memory_that_training_has(monkeypatch):
     """Fails if a plan fits by the machine's memory where a container grants less of it."""
     monkeypatch.setattr(memory, "_cgroup_limits", lambda: [9000])
-    assert plan.find_machine(HERE, 1).memory == memory.machine_memory() == 9000
+    assert machines.find_machine(HERE, 1).memory == memory.machine_memory() == 9000
 
 
 def test_a_compiler_that_is_not_there_is_one_line(monkeypatch):

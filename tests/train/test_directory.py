@@ -28,13 +28,13 @@ from lm.run import Run, decided_by, differing, steps
 from lm.study.runner import results
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, commit, environments
-from lm.train.fit import fit
 from lm.train.load import load
 from lm.train.lock import NAME, only_writer
 from lm.train.loop import Diverged
 from lm.train.step import prepare
 from lm.train.trackers import Trackers
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 from tests import makers
 
 
@@ -64,7 +64,7 @@ def run(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def _finished(run, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "run"
-    fit(run, directory)
+    train_run(run, directory)
     return directory
 
 
@@ -103,12 +103,12 @@ def test_r1_a_result_says_itself_which_run_it_is_of(run, finished):
     (finished / "config.json").unlink()
     before = files_of(finished)
     with pytest.raises(UserError, match="holds another run: model, seed differ"):
-        fit(other, finished)
+        train_run(other, finished)
     assert files_of(finished) == before
-    assert fit(run, finished) == read_result(finished / "result.json")
+    assert train_run(run, finished) == read_result(finished / "result.json")
     (finished / "config.json").write_text(dump(other))
     with pytest.raises(UserError, match="holds another run: model, seed differ"):
-        fit(other, finished)
+        train_run(other, finished)
 
 
 @pytest.mark.parametrize("changed", ["seed=5", "model.width=32"])
@@ -119,7 +119,7 @@ def test_r1_checkpoints_say_themselves_which_run_they_are_of(run, finished, chan
     (finished / "config.json").unlink()
     before = files_of(finished)
     with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
-        fit(other, finished)
+        train_run(other, finished)
     assert files_of(finished) == before
     (finished / "config.json").write_text(dump(other))
     with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
@@ -131,7 +131,7 @@ def test_r1_what_is_left_of_a_run_goes_on_by_its_own_command(run, finished):
     expected = result_of(finished)
     for name in ("result.json", "config.json", "metrics.jsonl"):
         (finished / name).unlink()
-    assert fit(run, finished)["validation_loss"] == expected["validation_loss"]
+    assert train_run(run, finished)["validation_loss"] == expected["validation_loss"]
 
 
 def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
@@ -141,10 +141,10 @@ def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
     result = result_of(finished)
     del result["decided_by"]
     (finished / "result.json").write_text(json.dumps(result))
-    assert fit(run, finished).training.decided_by is None
+    assert train_run(run, finished).training.decided_by is None
     (finished / "config.json").rename(tmp_path / "config.json")
     with pytest.raises(UserError, match=r"nothing says which settings its result.json is of"):
-        fit(run, finished)
+        train_run(run, finished)
 
     (finished / "result.json").unlink()
     program = prepare(run, open_tokens(run.data).tokenizer.vocabulary, mesh.make(run.mesh))
@@ -156,9 +156,9 @@ def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
     with Checkpoints(str(place), keep=1) as checkpoints:
         checkpoints.save(found.step, found.state, found.extra)
     with pytest.raises(UserError, match=r"checkpoint 8 does not say of which run it is"):
-        fit(run, finished)
+        train_run(run, finished)
     (tmp_path / "config.json").rename(finished / "config.json")
-    assert fit(run, finished)["batches_digest"] == result["batches_digest"]
+    assert train_run(run, finished)["batches_digest"] == result["batches_digest"]
 
 
 def test_r1_what_decides_a_run_is_said_without_defaults(run):
@@ -186,7 +186,7 @@ def test_r1_a_directory_that_goes_during_training_is_an_error(run, tmp_path, how
     thread = threading.Thread(target=spoil)
     thread.start()
     with pytest.raises(UserError, match=rf"^{directory}: it was removed or moved"):
-        fit(change(run, "tokens=256000"), directory)
+        train_run(change(run, "tokens=256000"), directory)
     thread.join()
     assert not (directory / "result.json").exists()
     assert not list(directory.glob("checkpoints/[0-9]*"))
@@ -204,12 +204,12 @@ def moved(run: Run, folder: Path, *overrides: str) -> Run:
 def test_r2_a_finished_run_whose_corpus_was_edited_is_refused(run, tmp_path):
     """Fails if the old result passes for that of the text as it is now."""
     own = moved(run, tmp_path / "corpus")
-    result = fit(own, tmp_path / "run")
-    assert fit(own, tmp_path / "run") == result
+    result = train_run(own, tmp_path / "run")
+    assert train_run(own, tmp_path / "run") == result
     (tmp_path / "corpus" / "more.txt").write_text("eleven twelve")
     before = files_of(tmp_path / "run")
     with pytest.raises(UserError, match=r"has changed: corpus_digest is \w{12}, was \w{12}"):
-        fit(own, tmp_path / "run")
+        train_run(own, tmp_path / "run")
     assert files_of(tmp_path / "run") == before
 
 
@@ -217,11 +217,11 @@ def test_r2_checkpoints_elsewhere_of_another_text_are_refused(run, tmp_path):
     """Fails if a place that is named by the settings is taken for one of the same text."""
     place = f"checkpoints.directory={tmp_path / 'shared'}"
     own = moved(run, tmp_path / "corpus", place)
-    fit(own, tmp_path / "run")
+    train_run(own, tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "corpus" / "more.txt").write_text("eleven twelve")
     with pytest.raises(UserError, match=r"of another run: corpus_digest differ"):
-        fit(own, tmp_path / "run")
+        train_run(own, tmp_path / "run")
 
 
 # R3: one process
@@ -234,11 +234,11 @@ def test_r3_a_second_process_on_a_directory_is_refused(run, tmp_path):
 
     def evaluate(_) -> Evaluation:
         with pytest.raises(UserError) as info:
-            fit(run, directory)
+            train_run(run, directory)
         found.append(str(info.value))
         return makers.evaluation()
 
-    fit(run, directory, evaluate=evaluate)
+    train_run(run, directory, evaluate=evaluate)
     assert found[0].startswith(f"{directory} is being trained in by process {os.getpid()} on ")
     assert "\n" not in found[0]
     with only_writer(directory):
@@ -250,7 +250,7 @@ def test_r3_a_second_writer_of_checkpoints_elsewhere_is_refused(run, tmp_path):
     elsewhere = change(run, f"checkpoints.directory={tmp_path / 'shared'}")
     place = checkpoints_of(elsewhere, tmp_path / "a" / "run")
     with only_writer(place), pytest.raises(UserError, match=rf"^{place} is being trained in"):
-        fit(elsewhere, tmp_path / "a" / "run")
+        train_run(elsewhere, tmp_path / "a" / "run")
 
 
 def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
@@ -269,7 +269,7 @@ def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
         return open_tokens(data)
 
     monkeypatch.setattr("lm.train.directory.open_tokens", slowly)
-    found = fit(run, directory, evaluate=pytest.fail)
+    found = train_run(run, directory, evaluate=pytest.fail)
     assert found == read_result(directory / "result.json")
 
 
@@ -339,7 +339,7 @@ def test_r4_a_ruined_last_update_is_no_success(run, tmp_path, policy):
     )
     assert steps(wild) == 1
     with pytest.raises(Diverged, match=r"validation_loss \w+ at step 1, .* lower optimizer"):
-        fit(wild, tmp_path / "run")
+        train_run(wild, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -360,14 +360,14 @@ def test_r4_parameters_that_are_not_finite_are_neither_saved_nor_used(run, tmp_p
     with pytest.raises(UserError, match="checkpoint 0 are not finite: the run diverged"):
         load(directory)
     with pytest.raises(Diverged, match="parameters that are not finite at step 1"):
-        fit(unused, directory)
+        train_run(unused, directory)
     assert [path.name for path in (directory / "checkpoints").glob("[0-9]*")] == ["0"]
 
 
 def test_r4_a_result_is_json_whatever_was_found(run, tmp_path):
     """Fails if what is no number is written as NaN, which is no JSON."""
     found = makers.evaluation(text_se=math.nan, scores={"a": makers.score(mc_se=math.inf)})
-    fit(run, tmp_path / "run", evaluate=lambda _: found)
+    train_run(run, tmp_path / "run", evaluate=lambda _: found)
 
     def no_json(name: str) -> None:
         raise AssertionError(name)
@@ -375,7 +375,7 @@ def test_r4_a_result_is_json_whatever_was_found(run, tmp_path):
     text = (tmp_path / "run" / "result.json").read_text()
     result = json.loads(text, parse_constant=no_json)
     assert result["text_se"] is result["scores"]["a"]["mc_se"] is None
-    assert fit(run, tmp_path / "run")["text_se"] is None
+    assert train_run(run, tmp_path / "run")["text_se"] is None
 
 
 # R5: who made it
@@ -397,7 +397,7 @@ def interrupted(run: Run, directory: Path, records: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
         patch.setattr(Trackers, "write", write)
-        fit(run, directory)
+        train_run(run, directory)
 
 
 def test_r5_each_environment_of_a_run_is_kept(run, tmp_path, monkeypatch):
@@ -408,7 +408,7 @@ def test_r5_each_environment_of_a_run_is_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr("lm.train.directory.commit", lambda: "came to nothing")
     interrupted(saving, tmp_path / "run", 1)
     monkeypatch.setattr("lm.train.directory.commit", lambda: "second")
-    fit(saving, tmp_path / "run")
+    train_run(saving, tmp_path / "run")
     found = environments(tmp_path / "run")
     assert [(each["step"], each["commit"]) for each in found] == [(0, "first"), (4, "second")]
     newest = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -439,13 +439,13 @@ def test_records_that_a_pod_lost_come_back_from_the_checkpoint(run, tmp_path, ca
     elsewhere = change(
         run, "checkpoints.steps=4", f"checkpoints.directory={tmp_path / 'shared'}"
     )
-    fit(elsewhere, tmp_path / "whole")
+    train_run(elsewhere, tmp_path / "whole")
     lossy = tmp_path / "lossy"
     interrupted(elsewhere, lossy, 6)
     path = lossy / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:1]))
-    fit(elsewhere, lossy)
+    train_run(elsewhere, lossy)
     assert losses_of(lossy) == losses_of(tmp_path / "whole")
     assert "are lost" not in capsys.readouterr().err
 
@@ -456,7 +456,7 @@ def test_records_that_are_lost_are_said(run, finished, capsys):
     path = finished / "metrics.jsonl"
     kept = [r for r in read_metrics(finished) if r["step"] not in (3, 4, 7)]
     path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    fit(run, finished)
+    train_run(run, finished)
     assert "the records of steps 3 to 4, 7 are lost" in capsys.readouterr().err
 
 
@@ -468,7 +468,7 @@ def test_oneline_a_result_that_is_none_is_no_result(run, tmp_path, content):
     (tmp_path / "config.json").write_text(dump(run))
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=r"result\.json: damaged"):
-        fit(run, tmp_path)
+        train_run(run, tmp_path)
 
 
 @pytest.mark.parametrize("ignored", [True, False])
@@ -489,11 +489,11 @@ def test_h13_a_signal_that_is_ignored_already_stays_so(run, tmp_path, monkeypatc
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
         if ignored:
-            assert fit(run, tmp_path / "run")["steps"] == steps(run)
+            assert train_run(run, tmp_path / "run")["steps"] == steps(run)
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         else:
             with pytest.raises(Stopped):
-                fit(run, tmp_path / "run")
+                train_run(run, tmp_path / "run")
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -525,19 +525,19 @@ def test_oneline_an_environment_that_is_no_object(tmp_path):
 
 def test_r1_a_result_without_scores_is_no_result_of_a_study(run, tmp_path, capsys):
     """Fails if a cell that `lm train` has trained counts as scored: its numbers never come."""
-    trained = fit(run, tmp_path)
+    trained = train_run(run, tmp_path)
     assert results({"cell": run}, tmp_path.parent / "no")[0].result is None
     assert results({tmp_path.name: run}, tmp_path.parent)[0].result is None
     assert "trained and not scored" in capsys.readouterr().err
-    scored = fit(run, tmp_path, evaluate=lambda _: makers.evaluation())
+    scored = train_run(run, tmp_path, evaluate=lambda _: makers.evaluation())
     assert scored == replace(trained, evaluation=makers.evaluation())
     assert results({tmp_path.name: run}, tmp_path.parent)[0].result == scored
-    assert fit(run, tmp_path) == scored
+    assert train_run(run, tmp_path) == scored
 
 
 def test_r1_a_model_that_is_not_trained_to_its_end_says_so(run, tmp_path, capsys):
     """Fails if the score of half a run passes for that of the run."""
-    fit(override(run, ["checkpoints.steps=1"]), tmp_path)
+    train_run(override(run, ["checkpoints.steps=1"]), tmp_path)
     capsys.readouterr()
     load(tmp_path)
     assert capsys.readouterr().err == ""

@@ -22,11 +22,11 @@ from lm.objectives import Causal
 from lm.optimizer import Adamw
 from lm.run import Run, steps
 from lm.train.checkpoint import restore
-from lm.train.fit import fit
 from lm.train.load import load
 from lm.train.loop import Diverged
 from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 BELL = 4 + 7
 """The token that stands once in the corpus: the batch that holds it goes wrong."""
@@ -123,7 +123,9 @@ def test_a_skipped_step_changes_counters_alone(run, poisoned):
 def test_a_wrong_batch_is_skipped_and_said(run, poisoned, tmp_path, kind):
     """Fails if it is updated on, hidden, or if a jump is measured from itself."""
     poisoned(kind)
-    result = fit(override(run, ["faults.policy=skip", "faults.spike=0.3"]), tmp_path / "run")
+    result = train_run(
+        override(run, ["faults.policy=skip", "faults.spike=0.3"]), tmp_path / "run"
+    )
     marked = [r["step"] for r in read_metrics(tmp_path / "run") if r.get("skipped")]
     assert marked == [bell(run)]
     assert (result["skipped"], result["rolled_back"], result["left_out"]) == (1, 0, 0)
@@ -138,7 +140,7 @@ def test_a_run_rolls_back_and_leaves_out_what_led_there(run, poisoned, tmp_path,
     poisoned("nan")
     rolling = override(run, ["faults.policy=roll_back", "checkpoints.steps=5"])
     directory = tmp_path / "run"
-    result = fit(rolling, directory)
+    result = train_run(rolling, directory)
     wrong = bell(run)
     back = (wrong - 1) // 5 * 5
     assert (result["skipped"], result["rolled_back"]) == (0, 1)
@@ -161,7 +163,7 @@ def test_a_run_rolls_back_and_leaves_out_what_led_there(run, poisoned, tmp_path,
     (directory / "result.json").unlink()
     for path in (directory / "checkpoints").glob("[0-9]*"):
         shutil.rmtree(path)
-    assert fit(rolling, directory)["batches_digest"] == digest
+    assert train_run(rolling, directory)["batches_digest"] == digest
     assert (losses_of(directory), chain_of(directory)) == before
 
 
@@ -170,8 +172,8 @@ def test_a_jump_stops_and_the_run_goes_on_with_another_policy(run, poisoned, tmp
     poisoned("jump")
     stopping = override(run, ["faults.spike=0.3", "checkpoints.steps=2"])
     with pytest.raises(Diverged, match=rf"loss .* above .* at step {bell(run)}, .*policy=skip"):
-        fit(stopping, tmp_path / "run")
-    result = fit(override(stopping, ["faults.policy=skip"]), tmp_path / "run")
+        train_run(stopping, tmp_path / "run")
+    result = train_run(override(stopping, ["faults.policy=skip"]), tmp_path / "run")
     assert result["skipped"] == 1
 
 
@@ -188,7 +190,7 @@ def test_faults_without_end_end_the_run(run, tmp_path, policy):
         ],
     )
     with pytest.raises(Diverged, match=r"lower optimizer.learning_rate"):
-        fit(wild, tmp_path / "run")
+        train_run(wild, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 

@@ -18,8 +18,8 @@ from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, identity
 from lm.train.directory import checkpoints_of
-from lm.train.fit import fit
 from lm.train.load import load_model
+from lm.train.train import train_run
 
 WORDS = ("one", "two", "three", "four", "five")
 
@@ -54,7 +54,7 @@ def parent(tmp_path_factory) -> Path:
     cache = os.environ["LM_CACHE"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LM_CACHE", str(folder / "cache"))
-        fit(run, folder / "run")
+        train_run(run, folder / "run")
     assert os.environ["LM_CACHE"] == cache
     shutil.rmtree(folder / "corpus")
     shutil.rmtree(folder / "cache")
@@ -136,7 +136,7 @@ def test_a_folder_that_holds_something_is_not_written_over(parent, tmp_path):
 def test_training_starts_from_a_model(child, parent, exported, tmp_path):
     """Fails if drawn parameters are trained, or what the start consumed is forgotten."""
     run = start(child, parent)
-    result = fit(run, tmp_path / "run")
+    result = train_run(run, tmp_path / "run")
     trained = load_model(tmp_path / "run")
     assert trained.run.model == load_model(parent).run.model
     assert trained.tokenizer.digest == load_model(parent).tokenizer.digest
@@ -144,12 +144,12 @@ def test_training_starts_from_a_model(child, parent, exported, tmp_path):
     assert result["start"].consumed.tokens == 1024
     first = first_loss(tmp_path / "run")
     scratch = replace(load_run(tmp_path / "run"), start=None)
-    fit(scratch, tmp_path / "scratch")
+    train_run(scratch, tmp_path / "scratch")
     assert first < first_loss(tmp_path / "scratch")
     # The start is known by its digest: its path is in nobody's identity.
     mine = load_run(tmp_path / "run")
     moved = start(child, exported)
-    assert fit(moved, tmp_path / "run")["batches_digest"] == result["batches_digest"]
+    assert train_run(moved, tmp_path / "run")["batches_digest"] == result["batches_digest"]
     assert "path" not in identity(mine)["start"]
 
 
@@ -167,12 +167,12 @@ def test_a_run_that_starts_from_a_model_goes_on_as_if_it_had_not_stopped(
 ):
     """Fails if it begins with the start again, and not with its checkpoint."""
     run = start(child, parent)
-    fit(run, tmp_path / "whole")
+    train_run(run, tmp_path / "whole")
     short = override(run, ["checkpoints.steps=2"])
-    fit(short, tmp_path / "parts")
+    train_run(short, tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "4")
     (tmp_path / "parts" / "result.json").unlink()
-    fit(short, tmp_path / "parts")
+    train_run(short, tmp_path / "parts")
     assert same(load_model(tmp_path / "whole").params, load_model(tmp_path / "parts").params)
 
 
@@ -183,8 +183,8 @@ def test_parameters_that_do_not_fit_are_refused_or_left_out_by_name(
     run = start(child, parent, "model.depth=2", "model.width=16", "model.heads=2")
     run = override(run, ["model.mlp_width=24"])
     with pytest.raises(UserError, match=r"layers/down.*does not fit.*start.parameters=fitting"):
-        fit(run, tmp_path / "refused")
-    fit(override(run, ["start.parameters=fitting"]), tmp_path / "run")
+        train_run(run, tmp_path / "refused")
+    train_run(override(run, ["start.parameters=fitting"]), tmp_path / "run")
     assert (
         "new: layers/down, layers/up; left out: layers/down, layers/up"
         in capfd.readouterr().err
@@ -194,7 +194,7 @@ def test_parameters_that_do_not_fit_are_refused_or_left_out_by_name(
 def test_another_tokenizer_than_the_starts_is_refused(child, parent, tmp_path):
     run = start(child, parent, "data.tokenizer.type=bytes")
     with pytest.raises(UserError, match=r"^data.tokenizer: is not that of start.path="):
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
 
 
 def test_another_model_in_the_same_place_is_another_run(child, parent, exported, tmp_path):
@@ -202,20 +202,20 @@ def test_another_model_in_the_same_place_is_another_run(child, parent, exported,
     place = tmp_path / "start"
     shutil.copytree(exported, place)
     run = start(child, place)
-    fit(run, tmp_path / "run")
+    train_run(run, tmp_path / "run")
     shutil.rmtree(place)
     shutil.copytree(tmp_path / "run", place)
     with pytest.raises(UserError, match="holds another run: start differ"):
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
     named = override(run, ["start.digest=0123456789abcdef"])
     with pytest.raises(UserError, match="has the digest"):
-        fit(named, tmp_path / "other")
+        train_run(named, tmp_path / "other")
 
 
 def test_what_is_not_trainable_does_not_change(child, parent, tmp_path):
     """Fails if decay, momentum or the clip reaches frozen parameters, or all are frozen."""
     run = override(start(child, parent), ['trainable=["layers/up", "norm*"]'])
-    fit(run, tmp_path / "run")
+    train_run(run, tmp_path / "run")
     before, after = (
         by_name(load_model(parent).params),
         by_name(load_model(tmp_path / "run").params),
@@ -223,7 +223,7 @@ def test_what_is_not_trainable_does_not_change(child, parent, tmp_path):
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"layers/up", *(n for n in before if n.startswith("norm"))}
     with pytest.raises(UserError, match="trainable: layer/up matches no parameter; nearest"):
-        fit(override(run, ['trainable=["layer/up"]']), tmp_path / "no")
+        train_run(override(run, ['trainable=["layer/up"]']), tmp_path / "no")
 
 
 def test_frozen_parameters_have_no_state(child, parent, tmp_path):

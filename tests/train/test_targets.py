@@ -15,8 +15,8 @@ from lm.example import Batch, content_of
 from lm.model import Transformer
 from lm.objectives import Masked
 from lm.run import Run
-from lm.train.fit import fit
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 HELD_OUT = 0.2
 
@@ -63,7 +63,7 @@ def test_m3_text_too_short_for_a_target_is_refused(run_of, tmp_path, short, sele
     sizes = (3, 400) if short == "training" else (400, 3)
     run = run_of(*sizes, f"objective.select={select}")
     with pytest.raises(UserError, match=rf"rate=0.05 .* 4 tokens .* 0.12 .*{short} text"):
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -71,7 +71,7 @@ def test_m3_steps_without_a_target_have_no_loss(run_of, tmp_path, capfd):
     """Fails if their loss is 0, if they count as a fault, or if the fraction that is really
     masked is not in the metrics."""
     run = run_of(404, 404, "faults.policy=skip")
-    result = fit(run, tmp_path / "run")
+    result = train_run(run, tmp_path / "run")
     records = [r for r in read_metrics(tmp_path / "run") if "predicted" in r]
     empty = [r["step"] for r in records if not r["predicted"]]
     assert 0 < len(empty) < len(records) == 12
@@ -90,7 +90,7 @@ def test_m3_training_that_never_has_a_target_is_refused(run_of, tmp_path):
     """Fails if a prefix model trains on a byte, all of which the prefix shows."""
     run = run_of(1, 404, "objective.type=prefix", "data.length=256", "tokens=3000")
     with pytest.raises(UserError, match="none of 8 steps had a target"):
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
@@ -110,7 +110,7 @@ def test_m3_validation_rows_without_a_target_are_refused(run_of, tmp_path):
     batch = next(batch for batch in range(1, 30) if not targets(batch))
     run = run_of(400, 13, batch=batch)
     with pytest.raises(UserError, match="none of the 1 validation rows has a target"):
-        fit(run, tmp_path / "run")
+        train_run(run, tmp_path / "run")
     assert not [r for r in read_metrics(tmp_path / "run") if "loss" in r]
 
 

@@ -36,7 +36,7 @@ class Scorer(Protocol):
     def kind(self) -> Kind: ...
     @property
     def prediction(self) -> Prediction:
-        """The question that it asks: what a model must have been taught to answer."""
+        """The question that it asks: what a model must have been trained to answer."""
         ...
 
     @property

@@ -27,10 +27,10 @@ PASSES = 32
 class FixedOrder(Usual):
     """-log p of a row that is written in one order, some tokens at a time: exact.
 
-    At first all content is masked. In each turn the model says what the next `block` tokens of
+    At first all content is masked. In each step the model says what the next `block` tokens of
     the order are, given those unmasked before, and they are unmasked. A block's tokens are
     taken as independent of each other, which is how such a model writes several at once; with
-    one token a turn this is the likelihood of an order (Uria et al. 2014). As each turn's
+    one token a step this is the likelihood of an order (Uria et al. 2014). As each step's
     places are chosen without a look at what is masked, it sums to one over all strings.
 
     random: an order for each row, that the seed and the row's number fix for all models. most
@@ -96,7 +96,7 @@ class FixedOrder(Usual):
         vocabulary: Vocabulary,
         key_B: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """The turn in which each token is unmasked, from 1, and its nats; 0: no content."""
+        """The step in which each token is unmasked, from 1, and its nats; 0: no content."""
         length = tokens_BL.shape[1]
         index_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
         block = min(self.block, length)
@@ -143,7 +143,7 @@ class FixedOrder(Usual):
             case _:
                 choose = confident
 
-        def turn(carry: _Unmasked) -> _Unmasked:
+        def step(carry: _Unmasked) -> _Unmasked:
             number, masked_BL, step_BL, nats_BL = carry
             at_BP, nats_BP = choose(masked_BL)
             # A row that has fewer left than a block leaves slots unused.
@@ -161,9 +161,9 @@ class FixedOrder(Usual):
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
         never_BL, no_BL = jnp.zeros(tokens_BL.shape, jnp.int32), jnp.zeros(tokens_BL.shape)
         carry = jnp.int32(1), content_BL, never_BL, no_BL
-        _, _, step_BL, nats_BL = jax.lax.while_loop(lambda carry: carry[1].any(), turn, carry)
+        _, _, step_BL, nats_BL = jax.lax.while_loop(lambda carry: carry[1].any(), step, carry)
         return step_BL, nats_BL
 
 
 _Unmasked = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""The next turn, what is masked, and of each token its turn and its nats."""
+"""The next step, what is masked, and of each token its step and its nats."""

@@ -68,7 +68,7 @@ def truth_table(groups: Sequence[Group], *, layout: bool = False) -> Table:
         " BERT is shown; a GPT predicts them itself."
         if layout
         else " “States found” is the probe's fraction of hidden states, “can be known” what the"
-        " best guess from the same sight gets: the text so far for the GPT, all of it for"
+        " best guess from the same context gets: the text so far for the GPT, all of it for"
         " a BERT."
     )
     return Table(

@@ -158,7 +158,7 @@ def array(heads=None, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=mesh.sharding(many, *names))
 
 def loss(query, key, value, segments, until):
-    visible = {"causal": Causal(), "full": Bidirectional(), "until": Until(until)}[kind]
+    visible = {"causal": CausalMask(), "full": BidirectionalMask(), "until": UntilMask(until)}[kind]
     return attend_in_blocks("splash", query, key, value, segments, visible, mesh=many,
                             einsum=Einsum("bfloat16")).sum()
 

@@ -10,10 +10,10 @@ from lm.config import UserError, dump, essence, override
 from lm.data import Bytes, Data, Text
 from lm.model import Transformer
 from lm.run import DECISIVE, Run
-from lm.train.fit import fit
 from lm.train.trackers import RECENT, TRACKERS, Trackers, check
 from lm.train.trackers.base import Session, Tracker
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 
 
 @pytest.fixture
@@ -181,9 +181,9 @@ def test_wandb_writes_offline(tmp_path, monkeypatch):
         evaluations=1,
         trackers=("wandb",),
     )  # fmt: skip
-    fit(run, tmp_path / "run")
+    train_run(run, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
-    fit(run, tmp_path / "run")
+    train_run(run, tmp_path / "run")
     id_ = (tmp_path / "run" / "wandb_id.txt").read_text()
     files = list(Path(tmp_path, "run", "wandb").glob(f"offline-run-*/run-{id_}.wandb"))
     assert len(files) == 2 and b"validation_loss" in min(files).read_bytes()

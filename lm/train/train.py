@@ -182,6 +182,3 @@ def rows_seen(run: Run, tokens: Tokens) -> int:
     data = run.data
     there = unique_rows(tokens.train, data.length, data.unique, data.packing)
     return min(steps(run) * run.data.batch, there)
-
-
-fit = train_run

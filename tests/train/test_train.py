@@ -39,11 +39,11 @@ from lm.results import read_result
 from lm.run import Run
 from lm.train import checkpoint
 from lm.train.checkpoint import Checkpoints
-from lm.train.fit import Stopped, fit
 from lm.train.load import load
 from lm.train.step import prepare
 from lm.train.trackers import Trackers
 from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import Stopped, train_run
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -183,7 +183,7 @@ def test_a_curriculum_goes_on_from_the_state_that_the_first_objective_left(run, 
 @pytest.mark.slow
 def test_a_curriculum_stopped_at_its_switch_equals_an_uninterrupted_one(curriculum, tmp_path):
     """Fails if a restart counts the switch from where it starts."""
-    whole = fit(curriculum, tmp_path / "whole")
+    whole = train_run(curriculum, tmp_path / "whole")
     directory = tmp_path / "stopped"
     shutil.copytree(tmp_path / "whole", directory)
     (directory / "result.json").unlink()
@@ -191,8 +191,8 @@ def test_a_curriculum_stopped_at_its_switch_equals_an_uninterrupted_one(curricul
     interrupted = change(curriculum, "checkpoints.steps=10")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(Checkpoints, "save", _once(Checkpoints.save))
-        fit(interrupted, directory)
-    again = fit(interrupted, directory)
+        train_run(interrupted, directory)
+    again = train_run(interrupted, directory)
     same = (
         "validation_loss",
         "predicted_targets",
@@ -330,7 +330,7 @@ def losses_of(directory: Path) -> list[tuple[int, float]]:
 def finished(run, tmp_path_factory):
     """An uninterrupted run: its directory and result."""
     directory = tmp_path_factory.mktemp("runs") / "whole"
-    return directory, fit(run, directory)
+    return directory, train_run(run, directory)
 
 
 def test_a_run_directory_describes_itself(run, finished):
@@ -359,15 +359,15 @@ def test_a_run_directory_describes_itself(run, finished):
 
 def test_a_run_of_repeated_text_reads_and_counts_it_alone(run, tmp_path):
     """Fails if the setting does not reach the batches, or more is counted than is read."""
-    part = fit(change(run, "data.unique=512", "evaluations=1"), tmp_path / "part")
-    whole = fit(change(run, "tokens=512", "evaluations=1"), tmp_path / "whole")
+    part = train_run(change(run, "data.unique=512", "evaluations=1"), tmp_path / "part")
+    whole = train_run(change(run, "tokens=512", "evaluations=1"), tmp_path / "whole")
     assert part["unique_tokens"] == whole["unique_tokens"] == 512
     assert part["unique_bytes"] == whole["unique_bytes"] < 600
     assert part["tokens"] == 20 * 8 * 32
     losses = losses_of(tmp_path / "part")
     assert losses[-1][1] < losses[0][1]
     with pytest.raises(UserError, match=r"data.unique=.* at most that"):
-        fit(change(run, "data.unique=1e9"), tmp_path / "more")
+        train_run(change(run, "data.unique=1e9"), tmp_path / "more")
     assert not (tmp_path / "more").exists()
 
 
@@ -389,9 +389,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, t
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
         patch.setattr(Trackers, "write", write)
-        fit(interrupted, tmp_path / "run")
+        train_run(interrupted, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
-    again = fit(interrupted, tmp_path / "run")
+    again = train_run(interrupted, tmp_path / "run")
     assert losses_of(tmp_path / "run") == losses_of(directory)
     same = ("batches_digest", "validation_loss", "predicted_targets")
     assert {n: again[n] for n in same} == {n: result[n] for n in same}
@@ -477,7 +477,7 @@ def test_oneline_a_request_while_the_end_is_saved_is_heard(run, tmp_path, monkey
 
     monkeypatch.setattr(Checkpoints, "save", interrupted)
     with pytest.raises(Stopped, match="stopped and saved at step 20 of 20"):
-        fit(run, tmp_path / "run", evaluate=pytest.fail)
+        train_run(run, tmp_path / "run", evaluate=pytest.fail)
     assert not signals._needed
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
     assert not (tmp_path / "run" / "result.json").exists()
@@ -491,7 +491,7 @@ def test_a_damaged_file_of_a_run_is_one_line(run, finished, tmp_path, file):
         (directory / "result.json").unlink()
     (directory / file).write_text('{"st\n')
     with pytest.raises(UserError, match=rf"{file}: .*damaged"):
-        fit(run, directory)
+        train_run(run, directory)
     assert (directory / file).read_text() == '{"st\n'
 
 
@@ -529,8 +529,8 @@ def _same(found, expected):
 def test_checkpoints_may_be_kept_elsewhere(run, tmp_path):
     """Fails if two runs of one name share a place, or a model is not found there again."""
     elsewhere = change(run, "tokens=512", f"checkpoints.directory={tmp_path / 'shared'}")
-    fit(elsewhere, tmp_path / "a" / "run")
-    fit(change(elsewhere, "seed=1"), tmp_path / "b" / "run")
+    train_run(elsewhere, tmp_path / "a" / "run")
+    train_run(change(elsewhere, "seed=1"), tmp_path / "b" / "run")
     assert len(list((tmp_path / "shared").iterdir())) == 2
     assert not (tmp_path / "a" / "run" / "checkpoints").exists()
     first, second = (load(tmp_path / letter / "run").params for letter in "ab")
@@ -543,7 +543,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(
     """Fails if digests are not compared: orbax itself does not notice a flipped bit."""
     directory = tmp_path / "run"
     short = change(run, "checkpoints.steps=4")
-    fit(short, directory)
+    train_run(short, directory)
     (directory / "result.json").unlink()
     for path in (directory / "checkpoints" / "20" / "state").rglob("*"):
         if path.is_file() and path.stat().st_size:
@@ -551,7 +551,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(
             content[len(content) // 2] ^= 1
             path.write_bytes(content)
     capfd.readouterr()
-    fit(short, directory)
+    train_run(short, directory)
     assert "checkpoint 20 is damaged" in capfd.readouterr().err
     assert losses_of(directory) == losses_of(finished[0])
 
@@ -562,7 +562,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(run, tmp_path):
         run, "optimizer.learning_rate=1e30", "optimizer.clip=none", "checkpoints.steps=1"
     )
     with pytest.raises(UserError, match=r"at step 1, .* lower optimizer.learning_rate") as info:
-        fit(wild, tmp_path / "run")
+        train_run(wild, tmp_path / "run")
     assert "\n" not in str(info.value)
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     assert not (tmp_path / "run" / "result.json").exists()
@@ -573,15 +573,15 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(run, finished):
     directory, result = finished
     before = (directory / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"holds another run: optimizer"):
-        fit(change(run, "optimizer.learning_rate=0.5"), directory)
+        train_run(change(run, "optimizer.learning_rate=0.5"), directory)
     assert (directory / "config.json").read_bytes() == before
-    assert fit(change(run, "checkpoints.keep=5", "microbatches=2"), directory) == result
+    assert train_run(change(run, "checkpoints.keep=5", "microbatches=2"), directory) == result
 
 
 def test_a_batch_that_does_not_divide_is_named_before_anything_is_written(run, tmp_path):
     """Fails if the check is left to the compiler."""
     with pytest.raises(UserError, match=r"data.batch=12 .* 8 .*nearest: 8 or 16"):
-        fit(change(run, "data.batch=12", "mesh.fsdp=8"), tmp_path / "run")
+        train_run(change(run, "data.batch=12", "mesh.fsdp=8"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -590,7 +590,7 @@ def test_a_backend_of_another_platform_is_refused_before_anything_is_written(run
     with pytest.raises(
         UserError, match=r"^attention=splash is for the platform tpu, and .* cpu"
     ):
-        fit(change(run, "precision=bfloat16", "attention=splash"), tmp_path / "run")
+        train_run(change(run, "precision=bfloat16", "attention=splash"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -609,11 +609,11 @@ def test_a_changed_corpus_is_refused_by_training_and_by_scoring(run, tmp_path):
     folder = tmp_path / "corpus"
     shutil.copytree(Path(run.data.corpus.paths[0]).parent, folder)
     moved = change(run, f'data.corpus.paths=["{folder}/*.txt"]', "tokens=512")
-    fit(moved, tmp_path / "run")
+    train_run(moved, tmp_path / "run")
     (folder / "more.txt").write_text("eleven twelve")
     (tmp_path / "run" / "result.json").unlink()
     before = (tmp_path / "run" / "data.json").read_bytes()
-    for use in (lambda: fit(moved, tmp_path / "run"), lambda: load(tmp_path / "run")):
+    for use in (lambda: train_run(moved, tmp_path / "run"), lambda: load(tmp_path / "run")):
         with pytest.raises(
             UserError, match=r"has changed: corpus_digest is \w{12}, was \w{12}"
         ):
@@ -624,7 +624,7 @@ def test_a_changed_corpus_is_refused_by_training_and_by_scoring(run, tmp_path):
 def test_a_run_directory_may_be_relative(run, tmp_path, monkeypatch):
     """Fails if checkpoints are given the path as it came: orbax refuses it when it saves."""
     monkeypatch.chdir(tmp_path)
-    fit(change(run, "tokens=512", "checkpoints.steps=1"), Path("runs/here"))
+    train_run(change(run, "tokens=512", "checkpoints.steps=1"), Path("runs/here"))
     assert load(Path("runs/here")).params
 
 
@@ -637,7 +637,7 @@ def test_parameters_that_do_not_divide_over_the_mesh_are_named(run):
 def test_a_run_trained_on_a_mesh_is_used_on_any(run, tmp_path):
     """Fails if a model is bound to the mesh, or the platform, that it was trained on."""
     run = change(run, "mesh.fsdp=2", "mesh.tensor=4", "tokens=512", "precision=bfloat16")
-    fit(run, tmp_path / "run")
+    train_run(run, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(dump(change(run, "attention=splash")))
     trained = load(tmp_path / "run")
     assert trained.program.module.attention == "auto"
