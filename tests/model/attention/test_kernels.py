@@ -142,7 +142,7 @@ import json, re, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from lm.distributed import mesh
-from lm.example import Causal, Bidirectional, Until
+from lm.example import CausalMask, BidirectionalMask, UntilMask
 from lm.model.attention import attend_in_blocks
 from lm.numerics import Einsum
 
@@ -158,8 +158,8 @@ def array(heads=None, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=mesh.sharding(many, *names))
 
 def loss(query, key, value, segments, until):
-    visible = {"causal": CausalMask(), "full": BidirectionalMask(), "until": UntilMask(until)}[kind]
-    return attend_in_blocks("splash", query, key, value, segments, visible, mesh=many,
+    masks = {"causal": CausalMask(), "full": BidirectionalMask(), "until": UntilMask(until)}
+    return attend_in_blocks("splash", query, key, value, segments, masks[kind], mesh=many,
                             einsum=Einsum("bfloat16")).sum()
 
 number = array(dtype=jnp.int32)
