@@ -47,7 +47,7 @@ from lm.study.groups import (
     by_size,
     gaps,
     groups_of,
-    of_arm,
+    of_variant,
 )
 from lm.study.report.values import Plot, Report, Section
 from lm.study.scales import V5E_8
@@ -97,17 +97,17 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[Cell]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
-    best, gpts = largest(groups), of_arm(groups, GPT)
+    best, gpts = largest(groups), of_variant(groups, GPT)
     found: list[Section | None] = []
     if groups:
-        first = (of_arm(best, GPT) or best)[0]
+        first = (of_variant(best, GPT) or best)[0]
         found = [
             sections.section(
                 "Who predicts better",
                 "Bits per byte is the length of the held-out text when it is coded with the"
                 " model, divided by the length of the text itself. For the GPT it is exact, by"
                 " the chain rule. For a BERT it is an upper bound: the mean over random orders"
-                " of uncovering the text. The mixture of all orders needs at most that, perhaps"
+                " of unmasking the text. The mixture of all orders needs at most that, perhaps"
                 " less, but cannot be computed.",
                 Plot(
                     "bits_per_byte",
@@ -161,7 +161,7 @@ def largest(groups: Sequence[Group]) -> list[Group]:
     variants.
     """
     sizes = list(by_size(groups).values())
-    whole = [found for found in sizes if found[1:] and of_arm(found, GPT)]
+    whole = [found for found in sizes if found[1:] and of_variant(found, GPT)]
     return whole[-1] if whole else max(sizes, key=len, default=[])
 
 
@@ -169,9 +169,9 @@ def _answer(best: Sequence[Group]) -> str:
     berts = [group for group in best if group.variant != GPT]
     if not best:
         return "There is no answer yet: no run is finished."
-    if not (of_arm(best, GPT) and berts):
+    if not (of_variant(best, GPT) and berts):
         return "There is no answer yet: no size has both a GPT and a BERT that is finished."
-    (gpt,) = of_arm(best, GPT)
+    (gpt,) = of_variant(best, GPT)
     return f"{_compare(gpt, berts, BITS)} {_compare(gpt, berts, PROBE)}".strip()
 
 
@@ -228,7 +228,7 @@ def _bound(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
         " cannot predict; another order, or a mixture of them, may do better.",
         *(
             _fixed_rate(group, floors.get("uniform"))
-            for group in of_arm(best, BERT)
+            for group in of_variant(best, BERT)
             if group.error_by_fraction()
         ),
         heading="What a fixed-rate BERT's bound says, and what it does not",
@@ -242,7 +242,7 @@ def _fixed_rate(group: Group, uniform: float | None) -> str:
     near, far = min(by_fraction, key=lambda fraction: abs(fraction - 0.15)), max(by_fraction)
     text = (
         f"The BERT trained at 15% needs {decimals(by_fraction[near])} bits per byte of the"
-        f" hidden tokens when {near:.0%} are masked, and {decimals(by_fraction[far])} when"
+        f" masked tokens when {near:.0%} are masked, and {decimals(by_fraction[far])} when"
         f" {far:.0%} are"
     )
     if uniform is not None:

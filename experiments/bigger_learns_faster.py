@@ -43,7 +43,7 @@ from lm.study.analyses.races import (
     to_loss_figure,
     to_loss_table,
 )
-from lm.study.checks import arms_rows
+from lm.study.checks import variant_rows
 from lm.study.grid import ANY_ORDER, GPT, Cell, Scale, Size, size_text
 from lm.study.groups import groups_of
 from lm.study.laws import attempt
@@ -140,7 +140,7 @@ def report(cells: list[Cell]) -> Report:
             " ± is their standard error over documents.",
         ),
         sections=found,
-        compared=arms_rows(cells),
+        compared=variant_rows(cells),
     )
 
 

@@ -17,7 +17,7 @@ second add a short phase to a long one, whose learning rate has already decayed.
     laptop  5 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
     v5e-8   two days, 8 chips   85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
-A model answers what its last phase trained: all variants but the last are scored by the
+A model predicts what its last phase trained it to: all variants but the last are scored by the
 any-order bound, which is comparable among them; the GPT's number is exact, and stands for
 another use. Expect little difference in the bound at a quarter and a loss of some hundredths of
 a bit at later switches; and, at the laptop's scale, more roles found by the probe the longer a
@@ -32,7 +32,7 @@ from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import curves_figure
 from lm.study.grid import Cell, Variant
-from lm.study.groups import BITS, PROBE, Group, Measure, best_of, gaps, groups_of, of_arm
+from lm.study.groups import BITS, PROBE, Group, Measure, best_of, gaps, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from lm.study.report.values import Report, Section
 from lm.study.sentences import NO_ANSWER, signed
@@ -64,14 +64,14 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by name: every switch for every seed."""
+    """The runs by run name: every switch for every seed."""
     return PLANS[scale].runs(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
-    throughout = of_arm(groups, VARIANTS["switch000"])
+    throughout = of_variant(groups, VARIANTS["switch000"])
     found: list[Section | None] = []
     if groups:
         found = [
@@ -127,7 +127,7 @@ def _answer(groups: list[Group]) -> str:
 
 def _compare(groups: list[Group], measure: Measure, what: str) -> str:
     """The best of the curricula against masked throughout, by one measure."""
-    throughout = of_arm(groups, VARIANTS["switch000"])
+    throughout = of_variant(groups, VARIANTS["switch000"])
     ranked = best_of([g for g in groups if isinstance(g.objective, Curriculum)], measure)
     if not throughout or ranked is None:
         return ""

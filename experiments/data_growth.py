@@ -36,7 +36,7 @@ from lm.scaling.fit import Fit
 from lm.scaling.joint import Joint
 from lm.study import runner, scales, sections, tables
 from lm.study.analyses.growth import OWN, UNITS, Growth, gains_of, gains_table, growth_figure
-from lm.study.checks import arms_rows
+from lm.study.checks import variant_rows
 from lm.study.grid import ANY_ORDER, BERT, GPT, GPT_AND_BERTS, Cell, Scale, Size, size_text
 from lm.study.groups import BITS, Group, all_results, groups_of
 from lm.study.laws import difference_of, truth_of
@@ -89,7 +89,7 @@ def report(cells: list[Cell]) -> Report:
     found: list[Section | None] = []
     if groups:
         most = max(group.tokens for group in groups)
-        rows = arms_rows([cell for cell in cells if cell.run.tokens == most])
+        rows = variant_rows([cell for cell in cells if cell.run.tokens == most])
         found = [
             *(_growth(groups, growth) for growth in growths.values()),
             sections.section(
@@ -116,7 +116,7 @@ def report(cells: list[Cell]) -> Report:
             " runs share.",
         ),
         sections=found,
-        compared=arms_rows(cells),
+        compared=variant_rows(cells),
     )
 
 

@@ -1,6 +1,6 @@
 """How near do a GPT and a BERT come to a source whose truth is known, as models and data grow?
 
-The text is drawn from a hidden Markov source, so the probability of every text, of every hidden
+The text is drawn from a hidden Markov source, so the probability of every text, of every masked
 token given the others, and of every hidden state is known (Rabiner 1989). A model's bits per
 byte can then be held to the least that any model needs for the same documents, its error at
 every fraction masked to the least error under the same masks, and the probe to the best that
@@ -110,7 +110,7 @@ def report(cells: list[Cell]) -> Report:
             sections.section(
                 "From above, and how near",
                 "The truth is what the source itself needs for the same documents, by the"
-                " forward algorithm. For the source all orders of uncovering a text agree,"
+                " forward algorithm. For the source all orders of unmasking a text agree,"
                 " so the least any-order bound is the same number, and both kinds of model"
                 " are held to it.",
                 Plot(
@@ -190,7 +190,7 @@ def _states(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
     return sections.section(
         "The hidden states",
         "A linear probe reads the source's hidden state off the frozen states of the last"
-        f" layer, with nothing hidden: {', '.join(found)}. A GPT sees less, so less can be"
+        f" layer, with nothing masked: {', '.join(found)}. A GPT sees less, so less can be"
         " known at its place; what it lacks of that is its own.",
         Plot(
             "states",

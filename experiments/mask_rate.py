@@ -1,4 +1,4 @@
-"""Should 15% of the tokens be masked, and does the best rate grow with the model?
+"""Should 15% of the tokens be masked, and does the best fraction grow with the model?
 
 Answers to: Wettig et al. 2023 (arXiv:2202.08005), figure 1 and table 1, where models of
 BERT-large's size fine-tune better at 40% than at 15% and still well at 80%, and larger models
@@ -12,8 +12,8 @@ is about the difference.
     laptop  9 minutes, 2 cores  0.06M and 0.4M parameters, 0.2M tokens of Python's library
     v5e-8   9 days, 8 chips     25M and 302M parameters (BERT-large), 6.5B tokens of Wikipedia
 
-Each variant is scored by its any-order bound, which is a mean over all fractions masked, and
-at fixed ones. Expect rates near a half to have the lowest bound, as a low rate has never
+Each variant is scored by its any-order bound, which is a mean over all fractions masked, and at
+fixed ones. Expect rates near a half to have the lowest bound, as a low rate has never
 seen most of what the bound asks for, and each rate to be best near itself on the curve. The
 bound's best rate is thus no advice for fine-tuning; the probe's is nearer to that.
 """
@@ -25,7 +25,7 @@ from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import curves_figure
 from lm.study.grid import Cell, Size, Variant, size_text
-from lm.study.groups import BITS, PROBE, Group, best_of, by_size, gaps, groups_of, of_arm
+from lm.study.groups import BITS, PROBE, Group, best_of, by_size, gaps, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Report, Section
 from lm.study.sentences import NO_ANSWER, signed, winner
@@ -54,14 +54,14 @@ EFFORT = scales.EFFORT
 
 
 def runs(scale: str) -> dict[str, Run]:
-    """The runs by name: every rate at every size for every seed."""
+    """The runs by run name: every rate at every size for every seed."""
     return PLANS[scale].runs(VARIANTS)
 
 
 def report(cells: list[Cell]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
-    usual, sizes = of_arm(groups, USUAL), by_size(groups)
+    usual, sizes = of_variant(groups, USUAL), by_size(groups)
     found: list[Section | None] = []
     if groups:
         *_, large = sizes.values()
@@ -78,7 +78,7 @@ def report(cells: list[Cell]) -> Report:
                 ),
                 "Left: the any-order bound of the held-out text by the fraction masked in"
                 " training. Right: the fraction of tokens whose role the probe finds, with"
-                f" nothing hidden. {sections.BARS}",
+                f" nothing masked. {sections.BARS}",
             ),
             sections.fractions_section(
                 {
@@ -119,7 +119,7 @@ def _answer(groups: list[Group]) -> str:
         f" {winner(groups, BITS, lambda group: f'{_rate(group):.0%}')}"
     )
     found = gaps(groups, best, BITS)
-    for group in of_arm(groups, USUAL):
+    for group in of_variant(groups, USUAL):
         if group.name in found:
             text += f"; 15% lies {signed(found[group.name], BITS)} from the best"
     if probe := winner(groups, PROBE, lambda group: f"{_rate(group):.0%}"):

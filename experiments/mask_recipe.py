@@ -15,7 +15,7 @@ models), and who find uniform masking to want a higher rate than spans do; and J
     laptop  10 minutes, 2 cores  0.2M parameters, 0.2M tokens of Python's library
     v5e-8   5 days, 8 chips      85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
-The score hides single tokens, not units, behind the mask token: it asks what single tokens and
+The score masks single tokens, not units, as the mask token: it asks what single tokens and
 100/0/0 were trained on. Expect words, spans and n-grams behind single tokens in the bound, and
 100/0/0 level with 80/10/10 there but some points behind in the probe, which shows a model text
 without a mask token.
@@ -47,7 +47,7 @@ RECIPES = {
     "span": ("spans", Masked(select="span"), VERMILLION),
     "ngram": ("n-grams", Masked(select="ngram"), PURPLE),
 }
-"""How tokens are shown (as the mask token, a random one, themselves) or hidden together."""
+"""How tokens are shown (as the mask token, a random one, themselves) or masked together."""
 
 
 def _variant(recipe: str, rate: float) -> Variant:
@@ -93,7 +93,7 @@ def report(cells: list[Cell]) -> Report:
                     }
                 ),
                 "Left: the any-order bound of the held-out text. Right: the fraction of tokens"
-                f" whose role the probe finds, with nothing hidden. {sections.BARS}",
+                f" whose role the probe finds, with nothing masked. {sections.BARS}",
             ),
             sections.fractions_section(
                 {name: (group.variant.colour, group) for name, group in low.items()},

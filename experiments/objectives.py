@@ -42,7 +42,7 @@ from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import dots_figure
 from lm.study.grid import GPT, Cell, Scale, Variant, variant_of
-from lm.study.groups import BITS, PROBE, Group, groups_of, of_arm
+from lm.study.groups import BITS, PROBE, Group, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Plot, Report, Section
 from lm.study.sentences import NO_ANSWER, winner
@@ -100,7 +100,7 @@ def report(cells: list[Cell]) -> Report:
     groups = list(groups_of(cells, VARIANTS).values())
     tokens = [group for group in groups if group.budget.startswith("d")]
     flops = _at_equal_flops(cells, groups)
-    causal = of_arm(groups, GPT)
+    causal = of_variant(groups, GPT)
     found: list[Section | None] = []
     if groups:
         series = {
@@ -115,7 +115,7 @@ def report(cells: list[Cell]) -> Report:
                     dots_figure(series),
                     "Left: bits per byte of the held-out text by each model's first valid"
                     " scorer. Right: the fraction of tokens whose role the probe finds, with"
-                    f" nothing hidden. {sections.BARS}",
+                    f" nothing masked. {sections.BARS}",
                 ),
                 pairs_table(
                     tokens,
@@ -179,7 +179,7 @@ def _answer(tokens: list[Group], flops: list[Group]) -> str:
 
 def _flops_line(groups: list[Group]) -> str:
     """How equal the FLOPs are."""
-    causal = of_arm(groups, GPT)
+    causal = of_variant(groups, GPT)
     if not causal or not (flops := causal[0].mean("flops")):
         return "The GPT is not finished, so FLOPs cannot be compared."
     spent = [(group.mean("flops") or 0.0, group.mean("steps") or 1.0) for group in groups]

@@ -24,7 +24,7 @@ The accelerator's line is what this prints, a plan by FLOPs that has not been ru
     python -m experiments.repeated_data --scale v5e-16 --cost v5e-16
 
 Expect the GPT ahead wherever text is new, its loss to rise again after some ten epochs of
-little text, and the BERT's to fall on: each epoch hides other tokens.
+little text, and the BERT's to fall on: each epoch masks other tokens.
 """
 
 import math
@@ -38,9 +38,9 @@ from lm.run import Run
 from lm.scaling.fit import Fit
 from lm.study import runner, scales, sections, tables
 from lm.study.analyses import repeats
-from lm.study.checks import arms_rows
+from lm.study.checks import variant_rows
 from lm.study.grid import ANY_ORDER, GPT, Cell, Scale, Size, size_text
-from lm.study.groups import BITS, Group, gaps, groups_of, of_arm
+from lm.study.groups import BITS, Group, gaps, groups_of, of_variant
 from lm.study.laws import attempt, interval_of
 from lm.study.report.values import Column, Plot, Report, Row, Section
 from lm.study.sentences import NO_LAW, short_text, signed, together
@@ -122,7 +122,7 @@ def report(cells: list[Cell]) -> Report:
             sections.section(
                 sections.EQUAL,
                 tables.equal_table(
-                    arms_rows(largest), "at the most epochs, between the variants"
+                    variant_rows(largest), "at the most epochs, between the variants"
                 ),
                 "At each number of tokens and of different ones the variants read the same"
                 " rows in the same order, from the same initial values; a run that repeats"
@@ -148,7 +148,7 @@ def report(cells: list[Cell]) -> Report:
             Column("epochs", "epochs", "{:g}".format),
         ),
         sections=found,
-        compared=arms_rows(cells),
+        compared=variant_rows(cells),
     )
 
 
@@ -186,7 +186,7 @@ def _least_text(groups: Sequence[Group]) -> str:
     """What becomes of the least text, in sentences."""
     least = repeats.repeated_parts(groups)[:1]
     by_variant = [
-        [g for g in of_arm(groups, variant) if g.unique in least]
+        [g for g in of_variant(groups, variant) if g.unique in least]
         for variant in VARIANTS.values()
     ]
     if any(len(ours) < 2 for ours in by_variant):
@@ -220,7 +220,7 @@ def _details(groups: Sequence[Group], laws: repeats.Laws) -> tuple[str, ...]:
         f"{sum(result['bits_per_byte'] > least for result, least in both)} of {len(both)} of"
         f" {variant.name}"
         for variant in VARIANTS.values()
-        if (both := repeats.best_so_far(of_arm(groups, variant)))
+        if (both := repeats.best_so_far(of_variant(groups, variant)))
     ]
     return (
         "The law has no overfitting in it. Runs that ended above one of fewer epochs of the"

@@ -86,7 +86,7 @@ def only_trained(trains: Any, gradients: Any) -> Any:
 
 
 def initial(optimizer: Base, params: Any, axes: Any, *, width: int) -> Any:
-    """The values to begin from: the body's own, the last norm's smaller beyond the base width.
+    """The values to begin from: the model's own, the last norm's smaller beyond the base width.
 
     >>> import jax.numpy as jnp
     >>> from lm.optimizer import Adamw

@@ -37,7 +37,7 @@ class Costs(Record):
     params_non_embedding: Annotated[
         int, ColumnInfo("parameters without the embedding", count, leading=True)
     ]
-    params_matmul: Annotated[int, ColumnInfo("parameters in products", count)]
+    params_matmul: Annotated[int, ColumnInfo("parameters in matmuls", count)]
     steps: Annotated[int, ColumnInfo("steps", _thousands, compared="equal")]
     tokens: Annotated[int, ColumnInfo("tokens", _thousands, leading=True, compared="equal")]
     """Positions of the rows that were read: steps x rows x length."""

@@ -207,8 +207,10 @@ def common_loss(variants: Sequence[Columns], labels: Sequence[str]) -> str | Non
 
 def kinds(variants: Sequence[Columns], labels: Sequence[str]) -> list[str]:
     """What to say where a variant's numbers are exact and the other's are bounds."""
-    of_arm = [sorted(set(map(str, columns.get("kind", ())))) for columns in variants]
-    if of_arm[0] == of_arm[1]:
+    of_variant = [sorted(set(map(str, columns.get("kind", ())))) for columns in variants]
+    if of_variant[0] == of_variant[1]:
         return []
-    said = ", ".join(f"{k[1]}: {' and '.join(k[0])}" for k in zip(of_arm, labels, strict=True))
+    said = ", ".join(
+        f"{k[1]}: {' and '.join(k[0])}" for k in zip(of_variant, labels, strict=True)
+    )
     return [f"the losses are not of one kind ({said})"]

@@ -15,7 +15,7 @@ Rows = Mapping[str, Mapping[str, Cell]]
 """Cells that are compared, by variant, in rows of one size (and seed) each, by its name."""
 
 
-def arms_rows(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
+def variant_rows(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
     """Cells that differ in the variant alone, by what else their names say."""
     rows: dict[str, dict[str, Cell]] = {}
     for cell in cells:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, 
 from lm.output.numbers import count
 from lm.study.curves import losses_of
 from lm.study.grid import Cell, Variant, parameters, size_text
-from lm.study.groups import BITS, PROBE, Group, Measure, all_results, by_size, gaps, of_arm
+from lm.study.groups import BITS, PROBE, Group, Measure, all_results, by_size, gaps, of_variant
 from lm.study.report.figures import (
     BLUE,
     INK,
@@ -171,11 +171,11 @@ def bits_figure(
     above = {
         name: gap
         for peers in by_size(groups).values()
-        for first in of_arm(peers, reference)
+        for first in of_variant(peers, reference)
         for name, gap in gaps(peers, first, BITS).items()
     }
     for nudge, variant in enumerate(_variants(groups), -1):
-        ours = of_arm(groups, variant)
+        ours = of_variant(groups, variant)
         hollow = any(group.kind != "exact" for group in ours)
         points = [(g.size, g.mean("bits_per_byte"), g.error(BITS)) for g in ours]
         _points(left, variant, points, nudge, hollow=hollow)
@@ -266,7 +266,7 @@ def probe_figure(groups: Sequence[Group], size: int) -> Figure:
     """Probe accuracy by size, and recall by role at one size, of groups that were probed."""
     figure, (left, right) = panels(2, height=3.9, width_ratios=(1, 1.05))
     for nudge, variant in enumerate(_variants(groups), -1):
-        ours = of_arm(groups, variant)
+        ours = of_variant(groups, variant)
         points = [
             (g.size, 100 * (g.mean(PROBE.key) or 0.0), 100 * (g.error(PROBE) or 0.0))
             for g in ours
@@ -309,7 +309,7 @@ def probe_figure(groups: Sequence[Group], size: int) -> Figure:
     return figure
 
 
-def draw_arms(
+def draw_variants(
     axes: Axes,
     groups: Sequence[Group],
     against: Callable[[Group], float],
@@ -320,7 +320,7 @@ def draw_arms(
     hollow.
     """
     for order, variant in enumerate(_variants(groups)):
-        ours = sorted(of_arm(groups, variant), key=against)
+        ours = sorted(of_variant(groups, variant), key=against)
         known = [group for group in ours if group.mean(measure.key) is not None]
         hollow = measure is not PROBE and any(group.kind != "exact" for group in known)
         axes.errorbar(

@@ -160,7 +160,7 @@ def results_of(cells: Sequence[Cell]) -> list[Row]:
     return [cell.result for cell in cells if cell.result is not None]
 
 
-def of_arm(groups: Iterable[Group], variant: Variant) -> list[Group]:
+def of_variant(groups: Iterable[Group], variant: Variant) -> list[Group]:
     """A variant's groups."""
     return [group for group in groups if group.variant == variant]
 

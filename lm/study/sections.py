@@ -258,7 +258,7 @@ def probe_section(heading: str, groups: Sequence[Group], size: int) -> Section:
     text = (
         "A linear classifier reads the role of each token (keyword, called name,"
         " parameter, attribute ...), as Python's own parser gives it, off the frozen"
-        " states of the last layer, with nothing hidden. All variants are asked for the same"
+        " states of the last layer, with nothing masked. All variants are asked for the same"
         " tokens. Always naming the most frequent role is right in"
         f" {percent(first['majority_accuracy'])} of them, naming each token's most"
         f" frequent role in {percent(first['token_accuracy'])}: what lies above that was"

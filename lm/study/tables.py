@@ -108,7 +108,7 @@ def spent_table(groups: Sequence[Group], reference: Group) -> Table:
     )
     caption = (
         f"What a run of each variant used, and its fraction of what {reference.variant.name}"
-        " used. Slots are prediction positions that the head computes, used or not."
+        " used. Target positions are those that the head computes, used or not."
     )
     return Table(columns, rows, caption)
 

@@ -14,7 +14,7 @@ from lm.scaling.parametric import fit_parametric
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
 from lm.study.grid import Variant
-from lm.study.groups import BITS, Gap, Group, Measure, all_results, gaps, of_arm
+from lm.study.groups import BITS, Gap, Group, Measure, all_results, gaps, of_variant
 from lm.study.laws import ONE_SIZE, attempt, draw_law, runs_of, truth_of
 from lm.study.report.figures import MARKERS, PAPER, panels, reference_lines, styled
 from lm.study.report.values import Column, Table
@@ -41,7 +41,7 @@ class Growth(NamedTuple):
         """The laws of all variants, or why there is none yet."""
 
         def law(variant: Variant, fixed: dict[str, float]) -> Fit:
-            found = runs_of(all_results(of_arm(groups, variant)), loss=loss.key)
+            found = runs_of(all_results(of_variant(groups, variant)), loss=loss.key)
             return fit_parametric(found, fixed=ONE_SIZE | fixed)
 
         truth = truth_of(all_results(groups))
@@ -56,7 +56,7 @@ class Growth(NamedTuple):
 
 
 def _joint(groups: Sequence[Group], loss: Measure, first: Variant, last: Variant) -> Joint:
-    ours, theirs = (all_results(of_arm(groups, variant)) for variant in (first, last))
+    ours, theirs = (all_results(of_variant(groups, variant)) for variant in (first, last))
     if not (ours and theirs):
         raise DataError("one of the variants is not finished")
     rows = {"first": np.arange(len(ours)), "last": len(ours) + np.arange(len(theirs))}
@@ -74,7 +74,7 @@ class Gain(NamedTuple):
 
 def gains_of(groups: Sequence[Group], variant: Variant, loss: Measure) -> list[Gain]:
     """What every doubling of the tokens gained."""
-    ours = [group for group in of_arm(groups, variant) if group.values(loss.key)]
+    ours = [group for group in of_variant(groups, variant) if group.values(loss.key)]
     by_tokens = {group.tokens: group for group in ours}
     return [
         Gain(tokens, gap)
@@ -113,7 +113,7 @@ def growth_figure(groups: Sequence[Group], growth: Growth) -> Figure:
     loss, unit = growth.loss, UNITS[growth.loss]
     above: list[float] = []
     for order, variant in enumerate(growth.variants):
-        law, results = growth.free[variant.label], all_results(of_arm(groups, variant))
+        law, results = growth.free[variant.label], all_results(of_variant(groups, variant))
         gains = [gain for gain in gains_of(groups, variant, loss) if gain.gap.value > 0]
         above += [gain.gap.value for gain in gains]
         hollow = any(result["kind"] != "exact" for result in results) and loss == BITS

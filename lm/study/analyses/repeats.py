@@ -17,7 +17,7 @@ from lm.scaling.laws import effective_tokens
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
 from lm.study.grid import Variant
-from lm.study.groups import BITS, Gap, Group, gaps, of_arm
+from lm.study.groups import BITS, Gap, Group, gaps, of_variant
 from lm.study.laws import ONE_SIZE, draw_law, interval_of, runs_of, truth_of
 from lm.study.report.figures import (
     BLUE,
@@ -60,7 +60,7 @@ def best_so_far(groups: Sequence[Group]) -> list[tuple[Row, float]]:
 
 def law_of(groups: Sequence[Group], variant: Variant) -> Fit:
     """The data-constrained law of a variant; its floor is the source's, where that is known."""
-    both = best_so_far(of_arm(groups, variant))
+    both = best_so_far(of_variant(groups, variant))
     results = [result for result, _ in both]
     table = replace(
         runs_of(results),
@@ -101,7 +101,7 @@ def costs_of(groups: Sequence[Group], variant: Variant) -> list[tuple[Group, Gap
 
     Of their seeds, the spread is that of runs of new text too.
     """
-    ours = of_arm(groups, variant)
+    ours = of_variant(groups, variant)
     fresh = {group.tokens: group for group in ours if group.epochs == 1}
     return [
         (group, gap)
@@ -145,7 +145,7 @@ def tokens_figure(groups: Sequence[Group], laws: Laws) -> Figure:
     colours = (VERMILLION, ORANGE, PURPLE, SKY)
     lines: list[tuple[int | None, str, str]] = [(None, BLUE, "o")]
     lines += [(u, colours[at], MARKERS[at + 1]) for at, u in enumerate(repeated_parts(groups))]
-    best = {variant: best_so_far(of_arm(groups, variant)) for variant in laws}
+    best = {variant: best_so_far(of_variant(groups, variant)) for variant in laws}
     found = [result for pairs in best.values() for result, _ in pairs]
     low = min(result["bits_per_byte"] for result in found)
     high = max(least for pairs in best.values() for _, least in pairs)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator
 
 from lm.output.numbers import count, decimals, percent
-from lm.study.figures import draw_arms, ticks
+from lm.study.figures import draw_variants, ticks
 from lm.study.grid import size_text
 from lm.study.groups import PROBE, Group, Measure, Sums
 from lm.study.report.figures import panels, reference_lines, styled
@@ -101,7 +101,7 @@ def gap_figure(groups: Sequence[Group]) -> Figure:
         (left, [g for g in groups if g.size == size], lambda g: g.mean("tokens"), count),
         (right, [g for g in groups if g.tokens == tokens], lambda g: g.size, size_text),
     ):
-        draw_arms(axes, found, against, ABOVE)
+        draw_variants(axes, found, against, ABOVE)
         axes.set(xscale="log", yscale="log")
         ticks(axes.xaxis, FixedLocator(sorted({against(group) for group in found})), show)
         ticks(axes.yaxis, LogLocator(subs=(1, 2, 5)), "{:g}".format)
@@ -119,7 +119,7 @@ def gap_figure(groups: Sequence[Group]) -> Figure:
 def states_figure(groups: Sequence[Group]) -> Figure:
     """States found by tokens, and what can be known."""
     figure, (axes,) = panels(1, height=3.2)
-    draw_arms(axes, groups, lambda group: group.mean("tokens") or 0.0, PROBE, 100)
+    draw_variants(axes, groups, lambda group: group.mean("tokens") or 0.0, PROBE, 100)
     ceilings = {
         "given the text so far" if group.kind == "exact" else "given all the text": 100
         * (group.mean("truth_probe_accuracy") or 0.0)
