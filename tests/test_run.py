@@ -205,6 +205,8 @@ OTHER: dict[str, Any] = {
     "precision": "float32",
     "evaluations": 1,
     "evaluation_rows": 1,
+    "evaluation_windows": 1,
+    "trackers": (),
     "microbatches": 2,
     "remat": "block",
     "unroll": 1,
@@ -226,6 +228,8 @@ def test_only_execution_may_differ_between_runs_of_one_result(name):
         "mesh",
         "checkpoints",
         "faults",
+        "trackers",
+        "evaluation_windows",
     }
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})

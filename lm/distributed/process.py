@@ -98,6 +98,16 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def _log_as_lm() -> None:
+    """What the package warns of begins with `lm:`; what other libraries do does not."""
+    ours = logging.getLogger("lm")
+    if not ours.handlers and not logging.root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("lm: %(message)s"))
+        ours.addHandler(handler)
+        ours.propagate = False
+
+
 @contextmanager
 def one_line_errors(*, jax: bool = True) -> Iterator[None]:
     """What the user can mend is one line and exit code 2; a requested stop is `STOPPED`.
@@ -107,7 +117,7 @@ def one_line_errors(*, jax: bool = True) -> Iterator[None]:
     if jax:
         # Before interrupts are raised: its C++ lets no exception through, and would abort.
         importlib.import_module("lm.distributed.hosts")
-    logging.basicConfig(format="lm: %(message)s", level=logging.WARNING)
+    _log_as_lm()
     with _leaving(), _exit_codes(), as_interrupts():
         yield
 
