@@ -173,14 +173,14 @@ def test_clip_bounds_the_global_norm():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "hidden"),
+    ("optimizer", "matrices"),
     [
         (Adamw(eps=1.0, weight_decay=0, clip=None), 1 / 4),
         (Lion(weight_decay=0, clip=None), 1 / 4),
         (Muon(eps=1.0, weight_decay=0, clip=None), 1 / 2),
     ],
 )
-def test_steps_beyond_the_base_width(optimizer, hidden):
+def test_steps_beyond_the_base_width(optimizer, matrices):
     """Catches: another power of the width, scaled embeddings or scales, an eps as it was.
 
     A model four times as wide has a fourth of the gradients, but for the last norm's, whose
@@ -191,7 +191,7 @@ def test_steps_beyond_the_base_width(optimizer, hidden):
     wide = msgspec.structs.replace(optimizer, base_width=WIDTH // 4)
     smaller = [{n: x if n == "final" else x / 4 for n, x in g.items()} for g in gradients]
     moved_wide, _ = run(wide, AXES, params, smaller)
-    expected = dict.fromkeys(AXES, 1.0) | dict.fromkeys(("query", "out", "up"), hidden)
+    expected = dict.fromkeys(AXES, 1.0) | dict.fromkeys(("query", "out", "up"), matrices)
     expected["final"] = 1 / 4
     for name in AXES:
         step, step_wide = moved[name] - params[name], moved_wide[name] - params[name]

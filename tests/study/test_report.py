@@ -267,7 +267,7 @@ def test_each_section_and_number_is_on_the_page(written):
         " window"
         " and 1.200 below xz by window" in text
     )
-    # the BERT at 15% with everything hidden (8.5 - 0.2), and its pseudo-likelihood
+    # the BERT at 15% with everything masked (8.5 - 0.2), and its pseudo-likelihood
     assert "8.300 when 100% are, worse than guessing all tokens alike (3.930)" in text
     assert "1.123 bits per byte. That is no likelihood" in text
     assert "most frequent role is right in 24.3%" in text and "role in 76.2%" in text
