@@ -196,7 +196,7 @@ def test_a_report_is_drawn_again_from_files_alone(stopped, toy, monkeypatch, cap
     """Fails if drawing trains or evaluates, or depends on when it is done."""
     module, arguments = toy
     directory, _ = stopped
-    monkeypatch.setattr(runner, "fit", None)
+    monkeypatch.setattr(runner, "train", None)
     monkeypatch.setattr(runner, "evaluate", None)
     drawn = {}
     for attempt in range(2):
