@@ -93,7 +93,7 @@ class Hosts:
                 process = subprocess.Popen(
                     [sys.executable, "-c", program, *arguments],
                     env={**os.environ, **who, **QUIET, "JAX_NUM_CPU_DEVICES": str(8 // number)},
-                    cwd=Path(__file__).parents[1],
+                    cwd=Path(__file__).parents[2],
                     stdout=subprocess.PIPE,
                     stderr=file,
                     text=True,

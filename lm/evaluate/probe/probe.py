@@ -76,7 +76,7 @@ def sample(
     attention_mask: AttentionMask,
     place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
 ) -> Sample:
-    """The labelled tokens (label >= 0) of R windows with the model's states, nothing hidden.
+    """The labelled tokens (label >= 0) of R windows with the model's states, nothing masked.
 
     `windows` are batches of (tokens, segments), all of one size but the last.
     """
@@ -106,7 +106,7 @@ def features(
     *,
     attention_mask: AttentionMask,
 ) -> jax.Array:
-    """The module's last states at all positions with nothing hidden, float32[B, L, D]."""
+    """The module's last states at all positions with nothing masked, float32[B, L, D]."""
     example = Example(
         inputs=tokens_BL,
         target_positions=None,
