@@ -158,6 +158,6 @@ def test_a_study_is_found_by_its_file_alone(tree, tmp_path):
     """Fails if a study must be listed somewhere."""
     assert "Does a prefix that is read in both directions" in run(tree, "-m", "experiments")
     options = "--scale", "smoke", "--runs", str(tmp_path / "runs")
-    first = "causal-12k-d25k-seed0"
+    first = "causal-12k-d8.2k-seed0"
     out = run(tree, "-m", "experiments.prefixes", *options, "--run", first)
     assert "report.html" in out
