@@ -144,7 +144,7 @@ def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
             for key, value in about.items():
                 if isinstance(value, dict):
                     text = ", ".join(f"{_count(n)} {what}" for what, n in value.items())
-                elif value is None or key == "step" or key.endswith("_digest"):
+                elif value is None or key in ("step", "checkpoints") or key.endswith("_digest"):
                     continue
                 else:
                     text = str(value)
