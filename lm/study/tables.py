@@ -88,7 +88,7 @@ def spent_table(groups: Sequence[Group], reference: Group) -> Table:
     shown: tuple[tuple[str, str, Callable[[float], str]], ...] = (
         ("tokens", "tokens", count),
         ("predicted_targets", "predicted targets", count),
-        ("target_positions", "target_positions", count),
+        ("target_positions", "target positions", count),
         ("flops", "FLOPs", power),
         ("device_seconds", "device time", duration),
     )
