@@ -1,6 +1,7 @@
 """The objectives that stand by themselves: mixtures and curricula are made of these.
 
-A new objective: its file beside this one, and its name in the union here.
+A new objective: its file beside this one, and its name in the union here; one that has a head
+of its own cannot be mixed, and goes into `Objective` (`__init__.py`).
 """
 
 from lm.objectives.any_order import AnyOrder
