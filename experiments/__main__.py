@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from lm.distributed.process import one_line_errors
+
 
 def main() -> None:
     """Prints a line a study; none is imported, as that takes seconds."""
@@ -28,4 +30,5 @@ def scales(source: ast.Module) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(jax=False):
+        main()

@@ -45,8 +45,8 @@ def _fields() -> str:
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    """Numbers and digests, a line each; what is nested is in result.json alone."""
-    for name, value in result.items():
+    """Numbers and digests, a line each; what else is nested is in result.json alone."""
+    for name, value in [*result.items(), *(result.get("validation_terms") or {}).items()]:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             shown = value if isinstance(value, str) else number(value)
             print(f"{name:<22} {shown}")

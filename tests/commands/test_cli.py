@@ -561,3 +561,22 @@ def test_a_disk_that_cannot_be_written_is_one_line(capsys):
     assert capsys.readouterr().err == "lm: runs/x/config.json: No space left on device\n"
     with pytest.raises(FileNotFoundError), one_line_errors():
         raise FileNotFoundError(errno.ENOENT, "", "x")
+
+
+def test_what_a_head_found_is_printed(capsys, tmp_path):
+    """Fails if the accuracy of a classifier must be looked for in files."""
+    rows = [{"text": f"{letter}{n}", "is": letter} for n in range(200) for letter in "ab"]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    labels = ["data.corpus.label=is", 'data.corpus.classes=["a", "b"]', "data.packing=whole"]
+    data = ["data.corpus.type=jsonl", f'data.corpus.paths=["{path}"]', *labels]
+    rest = [
+        "data.tokenizer.type=bytes",
+        "data.length=32",
+        "data.batch=8",
+        "data.validation=0.2",
+    ]
+    model = ["model.depth=1", "model.width=16", "model.heads=2", "tokens=2000", "evaluations=1"]
+    settings = ["objective.type=classify", *data, *rest, *model]
+    out = said(capsys, "train", "-", *settings, "--dir", str(tmp_path / "run"))
+    assert re.search(r"^validation_accuracy +[01](\.\d+)?$", out, re.M)
