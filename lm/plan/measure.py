@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.cost.peak import matmul_peak
+from lm.cost.peak import best_seconds, matmul_peak
 from lm.data import vocabulary_size
 from lm.example import Batch
 from lm.plan.found import Speed
@@ -41,14 +41,8 @@ def speed() -> Speed:
     """This machine's products and its memory, at best."""
     x = jnp.zeros(1 << 26, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    copy(x).block_until_ready()
-    times = []
-    for _ in range(50):
-        start = time.perf_counter()
-        copy(x).block_until_ready()
-        times.append(time.perf_counter() - start)
     return Speed(
         flops=matmul_peak(),
         flops_float32=matmul_peak("float32"),
-        bandwidth=2 * x.nbytes / min(times),
+        bandwidth=2 * x.nbytes / best_seconds(lambda: copy(x), 50),
     )

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm.scaling import laws
-from lm.scaling.bootstrap import resample
-from lm.scaling.doubts import (
-    check_fixed,
-    check_rows,
-    design_doubts,
-    draws_doubts,
-    few_rows_warnings,
-    solution_doubts,
-    unidentified,
+from lm.scaling.doubts import check_fixed, check_rows
+from lm.scaling.fit import Fit
+from lm.scaling.parametric import (
+    NAMES,
+    Origin,
+    Surface,
+    bounds,
+    fit_surface,
+    parametric_starts,
 )
-from lm.scaling.fit import Fit, ranges_of
-from lm.scaling.parametric import NAMES, Origin, Surface, bounds, parametric_starts
-from lm.scaling.solve import Problem, Terms, certify, minimize
+from lm.scaling.solve import Problem, Terms
 from lm.scaling.table import DataError, Runs
 
 ALL_NAMES = (*NAMES, "R_D", "R_N")
@@ -116,29 +114,16 @@ def fit_data_constrained(
     if len(starts_SP) > _STARTS:
         chosen = np.random.default_rng(seed).choice(len(starts_SP), _STARTS, replace=False)
         starts_SP = starts_SP[chosen]
-    ends_SP, objective_S = minimize(problem, starts_SP, newton_steps=100)
-    best_P = ends_SP[objective_S.argmin()]
-    certificate = certify(problem, best_P, objective_S)
-    draws_BP = np.empty((0, len(ALL_NAMES)))
-    if bootstrap:
-        weights_BR = resample(runs, bootstrap, seed)
-        warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
-        draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
-    design, loose = design_doubts(log_N_R, log_D_R, free)
-    doubts, flat = solution_doubts(problem, ALL_NAMES, best_P, certificate)
-    runaways, away = draws_doubts(problem, ALL_NAMES, draws_BP)
-    return Fit(
-        law=DataConstrained(delta, fixed),
-        parameters={n: float(v[0]) for n, v in origin.natural(ALL_NAMES, best_P[None]).items()},
-        objective=float(objective_S.min()),
-        rows_used=len(runs),
-        degrees=runs.independent - len(free),
-        draws=origin.natural(ALL_NAMES, draws_BP) if bootstrap else {},
-        fixed=tuple(fixed),
-        warnings=(*design, *doubts, *runaways, *few_rows_warnings(runs.independent, len(free))),
-        unidentified=unidentified(ALL_NAMES, flat | away, loose, fixed),
-        ranges=ranges_of(runs),
-        certificate=certificate,
+    return fit_surface(
+        DataConstrained(delta, fixed),
+        ALL_NAMES,
+        problem,
+        starts_SP,
+        runs,
+        origin=origin,
+        bootstrap=bootstrap,
+        seed=seed,
+        newton_steps=100,
     )
 
 

@@ -38,6 +38,8 @@ class Surface(Law):
 
     surface = True
     split = ("alpha", "beta")
+    fixed: Mapping[str, float]
+    """Parameters that are not fit."""
     limits: ClassVar[Mapping[str, Interval]] = {
         "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
         "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
@@ -132,27 +134,52 @@ def fit_parametric(
     starts_SP = parametric_starts(
         log_N_R - origin.log_params, log_D_R - origin.log_tokens, runs.loss_R
     )
-    ends_SP, objective_S = minimize(problem, starts_SP)
+    law = Parametric(delta, fixed)
+    return fit_surface(
+        law, NAMES, problem, starts_SP, runs, origin=origin, bootstrap=bootstrap, seed=seed
+    )
+
+
+def fit_surface(
+    law: Surface,
+    names: Sequence[str],
+    problem: Problem,
+    starts_SP: np.ndarray,
+    runs: Runs,
+    *,
+    origin: "Origin",
+    bootstrap: int,
+    seed: int,
+    newton_steps: int = 60,
+) -> Fit:
+    """The best end of all starts, its certificate, its bootstrap, and what to doubt in it.
+
+    The parameters P are those of `names`, counted from the origin.
+    """
+    assert runs.params_R is not None and runs.tokens_R is not None
+    fixed = law.fixed
+    free = [name for name in names if name not in fixed]
+    ends_SP, objective_S = minimize(problem, starts_SP, newton_steps=newton_steps)
     best_P = ends_SP[objective_S.argmin()]
     certificate = certify(problem, best_P, objective_S)
-    draws_BP = np.empty((0, len(NAMES)))
+    draws_BP = np.empty((0, len(names)))
     if bootstrap:
         weights_BR = resample(runs, bootstrap, seed)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
-    design, loose = design_doubts(log_N_R, log_D_R, free)
-    doubts, flat = solution_doubts(problem, NAMES, best_P, certificate)
-    runaways, away = draws_doubts(problem, NAMES, draws_BP)
+    design, loose = design_doubts(np.log(runs.params_R), np.log(runs.tokens_R), free)
+    doubts, flat = solution_doubts(problem, names, best_P, certificate)
+    runaways, away = draws_doubts(problem, names, draws_BP)
     return Fit(
-        law=Parametric(delta, fixed),
-        parameters={n: float(v[0]) for n, v in origin.natural(NAMES, best_P[None]).items()},
+        law=law,
+        parameters={n: float(v[0]) for n, v in origin.natural(names, best_P[None]).items()},
         objective=float(objective_S.min()),
         rows_used=len(runs),
         degrees=runs.independent - len(free),
-        draws=origin.natural(NAMES, draws_BP) if bootstrap else {},
+        draws=origin.natural(names, draws_BP) if bootstrap else {},
         fixed=tuple(fixed),
         warnings=(*design, *doubts, *runaways, *few_rows_warnings(runs.independent, len(free))),
-        unidentified=unidentified(NAMES, flat | away, loose, fixed),
+        unidentified=unidentified(names, flat | away, loose, fixed),
         ranges=ranges_of(runs),
         certificate=certificate,
     )
