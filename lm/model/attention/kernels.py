@@ -24,7 +24,7 @@ class Kernel(NamedTuple):
     pairs: Callable[[AttentionMask, int], int]
     """Pairs of a query and a key that are computed of a row of a length."""
     attend: Callable[..., jax.Array]
-    """`(query_BLHA, key_BMGA, value_BMGA, query_segments_BL, key_segments_BM, visible,
+    """`(query_BLHA, key_BMGA, value_BMGA, query_segments_BL, key_segments_BM, attention_mask,
     at_home=)` to float[B, L, H, A]; queries are scaled already."""
     refuse_heads: Callable[[int], str | None] = lambda _: None
     """Why it cannot take heads of a size, or None."""
