@@ -20,15 +20,7 @@ from lm.config import UserError
 from lm.distributed.process import Parser
 from lm.output.console import console, print_json, print_notes, print_table, table
 from lm.output.numbers import ends, number
-from lm.scaling.columns import (
-    USUAL,
-    common_loss,
-    kinds,
-    magnitudes,
-    mixed,
-    named,
-    runs_of,
-)
+from lm.scaling.columns import USUAL, common_loss, kinds, magnitudes, mixed, named, runs_of
 from lm.scaling.compare import Comparison, compare, held_equal, mean_of_seeds
 from lm.scaling.table import Columns, DataError, Runs, groups
 

@@ -27,22 +27,9 @@ from lm.output.console import console, print_json, print_notes, print_table, tab
 from lm.output.numbers import ends, number
 from lm.scaling.base import Law
 from lm.scaling.catalog import LAWS, law_of, options_of
-from lm.scaling.columns import (
-    clusters,
-    flops_notes,
-    magnitudes,
-    mixed,
-    named,
-    runs_of,
-)
+from lm.scaling.columns import clusters, flops_notes, magnitudes, mixed, named, runs_of
 from lm.scaling.fit import Fit
-from lm.scaling.grouped import (
-    Grouped,
-    extrapolations,
-    fit_groups,
-    fit_shared,
-    predictions_of,
-)
+from lm.scaling.grouped import Grouped, extrapolations, fit_groups, fit_shared, predictions_of
 from lm.scaling.power import QUANTITIES
 from lm.scaling.saved import report
 from lm.scaling.table import DataError, Runs, groups

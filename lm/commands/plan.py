@@ -5,14 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from lm.commands.named import (
-    OVERRIDES,
-    find_run,
-    find_study,
-    parts,
-    scale_of,
-    with_defaults,
-)
+from lm.commands.named import OVERRIDES, find_run, find_study, parts, scale_of, with_defaults
 from lm.config import UserError, override
 from lm.distributed.process import Parser
 from lm.output.console import add_json, print_json
@@ -52,10 +45,7 @@ def add_arguments(parser: Parser) -> None:
         " needs, traffic and times are too high",
     )
     parser.add_argument(
-        "--efficiency",
-        type=float,
-        metavar="E",
-        help="fraction of the floors' speed (1)",
+        "--efficiency", type=float, metavar="E", help="fraction of the floors' speed (1)"
     )
     parser.add_argument(
         "--measure", action="store_true", help="also run the training step (--slice cpu)"

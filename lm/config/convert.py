@@ -7,13 +7,7 @@ import math
 import re
 from pathlib import Path
 from types import NoneType
-from typing import (
-    Any,
-    Literal,
-    TypeVar,
-    get_args,
-    get_origin,
-)
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 

@@ -3,10 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import (
-    Any,
-    NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import msgspec
 

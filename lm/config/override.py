@@ -1,9 +1,7 @@
 """`field.path=value` of the command line."""
 
 from collections.abc import Iterable
-from typing import (
-    Any,
-)
+from typing import Any
 
 import msgspec
 

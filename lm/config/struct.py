@@ -1,8 +1,6 @@
 """Settings are frozen structs; what is wrong with them is one line."""
 
-from typing import (
-    dataclass_transform,
-)
+from typing import dataclass_transform
 
 import msgspec
 

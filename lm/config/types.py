@@ -4,14 +4,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 

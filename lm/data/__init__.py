@@ -83,8 +83,7 @@ class Data(Config, frozen=True):
     ] = 0.08
     unique: (
         Annotated[
-            int,
-            Meta(ge=1, description="tokens of the training text that are read; null: all"),
+            int, Meta(ge=1, description="tokens of the training text that are read; null: all")
         ]
         | None
     ) = None

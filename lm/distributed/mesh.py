@@ -194,10 +194,7 @@ def _arranged(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return mesh_utils.create_hybrid_device_mesh(
-        (replica // slices, *rest),
-        (slices, 1, 1, 1),
-        devices,
-        allow_split_physical_axes=True,
+        (replica // slices, *rest), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
     )
 
 

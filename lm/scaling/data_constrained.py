@@ -10,14 +10,7 @@ import numpy as np
 from lm.scaling import laws
 from lm.scaling.doubts import check_fixed, check_rows
 from lm.scaling.fit import Fit
-from lm.scaling.parametric import (
-    NAMES,
-    Origin,
-    Surface,
-    bounds,
-    fit_surface,
-    parametric_starts,
-)
+from lm.scaling.parametric import NAMES, Origin, Surface, bounds, fit_surface, parametric_starts
 from lm.scaling.solve import Problem, Terms
 from lm.scaling.table import DataError, Runs
 

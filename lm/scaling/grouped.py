@@ -39,12 +39,7 @@ def fit_groups(law: Law, parts: Mapping[str, Runs], *, bootstrap: int, seed: int
 
 
 def fit_shared(
-    parts: Mapping[str, Runs],
-    shared: Sequence[str],
-    *,
-    delta: float,
-    bootstrap: int,
-    seed: int,
+    parts: Mapping[str, Runs], shared: Sequence[str], *, delta: float, bootstrap: int, seed: int
 ) -> Grouped:
     """Fits one parametric law to all groups with these parameters in common, and tests that."""
     sizes = np.cumsum([0, *(len(part) for part in parts.values())])

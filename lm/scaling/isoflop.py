@@ -55,11 +55,7 @@ class Isoflop(Lines):
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
         return fit_isoflop(
-            runs,
-            method=self.method,
-            tolerance=self.tolerance,
-            bootstrap=bootstrap,
-            seed=seed,
+            runs, method=self.method, tolerance=self.tolerance, bootstrap=bootstrap, seed=seed
         )
 
     def figure(self, fit: Fit, runs: Runs, loss: str) -> "Figure":

@@ -14,13 +14,7 @@ from msgspec.structs import replace
 
 from lm.artifact import Started
 from lm.config import UserError, dump, parse, read_json
-from lm.data import (
-    LengthModel,
-    Tokenizer,
-    Tokens,
-    corpus_digest,
-    open_tokens,
-)
+from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens
 from lm.data import tokenizer_of as learn_tokenizer
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts

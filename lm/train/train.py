@@ -9,11 +9,7 @@ import jax
 
 from lm.config import UserError
 from lm.cost import ledger, memory
-from lm.data import (
-    Tokens,
-    n_rows,
-    unique_rows,
-)
+from lm.data import Tokens, n_rows, unique_rows
 from lm.data.digest import chain_text
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
