@@ -48,8 +48,8 @@ from lm.output.numbers import count, power
 from lm.run import Run
 from lm.scaling.compare import Comparison
 from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, fit_isoflop
-from lm.scaling.parametric import fit_parametric
+from lm.scaling.isoflop import METHODS, Isoflop
+from lm.scaling.parametric import Parametric
 from lm.scaling.table import DataError
 from lm.study import laws, runner, scales, sections, tables
 from lm.study.analyses import isoflops
@@ -244,7 +244,7 @@ def report(cells: list[Cell]) -> Report:
 
 def _fit(found: list[Row], law: str) -> Fit:
     table = laws.runs_of(found)
-    return fit_parametric(table) if law == "parametric" else fit_isoflop(table, method=law)  # type: ignore[arg-type]
+    return Parametric().fit(table) if law == "parametric" else Isoflop(method=law).fit(table)  # type: ignore[arg-type]
 
 
 def _equal_text(cells: list[Cell]) -> str:

@@ -18,9 +18,9 @@ from functools import partial
 
 import numpy as np
 
-from lm.scaling.data_constrained import fit_data_constrained
-from lm.scaling.envelope import fit_envelope
-from lm.scaling.isoflop import fit_isoflop
+from lm.scaling.data_constrained import DataConstrained
+from lm.scaling.envelope import Envelope
+from lm.scaling.isoflop import Isoflop
 from lm.scaling.laws import (
     BESIROGLU,
     MUENNIGHOFF,
@@ -28,8 +28,8 @@ from lm.scaling.laws import (
     parametric_loss,
     parametric_optimum,
 )
-from lm.scaling.parametric import fit_parametric
-from lm.scaling.power import fit_power
+from lm.scaling.parametric import Parametric
+from lm.scaling.power import Power
 from lm.scaling.table import Runs
 
 
@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     runs = made_up(given.rows)
     repeating = made_up_repeats(given.rows)
     laws: dict[str, Callable[..., object]] = {
-        "parametric": partial(fit_parametric, runs),
-        "data-constrained": partial(fit_data_constrained, repeating),
-        "isoflop": partial(fit_isoflop, runs),
-        "envelope": partial(fit_envelope, runs),
-        "power": partial(fit_power, runs),
+        "parametric": partial(Parametric().fit, runs),
+        "data-constrained": partial(DataConstrained().fit, repeating),
+        "isoflop": partial(Isoflop().fit, runs),
+        "envelope": partial(Envelope().fit, runs),
+        "power": partial(Power().fit, runs),
     }
     print(f"{given.rows} rows, seconds: median (lowest to highest) of {given.repeats}")
     for name, fit in laws.items():

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lm.scaling.isoflop import METHODS, fit_isoflop
+from lm.scaling.isoflop import METHODS, Isoflop
 from lm.scaling.laws import BESIROGLU, parametric_exponents, parametric_loss, parametric_optimum
 from lm.scaling.table import DataError, Runs
 
@@ -82,7 +82,7 @@ def errors(
         runs = table(grid, law, noise, spoiled, seed)
         for method in METHODS:
             try:
-                fit = fit_isoflop(runs, method=method, bootstrap=0)
+                fit = Isoflop(method=method).fit(runs, bootstrap=0)
             except DataError:
                 continue
             found[method].append(fit.exponents["a"] - truth)

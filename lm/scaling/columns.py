@@ -128,11 +128,8 @@ _KINDS = ("objective", "kind", "scorer", "corpus_digest", "tokenizer_digest")
 def mixed(columns: Columns, rows_R: np.ndarray) -> list[str]:
     """What to say of rows of several kinds that are fit as one."""
     for name in _KINDS:
-        kinds = list(
-            dict.fromkeys(
-                str(columns[name][row])[:20] for row in rows_R.tolist() if name in columns
-            )
-        )
+        values = columns.get(name)
+        kinds = list(dict.fromkeys(str(values[row])[:20] for row in rows_R if values))
         if len(kinds) > 1:
             more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
             return [
@@ -162,9 +159,7 @@ def magnitudes(runs: Runs, names: Mapping[str, str]) -> list[str]:
             " perplexity? A law is of its logarithm"
         )
     if {"params", "tokens", "flops"} <= set(names) and not said:
-        assert runs.params_R is not None and runs.tokens_R is not None
-        assert runs.flops_R is not None
-        times = float(np.median(runs.flops_R / (6 * runs.params_R * runs.tokens_R)))
+        times = float(np.median(_of_6nd(runs)))
         if not 1 / 30 < times < 30:
             said.append(
                 f"flops are {times:.2g} of 6 × params × tokens: is one of the three in another"
@@ -175,13 +170,17 @@ def magnitudes(runs: Runs, names: Mapping[str, str]) -> list[str]:
 
 def flops_notes(runs: Runs) -> list[str]:
     """What to say where exact FLOPs are not 6 N D, to a law that counts by that."""
-    assert runs.params_R is not None and runs.tokens_R is not None and runs.flops_R is not None
-    low, high = np.quantile(runs.flops_R / (6 * runs.params_R * runs.tokens_R), [0.05, 0.95])
+    low, high = np.quantile(_of_6nd(runs), [0.05, 0.95])
     if low > 0.95 and high < 1.05:
         return []
     return [
         f"flops are {low:.2f} to {high:.2f} of 6 × params × tokens, which best splits go by"
     ]
+
+
+def _of_6nd(runs: Runs) -> np.ndarray:
+    params_R, tokens_R, flops_R = runs.known("params", "tokens", "flops")
+    return flops_R / (6 * params_R * tokens_R)
 
 
 def clusters(columns: Columns, name: str) -> np.ndarray:

@@ -74,7 +74,6 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
     fits = tuple(_law(runs, bootstrap, seed + number) for number, runs in enumerate(frontiers))
     ours, theirs = fits
     measured, other = frontiers
-    assert measured.flops_R is not None
     for fit, name in zip(fits, ("first", "second"), strict=True):
         if not fit.parameters["x"] > 0:
             raise DataError(
@@ -82,7 +81,7 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
             )
     degrees = min(fit.degrees for fit in fits)
     points = []
-    for flops in _places(measured.flops_R):
+    for flops in _places(*measured.known("flops")):
         with np.errstate(over="ignore"):
             loss, needed = _needed(ours.parameters, theirs.parameters, flops)
         if not 0 < needed < np.inf:
@@ -123,12 +122,10 @@ def frontier(runs: Runs) -> Runs:
     [2.828, 1.0]
     """
     runs = _without_repeats(runs)
-    assert runs.flops_R is not None
-    order_R = np.lexsort((runs.loss_R, runs.flops_R))
-    improves = np.all(np.diff(runs.loss_R[order_R]) < 0) and np.all(
-        np.diff(runs.flops_R[order_R]) > 0
-    )
-    rows_R = order_R if improves else on_envelope(runs.flops_R, runs.loss_R, "hull")
+    flops_R, loss_R = runs.known("flops", "loss")
+    order_R = np.lexsort((loss_R, flops_R))
+    improves = (np.diff(loss_R[order_R]) < 0).all() and (np.diff(flops_R[order_R]) > 0).all()
+    rows_R = order_R if improves else on_envelope(flops_R, loss_R, "hull")
     if len(rows_R) < 2:
         raise DataError(
             f"only {len(rows_R)} of {len(runs)} rows improves on all of less compute;"
@@ -139,9 +136,9 @@ def frontier(runs: Runs) -> Runs:
 
 def _without_repeats(runs: Runs) -> Runs:
     """The mean of ln L of the rows that have size, data and compute in common."""
-    known = [runs.flops_R, runs.params_R, runs.tokens_R]
-    if known[1] is None:  # rows of one compute may be of different sizes
+    if runs.params_R is None:  # rows of one compute may be of different sizes
         return runs
+    known = (runs.flops_R, runs.params_R, runs.tokens_R)
     places = np.stack([values_R for values_R in known if values_R is not None], axis=1)
     _, first, inverse = np.unique(places, axis=0, return_index=True, return_inverse=True)
     log_loss = np.bincount(inverse.ravel(), np.log(runs.loss_R)) / np.bincount(inverse.ravel())
@@ -158,11 +155,10 @@ def mean_of_seeds(runs: Runs, seeds: Sequence[Any]) -> Runs:
     >>> mean_of_seeds(runs, ["0", "1", "0", "0"]).loss_R.round(3).tolist()
     [2.0, 3.0, 2.0]
     """
-    assert runs.flops_R is not None
-    log_loss_R = np.log(runs.loss_R)
+    (flops_R,), log_loss_R = runs.known("flops"), np.log(runs.loss_R)
     kept: list[int] = []
-    for flops in np.unique(runs.flops_R):
-        rows = np.flatnonzero(runs.flops_R == flops).tolist()
+    for flops in np.unique(flops_R):
+        rows = np.flatnonzero(flops_R == flops).tolist()
         if len({str(seeds[row]) for row in rows}) == len(rows):
             log_loss_R[rows[0]] = log_loss_R[rows].mean()
             rows = rows[:1]
@@ -216,10 +212,8 @@ def _values(values: Sequence[Any]) -> np.ndarray:
 
 
 def _law(runs: Runs, bootstrap: int, seed: int) -> Fit:
-    assert runs.flops_R is not None
-    parameters, draws, objective = lines(
-        runs.flops_R, {"loss": runs.loss_R}, bootstrap=bootstrap, seed=seed
-    )
+    (flops_R,), values = runs.known("flops"), {"loss": runs.loss_R}
+    parameters, draws, objective = lines(flops_R, values, bootstrap=bootstrap, seed=seed)
     return Fit(
         law=Power(),
         parameters=parameters,

@@ -36,8 +36,45 @@ class DataConstrained(Surface):
     """Parameters that are not fit, and their values."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
-        return fit_data_constrained(
-            runs, delta=self.delta, fixed=self.fixed, bootstrap=bootstrap, seed=seed
+        """Minimizes the summed Huber loss of ln L over what is not fixed of seven parameters.
+
+        R_D and R_N are how many repeats of data, and of parameters beyond the best for unique
+        data, are worth while; the authors fit the others first, on runs that repeat nothing.
+        """
+        free = check_fixed(self.fixed, ALL_NAMES)
+        check_rows(len(runs), free)
+        params_R, tokens_R, unique_R = runs.known("params", "tokens", "unique")
+        if "R_D" in free and not (tokens_R > 1.01 * unique_R).any():
+            raise DataError(
+                "no row repeats its data (tokens above unique tokens): nothing says R_D"
+            )
+        log_N_R, log_D_R = np.log(params_R), np.log(tokens_R)
+        origin = Origin.of(log_N_R, log_D_R, self.fixed)
+        terms = data_constrained_terms(log_N_R, log_D_R, np.log(unique_R), origin)
+        log_loss_R, ends = np.log(runs.loss_R), bounds(runs.loss_R, ALL_NAMES, self.fixed)
+        surface_SP = parametric_starts(
+            log_N_R - origin.log_params, log_D_R - origin.log_tokens, runs.loss_R
+        )
+        if set(NAMES) <= set(self.fixed):
+            surface_SP = surface_SP[:1]
+            grid = np.linspace(np.log(0.1), np.log(1e4), 10)
+        else:
+            grid = np.log([1.0, 10.0, 100.0])
+        pairs = itertools.product(surface_SP, itertools.product(grid, repeat=2))
+        starts_SP = np.array([[*start, *repeats] for start, repeats in pairs])
+        if len(starts_SP) > _STARTS:
+            chosen = np.random.default_rng(seed).choice(len(starts_SP), _STARTS, replace=False)
+            starts_SP = starts_SP[chosen]
+        return fit_surface(
+            self,
+            ALL_NAMES,
+            Problem(terms, log_loss_R, self.delta, *ends),
+            starts_SP,
+            runs,
+            origin=origin,
+            bootstrap=bootstrap,
+            seed=seed,
+            newton_steps=100,
         )
 
     def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,64 +97,8 @@ class DataConstrained(Surface):
         return repeats_figure(fit, runs, loss)
 
     def grid(self, runs: Runs, places: np.ndarray) -> dict[str, Any]:
-        assert runs.unique_R is not None
-        return {"flops": places, "unique": np.array(np.median(runs.unique_R))}
-
-
-def fit_data_constrained(
-    runs: Runs,
-    *,
-    delta: float = 1e-3,
-    fixed: Mapping[str, float] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> Fit:
-    """Minimizes the summed Huber loss of ln L over what is not fixed of the seven parameters.
-
-    R_D and R_N are how many repeats of data, and of parameters beyond the best for unique data,
-    are worth while; the authors fit the other five first, on runs that repeat nothing.
-    """
-    fixed = dict(fixed or {})
-    assert runs.params_R is not None and runs.tokens_R is not None and runs.unique_R is not None
-    free = check_fixed(fixed, ALL_NAMES)
-    check_rows(len(runs), free)
-    if "R_D" in free and not (runs.tokens_R > 1.01 * runs.unique_R).any():
-        raise DataError(
-            "no row repeats its data (tokens above unique tokens): nothing says R_D"
-        )
-    log_N_R, log_D_R = np.log(runs.params_R), np.log(runs.tokens_R)
-    origin = Origin.of(log_N_R, log_D_R, fixed)
-    terms = data_constrained_terms(log_N_R, log_D_R, np.log(runs.unique_R), origin)
-    problem = Problem(terms, np.log(runs.loss_R), delta, *bounds(runs.loss_R, ALL_NAMES, fixed))
-    surface_SP = parametric_starts(
-        log_N_R - origin.log_params, log_D_R - origin.log_tokens, runs.loss_R
-    )
-    if set(NAMES) <= set(fixed):
-        surface_SP = surface_SP[:1]
-        grid = np.linspace(np.log(0.1), np.log(1e4), 10)
-    else:
-        grid = np.log([1.0, 10.0, 100.0])
-    starts_SP = np.array(
-        [
-            [*start, r_d, r_n]
-            for start in surface_SP
-            for r_d, r_n in itertools.product(grid, grid)
-        ]
-    )
-    if len(starts_SP) > _STARTS:
-        chosen = np.random.default_rng(seed).choice(len(starts_SP), _STARTS, replace=False)
-        starts_SP = starts_SP[chosen]
-    return fit_surface(
-        DataConstrained(delta, fixed),
-        ALL_NAMES,
-        problem,
-        starts_SP,
-        runs,
-        origin=origin,
-        bootstrap=bootstrap,
-        seed=seed,
-        newton_steps=100,
-    )
+        (unique_R,) = runs.known("unique")
+        return {"flops": places, "unique": np.array(np.median(unique_R))}
 
 
 def data_constrained_terms(

@@ -1,6 +1,7 @@
 """What rows cannot tell of a surface of size and data, whatever is fit to them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -188,13 +189,10 @@ def _is_flat(problem: Problem, number: int, names: Sequence[str], theta_P: np.nd
         )
         if not problem.lower_P[number] < moved < problem.upper_P[number]:
             continue
-        lower_P, upper_P, start_P = (
-            problem.lower_P.copy(),
-            problem.upper_P.copy(),
-            theta_P.copy(),
-        )
+        ends = (problem.lower_P, problem.upper_P, theta_P)
+        lower_P, upper_P, start_P = (values_P.copy() for values_P in ends)
         lower_P[number] = upper_P[number] = start_P[number] = moved
-        held = Problem(problem.terms, problem.log_loss_R, problem.delta, lower_P, upper_P)
+        held = replace(problem, lower_P=lower_P, upper_P=upper_P)
         if minimize(held, start_P[None])[1][0] + tiny <= limit:
             return True
     return False

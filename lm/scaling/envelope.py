@@ -28,42 +28,38 @@ class Envelope(Lines):
     """The lower convex hull, or the best of each bin of compute."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
-        return fit_envelope(runs, method=self.method, bootstrap=bootstrap, seed=seed)
+        """Least squares of logarithms over the runs on the envelope.
 
+        What is resampled are clusters, or else sizes, with all of their rows, as these are
+        often points of one run and not independent.
 
-def fit_envelope(
-    runs: Runs, *, method: Method = "hull", bootstrap: int = 1000, seed: int = 0
-) -> Fit:
-    """N, D and L of the runs on the envelope as power laws of compute.
-
-    Least squares of logarithms. What is resampled are clusters, or else sizes, with all of
-    their rows, as these are often points of one run and not independent.
-
-    >>> C, N = np.meshgrid(np.geomspace(1e18, 1e22, 81), 10.0 ** np.arange(7, 12))
-    >>> C, N = C.ravel(), N.ravel()
-    >>> from lm.scaling.laws import HOFFMANN, parametric_loss
-    >>> runs = Runs(parametric_loss(HOFFMANN, N, C / 6 / N), params_R=N, flops_R=C).completed()
-    >>> fit = fit_envelope(runs, bootstrap=0)
-    >>> 0.40 < fit.exponents["a"] < 0.55  # five sizes are coarse: .4516
-    True
-    """
-    assert runs.flops_R is not None
-    rows_R = on_envelope(runs.flops_R, runs.loss_R, method)
-    if len(rows_R) < 3:
-        raise DataError(f"{len(rows_R)} of {len(runs)} rows lie on the envelope; a law needs 3")
-    parameters, _, objective = _law_of(runs, rows_R, 0, 0)
-    draws = _draws(runs, method, bootstrap, seed) if bootstrap else {}
-    return Fit(
-        law=Envelope(method),
-        parameters=parameters,
-        objective=objective,
-        rows_used=len(rows_R),
-        degrees=len(rows_R) - 2,
-        draws=draws,
-        warnings=(*_warnings(runs, rows_R), *line_doubts(parameters, draws)),
-        ranges=ranges_of(runs.take(rows_R)),
-        details={"rows": rows_R},
-    )
+        >>> from lm.scaling.laws import HOFFMANN, parametric_loss
+        >>> axes = np.geomspace(1e18, 1e22, 81), 10.0 ** np.arange(7, 12)
+        >>> C, N = (axis.ravel() for axis in np.meshgrid(*axes))
+        >>> loss = parametric_loss(HOFFMANN, N, C / 6 / N)
+        >>> fit = Envelope().fit(Runs(loss, params_R=N, flops_R=C).completed(), bootstrap=0)
+        >>> 0.40 < fit.exponents["a"] < 0.55  # five sizes are coarse: .4516
+        True
+        """
+        (flops_R,) = runs.known("flops")
+        rows_R = on_envelope(flops_R, runs.loss_R, self.method)
+        if len(rows_R) < 3:
+            raise DataError(
+                f"{len(rows_R)} of {len(runs)} rows lie on the envelope; a law needs 3"
+            )
+        parameters, objective = _law_of(runs, rows_R)
+        draws = _draws(runs, self.method, bootstrap, seed)
+        return Fit(
+            law=self,
+            parameters=parameters,
+            objective=objective,
+            rows_used=len(rows_R),
+            degrees=len(rows_R) - 2,
+            draws=draws,
+            warnings=(*_warnings(runs, rows_R), *line_doubts(parameters, draws)),
+            ranges=ranges_of(runs.take(rows_R)),
+            details={"rows": rows_R},
+        )
 
 
 def on_envelope(flops_R: np.ndarray, loss_R: np.ndarray, method: Method) -> np.ndarray:
@@ -108,14 +104,13 @@ def _lower_hull(x_R: np.ndarray, y_R: np.ndarray) -> np.ndarray:
     return order_R[np.array(chain)]
 
 
-def _law_of(
-    runs: Runs, rows_R: np.ndarray, bootstrap: int, seed: int
-) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
+def _law_of(runs: Runs, rows_R: np.ndarray) -> tuple[dict[str, float], float]:
     best = runs.take(rows_R)
-    assert best.flops_R is not None
     values = {"params": best.params_R, "tokens": best.tokens_R, "loss": best.loss_R}
     known = {name: values_R for name, values_R in values.items() if values_R is not None}
-    return lines(best.flops_R, known, bootstrap=bootstrap, seed=seed)
+    (flops_R,) = best.known("flops")
+    parameters, _, objective = lines(flops_R, known, bootstrap=0, seed=0)
+    return parameters, objective
 
 
 def _draws(runs: Runs, method: Method, bootstrap: int, seed: int) -> dict[str, np.ndarray]:
@@ -123,14 +118,14 @@ def _draws(runs: Runs, method: Method, bootstrap: int, seed: int) -> dict[str, n
     sizes_R = runs.params_R
     if runs.cluster_R is None and sizes_R is not None and len(np.unique(sizes_R)) >= 5:
         runs = replace(runs, cluster_R=sizes_R)
-    assert runs.flops_R is not None
+    (flops_R,) = runs.known("flops")
     found: dict[str, list[float]] = {}
     for counts_R in resample(runs, bootstrap, seed):
         rows_R = np.flatnonzero(counts_R)
-        best_R = rows_R[on_envelope(runs.flops_R[rows_R], runs.loss_R[rows_R], method)]
+        best_R = rows_R[on_envelope(flops_R[rows_R], runs.loss_R[rows_R], method)]
         if len(best_R) < 3:
             continue
-        for name, value in _law_of(runs, best_R, 0, 0)[0].items():
+        for name, value in _law_of(runs, best_R)[0].items():
             found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from lm.scaling.base import Interval, Law
 from lm.scaling.bootstrap import interval
-from lm.scaling.laws import Parameters
 from lm.scaling.solve import Certificate
 from lm.scaling.table import Runs
 
@@ -127,8 +126,8 @@ def predict(
             " and tokens, or --fix what is known"
         )
     with np.errstate(all="ignore"):
-        found = evaluate(fit, fit.parameters, known)
-        draws = evaluate(fit, fit.draws, known) if fit.draws else {}
+        found = fit.law.evaluate(fit.parameters, known)
+        draws = fit.law.evaluate(fit.draws, known) if fit.draws else {}
     prediction: dict[str, Any] = {name: float(value) for name, value in found.items()}
     for name, value in prediction.items():
         if not 0 < value < np.inf:
@@ -152,9 +151,9 @@ def predict(
 def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The ends (2, G) of the 95% intervals of whatever the law says at G points."""
     draws_B1 = {name: draws_B[:, None] for name, draws_B in fit.draws.items()}
-    values = evaluate(fit, fit.parameters, known)
+    values = fit.law.evaluate(fit.parameters, known)
     found = {}
-    for name, draws_BG in evaluate(fit, draws_B1, known).items():
+    for name, draws_BG in fit.law.evaluate(draws_B1, known).items():
         if name in known:
             continue
         ends = [
@@ -163,8 +162,3 @@ def band(fit: Fit, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ]
         found[name] = np.array(ends).T
     return found
-
-
-def evaluate(fit: Fit, parameters: Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a point, and what the fit's law adds; parameters may be its draws."""
-    return fit.law.evaluate(parameters, known)

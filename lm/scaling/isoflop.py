@@ -54,9 +54,62 @@ class Isoflop(Lines):
     """Runs whose compute differs by less than this fraction are of one budget."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
-        return fit_isoflop(
-            runs, method=self.method, tolerance=self.tolerance, bootstrap=bootstrap, seed=seed
+        """The lines through the minima of the budgets that have one.
+
+        Runs that lie far from the others of their budget, as diverged ones do, are left out. So
+        are budgets whose best size is the smallest or the largest, as their minimum may lie
+        beyond, and those whose runs have no one valley. Warnings name all of them. What is
+        resampled are the minima's residuals from the lines.
+
+        >>> from lm.scaling.laws import BESIROGLU, parametric_loss, parametric_optimum
+        >>> axes = np.meshgrid(10.0 ** np.arange(18, 22), np.arange(-4, 5))
+        >>> C, away = (axis.ravel() for axis in axes)
+        >>> N = parametric_optimum(BESIROGLU, C)[0] * 1.5**away
+        >>> loss = parametric_loss(BESIROGLU, N, C / 6 / N)
+        >>> fit = Isoflop().fit(Runs(loss, params_R=N, flops_R=C).completed(), bootstrap=0)
+        >>> round(fit.exponents["a"], 3)  # .3658 / (.3478 + .3658)
+        0.513
+        """
+        groups = budgets(runs, self.tolerance)
+        if len(groups) < 2:
+            raise DataError(
+                f"{len(groups)} budgets of three sizes or more (flops within"
+                f" {self.tolerance:.0%}); isoFLOP curves need 2: is flops the budget? --law"
+                " parametric needs none"
+            )
+        parts = [runs.take(rows_R) for rows_R in groups]
+        inside, noise = _without_outliers(parts)
+        kept = [part.take(near_R) for part, near_R in zip(parts, inside, strict=True)]
+        found = [optimum(part, self.method, noise=noise) for part in kept]
+        minima = [budget for budget in found if isinstance(budget, Budget)]
+        doubts = _left_out(parts, inside, found)
+        if len(minima) < 2:
+            raise DataError(
+                f"{len(minima)} of {len(found)} budgets have a minimum within their sizes;"
+                f" a law needs 2: run smaller or larger models ({'; '.join(doubts)})"
+            )
+        parameters, draws, objective = _law_of(minima, bootstrap, seed)
+        used = [
+            rows_R[near_R]
+            for rows_R, near_R, budget in zip(groups, inside, found, strict=True)
+            if isinstance(budget, Budget)
+        ]
+        used_R = np.concatenate(used)
+        fit = Fit(
+            law=self,
+            parameters=parameters,
+            objective=objective,
+            rows_used=len(used_R),
+            degrees=len(minima) - 2,
+            draws=draws,
+            # Budgets without a minimum say nothing of what is best for them.
+            ranges=ranges_of(runs.take(used_R)),
+            details={"budgets": minima},
         )
+        if len(minima) < 4:
+            doubts.append(f"too few points: {len(minima)} budgets; error bars are rough")
+        doubts += _method_doubts(fit, kept, noise)
+        return replace(fit, warnings=(*doubts, *line_doubts(parameters, draws)))
 
     def figure(self, fit: Fit, runs: Runs, loss: str) -> "Figure":
         from lm.scaling.plots import isoflop_figure
@@ -87,72 +140,6 @@ class Budget:
     """The curve that was drawn through the runs."""
 
 
-def fit_isoflop(
-    runs: Runs,
-    *,
-    method: Method = METHODS[0],
-    tolerance: float = 0.1,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> Fit:
-    """N*, D* and L* of each budget as power laws of compute.
-
-    Runs whose compute differs by less than the tolerance are of one budget. Runs that lie far
-    from the others of their budget, as diverged ones do, are left out. So are budgets whose
-    best size is the smallest or the largest, as their minimum may lie beyond, and those whose
-    runs have no one valley. Warnings name all of them. What is resampled are the minima's
-    residuals from the lines.
-
-    >>> from lm.scaling.laws import BESIROGLU, parametric_loss, parametric_optimum
-    >>> C, away = (a.ravel() for a in np.meshgrid(10.0 ** np.arange(18, 22), np.arange(-4, 5)))
-    >>> N = parametric_optimum(BESIROGLU, C)[0] * 1.5**away
-    >>> runs = Runs(parametric_loss(BESIROGLU, N, C / 6 / N), params_R=N, flops_R=C).completed()
-    >>> fit = fit_isoflop(runs, bootstrap=0)
-    >>> round(fit.exponents["a"], 3)  # .3658 / (.3478 + .3658)
-    0.513
-    """
-    assert runs.params_R is not None and runs.flops_R is not None and runs.tokens_R is not None
-    groups = budgets(runs, tolerance)
-    if len(groups) < 2:
-        raise DataError(
-            f"{len(groups)} budgets of three sizes or more (flops within {tolerance:.0%});"
-            " isoFLOP curves need 2: is flops the budget? --law parametric needs none"
-        )
-    parts = [runs.take(rows_R) for rows_R in groups]
-    inside, noise = _without_outliers(parts)
-    kept = [part.take(near_R) for part, near_R in zip(parts, inside, strict=True)]
-    found = [optimum(part, method, noise=noise) for part in kept]
-    minima = [budget for budget in found if isinstance(budget, Budget)]
-    doubts = _left_out(parts, inside, found)
-    if len(minima) < 2:
-        raise DataError(
-            f"{len(minima)} of {len(found)} budgets have a minimum within their sizes;"
-            f" a law needs 2: run smaller or larger models ({'; '.join(doubts)})"
-        )
-    parameters, draws, objective = _law_of(minima, bootstrap, seed)
-    used = [
-        rows_R[near_R]
-        for rows_R, near_R, b in zip(groups, inside, found, strict=True)
-        if isinstance(b, Budget)
-    ]
-    used_R = np.concatenate(used)
-    fit = Fit(
-        law=Isoflop(method, tolerance),
-        parameters=parameters,
-        objective=objective,
-        rows_used=len(used_R),
-        degrees=len(minima) - 2,
-        draws=draws,
-        # Budgets without a minimum say nothing of what is best for them.
-        ranges=ranges_of(runs.take(used_R)),
-        details={"budgets": minima},
-    )
-    if len(minima) < 4:
-        doubts.append(f"too few points: {len(minima)} budgets; error bars are rough")
-    doubts += _method_doubts(fit, kept, noise)
-    return replace(fit, warnings=(*doubts, *line_doubts(parameters, draws)))
-
-
 def budgets(runs: Runs, tolerance: float) -> list[np.ndarray]:
     """Rows whose compute is the same to within the tolerance, where they have three sizes.
 
@@ -161,16 +148,14 @@ def budgets(runs: Runs, tolerance: float) -> list[np.ndarray]:
     >>> [rows_R.tolist() for rows_R in budgets(Runs(N, params_R=N, flops_R=C), 0.1)]
     [[0, 2, 1], [3, 4, 5]]
     """
-    assert runs.params_R is not None and runs.flops_R is not None
+    params_R, flops_R = runs.known("params", "flops")
     groups: list[list[int]] = []
-    for row in np.argsort(runs.flops_R, kind="stable").tolist():
-        if groups and runs.flops_R[row] <= runs.flops_R[groups[-1][0]] * (1 + tolerance):
+    for row in np.argsort(flops_R, kind="stable").tolist():
+        if groups and flops_R[row] <= flops_R[groups[-1][0]] * (1 + tolerance):
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [
-        np.array(rows) for rows in groups if len(np.unique(runs.params_R[np.array(rows)])) >= 3
-    ]
+    return [np.array(rows) for rows in groups if len(np.unique(params_R[rows])) >= 3]
 
 
 def optimum(runs: Runs, method: Method, *, noise: float = 0.0) -> Budget | str:
@@ -181,15 +166,15 @@ def optimum(runs: Runs, method: Method, *, noise: float = 0.0) -> Budget | str:
     sizes far from the best one; it leans on each run's noise instead. All are in ln N and ln L.
     The noise of ln L, if it is known, says which valleys are none.
     """
-    assert runs.params_R is not None and runs.flops_R is not None and runs.tokens_R is not None
+    params_R, flops_R, tokens_R = runs.known("params", "flops", "tokens")
     # Repeats of one size, as of several seeds, count as one; sizes that were read off a figure
     # differ by a little, and a curve through both of a pair would leap.
-    order_R = np.argsort(runs.params_R, kind="stable")
-    apart_R = np.diff(np.log(runs.params_R[order_R]), prepend=-np.inf) > _SAME_SIZE
+    order_R = np.argsort(params_R, kind="stable")
+    apart_R = np.diff(np.log(params_R[order_R]), prepend=-np.inf) > _SAME_SIZE
     place_R = np.cumsum(apart_R) - 1
     log_N_R, log_L_R, log_D_R = (
         np.bincount(place_R, np.log(values_R[order_R])) / np.bincount(place_R)
-        for values_R in (runs.params_R, runs.loss_R, runs.tokens_R)
+        for values_R in (params_R, runs.loss_R, tokens_R)
     )
     if len(log_N_R) < 3:
         return "few sizes"
@@ -231,7 +216,7 @@ def optimum(runs: Runs, method: Method, *, noise: float = 0.0) -> Budget | str:
     if lowest_three[0] - log_L > max(np.ptp(lowest_three) / 2, tiny):
         return "below"
     return Budget(
-        flops=float(np.exp(np.log(runs.flops_R).mean())),
+        flops=float(np.exp(np.log(flops_R).mean())),
         params_R=np.exp(log_N_R),
         loss_R=np.exp(log_L_R),
         tokens_R=np.exp(log_D_R),
@@ -264,8 +249,7 @@ def _without_outliers(parts: Sequence[Runs]) -> tuple[list[np.ndarray], float]:
     """
     curves = []
     for part in parts:
-        assert part.params_R is not None
-        log_N_R = np.log(part.params_R)
+        log_N_R = np.log(*part.known("params"))
         curves.append((log_N_R - log_N_R.mean(), np.log(part.loss_R)))
     valleys = [_valley(*curve) for curve in curves]
     inside = []
@@ -340,11 +324,8 @@ def _law_of(
     minima: list[Budget], bootstrap: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
     flops_R = np.array([budget.flops for budget in minima])
-    values = {
-        "params": np.array([budget.params for budget in minima]),
-        "tokens": np.array([budget.tokens for budget in minima]),
-        "loss": np.array([budget.loss for budget in minima]),
-    }
+    names = ("params", "tokens", "loss")
+    values = {name: np.array([getattr(budget, name) for budget in minima]) for name in names}
     return lines(flops_R, values, bootstrap=bootstrap, seed=seed)
 
 
@@ -355,18 +336,17 @@ def _left_out(
     said = []
     for why, meaning in _LEFT_OUT.items():
         out = [
-            f"{part.flops_R.mean():.3g}"
+            f"{part.known('flops')[0].mean():.3g}"
             for part, budget in zip(parts, found, strict=True)
-            if budget == why and part.flops_R is not None
+            if budget == why
         ]
         if out:
             said.append(f"budgets left out, {meaning}: {', '.join(out)} flops")
     far = [
         f"loss {loss:.4g} of {params:.3g} parameters at {flops:.3g} flops"
         for part, near_R in zip(parts, inside, strict=True)
-        if part.params_R is not None and part.flops_R is not None
         for loss, params, flops in zip(
-            part.loss_R[~near_R], part.params_R[~near_R], part.flops_R[~near_R], strict=True
+            *part.take(~near_R).known("loss", "params", "flops"), strict=True
         )
     ]
     if far:

@@ -1,7 +1,8 @@
 """One parametric law for several groups of runs (objectives, say): what do they share?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from lm.scaling.parametric import (
     Origin,
     Parametric,
     bounds,
-    fit_parametric,
     linear_terms,
     parametric_terms,
 )
@@ -73,34 +73,26 @@ def fit_joint(
     >>> {name: round(fit.parameters["A"]) for name, fit in joint.fits.items()}
     {'causal': 400, 'masked': 800}
     """
-    assert runs.params_R is not None and runs.tokens_R is not None
     if unknown := [name for name in shared if name not in NAMES]:
         raise DataError(f"--share {unknown[0]}: no such parameter; one of {', '.join(NAMES)}")
     fixed = dict(fixed or {})
-    check_fixed(fixed, NAMES)
+    law, free = Parametric(delta, fixed), check_fixed(fixed, NAMES)
     if len(groups) < 2:
         raise DataError("--share needs two groups or more; give --by COLUMN")
     rows_R = np.concatenate(list(groups.values()))
     runs = runs.take(rows_R)
-    assert runs.params_R is not None and runs.tokens_R is not None
     group_R = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups.values()])
-    separate = {
-        name: fit_parametric(
-            runs.take(group_R == number), delta=delta, fixed=fixed, bootstrap=0
-        )
-        for number, name in enumerate(groups)
-    }
+    inside_GR = group_R == np.arange(len(groups))[:, None]
+    separate = [law.fit(runs.take(inside_R), bootstrap=0) for inside_R in inside_GR]
     with_shared = _Layout(runs, group_R, tuple(shared), fixed, delta)
     without = _Layout(runs, group_R, (), fixed, delta)
     check_rows(len(runs), with_shared.free)
-    ends_SP, objective_S = minimize(
-        with_shared.problem, with_shared.starts(list(separate.values()), seed)
-    )
+    ends_SP, objective_S = minimize(with_shared.problem, with_shared.starts(separate, seed))
     best_P = ends_SP[objective_S.argmin()]
     objective = float(objective_S.min())
-    apart_SP, apart_S = minimize(without.problem, without.starts(list(separate.values()), seed))
+    apart_SP, apart_S = minimize(without.problem, without.starts(separate, seed))
     apart_P, objective_separate = apart_SP[apart_S.argmin()], float(apart_S.min())
-    statistic = _statistic(len(runs), objective, objective_separate)
+    statistic = float(_statistic(len(runs), objective, objective_separate))
     p = None
     if test_draws:
         null_S = _null(
@@ -110,29 +102,27 @@ def fit_joint(
     draws_BP = np.empty((0, len(best_P)))
     if bootstrap:
         weights_BR = np.zeros((bootstrap, len(runs)))
-        for number in range(len(groups)):
-            inside_R = group_R == number
+        for number, inside_R in enumerate(inside_GR):
             weights_BR[:, inside_R] = resample(runs.take(inside_R), bootstrap, seed + number)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(with_shared.problem, warm_BP, weights_SR=weights_BR)
     certificate = certify(with_shared.problem, best_P, objective_S)
     doubts, flat = solution_doubts(with_shared.problem, with_shared.kinds, best_P, certificate)
     runaways, away = draws_doubts(with_shared.problem, with_shared.names, draws_BP)
-    fits, free = {}, [name for name in NAMES if name not in fixed]
-    for number, name in enumerate(groups):
-        inside_R = group_R == number
-        log_N_R, log_D_R = np.log(runs.params_R[inside_R]), np.log(runs.tokens_R[inside_R])
-        own = [name for name in free if name not in shared]
-        design, loose = design_doubts(log_N_R, log_D_R, own)
+    fits, own = {}, [name for name in free if name not in shared]
+    for number, (name, inside_R) in enumerate(zip(groups, inside_GR, strict=True)):
+        mine = runs.take(inside_R)
+        params_R, tokens_R = mine.known("params", "tokens")
+        design, loose = design_doubts(np.log(params_R), np.log(tokens_R), own)
         places = with_shared.columns_GP[number]
         flat_here = [i for i in range(len(NAMES)) if places[i] in flat | away]
         fits[name] = Fit(
-            law=Parametric(delta, fixed),
+            law=law,
             parameters={
                 n: float(v[0]) for n, v in with_shared.natural(best_P[None], number).items()
             },
             objective=objective,
-            rows_used=int(inside_R.sum()),
+            rows_used=len(mine),
             degrees=runs.independent - len(with_shared.free),
             draws=with_shared.natural(draws_BP, number) if bootstrap else {},
             fixed=tuple(fixed),
@@ -142,7 +132,7 @@ def fit_joint(
                 *few_rows_warnings(runs.independent, len(with_shared.free)),
             ),
             unidentified=unidentified(NAMES, flat_here, loose, fixed),
-            ranges=ranges_of(runs.take(inside_R)),
+            ranges=ranges_of(mine),
             certificate=certificate,
         )
     return Joint(fits, tuple(shared), objective, objective_separate, statistic, p)
@@ -159,7 +149,6 @@ class _Layout:
         fixed: Mapping[str, float],
         delta: float,
     ) -> None:
-        assert runs.params_R is not None and runs.tokens_R is not None
         groups, shared = int(group_R.max()) + 1, (*shared, *fixed)
         self.columns_GP = np.empty((groups, len(NAMES)), int)
         self.names: list[str] = []
@@ -172,7 +161,7 @@ class _Layout:
                     )
                     self.kinds.append(name)
                 self.columns_GP[group, i] = len(self.names) - 1
-        log_N_R, log_D_R = np.log(runs.params_R), np.log(runs.tokens_R)
+        log_N_R, log_D_R = map(np.log, runs.known("params", "tokens"))
         # A coefficient is shared at N = 1; it can be counted from elsewhere only if its
         # exponent is shared as well.
         alone = {
@@ -267,11 +256,9 @@ def _null(
         residual_R = residual_R * np.sqrt(runs / max(runs - len(shared.free), 1))
         signs_SC = random.choice([-1.0, 1.0], (draws, runs))
         measured_SR = expected_R + residual_R * signs_SC[:, run_R]
-    objectives = []
-    for layout, start_P in ((shared, shared_P), (separate, separate_P)):
-        at = layout.problem
-        drawn = Problem(at.terms, measured_SR, at.delta, at.lower_P, at.upper_P)
-        objectives.append(minimize(drawn, np.repeat(start_P[None], draws, axis=0))[1])
+    joint, apart = (replace(at.problem, log_loss_R=measured_SR) for at in (shared, separate))
+    joint_S = minimize(joint, np.repeat(shared_P[None], draws, axis=0))[1]
+    apart_S = minimize(apart, np.repeat(separate_P[None], draws, axis=0))[1]
     # The separate laws hold the joint one, from where they may do better than from their own.
     apart_SP = np.empty((draws, len(separate_P)))
     for places, own in zip(separate.columns_GP, shared.columns_GP, strict=True):
@@ -279,19 +266,9 @@ def _null(
         start_P[1] += start_P[3] * (shared.origin.log_params - separate.origin.log_params)
         start_P[2] += start_P[4] * (shared.origin.log_tokens - separate.origin.log_tokens)
         apart_SP[:, places] = start_P
-    at = separate.problem
-    drawn = Problem(at.terms, measured_SR, at.delta, at.lower_P, at.upper_P)
-    from_joint_S = minimize(drawn, apart_SP)[1]
-    return np.array(
-        [
-            _statistic(rows, joint, apart)
-            for joint, apart in zip(
-                objectives[0], np.minimum(objectives[1], from_joint_S), strict=True
-            )
-        ]
-    )
+    return _statistic(rows, joint_S, np.minimum(apart_S, minimize(apart, apart_SP)[1]))
 
 
-def _statistic(rows: int, joint: float, separate: float) -> float:
+def _statistic(rows: int, joint: Any, separate: Any) -> Any:
     tiny = 0.5e-18 * rows  # residuals that are rounding error
-    return float(max(0.0, rows * np.log((joint + tiny) / (separate + tiny))))
+    return np.maximum(0.0, rows * np.log((joint + tiny) / (separate + tiny)))

@@ -83,8 +83,31 @@ class Parametric(Surface):
     """Parameters that are not fit, and their values."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
-        return fit_parametric(
-            runs, delta=self.delta, fixed=self.fixed, bootstrap=bootstrap, seed=seed
+        """Minimizes the summed Huber loss of ln L over what is not fixed of the parameters.
+
+        Every bootstrap draw starts at the minimum of all rows.
+
+        >>> axes = np.meshgrid([7, 8, 9, 10], [9, 10, 11, 12])
+        >>> N, D = (10.0 ** axis.ravel() for axis in axes)
+        >>> loss = laws.parametric_loss(laws.BESIROGLU, N, D)
+        >>> found = Parametric().fit(Runs(loss, params_R=N, tokens_R=D), bootstrap=0)
+        >>> {name: round(value, 3) for name, value in found.parameters.items()}
+        {'E': 1.817, 'A': 482.01, 'B': 2085.43, 'alpha': 0.348, 'beta': 0.366}
+        """
+        check_rows(len(runs), check_fixed(self.fixed, NAMES))
+        log_N_R, log_D_R = map(np.log, runs.known("params", "tokens"))
+        origin = Origin.of(log_N_R, log_D_R, self.fixed)
+        offsets = log_N_R - origin.log_params, log_D_R - origin.log_tokens
+        log_loss_R, ends = np.log(runs.loss_R), bounds(runs.loss_R, NAMES, self.fixed)
+        return fit_surface(
+            self,
+            NAMES,
+            Problem(parametric_terms(*offsets), log_loss_R, self.delta, *ends),
+            parametric_starts(*offsets, runs.loss_R),
+            runs,
+            origin=origin,
+            bootstrap=bootstrap,
+            seed=seed,
         )
 
     def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,42 +127,6 @@ class Parametric(Surface):
         return surface_figure(fit, runs, loss)
 
 
-def fit_parametric(
-    runs: Runs,
-    *,
-    delta: float = 1e-3,
-    fixed: Mapping[str, float] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> Fit:
-    """Minimizes the summed Huber loss of ln L over E, A, B, alpha and beta, or those not fixed.
-
-    Every bootstrap draw starts at the minimum of all rows.
-
-    >>> from lm.scaling.laws import BESIROGLU, parametric_loss
-    >>> N, D = (10.0 ** axis.ravel() for axis in np.meshgrid([7, 8, 9, 10], [9, 10, 11, 12]))
-    >>> runs = Runs(parametric_loss(BESIROGLU, N, D), params_R=N, tokens_R=D)
-    >>> {name: round(v, 3) for name, v in fit_parametric(runs, bootstrap=0).parameters.items()}
-    {'E': 1.817, 'A': 482.01, 'B': 2085.43, 'alpha': 0.348, 'beta': 0.366}
-    """
-    fixed = dict(fixed or {})
-    assert runs.params_R is not None and runs.tokens_R is not None
-    free = check_fixed(fixed, NAMES)
-    check_rows(len(runs), free)
-    log_N_R, log_D_R = np.log(runs.params_R), np.log(runs.tokens_R)
-    origin = Origin.of(log_N_R, log_D_R, fixed)
-    terms = parametric_terms(log_N_R - origin.log_params, log_D_R - origin.log_tokens)
-    lower_P, upper_P = bounds(runs.loss_R, NAMES, fixed)
-    problem = Problem(terms, np.log(runs.loss_R), delta, lower_P, upper_P)
-    starts_SP = parametric_starts(
-        log_N_R - origin.log_params, log_D_R - origin.log_tokens, runs.loss_R
-    )
-    law = Parametric(delta, fixed)
-    return fit_surface(
-        law, NAMES, problem, starts_SP, runs, origin=origin, bootstrap=bootstrap, seed=seed
-    )
-
-
 def fit_surface(
     law: Surface,
     names: Sequence[str],
@@ -156,9 +143,7 @@ def fit_surface(
 
     The parameters P are those of `names`, counted from the origin.
     """
-    assert runs.params_R is not None and runs.tokens_R is not None
-    fixed = law.fixed
-    free = [name for name in names if name not in fixed]
+    free = [name for name in names if name not in law.fixed]
     ends_SP, objective_S = minimize(problem, starts_SP, newton_steps=newton_steps)
     best_P = ends_SP[objective_S.argmin()]
     certificate = certify(problem, best_P, objective_S)
@@ -167,7 +152,8 @@ def fit_surface(
         weights_BR = resample(runs, bootstrap, seed)
         warm_BP = np.repeat(best_P[None], bootstrap, axis=0)
         draws_BP, _ = minimize(problem, warm_BP, weights_SR=weights_BR)
-    design, loose = design_doubts(np.log(runs.params_R), np.log(runs.tokens_R), free)
+    params_R, tokens_R = runs.known("params", "tokens")
+    design, loose = design_doubts(np.log(params_R), np.log(tokens_R), free)
     doubts, flat = solution_doubts(problem, names, best_P, certificate)
     runaways, away = draws_doubts(problem, names, draws_BP)
     return Fit(
@@ -177,9 +163,9 @@ def fit_surface(
         rows_used=len(runs),
         degrees=runs.independent - len(free),
         draws=origin.natural(names, draws_BP) if bootstrap else {},
-        fixed=tuple(fixed),
+        fixed=tuple(law.fixed),
         warnings=(*design, *doubts, *runaways, *few_rows_warnings(runs.independent, len(free))),
-        unidentified=unidentified(names, flat | away, loose, fixed),
+        unidentified=unidentified(names, flat | away, loose, law.fixed),
         ranges=ranges_of(runs),
         certificate=certificate,
     )

@@ -5,11 +5,13 @@ for sizes, C1 for data, and one a group.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -24,7 +26,7 @@ from matplotlib.ticker import (
 
 from lm.scaling import laws
 from lm.scaling.compare import Comparison
-from lm.scaling.fit import Fit, band, evaluate
+from lm.scaling.fit import Fit, band
 from lm.scaling.isoflop import Budget
 from lm.scaling.table import Runs
 
@@ -50,9 +52,9 @@ def comparison_figure(comparison: Comparison, names: Sequence[str], loss: str) -
     for number, (fit, runs) in enumerate(
         zip(comparison.fits, comparison.frontiers, strict=True)
     ):
-        assert runs.flops_R is not None
-        _points(left, runs.flops_R, runs.loss_R, number, names[number])
-        _law(left, fit, runs.flops_R, "loss", f"C{number}")
+        (flops_R,) = runs.known("flops")
+        _points(left, flops_R, runs.loss_R, number, names[number])
+        _law(left, fit, flops_R, "loss", f"C{number}")
     _axes(left, "Loss against compute", FLOPS, loss)
     left.legend()
     places = [point.flops for point in comparison.points]
@@ -87,42 +89,44 @@ def _page(height: float) -> Figure:
     return Figure(figsize=(7.4, height), layout=ConstrainedLayoutEngine(w_pad=0.09))
 
 
+def _by_size(
+    figure: Figure, axes: Axes, x_R: np.ndarray, y_R: np.ndarray, params_R: np.ndarray, s: int
+) -> None:
+    """Dots of area s, coloured by the size of the model."""
+    dots = axes.scatter(
+        x_R, y_R, c=params_R, norm=LogNorm(), cmap="viridis_r", s=s, linewidths=0
+    )
+    _bar(figure, dots, axes, PARAMETERS)
+
+
+def _bar(figure: Figure, of: ScalarMappable, axes: Axes, label: str, **more: Any) -> None:
+    figure.colorbar(of, ax=axes, label=label, pad=0.02, **more).outline.set_visible(False)
+
+
 def surface_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
     """A surface of size and data: losses, best splits, and where it errs."""
     figure = _page(5.7)
     (by_compute, optima), (plane, residuals) = figure.subplots(2, 2)
-    runs = runs.completed()
-    assert runs.params_R is not None and runs.tokens_R is not None and runs.flops_R is not None
-    dots = by_compute.scatter(
-        runs.flops_R,
-        runs.loss_R,
-        c=runs.params_R,
-        norm=LogNorm(),
-        cmap="viridis_r",
-        s=9,
-        linewidths=0,
-    )
+    names = ("params", "tokens", "flops", "loss")
+    params_R, tokens_R, flops_R, loss_R = runs.completed().known(*names)
+    _by_size(figure, by_compute, flops_R, loss_R, params_R, 9)
     if fit.has_split:
-        _law(by_compute, fit, runs.flops_R, "loss", "black", "best split")
+        _law(by_compute, fit, flops_R, "loss", "black", "best split")
         by_compute.legend()
     _axes(by_compute, "Loss against compute", FLOPS, loss)
-    figure.colorbar(dots, ax=by_compute, label=PARAMETERS, pad=0.02).outline.set_visible(False)
-    _optima(optima, fit, runs.flops_R)
-    error_R = 100 * np.log(
-        runs.loss_R / laws.parametric_loss(fit.parameters, runs.params_R, runs.tokens_R)
-    )
+    _optima(optima, fit, flops_R)
+    error_R = 100 * np.log(loss_R / laws.parametric_loss(fit.parameters, params_R, tokens_R))
     limit = float(np.quantile(np.abs(error_R), 0.95)) or 1e-6
-    log_N = np.geomspace(runs.params_R.min() / 1.3, runs.params_R.max() * 1.3, 80)
-    log_D = np.geomspace(runs.tokens_R.min() / 1.3, runs.tokens_R.max() * 1.3, 80)
-    levels = MaxNLocator(9).tick_values(runs.loss_R.min(), runs.loss_R.max())
-    surface = laws.parametric_loss(fit.parameters, log_N[None], log_D[:, None])
+    N, D = (np.geomspace(x_R.min() / 1.3, x_R.max() * 1.3, 80) for x_R in (params_R, tokens_R))
+    levels = MaxNLocator(9).tick_values(loss_R.min(), loss_R.max())
+    surface = laws.parametric_loss(fit.parameters, N[None], D[:, None])
     contours = plane.contour(
-        log_N, log_D, surface, levels=levels, colors=_muted(), linewidths=0.6, alpha=0.7
+        N, D, surface, levels=levels, colors=_muted(), linewidths=0.6, alpha=0.7
     )
     plane.clabel(contours, fontsize=6, fmt="%g")
     dots = plane.scatter(
-        runs.params_R,
-        runs.tokens_R,
+        params_R,
+        tokens_R,
         c=error_R,
         norm=Normalize(-limit, limit),
         cmap="PuOr",
@@ -133,11 +137,8 @@ def surface_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
     )
     plane.set(xscale="log", yscale="log", xlabel=PARAMETERS, ylabel=TOKENS)
     plane.set_title("Where the law errs")
-    bar = figure.colorbar(
-        dots, ax=plane, label="measured above fit (%)", pad=0.02, extend="both"
-    )
-    bar.outline.set_visible(False)
-    residuals.scatter(runs.loss_R * np.exp(-error_R / 100), error_R, s=9, linewidths=0)
+    _bar(figure, dots, plane, "measured above fit (%)", extend="both")
+    residuals.scatter(loss_R * np.exp(-error_R / 100), error_R, s=9, linewidths=0)
     residuals.axhline(0, color=_muted(), linewidth=0.8)
     residuals.set(xscale="log", xlabel=f"{loss}, fit", ylabel="measured above fit (%)")
     _plain_log(residuals, "x")
@@ -149,8 +150,8 @@ def repeats_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
     """What repeated data is worth, and the residuals."""
     figure = _page(3.1)
     worth, residuals = figure.subplots(1, 2)
-    assert runs.params_R is not None and runs.tokens_R is not None and runs.unique_R is not None
-    passes_R = np.maximum(runs.tokens_R / runs.unique_R, 1)
+    params_R, tokens_R, unique_R = runs.known("params", "tokens", "unique")
+    passes_R = np.maximum(tokens_R / unique_R, 1)
     passes = np.geomspace(1, max(float(passes_R.max()), 10), 100)
     if fit.draws:
         r_d_B = fit.draws["R_D"][:, None]
@@ -165,23 +166,13 @@ def repeats_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
     worth.set_ylabel("worth, in passes over new data")
     worth.set_title("What repeated data is worth")
     worth.legend()
-    predicted_R = laws.data_constrained_loss(
-        fit.parameters, runs.params_R, runs.tokens_R, runs.unique_R
-    )
-    dots = residuals.scatter(
-        passes_R,
-        100 * np.log(runs.loss_R / predicted_R),
-        c=runs.params_R,
-        norm=LogNorm(),
-        cmap="viridis_r",
-        s=10,
-        linewidths=0,
-    )
+    predicted_R = laws.data_constrained_loss(fit.parameters, params_R, tokens_R, unique_R)
+    error_R = 100 * np.log(runs.loss_R / predicted_R)
+    _by_size(figure, residuals, passes_R, error_R, params_R, 10)
     residuals.axhline(0, color=_muted(), linewidth=0.8)
     residuals.set(xscale="log", xlabel="passes over the data")
     residuals.set_ylabel(f"{loss} above fit (%)")
     residuals.set_title("Residuals")
-    figure.colorbar(dots, ax=residuals, label=PARAMETERS, pad=0.02).outline.set_visible(False)
     return figure
 
 
@@ -205,14 +196,13 @@ def isoflop_figure(fit: Fit, loss: str) -> Figure:
         label="best size",
     )
     flops = np.array([budget.flops for budget in budgets])
-    scale = matplotlib.cm.ScalarMappable(LogNorm(flops.min(), flops.max()), "viridis_r")
+    scale = ScalarMappable(LogNorm(flops.min(), flops.max()), "viridis_r")
     _axes(curves, "Loss of each budget", PARAMETERS, loss)
     curves.legend(loc="lower left")
-    figure.colorbar(scale, ax=curves, label="FLOPs", pad=0.02).outline.set_visible(False)
+    _bar(figure, scale, curves, "FLOPs")
     _optima(optima, fit, flops)
-    for number, values in enumerate(
-        ([budget.params for budget in budgets], [budget.tokens for budget in budgets])
-    ):
+    for number, name in enumerate(("params", "tokens")):
+        values = [getattr(budget, name) for budget in budgets]
         optima.plot(flops, values, _MARKERS[number], color=f"C{number}", markersize=3.5)
     return figure
 
@@ -259,7 +249,7 @@ def _groups(fits: Mapping[str, Fit], runs: Mapping[str, Runs], loss: str) -> Fig
             continue
         grid = _grid(fit, _where(fit, part))[fit.law.against]
         known = fit.law.grid(part, grid)
-        values = evaluate(fit, fit.parameters, known)
+        values = fit.law.evaluate(fit.parameters, known)
         edges = band(fit, known) if fit.draws else {}
         mark = {"color": colour, "marker": _MARKERS[number % 6], "markersize": 3.5}
         for axes, what in panels:
@@ -288,7 +278,7 @@ def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
         axes.set_visible(False)
         return
     known = _grid(fit, flops_R)
-    values = evaluate(fit, fit.parameters, known)
+    values = fit.law.evaluate(fit.parameters, known)
     edges = band(fit, known) if fit.draws else {}
     shown = []
     for number, (name, symbol, exponent) in enumerate(
@@ -321,7 +311,7 @@ def _law(
     if fit.draws:
         low, high = band(fit, known)[what]
         axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
-    values = evaluate(fit, fit.parameters, known)
+    values = fit.law.evaluate(fit.parameters, known)
     axes.plot(grid, values[what], color=colour, label=label)
 
 

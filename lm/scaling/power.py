@@ -52,7 +52,7 @@ class Lines(Law):
 
 @dataclass(frozen=True)
 class Power(Lines):
-    """L - E = k_L C^-x through all rows, and N and D where those are known."""
+    """L - E = k_L C^-x through all rows, and N = k_N C^a, D = k_D C^b where those are known."""
 
     name = "power"
     resamples = "residuals"
@@ -67,70 +67,58 @@ class Power(Lines):
         return "loss", self.against
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
-        return fit_power(
-            runs, against=self.against, fixed=self.fixed, bootstrap=bootstrap, seed=seed
+        """The lines through all rows.
+
+        It is for rows that are each the best of their compute; where they are not, `Envelope`
+        finds those that are. Against parameters or tokens, L - E = k_L N^-x or k_L D^-x alone
+        (Kaplan et al., equations 1.1 and 1.2), for rows that the other does not limit.
+
+        >>> C = 10.0 ** np.arange(17, 22)
+        >>> runs = Runs(20 * C**-0.05, params_R=0.1 * C**0.5, flops_R=C)
+        >>> fit = Power().fit(runs, bootstrap=0)
+        >>> {name: round(value, 6) for name, value in fit.exponents.items()}
+        {'a': 0.5, 'x': 0.05}
+        """
+        (place_R,), rows = runs.known(self.against), len(runs)
+        if unknown := set(self.fixed) - {"E"}:
+            raise DataError(f"--fix {unknown.pop()}: power laws fix E alone")
+        offset = self.fixed.get("E", 0.0)
+        if not 0 <= offset < runs.loss_R.min():
+            raise DataError(
+                f"--fix E={offset:g}: must be below the smallest loss, {runs.loss_R.min():g}"
+            )
+        if rows < 3:
+            raise DataError(f"{rows} rows cannot fit a power law; needs 3 or more")
+        if np.ptp(np.log(place_R)) < 1e-9:
+            raise DataError(
+                f"all rows have the same {self.against}: there is no law of it in them"
+            )
+        known = {"loss": runs.loss_R - offset}
+        if self.against == "flops":
+            values = {"params": runs.params_R, "tokens": runs.tokens_R}
+            known |= {name: v_R for name, v_R in values.items() if v_R is not None}
+        parameters, draws, objective = lines(place_R, known, bootstrap=bootstrap, seed=seed)
+        warnings = line_doubts(parameters, draws)
+        places = len(np.unique(np.round(np.log(place_R), 2)))
+        if places < rows:
+            warnings.append(
+                f"{rows} rows share {places} values of {self.against}: the line is their mean,"
+                " not the best of each"
+                + ("; --law envelope finds those" if self.against == "flops" else "")
+            )
+        if rows < 5:
+            warnings.append(f"too few points: {rows} rows; error bars are rough")
+        return Fit(
+            law=self,
+            parameters=parameters | dict(self.fixed),
+            objective=objective,
+            rows_used=rows,
+            degrees=rows - 2,
+            draws=draws | {n: np.full(bootstrap, v) for n, v in self.fixed.items() if draws},
+            fixed=tuple(self.fixed),
+            warnings=tuple(warnings),
+            ranges=ranges_of(runs),
         )
-
-
-def fit_power(
-    runs: Runs,
-    *,
-    against: Quantity = "flops",
-    fixed: Mapping[str, float] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> Fit:
-    """L - E = k_L C^-x through all rows, and N = k_N C^a, D = k_D C^b where those are known.
-
-    E is 0 unless it is fixed at another value. It is for rows that are each the best of their
-    compute; where they are not, `fit_envelope` finds those that are. Against parameters or
-    tokens, L - E = k_L N^-x or k_L D^-x alone (Kaplan et al., equations 1.1 and 1.2), for rows
-    that the other does not limit.
-
-    >>> C = 10.0 ** np.arange(17, 22)
-    >>> fit = fit_power(Runs(20 * C**-0.05, params_R=0.1 * C**0.5, flops_R=C), bootstrap=0)
-    >>> {name: round(value, 6) for name, value in fit.exponents.items()}
-    {'a': 0.5, 'x': 0.05}
-    """
-    fixed = dict(fixed or {})
-    place_R = getattr(runs, f"{against}_R")
-    assert place_R is not None
-    if unknown := set(fixed) - {"E"}:
-        raise DataError(f"--fix {unknown.pop()}: power laws fix E alone")
-    offset = fixed.get("E", 0.0)
-    if not 0 <= offset < runs.loss_R.min():
-        raise DataError(
-            f"--fix E={offset:g}: must be below the smallest loss, {runs.loss_R.min():g}"
-        )
-    if len(runs) < 3:
-        raise DataError(f"{len(runs)} rows cannot fit a power law; needs 3 or more")
-    known = {"loss": runs.loss_R - offset}
-    if against == "flops":
-        values = {"params": runs.params_R, "tokens": runs.tokens_R}
-        known |= {name: values_R for name, values_R in values.items() if values_R is not None}
-    if np.ptp(np.log(place_R)) < 1e-9:
-        raise DataError(f"all rows have the same {against}: there is no law of it in them")
-    parameters, draws, objective = lines(place_R, known, bootstrap=bootstrap, seed=seed)
-    warnings = line_doubts(parameters, draws)
-    places = len(np.unique(np.round(np.log(place_R), 2)))
-    if places < len(runs):
-        warnings.append(
-            f"{len(runs)} rows share {places} values of {against}: the line is their mean, not"
-            " the best of each" + ("; --law envelope finds those" if against == "flops" else "")
-        )
-    if len(runs) < 5:
-        warnings.append(f"too few points: {len(runs)} rows; error bars are rough")
-    return Fit(
-        law=Power(against, fixed),
-        parameters=parameters | fixed,
-        objective=objective,
-        rows_used=len(runs),
-        degrees=len(runs) - 2,
-        draws=draws | {name: np.full(bootstrap, v) for name, v in fixed.items() if draws},
-        fixed=tuple(fixed),
-        warnings=tuple(warnings),
-        ranges=ranges_of(runs),
-    )
 
 
 def lines(

@@ -6,7 +6,7 @@ Hoffmann et al. 2022 (equation 3) fit theirs. Dimension letters: S problems solv
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,13 +78,7 @@ def minimize(
     # Blocks that fit a processor's cache are twice as fast as one of all problems.
     for first in range(0, count, 64):
         part = slice(first, first + 64)
-        block = Problem(
-            problem.terms,
-            problem.log_loss_R if problem.log_loss_R.ndim == 1 else problem.log_loss_R[part],
-            problem.delta,
-            problem.lower_P,
-            problem.upper_P,
-        )
+        block = _of_problems(problem, part)
         weights = weights_SR if len(weights_SR) == 1 else weights_SR[part]
         theta_SP[part], objective_S[part] = _minimize_block(
             block, theta_SP[part], weights, robust_steps, newton_steps
@@ -258,11 +252,10 @@ def _objective(problem: Problem, theta_SP: np.ndarray, weights_SR: np.ndarray) -
     return objective_S
 
 
-def _of_problems(problem: Problem, which: np.ndarray) -> Problem:
+def _of_problems(problem: Problem, which: np.ndarray | slice) -> Problem:
     if problem.log_loss_R.ndim == 1:
         return problem
-    rows = problem.log_loss_R[which]
-    return Problem(problem.terms, rows, problem.delta, problem.lower_P, problem.upper_P)
+    return replace(problem, log_loss_R=problem.log_loss_R[which])
 
 
 def _hessian(problem: Problem, theta_P: np.ndarray, size: float = 1e-6) -> np.ndarray:

@@ -41,6 +41,12 @@ class Runs:
         taken = [None if values_R is None else values_R[which] for values_R in optional]
         return Runs(self.loss_R[which], *taken)
 
+    def known(self, *names: str) -> tuple[np.ndarray, ...]:
+        """These quantities, `params` and so on, all of which the rows must have."""
+        found = [getattr(self, f"{name}_R") for name in names]
+        assert all(values_R is not None for values_R in found), names
+        return tuple(found)
+
     @property
     def independent(self) -> int:
         """How many rows or clusters of rows there are."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from lm.scaling.bootstrap import interval
 from lm.scaling.compare import Comparison, held_equal
-from lm.scaling.fit import Fit, Interval, band, evaluate
+from lm.scaling.fit import Fit, Interval, band
 from lm.scaling.plots import comparison_figure, figure_of
 from lm.scaling.table import DataError, Runs
 from lm.study.grid import Cell
@@ -67,7 +67,7 @@ def draw_law(
 ) -> None:
     """The loss that a law gives against the last of what is known, and its 95% band."""
     (*_, against) = known.values()
-    axes.plot(against, evaluate(law, law.parameters, known)["loss"], color=colour)
+    axes.plot(against, law.law.evaluate(law.parameters, known)["loss"], color=colour)
     if law.draws and alpha:
         low, high = band(law, known)["loss"]
         axes.fill_between(against, low, high, color=colour, alpha=alpha, linewidth=0)

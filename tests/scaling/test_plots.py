@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lm.scaling.compare import compare
-from lm.scaling.data_constrained import fit_data_constrained
-from lm.scaling.envelope import fit_envelope
-from lm.scaling.isoflop import fit_isoflop
+from lm.scaling.data_constrained import DataConstrained
+from lm.scaling.envelope import Envelope
+from lm.scaling.isoflop import Isoflop
 from lm.scaling.laws import (
     BESIROGLU,
     MUENNIGHOFF,
@@ -14,9 +14,9 @@ from lm.scaling.laws import (
     parametric_loss,
     parametric_optimum,
 )
-from lm.scaling.parametric import fit_parametric
+from lm.scaling.parametric import Parametric
 from lm.scaling.plots import comparison_figure, figure_of
-from lm.scaling.power import fit_power
+from lm.scaling.power import Power
 from lm.scaling.table import Runs
 
 C, AWAY = (a.ravel() for a in np.meshgrid(np.geomspace(1e18, 1e21, 5), np.arange(-2, 3)))
@@ -29,7 +29,7 @@ def labels(figure):
     return {axes.get_xlabel() for axes in figure.axes}
 
 
-@pytest.mark.parametrize("fit", [fit_parametric, fit_isoflop, fit_envelope, fit_power])
+@pytest.mark.parametrize("fit", [Parametric().fit, Isoflop().fit, Envelope().fit, Power().fit])
 def test_axes_are_logarithmic_and_name_their_units(fit):
     """Fails when an axis is linear, or compute has no unit."""
     found = fit(RUNS, bootstrap=30)
@@ -44,14 +44,14 @@ def test_axes_are_logarithmic_and_name_their_units(fit):
 
 def test_a_power_law_of_size_is_drawn_against_size():
     """Fails when the axis says compute whatever the law is of."""
-    found = fit_power(RUNS, against="params", bootstrap=30)
+    found = Power(against="params").fit(RUNS, bootstrap=30)
     assert labels(figure_of({"": found}, {"": RUNS})) == {"parameters"}
     assert labels(figure_of({"a": found, "b": found}, {"a": RUNS, "b": RUNS})) == {"parameters"}
 
 
 def test_bands_hold_their_line_and_lines_their_points():
     """Fails when a band is of another quantity, or of one draw."""
-    found = fit_parametric(RUNS, bootstrap=40)
+    found = Parametric().fit(RUNS, bootstrap=40)
     axes = figure_of({"": found}, {"": RUNS}).axes[1]
     for band, line in zip(axes.collections, axes.lines, strict=True):
         vertices = band.get_paths()[0].vertices
@@ -64,7 +64,7 @@ def test_bands_hold_their_line_and_lines_their_points():
 
 def test_minima_are_where_the_curves_are_lowest():
     """Fails when a mark is at the best run instead of at the curve's minimum."""
-    found = fit_isoflop(RUNS, bootstrap=0)
+    found = Isoflop().fit(RUNS, bootstrap=0)
     marks = figure_of({"": found}, {"": RUNS}).axes[0].lines[-1]
     for budget, x, y in zip(found.details["budgets"], *marks.get_data(), strict=True):
         lowest = budget.curve_loss.argmin()
@@ -77,7 +77,7 @@ def test_repeated_data_never_outdoes_new():
     loss = data_constrained_loss(MUENNIGHOFF, N, C / 6 / N, RUNS.unique_R) * NOISE
     runs = Runs(loss, N, C / 6 / N, C, RUNS.unique_R)
     surface = {name: MUENNIGHOFF[name] for name in BESIROGLU}
-    found = fit_data_constrained(runs, fixed=surface, bootstrap=30)
+    found = DataConstrained(fixed=surface).fit(runs, bootstrap=30)
     new, worth = figure_of({"": found}, {"": runs}).axes[0].lines
     assert (worth.get_ydata() <= new.get_ydata() + 1e-9).all()
     assert worth.get_ydata()[0] == pytest.approx(1)

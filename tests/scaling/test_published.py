@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from lm.scaling.compare import compare
-from lm.scaling.data_constrained import fit_data_constrained
-from lm.scaling.envelope import fit_envelope
-from lm.scaling.isoflop import METHODS, fit_isoflop
+from lm.scaling.data_constrained import DataConstrained
+from lm.scaling.envelope import Envelope
+from lm.scaling.isoflop import METHODS, Isoflop
 from lm.scaling.laws import MUENNIGHOFF
-from lm.scaling.parametric import fit_parametric
-from lm.scaling.power import fit_power
+from lm.scaling.parametric import Parametric
+from lm.scaling.power import Power
 from lm.scaling.table import Runs, groups, numbers, read
 
 SURFACE = {name: MUENNIGHOFF[name] for name in ("E", "A", "B", "alpha", "beta")}
@@ -35,7 +35,7 @@ def table(path, **names):
 def test_chinchilla(published):
     """Fails when the Huber loss is averaged, not of logarithms, or stops early."""
     _, runs = table(published / "chinchilla_points.csv")
-    fit = fit_parametric(runs, bootstrap=0)
+    fit = Parametric().fit(runs, bootstrap=0)
     assert fit.parameters["E"] == pytest.approx(1.78389, abs=0.0005)
     assert fit.parameters["A"] == pytest.approx(442.16, rel=0.001)
     assert fit.parameters["B"] == pytest.approx(1271.8, rel=0.001)
@@ -52,7 +52,7 @@ def test_chinchilla(published):
 def test_gemstones(published):
     """Fails when starts lie near Chinchilla's exponents only: here beta is .71."""
     _, runs = table(published / "gemstones_hot.csv")
-    fit = fit_parametric(runs, bootstrap=0)
+    fit = Parametric().fit(runs, bootstrap=0)
     assert fit.parameters["E"] == pytest.approx(2.1432, abs=0.001)
     assert fit.parameters["alpha"] == pytest.approx(0.2929, abs=0.001)
     assert fit.parameters["beta"] == pytest.approx(0.7130, abs=0.001)
@@ -67,7 +67,7 @@ def test_gemstones(published):
 def test_gemstones_envelope(published, params, exponent):
     """Fails when the hull or its line is of the numbers themselves, not of logarithms."""
     _, runs = table(published / "gemstones_envelope_hot.csv", params=params)
-    fit = fit_envelope(runs, bootstrap=0)
+    fit = Envelope().fit(runs, bootstrap=0)
     assert fit.exponents["a"] == pytest.approx(exponent, abs=0.0005)
     assert fit.exponents["b"] == pytest.approx(0.48099, abs=0.0005)
 
@@ -87,7 +87,7 @@ def test_porian(published, configuration, exponent):
     columns, runs = table(published / "porian_refinedweb_isoflop.csv")
     by = ["hparams", "warmup", "decay", "param_count", "val"]
     mine = runs.take(groups(columns, by)[configuration])
-    found = {m: fit_isoflop(mine, method=m, bootstrap=0).exponents["a"] for m in METHODS}
+    found = {m: Isoflop(method=m).fit(mine, bootstrap=0).exponents["a"] for m in METHODS}
     assert found["akima"] == pytest.approx(exponent, abs=0.005)
     assert found["local"] == pytest.approx(exponent, abs=0.035)
     assert found["parabola"] == pytest.approx(exponent, abs=0.035)
@@ -96,10 +96,10 @@ def test_porian(published, configuration, exponent):
 def test_muennighoff(published):
     """Fails when repeats are counted from 0 passes, or U_N is not cut at N."""
     _, runs = table(published / "muennighoff_c4.csv")
-    r_d = fit_data_constrained(runs, fixed=SURFACE | {"R_N": 5.309743}, bootstrap=0)
+    r_d = DataConstrained(fixed=SURFACE | {"R_N": 5.309743}).fit(runs, bootstrap=0)
     assert r_d.parameters["R_D"] == pytest.approx(15.389, abs=0.01)
     assert r_d.warnings == ()
-    r_n = fit_data_constrained(runs, fixed=SURFACE | {"R_D": 15.387756}, bootstrap=0)
+    r_n = DataConstrained(fixed=SURFACE | {"R_D": 15.387756}).fit(runs, bootstrap=0)
     assert r_n.parameters["R_N"] == pytest.approx(5.312, abs=0.01)
     assert r_n.warnings == ()
 
@@ -107,7 +107,7 @@ def test_muennighoff(published):
 def test_muennighoff_both_is_a_ridge(published):
     """Fails when the published point, a local minimum, is taken for the best, or for pinned."""
     _, runs = table(published / "muennighoff_c4.csv")
-    fit = fit_data_constrained(runs, fixed=SURFACE, bootstrap=0)
+    fit = DataConstrained(fixed=SURFACE).fit(runs, bootstrap=0)
     assert fit.objective <= 0.015826
     for name in ("R_D", "R_N"):
         assert any("flat ridge" in w and name in w for w in fit.warnings)
@@ -119,7 +119,7 @@ def test_smdm(published):
     rows = groups(columns, ["model"])
     variants = {name: runs.take(rows[name]) for name in ("ARM", "MDM")}
     for name, x, a in (("ARM", 0.0642, 0.643), ("MDM", 0.0625, 0.630)):
-        fit = fit_power(variants[name], bootstrap=0)
+        fit = Power().fit(variants[name], bootstrap=0)
         assert fit.exponents["x"] == pytest.approx(x, abs=0.0001)
         assert fit.exponents["a"] == pytest.approx(a, abs=0.001)
     comparison = compare(variants["ARM"], variants["MDM"])
@@ -135,9 +135,9 @@ def test_smdm(published):
 def test_warm_draws_agree_with_many_starts(published):
     """Fails when a warm start leaves draws in another minimum than their own."""
     _, runs = table(published / "chinchilla_points.csv")
-    fit = fit_parametric(runs, bootstrap=40, seed=1)
+    fit = Parametric().fit(runs, bootstrap=40, seed=1)
     random = np.random.default_rng(1)
     counts = random.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=40)
     for draw, count in enumerate(counts):
-        cold = fit_parametric(runs.take(np.repeat(np.arange(len(runs)), count)), bootstrap=0)
+        cold = Parametric().fit(runs.take(np.repeat(np.arange(len(runs)), count)), bootstrap=0)
         assert fit.draws["alpha"][draw] == pytest.approx(cold.parameters["alpha"], abs=1e-4)

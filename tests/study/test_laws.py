@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lm.scaling.power import fit_power
+from lm.scaling.power import Power
 from lm.scaling.table import DataError, Runs
 from lm.study.laws import Trials, equal_text, runs_of
 from lm.study.tables import laws_table, trials_table
@@ -44,7 +44,7 @@ def test_what_two_variants_have_in_common_is_said():
 def test_a_law_that_could_not_be_fit_has_a_row_that_says_why():
     """Fails if it is dropped without a word."""
     C = 10.0 ** np.arange(10, 15)
-    fits = {"a": fit_power(Runs(20 * C**-0.05, flops_R=C)), "b": DataError("two rows")}
+    fits = {"a": Power().fit(Runs(20 * C**-0.05, flops_R=C)), "b": DataError("two rows")}
     table = laws_table(fits, "")
     assert [row.get("doubts") for row in table.rows] == ["none", "not fit: two rows"]
     with pytest.raises(DataError):

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, LogLocator
 from lm.output.numbers import count, decimals, with_error
 from lm.scaling.fit import Fit
 from lm.scaling.joint import Joint, fit_joint
-from lm.scaling.parametric import fit_parametric
+from lm.scaling.parametric import Parametric
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
 from lm.study.grid import Variant
@@ -42,7 +42,7 @@ class Growth(NamedTuple):
 
         def law(variant: Variant, fixed: dict[str, float]) -> Fit:
             found = runs_of(all_results(of_variant(groups, variant)), loss=loss.key)
-            return fit_parametric(found, fixed=ONE_SIZE | fixed)
+            return Parametric(fixed=ONE_SIZE | fixed).fit(found)
 
         truth = truth_of(all_results(groups))
         held = {"E": truth} if truth and loss == BITS else {}

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from lm.output.numbers import count, decimals
 from lm.scaling.fit import Fit
-from lm.scaling.power import fit_power
+from lm.scaling.power import Power
 from lm.scaling.table import Runs
 from lm.study.curves import Curve, curve_of
 from lm.study.figures import size_colours, ticks
@@ -62,7 +62,7 @@ class Race(NamedTuple):
     def law(self, level: float, what: str = "tokens") -> Fit:
         """Tokens or FLOPs to a loss as a power of size, k N^-x; DataError from too few runs."""
         sizes_R, spent_R = self.spent(level, what)
-        return fit_power(Runs(spent_R, params_R=sizes_R), against="params")
+        return Power(against="params").fit(Runs(spent_R, params_R=sizes_R))
 
 
 def races_of(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> dict[str, Race]:

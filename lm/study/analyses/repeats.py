@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from lm.output.numbers import count
-from lm.scaling.data_constrained import fit_data_constrained
+from lm.scaling.data_constrained import DataConstrained
 from lm.scaling.fit import Fit
 from lm.scaling.laws import effective_tokens
 from lm.scaling.table import DataError
@@ -71,7 +71,7 @@ def law_of(groups: Sequence[Group], variant: Variant) -> Fit:
     # There is one size, so nothing says that some parameters are not worth while.
     fixed = ONE_SIZE | {"R_N": 1e12} | ({"E": truth} if truth else {})
     # Squares, as no run is an outlier, and what repeats cost is in few of them.
-    return fit_data_constrained(table, delta=0.1, fixed=fixed)
+    return DataConstrained(delta=0.1, fixed=fixed).fit(table)
 
 
 def worth_of(fit: Fit, epochs: float) -> tuple[float, np.ndarray]:

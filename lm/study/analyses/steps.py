@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, Method, budgets, fit_isoflop
+from lm.scaling.isoflop import METHODS, Isoflop, Method, budgets
 from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN as SIX
 from lm.scaling.table import DataError, Runs
 from lm.study.analyses.isoflops import SHOWN, minima_of
@@ -79,7 +79,7 @@ def fit_rows(rows: Runs | DataError, method: Method = SHOWN) -> Fit:
     """The law of a step; DataError where it has no rows."""
     if isinstance(rows, DataError):
         raise rows
-    return fit_isoflop(rows, method=method)
+    return Isoflop(method=method).fit(rows)
 
 
 def steps_table(
