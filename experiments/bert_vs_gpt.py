@@ -37,7 +37,7 @@ from lm.output.numbers import count, decimals, with_error
 from lm.run import Run
 from lm.study import figures, runner, sections
 from lm.study.checks import seed_rows
-from lm.study.grid import BERT, GPT, GPT_AND_BERTS, Cell, Scale, Size, size_text
+from lm.study.grid import BERT, GPT, GPT_AND_BERTS, Scale, Size, StudyRun, size_text
 from lm.study.groups import (
     BITS,
     PROBE,
@@ -94,7 +94,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     best, gpts = largest(groups), of_variant(groups, GPT)

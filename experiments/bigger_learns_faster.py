@@ -44,12 +44,12 @@ from lm.study.analyses.races import (
     to_loss_table,
 )
 from lm.study.checks import variant_rows
-from lm.study.grid import ANY_ORDER, GPT, Cell, Scale, Size, size_text
+from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun, size_text
 from lm.study.groups import groups_of
 from lm.study.laws import attempt
 from lm.study.report.values import Plot, Report, Section
 from lm.study.sentences import NO_LAW, number_text, together
-from lm.study.tables import cells_table
+from lm.study.tables import runs_table
 
 VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
 CONSTANT = {"schedule": WarmupStableDecay(warmup=0.05, decay=0.0)}
@@ -90,7 +90,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS, once=True)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     races = races_of(cells, VARIANTS)
@@ -133,7 +133,7 @@ def report(cells: list[Cell]) -> Report:
         title="Bigger learns faster",
         answer=_answer(races),
         details=_details(races),
-        table=cells_table(
+        table=runs_table(
             cells,
             "All finished runs, at the end of their constant rate. Own loss is the"
             " objective’s, in nats per predicted token; bits per byte are of other windows, and"

@@ -31,7 +31,7 @@ from lm.objectives import Causal, Curriculum, Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import curves_figure
-from lm.study.grid import Cell, Variant
+from lm.study.grid import StudyRun, Variant
 from lm.study.groups import BITS, PROBE, Group, Measure, best_of, gaps, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from lm.study.report.values import Report, Section
@@ -68,7 +68,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     throughout = of_variant(groups, VARIANTS["switch000"])

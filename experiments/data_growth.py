@@ -37,7 +37,7 @@ from lm.scaling.joint import Joint
 from lm.study import runner, scales, sections, tables
 from lm.study.analyses.growth import OWN, UNITS, Growth, gains_of, gains_table, growth_figure
 from lm.study.checks import variant_rows
-from lm.study.grid import ANY_ORDER, BERT, GPT, GPT_AND_BERTS, Cell, Scale, Size, size_text
+from lm.study.grid import ANY_ORDER, BERT, GPT, GPT_AND_BERTS, Scale, Size, StudyRun, size_text
 from lm.study.groups import BITS, Group, all_results, groups_of
 from lm.study.laws import difference_of, truth_of
 from lm.study.report.values import Plot, Report, Section
@@ -80,7 +80,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS, once=True)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     growths = {
@@ -109,7 +109,7 @@ def report(cells: list[Cell]) -> Report:
         title="What more data gains",
         answer=_answer(groups, growths[BITS]),
         details=_details(groups, growths[BITS]),
-        table=tables.cells_table(
+        table=tables.runs_table(
             cells,
             "All finished runs. D is read once; own loss is the objective’s, in nats per"
             " predicted token; ± is the standard error over held-out documents, which all"
@@ -138,7 +138,7 @@ def _answer(groups: Sequence[Group], growth: Growth) -> str:
     return text
 
 
-def _betas_text(laws: tables.Fits) -> str:
+def _betas_text(laws: tables.FitsByName) -> str:
     """Both betas, their difference, and what it says; "" where one is not known."""
     ours, theirs = laws.get(GPT.label), laws.get(ANY_ORDER.label)
     if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
@@ -181,7 +181,7 @@ def _details(groups: Sequence[Group], growth: Growth) -> list[str]:
     return found
 
 
-def _limits(cells: Sequence[Cell]) -> tuple[str, ...]:
+def _limits(cells: Sequence[StudyRun]) -> tuple[str, ...]:
     budgets = sorted({cell.run.tokens for cell in cells})
     return (
         f"Exponents come from {len(budgets)} numbers of tokens that span a factor of"

@@ -56,9 +56,9 @@ from lm.study.analyses import isoflops
 from lm.study.grid import (
     ANY_ORDER,
     GPT,
-    Cell,
     Scale,
     Size,
+    StudyRun,
     flops_text,
     matmul_parameters,
     variant_of,
@@ -151,7 +151,7 @@ def runs(scale: str) -> dict[str, Run]:
     return found
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     results = {
         variant: results_of([c for c in cells if variant_of(c) == variant and not _is_trial(c)])
@@ -185,7 +185,7 @@ def report(cells: list[Cell]) -> Report:
             " read, and C the exact FLOPs of training. After a number stands the 95% interval"
             " of 1,000 resamples, widened by Student's t where minima are few.",
         ),
-        table=tables.cells_table(
+        table=tables.runs_table(
             cells,
             "All finished runs, those that try a learning rate among them. N counts the"
             " parameters in matrix products; ± is the standard error over documents, which are"
@@ -247,7 +247,7 @@ def _fit(found: list[Row], law: str) -> Fit:
     return Parametric().fit(table) if law == "parametric" else Isoflop(method=law).fit(table)  # type: ignore[arg-type]
 
 
-def _equal_text(cells: list[Cell]) -> str:
+def _equal_text(cells: list[StudyRun]) -> str:
     """What the variants had in common at each budget and size."""
     first, second = (
         {cell.name.partition("-")[2]: dict(cell.result) for cell in cells
@@ -265,11 +265,11 @@ def _equal_text(cells: list[Cell]) -> str:
     )
 
 
-def _is_trial(cell: Cell) -> bool:
+def _is_trial(cell: StudyRun) -> bool:
     return "-lr" in cell.name
 
 
-def _trials(cells: list[Cell], variant: str) -> Trials | None:
+def _trials(cells: list[StudyRun], variant: str) -> Trials | None:
     """A variant's trials: those runs that are no more than that, and the grid's own beside."""
     ours = [cell for cell in cells if variant_of(cell) == variant]
     tried = [cell for cell in ours if _is_trial(cell)]
@@ -317,7 +317,7 @@ def _agreement(fit: Fit, name: str) -> str:
 def _law_section(
     heading: str,
     name: str,
-    fits: tables.Fits,
+    fits: tables.FitsByName,
     results: Mapping[str, list[Row]],
     caption: str,
 ) -> Section | None:
@@ -368,7 +368,7 @@ def _gap_section(
     )
 
 
-def _limits_section(cells: list[Cell], named: tables.Fits) -> Section | None:
+def _limits_section(cells: list[StudyRun], named: tables.FitsByName) -> Section | None:
     if not (done := results_of(cells)):
         return None
     sizes = sorted(result["params_matmul"] for result in done)

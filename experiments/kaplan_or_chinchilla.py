@@ -63,14 +63,14 @@ from lm.study.analyses.steps import (
     steps_table,
 )
 from lm.study.curves import curve_of
-from lm.study.grid import GPT, Cell, Scale, Size, flops_text, matmul_parameters
+from lm.study.grid import GPT, Scale, Size, StudyRun, flops_text, matmul_parameters
 from lm.study.groups import results_of
 from lm.study.laws import Trials, attempt
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from lm.study.report.values import Plot, Report
 from lm.study.sections import figure_section, report_of, section, trials_section
 from lm.study.sentences import NO_LAW, exponent_text, together
-from lm.study.tables import cells_table, doubts_table
+from lm.study.tables import doubts_table, runs_table
 
 
 class Setting(NamedTuple):
@@ -229,7 +229,7 @@ def runs(scale: str) -> dict[str, Run]:
     return found
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     rows = {step: attempt(partial(rows_of, cells, step)) for step in STEPS}
     fits = {step: attempt(partial(fit_rows, rows[step])) for step in STEPS}
@@ -284,7 +284,7 @@ def report(cells: list[Cell]) -> Report:
                     "What the fits themselves warn of.",
                 ),
             ),
-            section("The runs", cells_table(cells, "All finished runs.")),
+            section("The runs", runs_table(cells, "All finished runs.")),
         ),
         warnings=[each.verdict for each in trials if each.contrary],
     )
@@ -335,7 +335,7 @@ def _moved(before: Fit, after: Fit) -> str:
     return f"moves it by {by}, {'beyond' if apart else 'within'} the intervals"
 
 
-def _exact_text(cells: list[Cell]) -> str | None:
+def _exact_text(cells: list[StudyRun]) -> str | None:
     """The last step's exponent by the ledger's count of FLOPs."""
     fit = attempt(lambda: fit_rows(rows_of(cells, STEPS[-1], exact=True)))
     if isinstance(fit, DataError):
@@ -346,7 +346,7 @@ def _exact_text(cells: list[Cell]) -> str | None:
     )
 
 
-def _limits(cells: list[Cell]) -> list[str]:
+def _limits(cells: list[StudyRun]) -> list[str]:
     if not (done := results_of(cells)):
         return []
     sizes = sorted({result["params_matmul"] for result in done})
@@ -365,12 +365,12 @@ def _limits(cells: list[Cell]) -> list[str]:
     ]
 
 
-def _trials(cells: list[Cell]) -> list[Trials]:
+def _trials(cells: list[StudyRun]) -> list[Trials]:
     """The settings tried at each size that has any, against what steps 1 to 4 have."""
     found = []
     models = dict.fromkeys(cell.run.model for cell in cells if kind_of(cell) == "trial")
     for model in models:
-        by_kind: dict[str, list[Cell]] = {}
+        by_kind: dict[str, list[StudyRun]] = {}
         for cell in cells:
             if cell.run.model == model:
                 by_kind.setdefault(kind_of(cell), []).append(cell)
@@ -402,7 +402,7 @@ def _trials(cells: list[Cell]) -> list[Trials]:
     return found
 
 
-def _setting(cell: Cell) -> Setting:
+def _setting(cell: StudyRun) -> Setting:
     optimizer = cell.run.optimizer
     assert isinstance(optimizer, Adamw)
     return Setting(optimizer.learning_rate, cell.run.data.batch, optimizer.b2)

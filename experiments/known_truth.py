@@ -34,7 +34,7 @@ from lm.output.numbers import count, decimals, percent, with_error
 from lm.run import Run
 from lm.study import runner, sections
 from lm.study.analyses.truth import ABOVE, gap_figure, states_figure, truth_table, with_truth
-from lm.study.grid import GPT_AND_BERTS, Cell, Scale, Size, size_text
+from lm.study.grid import GPT_AND_BERTS, Scale, Size, StudyRun, size_text
 from lm.study.groups import Group, groups_of
 from lm.study.report.values import Plot, Report, Section
 from lm.study.scales import SMOKE_SOURCE, source_data
@@ -96,7 +96,7 @@ def runs(scale: str) -> dict[str, Run]:
     )
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     cells = [cell._replace(result=with_truth(cell.result)) for cell in cells]
     known = list(groups_of(cells, VARIANTS | RANDOM).values())
@@ -216,7 +216,7 @@ def _random_lengths(groups: Sequence[Group]) -> Section | None:
     )
 
 
-def _limits(cells: Sequence[Cell], groups: Sequence[Group]) -> Section | None:
+def _limits(cells: Sequence[StudyRun], groups: Sequence[Group]) -> Section | None:
     source, rate = cells[0].run.data.corpus, groups[0].mean("entropy_rate")
     told = f", whose entropy rate is {decimals(rate)} bits per symbol" if rate else ""
     return sections.section(

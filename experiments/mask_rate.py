@@ -24,7 +24,7 @@ from lm.objectives import Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import curves_figure
-from lm.study.grid import Cell, Size, Variant, size_text
+from lm.study.grid import Size, StudyRun, Variant, size_text
 from lm.study.groups import BITS, PROBE, Group, best_of, by_size, gaps, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Report, Section
@@ -58,7 +58,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     usual, sizes = of_variant(groups, USUAL), by_size(groups)

@@ -30,7 +30,7 @@ from lm.objectives import Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import dots_figure
-from lm.study.grid import Cell, Variant
+from lm.study.grid import StudyRun, Variant
 from lm.study.groups import BITS, PROBE, Group, Measure, gaps, groups_of
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Report, Section, Table
@@ -75,7 +75,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     usual = [group for rate in RATES for group in _usual(groups, rate)]

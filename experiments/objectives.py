@@ -41,7 +41,7 @@ from lm.output.numbers import power
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import dots_figure
-from lm.study.grid import GPT, Cell, Scale, Variant, variant_of
+from lm.study.grid import GPT, Scale, StudyRun, Variant, variant_of
 from lm.study.groups import BITS, PROBE, Group, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from lm.study.report.values import Plot, Report, Section
@@ -95,7 +95,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs_at_flops(VARIANTS)
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     tokens = [group for group in groups if group.budget.startswith("d")]
@@ -159,7 +159,7 @@ def report(cells: list[Cell]) -> Report:
     )
 
 
-def _at_equal_flops(cells: list[Cell], groups: list[Group]) -> list[Group]:
+def _at_equal_flops(cells: list[StudyRun], groups: list[Group]) -> list[Group]:
     """The variants at the FLOPs of the GPT; for some, that is at equal tokens too."""
     apart = {variant_of(cell) for cell in cells if "-f" in cell.name}
     return [g for g in groups if g.budget[0] == "f" or variant_of(g.cells[0]) not in apart]

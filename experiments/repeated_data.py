@@ -39,7 +39,7 @@ from lm.scaling.fit import Fit
 from lm.study import runner, scales, sections, tables
 from lm.study.analyses import repeats
 from lm.study.checks import variant_rows
-from lm.study.grid import ANY_ORDER, GPT, Cell, Scale, Size, size_text
+from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun, size_text
 from lm.study.groups import BITS, Group, gaps, groups_of, of_variant
 from lm.study.laws import attempt, interval_of
 from lm.study.report.values import Column, Plot, Report, Row, Section
@@ -97,7 +97,7 @@ def runs(scale: str) -> dict[str, Run]:
     return found
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = sorted(groups_of(cells, VARIANTS).values(), key=lambda g: (g.unique, g.tokens))
     laws = {variant: attempt(repeats.law_of, groups, variant) for variant in VARIANTS.values()}
@@ -139,7 +139,7 @@ def report(cells: list[Cell]) -> Report:
         title="The same text again",
         answer=_answer(groups, laws),
         details=_details(groups, laws),
-        table=tables.cells_table(
+        table=tables.runs_table(
             [cell._replace(result=_with_epochs(cell.result)) for cell in cells],
             "All finished runs: U different tokens, read for so many epochs. Own loss is the"
             " objective’s, in nats per predicted token; ± is the standard error over held-out"
@@ -158,7 +158,7 @@ def _with_epochs(result: Row | None) -> Row | None:
     return {**result, "epochs": result["tokens"] / result["unique_tokens"]}
 
 
-def _answer(groups: Sequence[Group], laws: repeats.Laws) -> str:
+def _answer(groups: Sequence[Group], laws: repeats.FitsByVariant) -> str:
     ours, theirs = laws.values()
     if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
         return NO_LAW
@@ -213,7 +213,7 @@ def _least_text(groups: Sequence[Group]) -> str:
     return text
 
 
-def _details(groups: Sequence[Group], laws: repeats.Laws) -> tuple[str, ...]:
+def _details(groups: Sequence[Group], laws: repeats.FitsByVariant) -> tuple[str, ...]:
     if not any(isinstance(fit, Fit) for fit in laws.values()):
         return ()
     overfit = [
@@ -243,7 +243,7 @@ def _limits(groups: Sequence[Group]) -> tuple[str, ...]:
     )
 
 
-def _by_tokens(groups: Sequence[Group], laws: repeats.Laws) -> Section | None:
+def _by_tokens(groups: Sequence[Group], laws: repeats.FitsByVariant) -> Section | None:
     fits = {variant.label: law for variant, law in laws.items()}
     return sections.section(
         "New text, and the same again",

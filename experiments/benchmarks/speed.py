@@ -66,7 +66,7 @@ from lm.cost import ledger
 from lm.data import Batches, Bytes, Data, Stdlib, Text, open_tokens
 from lm.distributed import mesh
 from lm.distributed.process import Parser, one_line_errors
-from lm.evaluate.scorers.any_order import AnyOrder as AnyOrderBound
+from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scoring import Effort

@@ -22,7 +22,7 @@ from lm.output.console import console, print_json, print_notes, print_table, tab
 from lm.output.numbers import ends, number
 from lm.scaling.columns import USUAL, common_loss, kinds, magnitudes, mixed, named, runs_of
 from lm.scaling.compare import Comparison, compare, held_equal, mean_of_seeds
-from lm.scaling.table import Columns, DataError, Runs, groups
+from lm.scaling.table import ColumnValues, DataError, Runs, groups
 
 
 def add_arguments(parser: Parser) -> None:
@@ -81,7 +81,9 @@ class _Arm(NamedTuple):
     notes: list[str]
 
 
-def _variants(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple[str, str]]:
+def _variants(
+    given: argparse.Namespace,
+) -> tuple[tuple[ColumnValues, ColumnValues], tuple[str, str]]:
     """Both variants' tables and names."""
     first = read_table(given.first)
     if given.second is not None:
@@ -110,7 +112,7 @@ def _variants(given: argparse.Namespace) -> tuple[tuple[Columns, Columns], tuple
 
 
 def _variant(
-    columns: Columns,
+    columns: ColumnValues,
     chosen: Mapping[str, str],
     where: Path,
     units: Mapping[str, float],

@@ -10,7 +10,7 @@ from lm.config import UserError, parse
 
 if TYPE_CHECKING:
     from lm.run import Run
-    from lm.train.train import Evaluator
+    from lm.train.train import EvaluateAtEnd
 
 RUN = "a JSON file, STUDY:RUN, STUDY/SCALE:RUN, or - for defaults"
 """How a run is named."""
@@ -27,7 +27,7 @@ def with_defaults(name: str, overrides: list[str]) -> tuple[str, list[str]]:
     return ("-", [name, *overrides]) if "=" in name else (name, overrides)
 
 
-def find_run(name: str) -> tuple["Run", str, "Evaluator | None"]:
+def find_run(name: str) -> tuple["Run", str, "EvaluateAtEnd | None"]:
     """The run that a file or STUDY[/SCALE]:RUN names, and where it goes by default.
 
     A study's run goes where the study looks for it, and is asked what the study asks.

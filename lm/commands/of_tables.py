@@ -11,7 +11,7 @@ from lm.output.console import add_json
 from lm.output.files import check_outputs, write_whole
 from lm.scaling.bootstrap import FEWEST_DRAWS
 from lm.scaling.columns import USUAL
-from lm.scaling.table import Columns, DataError, read, unit_of
+from lm.scaling.table import ColumnValues, DataError, read, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ def columns_of(given: argparse.Namespace) -> dict[str, str]:
     return {what: name for what, name in found.items() if name is not None}
 
 
-def read_table(path: Path) -> Columns:
+def read_table(path: Path) -> ColumnValues:
     """The columns of a file; UserError, which names it, where it has none."""
     try:
         return read(path)

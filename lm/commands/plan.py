@@ -9,7 +9,7 @@ from lm.commands.named import OVERRIDES, find_run, find_study, parts, scale_of, 
 from lm.config import UserError, override
 from lm.distributed.process import Parser
 from lm.output.console import add_json, print_json
-from lm.plan.found import HERE, Step
+from lm.plan.found import HERE, StepKind
 from lm.plan.machine import find_machine, slice_of_scale
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--step",
         action="append",
-        choices=get_args(Step),
+        choices=get_args(StepKind),
         help="only this one; may be given again",
     )
     parser.add_argument(
@@ -72,7 +72,7 @@ def main(given: argparse.Namespace) -> None:
         raise UserError(f"--measure: --slice {name} is not here; --slice {HERE} is")
     machine = find_machine(name, given.slices)
     planning.check(runs.values(), machine)  # before minutes of compilation
-    wanted = tuple(given.step or get_args(Step))
+    wanted = tuple(given.step or get_args(StepKind))
     plans: dict[str, Plan] = {}
     with compiler(machine) as compiled:
         if name == HERE:

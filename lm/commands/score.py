@@ -14,7 +14,7 @@ from lm.output.console import add_json, print_json, print_table, table
 if TYPE_CHECKING:
     from lm.evaluate.scorers.base import Scorer
     from lm.evaluate.scoring import Effort
-    from lm.train.load import Trained
+    from lm.train.load import ModelWithText
 
 ORDER_ROWS = 16
 """Windows scored by a decoding order, of which each takes many passes, without --rows."""
@@ -96,17 +96,17 @@ def main(given: argparse.Namespace) -> None:
         print_table(made)
 
 
-def _load(path: Path, text: list[Path]) -> "Trained":
+def _load(path: Path, text: list[Path]) -> "ModelWithText":
     """A model with the text that it is scored on: the files given, or its own held-out text."""
     from lm.artifact import is_artifact
     from lm.evaluate.given_text import with_text
-    from lm.train.load import load, load_model
+    from lm.train.load import load_model, load_run
 
     if text:
         return with_text(load_model(path), text)
     if is_artifact(path):
         raise UserError(f"{path}: an artifact has no text of its own; name files with --text")
-    return load(path)
+    return load_run(path)
 
 
 def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":

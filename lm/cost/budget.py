@@ -57,7 +57,7 @@ class Rung(NamedTuple):
     """D* at this N: the tokens with which the law finds no other size better."""
     flops_6nd: float
     """6 N D, with N by the convention that the law counts in."""
-    cost: ledger.Cost
+    cost: ledger.RunCost
 
     @property
     def batch(self) -> int:

@@ -22,7 +22,7 @@ class Parameters(Config):
     groups: dict[str, int]
 
 
-class Cost(Config):
+class RunCost(Config):
     """Budgets of a whole run."""
 
     steps: int
@@ -86,7 +86,7 @@ def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str
     return found
 
 
-def cost(run: Run, vocabulary_size: int) -> Cost:
+def cost(run: Run, vocabulary_size: int) -> RunCost:
     """What the whole run will use, known before it starts."""
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
@@ -98,7 +98,7 @@ def cost(run: Run, vocabulary_size: int) -> Cost:
         forward.update({name: times * flops for name, flops in products.items()})
         again += times * sum(run.model.recomputed_flops(products, run.remat).values())
     mean = {name: flops // count for name, flops in forward.items()}
-    return Cost(
+    return RunCost(
         steps=count,
         tokens=tokens,
         target_positions=sum(

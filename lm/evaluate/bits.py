@@ -132,7 +132,7 @@ def measure(
     )
 
 
-Sums = tuple[Sequence[float], Sequence[int]]
+DocumentSums = tuple[Sequence[float], Sequence[int]]
 """What was found in each unit (document), and of how much."""
 
 
@@ -161,7 +161,7 @@ def paired(a: Score | Evaluation, b: Score | Evaluation, *, seed: int = 0) -> Di
 
 
 def sums_se(
-    ours: Sequence[Sums], theirs: Sequence[Sums] = (), *, seed: int = 0
+    ours: Sequence[DocumentSums], theirs: Sequence[DocumentSums] = (), *, seed: int = 0
 ) -> float | None:
     """Bootstrap standard error of a mean ratio over units, or of how far it is above theirs.
 

@@ -12,10 +12,10 @@ from lm.evaluate.scoring import curve_of, score_by, valid
 from lm.evaluate.truth import truth_of
 from lm.evaluate.windows import Windows
 from lm.results import Evaluation
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 
-def evaluate(trained: Trained, effort: Effort = USUAL) -> Evaluation | None:
+def evaluate(trained: ModelWithText, effort: Effort = USUAL) -> Evaluation | None:
     """Scores, probe, baselines and a sample of what the model says.
 
     None, for a model that no scorer is valid for: it was not trained to predict tokens.
@@ -52,7 +52,7 @@ def evaluate(trained: Trained, effort: Effort = USUAL) -> Evaluation | None:
     )
 
 
-def baselines_of(trained: Trained, windows: Windows) -> dict[str, float]:
+def baselines_of(trained: ModelWithText, windows: Windows) -> dict[str, float]:
     """What predictors without a network need for the same validation text."""
     tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
     vocabulary = tokenizer.vocabulary

@@ -14,7 +14,7 @@ from lm.data import LengthModel, Split, Tokenizer, Tokens
 from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.scoring import score_by, valid
 from lm.results import Score
-from lm.train.load import LoadedModel, Trained
+from lm.train.load import LoadedModel, ModelWithText
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class GivenText(Tokens):
         return self.model_lengths
 
 
-def with_text(model: LoadedModel, paths: Sequence[Path]) -> Trained:
+def with_text(model: LoadedModel, paths: Sequence[Path]) -> ModelWithText:
     """A model with the text of files in place of its corpus, for all that scores.
 
     Raises UserError for a file that cannot be read, is empty, or is not UTF-8.
@@ -47,7 +47,7 @@ def with_text(model: LoadedModel, paths: Sequence[Path]) -> Trained:
     )
     # Rows of a stream, whatever the model was trained on.
     run = replace(model.run, data=replace(model.run.data, packing="stream"))
-    return Trained(run, text, model.program, model.params)
+    return ModelWithText(run, text, model.program, model.params)
 
 
 def score_text(

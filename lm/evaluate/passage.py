@@ -8,10 +8,10 @@ from lm.evaluate.scorers.base import mask_prediction_of
 from lm.generate import likeliest
 from lm.objectives.base import MaskPrediction
 from lm.results import Guess, Passage
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 
-def says(trained: Trained, *, context: int = 120, places: int = 6) -> Passage:
+def says(trained: ModelWithText, *, context: int = 120, places: int = 6) -> Passage:
     """The model at work on a held-out passage: five likeliest tokens at a few places.
 
     A causal model sees what is before a place; a masked one all but the places themselves. One

@@ -15,7 +15,7 @@ from lm.example import AttentionMask
 from lm.objectives.base import MaskPrediction
 from lm.results import Score
 from lm.run import Run
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 FRACTIONS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
 """Shares of a row that are masked for the curve of a masked model's error."""
@@ -49,25 +49,25 @@ def valid(run: Run, effort: Effort = USUAL) -> dict[str, Scorer]:
     }
 
 
-def sees(trained: Trained) -> AttentionMask:
+def sees(trained: ModelWithText) -> AttentionMask:
     """What the model's positions see where nothing is masked."""
     return trained.run.objective.last.attention_mask
 
 
-def score_by(trained: Trained, scorer: Scorer, effort: Effort) -> Score:
+def score_by(trained: ModelWithText, scorer: Scorer, effort: Effort) -> Score:
     """Bits per byte by a scorer, with what is spent on it."""
     windows = windows_for(trained, scorer, effort)
     replicates, mc_se = effort.replicates, effort.mc_se
     return score_of(trained, scorer, windows, replicates=replicates, mc_se=mc_se)
 
 
-def windows_for(trained: Trained, scorer: Scorer, effort: Effort) -> Windows:
+def windows_for(trained: ModelWithText, scorer: Scorer, effort: Effort) -> Windows:
     """The held-out windows that are scored by a scorer: fewer by those that take longer."""
     return Windows.of(trained, trained.tokens.validation, scorer.rows(effort))
 
 
 def score_of(
-    trained: Trained,
+    trained: ModelWithText,
     scorer: Scorer,
     windows: Windows,
     *,
@@ -108,7 +108,7 @@ def score_of(
         nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
 
 
-def curve_of(trained: Trained, effort: Effort, blank: MaskPrediction) -> dict[str, Score]:
+def curve_of(trained: ModelWithText, effort: Effort, blank: MaskPrediction) -> dict[str, Score]:
     """Bits per byte of what is masked by the fraction masked, without the layout's."""
     windows = Windows.of(trained, trained.tokens.validation, effort.curve_rows)
     scorer = MaskFractions(FRACTIONS, blank)
@@ -120,7 +120,7 @@ def curve_of(trained: Trained, effort: Effort, blank: MaskPrediction) -> dict[st
 
 
 def nats_by(
-    trained: Trained, scorer: Scorer, windows: Windows, replicates: int, *, first: int = 0
+    trained: ModelWithText, scorer: Scorer, windows: Windows, replicates: int, *, first: int = 0
 ) -> np.ndarray:
     """Nats of each token of the windows by a scorer's samples, float32[K, S, R, L]."""
     return score(

@@ -19,7 +19,7 @@ from lm.evaluate.windows import Windows
 from lm.example import CausalMask
 from lm.results import Score, Truth
 from lm.run import Run
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 
 def known_source(run: Run) -> Hmm | None:
@@ -34,7 +34,7 @@ def source_of(run: Run) -> Hmm | None:
     return run.data.corpus.truth() if run.data.tokenizer.byte_a_token else None
 
 
-def truth_of(trained: Trained, effort: Effort) -> Truth | None:
+def truth_of(trained: ModelWithText, effort: Effort) -> Truth | None:
     """What the source itself answers to the same questions; None where it is not known.
 
     The least bits per byte of any model, whatever the order in which it predicts; and, where a
@@ -73,7 +73,7 @@ class _OfRows(NamedTuple):
     probe_se: float | None
 
 
-def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
+def true_score(trained: ModelWithText, corpus: Hmm, effort: Effort) -> Score:
     """What a source of geometric lengths needs for the windows, each by itself.
 
     What a window holds of a document is distributed as a document is, but for its end; where
@@ -100,7 +100,9 @@ def true_score(trained: Trained, corpus: Hmm, effort: Effort) -> Score:
     return measure(nats_RL[None], windows.text, kind="exact", layout_RL=ends_RL)
 
 
-def _truth_of_rows(trained: Trained, effort: Effort, corpus: Hmm) -> tuple[Score, _OfRows]:
+def _truth_of_rows(
+    trained: ModelWithText, effort: Effort, corpus: Hmm
+) -> tuple[Score, _OfRows]:
     """The source's own score, and further truths, where rows are one document each."""
     blank = mask_prediction_of(trained.run.objective.predictions)
     oracle: Any = Oracle(corpus, trained.tokens.tokenizer.vocabulary)

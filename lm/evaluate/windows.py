@@ -11,7 +11,7 @@ from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.evaluate.bits import WindowText, text_of
 from lm.evaluate.layout import LayoutGiven, layout_nats
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Windows:
     corpus_digest: str
 
     @staticmethod
-    def of(trained: Trained, split: Split, number: int | None) -> "Windows":
+    def of(trained: ModelWithText, split: Split, number: int | None) -> "Windows":
         """The first window to the last, or `number` of them evenly spaced."""
         data, tokenizer = trained.run.data, trained.tokens.tokenizer
         there = n_rows(split, data.length)
@@ -88,7 +88,7 @@ class Windows:
         return same and self.corpus_digest == other.corpus_digest
 
 
-def place_of(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
+def place_of(trained: ModelWithText) -> Callable[[np.ndarray], jax.Array]:
     """Puts an array of rows on the devices, split as in training, filled up with zeros."""
     mesh = trained.program.mesh
 
@@ -102,7 +102,7 @@ def place_of(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
     return place
 
 
-def token_bytes(trained: Trained) -> np.ndarray:
+def token_bytes(trained: ModelWithText) -> np.ndarray:
     """UTF-8 bytes of each token."""
     return np.array([len(token) for token in trained.tokens.tokenizer.tokens])
 

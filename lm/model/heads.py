@@ -12,17 +12,17 @@ from lm.example import Example, Head
 def head_outputs(states_BLD: jax.Array, example: Example) -> tuple[jax.Array, jax.Array]:
     """What a model whose states these are answers by the head of an example, in its module.
 
-    States of the head's documents or tokens and the table that gives logits, as in `Outputs`.
+    States of the head's documents or tokens and the table that gives logits, as in `HeadTable`.
     """
     head = example.head
     assert head is not None
     if head.pool is not None:
         states_BLD = pooled(states_BLD, example.segments, example.targets.shape[1], head)
-    outputs: tuple[jax.Array, jax.Array] = Outputs(head, name=f"head_{head.name}")(states_BLD)
+    outputs: tuple[jax.Array, jax.Array] = HeadTable(head, name=f"head_{head.name}")(states_BLD)
     return outputs
 
 
-class Outputs(nn.Module):
+class HeadTable(nn.Module):
     """The table of a head, float32[C, D + 1]: its last column is the bias of each output."""
 
     head: Head

@@ -28,7 +28,7 @@ from lm.evaluate.scorers.base import nats_of
 from lm.evaluate.scoring import valid
 from lm.example import Batch, Vocabulary
 from lm.objectives import Base
-from lm.plan.found import HERE, Found, Moved, Speed, Step
+from lm.plan.found import HERE, Found, Moved, Speed, StepKind
 from lm.plan.hlo import Collective, Unreadable, work
 from lm.plan.measure import speed, step_seconds
 from lm.plan.network import axes_of, places_of, seconds_of
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True):
     slice: str
     """A name of lm.cost.chips, or `HERE`."""
     slices: int = 1
-    step: Step = "train"
+    step: StepKind = "train"
     quick: bool = False
     """Whether the compiler is to spare itself most optimizations."""
     measure: bool = False
@@ -112,7 +112,7 @@ def _vocabulary(run: Run) -> Vocabulary:
     )
 
 
-def _step(step: Step, program: Program) -> tuple[Any, Sequence[Any]]:
+def _step(step: StepKind, program: Program) -> tuple[Any, Sequence[Any]]:
     """A step, lowered, and its arguments."""
     run, mesh = program.run, program.mesh
     everywhere = _mesh.sharding(mesh)

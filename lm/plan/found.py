@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Step = Literal["train", "validate", "score"]
+StepKind = Literal["train", "validate", "score"]
 HERE = "cpu"
 """The slice that is this machine's own processor."""
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lm.plan.hlo_groups import members
 from lm.plan.hlo_products import convolution_flops, dot_flops
-from lm.plan.hlo_text import ENTRY, Computation, Instruction, Module, numbers, parse, sizes
+from lm.plan.hlo_text import ENTRY, Computation, HloModule, Instruction, numbers, parse, sizes
 
 
 class Collective(NamedTuple):
@@ -103,7 +103,7 @@ _BEGINS = "async-collective-start"
 class _Reader:
     """Walks a module from its entry, loops as often as they turn."""
 
-    def __init__(self, module: Module, devices: int) -> None:
+    def __init__(self, module: HloModule, devices: int) -> None:
         self.module = module
         self.devices = devices
         self.flops = self.flops_float32 = 0.0

@@ -46,15 +46,15 @@ class Computation(NamedTuple):
         )
 
 
-Module = dict[str, Computation]
+HloModule = dict[str, Computation]
 ENTRY = ""
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 
 
-def parse(text: str) -> Module:
+def parse(text: str) -> HloModule:
     """The computations of a program by their names, its entry also as `ENTRY`."""
-    module: Module = {}
+    module: HloModule = {}
     here: dict[str, Instruction] = {}
     for line in text.splitlines():
         if not line.startswith(" "):

@@ -19,7 +19,7 @@ from lm.model import Remat, Transformer
 from lm.objectives import Base
 from lm.plan.client import Compiler
 from lm.plan.compile import Request
-from lm.plan.found import HERE, Found, Step
+from lm.plan.found import HERE, Found, StepKind
 from lm.plan.machine import Machine
 from lm.run import Run, evaluation_steps, mesh_for, refuse_attention, steps, validate
 
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     mesh: dict[str, int]
     train: dict[Base, Found]
     """The training step of each objective of the run."""
-    others: dict[Step, Found]
+    others: dict[StepKind, Found]
     suggestions: dict[str, Found]
     """Changes, as overrides, with which a run that does not fit does."""
     tried: dict[str, Found]
@@ -92,7 +92,7 @@ def plan(
     machine: Machine,
     compiled: Compiler,
     *,
-    wanted: Iterable[Step] = get_args(Step),
+    wanted: Iterable[StepKind] = get_args(StepKind),
     quick: bool = False,
     measure: bool = False,
 ) -> Plan:
@@ -100,7 +100,7 @@ def plan(
     wanted = tuple(wanted)
     mesh = _mesh(run, machine)
 
-    def find(run: Run, objective: Base, step: Step) -> Found:
+    def find(run: Run, objective: Base, step: StepKind) -> Found:
         asked = _program(run, objective)
         timed = measure and step == "train"
         return compiled.find(
@@ -108,7 +108,7 @@ def plan(
         )
 
     train: dict[Base, Found] = {}
-    others: dict[Step, Found] = {}
+    others: dict[StepKind, Found] = {}
     if "train" in wanted:
         for part in run.objective.parts(steps(run), run.seed):
             train[part] = find(run, part, "train")

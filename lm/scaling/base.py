@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lm.scaling.laws import Parameters
+from lm.scaling.laws import LawValues
 from lm.scaling.table import Runs
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class Law(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, parameters: Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+    def evaluate(self, parameters: LawValues, known: Mapping[str, Any]) -> dict[str, Any]:
         """What is known of a point, and what the law adds; parameters may be draws of them.
 
         Raises ValueError where it says nothing from what is known.
         """
 
     @abstractmethod
-    def exponents(self, parameters: Parameters) -> dict[str, Any]:
+    def exponents(self, parameters: LawValues) -> dict[str, Any]:
         """How the best split of compute, and the loss, go with it: a, b, and of lines x."""
 
     @abstractmethod

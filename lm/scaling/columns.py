@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lm.scaling.table import Columns, DataError, Runs, column, numbers, parsed
+from lm.scaling.table import ColumnValues, DataError, Runs, column, numbers, parsed
 
 USUAL = {
     "loss": ("loss", "bits_per_byte", "validation_loss"),
@@ -22,7 +22,7 @@ _STANDS_IN = {
 
 
 def named(
-    columns: Columns, chosen: Mapping[str, str], needs: Sequence[str]
+    columns: ColumnValues, chosen: Mapping[str, str], needs: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """The column of each quantity, and what to say of those that were not chosen by name.
 
@@ -53,7 +53,7 @@ def named(
     return names, notes
 
 
-def _not_doubled(columns: Columns) -> np.ndarray:
+def _not_doubled(columns: ColumnValues) -> np.ndarray:
     """Whether each row is the first that is so in every column."""
     rows = list(zip(*(map(str, values) for values in columns.values()), strict=True))
     first: dict[tuple[str, ...], int] = {}
@@ -61,12 +61,12 @@ def _not_doubled(columns: Columns) -> np.ndarray:
 
 
 def runs_of(
-    columns: Columns,
+    columns: ColumnValues,
     names: Mapping[str, str],
     needs: Sequence[str],
     units: Mapping[str, float],
     of: str = "",
-) -> tuple[Runs, Columns, list[str]]:
+) -> tuple[Runs, ColumnValues, list[str]]:
     """The rows that have what a law needs, their columns, and what to say of the others.
 
     Rows are said by their places in these columns, and of what those are a part.
@@ -122,10 +122,10 @@ def runs_of(
 
 
 _KINDS = ("objective", "kind", "scorer", "corpus_digest", "tokenizer_digest")
-"""Columns that say what a loss is of: where rows differ in them, one law is of no run."""
+"""ColumnValues that say what a loss is of: where rows differ in them, one law is of no run."""
 
 
-def mixed(columns: Columns, rows_R: np.ndarray) -> list[str]:
+def mixed(columns: ColumnValues, rows_R: np.ndarray) -> list[str]:
     """What to say of rows of several kinds that are fit as one."""
     for name in _KINDS:
         values = columns.get(name)
@@ -183,13 +183,13 @@ def _of_6nd(runs: Runs) -> np.ndarray:
     return flops_R / (6 * params_R * tokens_R)
 
 
-def clusters(columns: Columns, name: str) -> np.ndarray:
+def clusters(columns: ColumnValues, name: str) -> np.ndarray:
     """A number for each row, alike where a column is alike."""
     _, cluster_R = np.unique(list(map(str, column(columns, name))), return_inverse=True)
     return cluster_R.ravel()
 
 
-def common_loss(variants: Sequence[Columns], labels: Sequence[str]) -> str | None:
+def common_loss(variants: Sequence[ColumnValues], labels: Sequence[str]) -> str | None:
     """The loss that both variants have: one's and another's do not compare.
 
     None, where neither has a usual one; DataError where each has others.
@@ -204,7 +204,7 @@ def common_loss(variants: Sequence[Columns], labels: Sequence[str]) -> str | Non
     return next((name for name in usual if all(name in each for each in has)), None)
 
 
-def kinds(variants: Sequence[Columns], labels: Sequence[str]) -> list[str]:
+def kinds(variants: Sequence[ColumnValues], labels: Sequence[str]) -> list[str]:
     """What to say where a variant's numbers are exact and the other's are bounds."""
     of_variant = [sorted(set(map(str, columns.get("kind", ())))) for columns in variants]
     if of_variant[0] == of_variant[1]:

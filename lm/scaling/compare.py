@@ -11,7 +11,7 @@ from lm.scaling.bootstrap import interval
 from lm.scaling.envelope import on_envelope
 from lm.scaling.fit import Fit
 from lm.scaling.power import Power, lines
-from lm.scaling.table import Columns, DataError, Runs
+from lm.scaling.table import ColumnValues, DataError, Runs
 
 BUDGETS = (
     "params",
@@ -31,7 +31,7 @@ BUDGETS = (
     "tokenizer_digest",
     "batches_digest",
 )
-"""Columns that a comparison may hold equal; those of results.csv among them."""
+"""ColumnValues that a comparison may hold equal; those of results.csv among them."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,9 @@ def mean_of_seeds(runs: Runs, seeds: Sequence[Any]) -> Runs:
 
 
 def held_equal(
-    first: Columns, second: Columns, names: Sequence[str] = BUDGETS
+    first: ColumnValues, second: ColumnValues, names: Sequence[str] = BUDGETS
 ) -> tuple[list[str], dict[str, float | None]]:
-    """Columns whose values are the same in both variants, and the ratio of medians of the
+    """ColumnValues whose values are the same in both variants, and the ratio of medians of the
     others.
 
     None, where they are no numbers. Values count once, and numbers that differ by less than a

@@ -77,7 +77,7 @@ class DataConstrained(Surface):
             newton_steps=100,
         )
 
-    def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+    def evaluate(self, parameters: laws.LawValues, known: Mapping[str, Any]) -> dict[str, Any]:
         if "unique" not in known:
             raise ValueError(
                 "--law data-constrained predicts with unique tokens: flops=..,unique=.."

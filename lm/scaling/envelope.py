@@ -7,24 +7,24 @@ import numpy as np
 
 from lm.scaling.bootstrap import resample
 from lm.scaling.fit import Fit, ranges_of
-from lm.scaling.power import Lines, line_doubts, lines
+from lm.scaling.power import LineLaw, line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
-Method = Literal["hull", "bins"]
-METHODS: tuple[Method, ...] = get_args(Method)
+EnvelopeMethod = Literal["hull", "bins"]
+METHODS: tuple[EnvelopeMethod, ...] = get_args(EnvelopeMethod)
 
 _BINS_A_DECADE = 10
 
 
 @dataclass(frozen=True)
-class Envelope(Lines):
+class Envelope(LineLaw):
     """N, D and L of the runs on the envelope as power laws of compute."""
 
     name = "envelope"
     needs = ("loss", "flops")
     methods = METHODS
 
-    method: Method = METHODS[0]
+    method: EnvelopeMethod = METHODS[0]
     """The lower convex hull, or the best of each bin of compute."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
@@ -62,7 +62,7 @@ class Envelope(Lines):
         )
 
 
-def on_envelope(flops_R: np.ndarray, loss_R: np.ndarray, method: Method) -> np.ndarray:
+def on_envelope(flops_R: np.ndarray, loss_R: np.ndarray, method: EnvelopeMethod) -> np.ndarray:
     """The rows on the envelope, by compute.
 
     Those of the lower convex hull in logarithms, or the best of each bin of compute; both end
@@ -113,7 +113,9 @@ def _law_of(runs: Runs, rows_R: np.ndarray) -> tuple[dict[str, float], float]:
     return parameters, objective
 
 
-def _draws(runs: Runs, method: Method, bootstrap: int, seed: int) -> dict[str, np.ndarray]:
+def _draws(
+    runs: Runs, method: EnvelopeMethod, bootstrap: int, seed: int
+) -> dict[str, np.ndarray]:
     """The law of each draw of clusters; where none are named, of sizes if there are five."""
     sizes_R = runs.params_R
     if runs.cluster_R is None and sizes_R is not None and len(np.unique(sizes_R)) >= 5:

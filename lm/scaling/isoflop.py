@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from lm.scaling.fit import Fit, ranges_of
-from lm.scaling.power import Lines, line_doubts, lines
+from lm.scaling.power import LineLaw, line_doubts, lines
 from lm.scaling.table import DataError, Runs
 
-Method = Literal["parabola", "local", "akima"]
-METHODS: tuple[Method, ...] = get_args(Method)
+IsoflopMethod = Literal["parabola", "local", "akima"]
+METHODS: tuple[IsoflopMethod, ...] = get_args(IsoflopMethod)
 """The first is the default, by a simulation: `experiments/benchmarks/isoflop_methods.py`."""
 
 _POINTS_OF_A_LOCAL_PARABOLA = 5
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Isoflop(Lines):
+class Isoflop(LineLaw):
     """N*, D* and L* of each budget as power laws of compute."""
 
     name = "isoflop"
@@ -48,7 +48,7 @@ class Isoflop(Lines):
     resamples = "residuals"
     methods = METHODS
 
-    method: Method = METHODS[0]
+    method: IsoflopMethod = METHODS[0]
     """How the minimum of a budget is found."""
     tolerance: float = 0.1
     """Runs whose compute differs by less than this fraction are of one budget."""
@@ -158,7 +158,7 @@ def budgets(runs: Runs, tolerance: float) -> list[np.ndarray]:
     return [np.array(rows) for rows in groups if len(np.unique(params_R[rows])) >= 3]
 
 
-def optimum(runs: Runs, method: Method, *, noise: float = 0.0) -> Budget | str:
+def optimum(runs: Runs, method: IsoflopMethod, *, noise: float = 0.0) -> Budget | str:
     """The size of least loss among and between the runs of a budget, or why there is none.
 
     parabola: through all runs. local: through the five around the best. akima: a smooth curve

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Parameters = Mapping[str, Any]
+LawValues = Mapping[str, Any]
 Convention = Literal["total", "non_embedding", "matmul"]
 """Which parameters N counts: all, all but the embedding's, or those of matrix products."""
 
@@ -33,7 +33,7 @@ MUENNIGHOFF = {
 """Repeated data: Muennighoff et al. 2023 (appendix A), unrounded."""
 
 
-def parametric_loss(parameters: Parameters, params: Any, tokens: Any) -> Any:
+def parametric_loss(parameters: LawValues, params: Any, tokens: Any) -> Any:
     """L = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, equation 2).
 
     >>> float(parametric_loss(HOFFMANN, 70e9, 1.4e12).round(4))
@@ -46,7 +46,7 @@ def parametric_loss(parameters: Parameters, params: Any, tokens: Any) -> Any:
     )
 
 
-def parametric_optimum(parameters: Parameters, flops: Any) -> tuple[Any, Any]:
+def parametric_optimum(parameters: LawValues, flops: Any) -> tuple[Any, Any]:
     """The N and D that minimize the loss under C = 6 N D (Hoffmann et al. 2022, equation 4).
 
     >>> "{:.3e} {:.3e}".format(*parametric_optimum(BESIROGLU, 5.76e23))
@@ -58,7 +58,7 @@ def parametric_optimum(parameters: Parameters, flops: Any) -> tuple[Any, Any]:
     return ratio * np.power(each, exponents["a"]), np.power(each, exponents["b"]) / ratio
 
 
-def parametric_exponents(parameters: Parameters) -> dict[str, Any]:
+def parametric_exponents(parameters: LawValues) -> dict[str, Any]:
     """N* ~ C^a and D* ~ C^b, with a = beta / (alpha + beta) and b = alpha / (alpha + beta).
 
     >>> round(parametric_exponents(HOFFMANN)["a"], 4)
@@ -68,7 +68,7 @@ def parametric_exponents(parameters: Parameters) -> dict[str, Any]:
     return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
 
 
-def data_constrained_loss(parameters: Parameters, params: Any, tokens: Any, unique: Any) -> Any:
+def data_constrained_loss(parameters: LawValues, params: Any, tokens: Any, unique: Any) -> Any:
     """The parametric loss of what size and data are worth when data repeat.
 
     Muennighoff et al. 2023 (equations 5 to 7): the k-th pass over data is worth less and less,
@@ -97,7 +97,7 @@ def effective_tokens(r_d: Any, tokens: Any, unique: Any) -> Any:
     return _worth(unique, tokens / unique - 1, r_d)
 
 
-def effective_params(parameters: Parameters, params: Any, unique: Any) -> Any:
+def effective_params(parameters: LawValues, params: Any, unique: Any) -> Any:
     """N', the same for parameters beyond the U_N that is best for the unique tokens."""
     ratio, alpha, beta = _log_ratio(parameters), parameters["alpha"], parameters["beta"]
     best = np.exp(beta / alpha * (np.log(unique) + ratio) + ratio)
@@ -105,9 +105,7 @@ def effective_params(parameters: Parameters, params: Any, unique: Any) -> Any:
     return _worth(enough, params / enough - 1, parameters["R_N"])
 
 
-def data_constrained_optimum(
-    parameters: Parameters, flops: Any, unique: Any
-) -> tuple[Any, Any]:
+def data_constrained_optimum(parameters: LawValues, flops: Any, unique: Any) -> tuple[Any, Any]:
     """The N and D that minimize the loss under C = 6 N D with so many unique tokens.
 
     Found by cutting a bracket in ln N (golden sections), as there is no closed form.
@@ -136,7 +134,7 @@ def data_constrained_optimum(
     return np.exp(log_params), np.exp(each - log_params)
 
 
-def power_optimum(parameters: Parameters, flops: Any) -> dict[str, Any]:
+def power_optimum(parameters: LawValues, flops: Any) -> dict[str, Any]:
     """What power laws of compute say of it: N = k_N C^a, D = k_D C^b, L = E + k_L C^-x.
 
     >>> found = power_optimum({"k_N": 0.1, "a": 0.5, "k_L": 20.0, "x": 0.05}, 1e20)
@@ -153,7 +151,7 @@ def power_optimum(parameters: Parameters, flops: Any) -> dict[str, Any]:
     return found
 
 
-def _log_ratio(parameters: Parameters) -> Any:
+def _log_ratio(parameters: LawValues) -> Any:
     """The log of G = (alpha A / (beta B))^(1 / (alpha + beta))."""
     alpha, beta = parameters["alpha"], parameters["beta"]
     coefficients = np.log(alpha * parameters["A"]) - np.log(beta * parameters["B"])

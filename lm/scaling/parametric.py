@@ -49,7 +49,7 @@ class Surface(Law):
     }
     minor = ("A", "B", "b")
 
-    def exponents(self, parameters: laws.Parameters) -> dict[str, Any]:
+    def exponents(self, parameters: laws.LawValues) -> dict[str, Any]:
         return laws.parametric_exponents(parameters)
 
     def place(self, point: Mapping[str, Any]) -> tuple[Any, Any] | None:
@@ -110,7 +110,7 @@ class Parametric(Surface):
             seed=seed,
         )
 
-    def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+    def evaluate(self, parameters: laws.LawValues, known: Mapping[str, Any]) -> dict[str, Any]:
         if "unique" in known:
             raise ValueError(
                 "--law parametric knows no unique tokens; use --law data-constrained"

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Lines(Law):
+class LineLaw(Law):
     """A law of lines: N, D and L as powers of one quantity."""
 
     minor = ("b", "k_N", "k_D", "k_L")
 
-    def exponents(self, parameters: laws.Parameters) -> dict[str, Any]:
+    def exponents(self, parameters: laws.LawValues) -> dict[str, Any]:
         return {name: parameters[name] for name in ("a", "b", "x") if name in parameters}
 
-    def evaluate(self, parameters: laws.Parameters, known: Mapping[str, Any]) -> dict[str, Any]:
+    def evaluate(self, parameters: laws.LawValues, known: Mapping[str, Any]) -> dict[str, Any]:
         if set(known) != {self.against}:
             raise ValueError(
                 f"this law predicts from {self.against} alone: {self.against}=1e21"
@@ -51,7 +51,7 @@ class Lines(Law):
 
 
 @dataclass(frozen=True)
-class Power(Lines):
+class Power(LineLaw):
     """L - E = k_L C^-x through all rows, and N = k_N C^a, D = k_D C^b where those are known."""
 
     name = "power"

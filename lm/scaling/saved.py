@@ -74,7 +74,7 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class Saved(msgspec.Struct):
+class SavedLaw(msgspec.Struct):
     """What `lm fit --json` writes of a law, as far as it is needed to predict."""
 
     parameters: dict[str, float]
@@ -90,11 +90,11 @@ class Saved(msgspec.Struct):
     warnings: list[str] = []
 
 
-class SavedFile(Saved, kw_only=True):
+class LawFile(SavedLaw, kw_only=True):
     """A file of it: one law, or several that stand in groups."""
 
     law: str
-    groups: dict[str, Saved] = {}
+    groups: dict[str, SavedLaw] = {}
 
 
 def read_law(path: Path, group: str | None) -> Fit:
@@ -102,12 +102,12 @@ def read_law(path: Path, group: str | None) -> Fit:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DataError(f"{path}: not a file")
     try:
-        saved = msgspec.json.decode(path.read_bytes(), type=SavedFile)
+        saved = msgspec.json.decode(path.read_bytes(), type=LawFile)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no file of lm fit --json: {error}") from None
-    law: Saved = saved
+    law: SavedLaw = saved
     names = ", ".join(saved.groups)
     if group is not None:
         if group not in saved.groups:

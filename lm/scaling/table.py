@@ -13,7 +13,7 @@ import numpy as np
 
 from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN
 
-Columns = Mapping[str, Sequence[Any]]
+ColumnValues = Mapping[str, Sequence[Any]]
 
 
 class DataError(ValueError):
@@ -109,7 +109,7 @@ def read(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def column(columns: Columns, name: str) -> Sequence[Any]:
+def column(columns: ColumnValues, name: str) -> Sequence[Any]:
     """A column; raises DataError with those that exist."""
     if name not in columns:
         # Loss for loss, and metrics.loss for loss, are near although their letters are not.
@@ -121,7 +121,7 @@ def column(columns: Columns, name: str) -> Sequence[Any]:
     return columns[name]
 
 
-def numbers(columns: Columns, name: str) -> np.ndarray:
+def numbers(columns: ColumnValues, name: str) -> np.ndarray:
     """A column of positive numbers; raises DataError with the first rows that hold none.
 
     >>> numbers({"loss": ["2.5", "-1"]}, "loss")
@@ -140,7 +140,7 @@ def numbers(columns: Columns, name: str) -> np.ndarray:
     return parsed_R
 
 
-def parsed(columns: Columns, name: str, unit: float = 1.0) -> np.ndarray:
+def parsed(columns: ColumnValues, name: str, unit: float = 1.0) -> np.ndarray:
     """A column's numbers above 0, in units of one, and nan where a row holds none.
 
     They may have thousands apart, a decimal comma, or the suffix k, M, B, G or T.
@@ -196,7 +196,7 @@ def unit_of(text: str) -> float:
     return value * times
 
 
-def groups(columns: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
+def groups(columns: ColumnValues, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Rows that are alike in these columns, by their values, in order of appearance.
 
     >>> found = groups({"model": ["a", "b", "a"], "seed": [0, 0, 0]}, ["model", "seed"])
@@ -272,7 +272,7 @@ def _no_doubles(names: Sequence[str], what: str) -> None:
 
 
 def _of_json(value: Any) -> dict[str, list[Any]]:
-    """Columns of a list of objects, or of what pandas writes, whatever its `orient`.
+    """ColumnValues of a list of objects, or of what pandas writes, whatever its `orient`.
 
     >>> by_column = {"loss": {"0": 3.5, "1": 3.0}}
     >>> split = {"columns": ["loss"], "index": [0, 1], "data": [[3.5], [3.0]]}
@@ -313,7 +313,7 @@ def _flat(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _of_rows(rows: Any) -> dict[str, list[Any]]:
-    """Columns of a list of objects; what an object lacks is None."""
+    """ColumnValues of a list of objects; what an object lacks is None."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError("is not a list of objects, a run each")
     rows = [_flat(row) for row in rows]

@@ -7,26 +7,26 @@ from typing import Any
 from lm.config import read_json
 from lm.results import compared
 from lm.run import same_result
-from lm.study.grid import Cell, size_text
+from lm.study.grid import StudyRun, size_text
 from lm.study.groups import Group
 from lm.train.directory import environments
 
-Rows = Mapping[str, Mapping[str, Cell]]
+RunsByGroup = Mapping[str, Mapping[str, StudyRun]]
 """Cells that are compared, by variant, in rows of one size (and seed) each, by its name."""
 
 
-def variant_rows(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
+def variant_rows(cells: Sequence[StudyRun]) -> dict[str, dict[str, StudyRun]]:
     """Cells that differ in the variant alone, by what else their names say."""
-    rows: dict[str, dict[str, Cell]] = {}
+    rows: dict[str, dict[str, StudyRun]] = {}
     for cell in cells:
         variant, _, rest = cell.name.partition("-")
         rows.setdefault(rest, {})[variant] = cell
     return rows
 
 
-def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, Cell]]:
+def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, StudyRun]]:
     """The runs that are compared: those of one size and one seed, by group."""
-    rows: dict[str, dict[str, Cell]] = {}
+    rows: dict[str, dict[str, StudyRun]] = {}
     for group in groups:
         for cell in group.cells:
             row = f"{size_text(group.size)}, seed {cell.run.seed}"
@@ -34,7 +34,7 @@ def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, Cell]]:
     return rows
 
 
-def violations(rows: Rows) -> tuple[str, ...]:
+def violations(rows: RunsByGroup) -> tuple[str, ...]:
     """Warnings about what was to be equal and is not."""
     broken = [check for check in checks_of(rows) if check["verdict"] == "no"]
     return tuple(
@@ -44,7 +44,7 @@ def violations(rows: Rows) -> tuple[str, ...]:
     )
 
 
-def missing(cells: Sequence[Cell]) -> tuple[str, ...]:
+def missing(cells: Sequence[StudyRun]) -> tuple[str, ...]:
     """A warning about runs that are not finished."""
     names = [cell.name for cell in cells if cell.result is None]
     if not names:
@@ -55,7 +55,7 @@ def missing(cells: Sequence[Cell]) -> tuple[str, ...]:
     )
 
 
-def checks_of(rows: Rows) -> list[dict[str, str]]:
+def checks_of(rows: RunsByGroup) -> list[dict[str, str]]:
     """What is to be equal between the runs of each row, whether it is, and the values."""
     finished = {name: [c for c in row.values() if c.result] for name, row in rows.items()}
     finished = {name: row for name, row in finished.items() if row}
@@ -96,7 +96,7 @@ def _verdict(equal: bool, compared: bool) -> str:
     return "yes" if compared else "one variant only"
 
 
-def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
+def made(study: str, cells: Sequence[StudyRun]) -> dict[str, str]:
     """The command, and what the run directories say about machine and data."""
     scale, *changed = re.split("-(?=[0-9a-f]{6}$)", cells[0].directory.parent.name)
     command = f"python -m experiments.{study} --scale {scale}"
@@ -104,7 +104,7 @@ def made(study: str, cells: Sequence[Cell]) -> dict[str, str]:
     return made | {key: _listed(values) for key, values in _circumstances(cells).items()}
 
 
-def mixed(cells: Sequence[Cell]) -> tuple[str, ...]:
+def mixed(cells: Sequence[StudyRun]) -> tuple[str, ...]:
     """Warnings about runs, or parts of one, that other code, devices or texts have made."""
     found = {
         key: values
@@ -131,7 +131,7 @@ def _count(number: Any) -> str:
     return f"{number:,}" if isinstance(number, int) else str(number)
 
 
-def _circumstances(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
+def _circumstances(cells: Sequence[StudyRun]) -> dict[str, dict[str, list[str]]]:
     """All that run directories say about machine, code and data: by key and value, which runs.
 
     A run that went on elsewhere, or by other code, has several values.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 from lm.train.trackers.jsonl import read_metrics
 
 
@@ -45,7 +45,7 @@ class Curve(NamedTuple):
         return float(np.exp(np.interp(*places)))
 
 
-def curve_of(cell: Cell, params: str = "params_non_embedding") -> Curve:
+def curve_of(cell: StudyRun, params: str = "params_non_embedding") -> Curve:
     """The curve of a finished run; `params` says which of its sizes."""
     assert cell.result is not None
     steps, losses = _logged(cell, "validation_loss")
@@ -65,7 +65,7 @@ class LossCurve(NamedTuple):
     validation: np.ndarray
 
 
-def losses_of(cell: Cell) -> LossCurve:
+def losses_of(cell: StudyRun) -> LossCurve:
     """The training and validation losses of a run."""
     steps, losses = _logged(cell, "loss")
     keep = 1 - 1 / max(1, len(losses) / 25)
@@ -76,7 +76,7 @@ def losses_of(cell: Cell) -> LossCurve:
     return LossCurve(steps, smooth, *_logged(cell, "validation_loss"))
 
 
-def _logged(cell: Cell, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _logged(cell: StudyRun, key: str) -> tuple[np.ndarray, np.ndarray]:
     records = [(r["step"], r[key]) for r in read_metrics(cell.directory) if key in r]
     steps, values = np.array(records).reshape(-1, 2).T
     return steps, values

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, 
 
 from lm.output.numbers import count
 from lm.study.curves import losses_of
-from lm.study.grid import Cell, Variant, parameters, size_text
+from lm.study.grid import StudyRun, Variant, parameters, size_text
 from lm.study.groups import BITS, PROBE, Group, Measure, all_results, by_size, gaps, of_variant
 from lm.study.report.figures import (
     BLUE,
@@ -206,7 +206,7 @@ def bits_figure(
 
 
 @styled()
-def loss_figure(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> Figure | None:
+def loss_figure(cells: Sequence[StudyRun], variants: Mapping[str, Variant]) -> Figure | None:
     """Training and validation loss against tokens and FLOPs; None if nothing was trained."""
     figure, (left, right) = panels(2, height=3.3, sharey=True)
     lowest, highest = math.inf, -math.inf

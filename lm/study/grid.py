@@ -19,7 +19,7 @@ from lm.study.report.figures import BLUE, GREEN, VERMILLION
 from lm.study.report.values import Row
 
 
-class Cell(NamedTuple):
+class StudyRun(NamedTuple):
     """One run of a study and what came of it."""
 
     name: str
@@ -45,7 +45,7 @@ GPT_AND_BERTS = {"causal": GPT, "masked15": BERT, "any_order": ANY_ORDER}
 """By the name that the runs' names begin with."""
 
 
-def variant_of(cell: Cell) -> str:
+def variant_of(cell: StudyRun) -> str:
     """The name of a run's variant."""
     return cell.name.split("-")[0]
 

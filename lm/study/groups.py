@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import scipy.stats
 
-from lm.evaluate.bits import Sums, sums_se
+from lm.evaluate.bits import DocumentSums, sums_se
 from lm.objectives import Objective
 from lm.output.numbers import decimals, percent
 from lm.run import Run
-from lm.study.grid import Cell, Variant, parameters, size_text, variant_of
+from lm.study.grid import StudyRun, Variant, parameters, size_text, variant_of
 from lm.study.report.values import Row
 
 
@@ -20,18 +20,18 @@ class Measure(NamedTuple):
     """A number of a result, and where its sums by document are."""
 
     key: str
-    by_document: Callable[[Row], Sums | None]
+    by_document: Callable[[Row], DocumentSums | None]
     better: int
     """-1 if less is better."""
     show: Callable[[float], str]
 
 
-def _bits(result: Row) -> Sums | None:
+def _bits(result: Row) -> DocumentSums | None:
     nats, sizes = result.get("document_nats"), result.get("document_bytes")
     return ([each / math.log(2) for each in nats], sizes) if nats and sizes else None
 
 
-def _right(result: Row) -> Sums | None:
+def _right(result: Row) -> DocumentSums | None:
     probe = result.get("probe")
     return (probe["document_right"], probe["document_tokens"]) if probe else None
 
@@ -49,7 +49,7 @@ class Group(NamedTuple):
     size: int
     budget: str
     """The part of the name that says what was held equal: d200k, f3.1e11."""
-    cells: tuple[Cell, ...]
+    cells: tuple[StudyRun, ...]
 
     @property
     def run(self) -> Run:
@@ -136,9 +136,9 @@ class Group(NamedTuple):
         return _both(self.seeds_se(measure.key), self.text_se(measure))
 
 
-def groups_of(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> dict[str, Group]:
+def groups_of(cells: Sequence[StudyRun], variants: Mapping[str, Variant]) -> dict[str, Group]:
     """Groups with a finished run by name, in the order of their first runs."""
-    found: dict[Run, list[Cell]] = {}
+    found: dict[Run, list[StudyRun]] = {}
     for cell in cells:
         found.setdefault(msgspec.structs.replace(cell.run, seed=0), []).append(cell)
     groups = {}
@@ -155,7 +155,7 @@ def groups_of(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> dict[st
     return groups
 
 
-def results_of(cells: Sequence[Cell]) -> list[Row]:
+def results_of(cells: Sequence[StudyRun]) -> list[Row]:
     """The results of those that are finished."""
     return [cell.result for cell in cells if cell.result is not None]
 
@@ -242,7 +242,7 @@ def _spread(groups: Sequence[Group], measure: Measure) -> tuple[float | None, in
     return math.sqrt(float((rest_GS**2).sum()) / freedom), freedom
 
 
-def _sums(group: Group, seeds: Iterable[int], measure: Measure) -> list[Sums]:
+def _sums(group: Group, seeds: Iterable[int], measure: Measure) -> list[DocumentSums]:
     found = (measure.by_document(group.results[seed]) for seed in seeds)
     return [sums for sums in found if sums is not None]
 

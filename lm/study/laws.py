@@ -11,7 +11,7 @@ from lm.scaling.compare import Comparison, held_equal
 from lm.scaling.fit import Fit, Interval, band
 from lm.scaling.plots import comparison_figure, figure_of
 from lm.scaling.table import DataError, Runs
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 from lm.study.report.figures import styled
 from lm.study.report.values import Plot, Row
 from lm.study.sentences import together
@@ -141,7 +141,7 @@ class Trials(NamedTuple):
         return text + (", at the edge of what was tried." if edge else ".")
 
 
-def trials_of(cells: Sequence[Cell], what: str, used: float) -> Trials:
+def trials_of(cells: Sequence[StudyRun], what: str, used: float) -> Trials:
     """The trials of a learning rate, from the runs that make them."""
     found = {
         cell.run.optimizer.learning_rate: float(cell.result["bits_per_byte"])

@@ -35,7 +35,7 @@ from lm.run import (
     same_result,
     validate,
 )
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 from lm.study.report import write as report
 from lm.train.directory import other_settings
 from lm.train.lock import only_writer
@@ -180,10 +180,10 @@ def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
     console.print(str(page), highlight=False, soft_wrap=True)
 
 
-def results(runs: dict[str, Run], directory: Path) -> list[Cell]:
+def results(runs: dict[str, Run], directory: Path) -> list[StudyRun]:
     """All runs, with the results of those that are finished."""
     return [
-        Cell(name, run, _result(run, directory / name), directory / name)
+        StudyRun(name, run, _result(run, directory / name), directory / name)
         for name, run in runs.items()
     ]
 

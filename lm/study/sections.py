@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from lm.data import Hmm, Stdlib, Tfds
 from lm.output.numbers import count, decimals, percent
 from lm.run import Run
-from lm.study.checks import Rows, made, missing, mixed, seed_rows, violations
+from lm.study.checks import RunsByGroup, made, missing, mixed, seed_rows, violations
 from lm.study.figures import Lines, fractions_figure, probe_figure
-from lm.study.grid import Cell, size_text, variant_of
+from lm.study.grid import StudyRun, size_text, variant_of
 from lm.study.groups import Group, all_results
 from lm.study.laws import Trials
 from lm.study.report.values import (
-    Block,
     Column,
+    Content,
     Guesses,
     Place,
     Plot,
@@ -37,14 +37,14 @@ BARS = (
 EQUAL = "What was held equal, and what was not"
 
 
-def section(heading: str, *blocks: Block | None) -> Section | None:
+def section(heading: str, *blocks: Content | None) -> Section | None:
     """A section of the blocks that there are; None if there are none."""
     found = tuple(block for block in blocks if block is not None)
     return Section(heading, found) if found else None
 
 
 def figure_section(
-    heading: str, name: str, figure: Figure | None, caption: str, *blocks: Block | None
+    heading: str, name: str, figure: Figure | None, caption: str, *blocks: Content | None
 ) -> Section | None:
     """A section of a figure and what stands before it; None if there is none to draw."""
     return section(heading, *blocks, Plot(name, figure, caption)) if figure else None
@@ -52,7 +52,7 @@ def figure_section(
 
 def report_of(
     study: ModuleType,
-    cells: Sequence[Cell],
+    cells: Sequence[StudyRun],
     groups: Sequence[Group] = (),
     *,
     title: str,
@@ -60,7 +60,7 @@ def report_of(
     details: Sequence[str] | None = None,
     table: Table,
     sections: Sequence[Section | None],
-    compared: Rows | None = None,
+    compared: RunsByGroup | None = None,
     warnings: Sequence[str] = (),
 ) -> Report:
     """The report of a study, with what is missing, mixed or not equal at its top.
@@ -102,7 +102,7 @@ def equal_section(groups: Sequence[Group], reference: Group, *blocks: str | Tabl
     )
 
 
-def limits(cells: Sequence[Cell], groups: Sequence[Group], *more: str) -> Section:
+def limits(cells: Sequence[StudyRun], groups: Sequence[Group], *more: str) -> Section:
     """What the result does and does not show, from what was trained."""
     run, sizes = cells[0].run, sorted({group.size for group in groups})
     seeds = sorted({len(group.results) for group in groups})

@@ -6,14 +6,14 @@ from typing import Any
 from lm.output.numbers import count, decimals, duration, percent, power
 from lm.scaling.fit import Fit
 from lm.scaling.table import DataError
-from lm.study.checks import Rows, checks_of
-from lm.study.grid import Cell, size_text
+from lm.study.checks import RunsByGroup, checks_of
+from lm.study.grid import StudyRun, size_text
 from lm.study.groups import BITS, PROBE, Gap, Group, gaps
 from lm.study.laws import Trials
 from lm.study.report.values import Column, Table, column_of
 from lm.study.sentences import exponent_text, short_text, signed
 
-Fits = Mapping[str, Fit | DataError]
+FitsByName = Mapping[str, Fit | DataError]
 """Laws by what they are of, or why there is none yet."""
 
 
@@ -155,7 +155,7 @@ def scores_table(groups: Sequence[Group], caption: str) -> Table:
     return Table(columns, rows, caption)
 
 
-def equal_table(rows: Rows, between: str = "between the variants of a size") -> Table:
+def equal_table(rows: RunsByGroup, between: str = "between the variants of a size") -> Table:
     """What was to be equal between the variants, and whether it is."""
     columns = (
         Column("what", between),
@@ -169,7 +169,7 @@ def equal_table(rows: Rows, between: str = "between the variants of a size") -> 
     return Table(columns, checks_of(rows), caption)
 
 
-def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
+def runs_table(cells: Sequence[StudyRun], caption: str, *columns: Column) -> Table:
     """All finished runs, a row each; `columns` stand before the usual ones."""
     rows = [{"run": cell.name, **cell.result} for cell in cells if cell.result is not None]
     usual = (
@@ -180,7 +180,7 @@ def cells_table(cells: Sequence[Cell], caption: str, *columns: Column) -> Table:
     return Table((Column("run", "run"), *columns, *usual), rows, caption)
 
 
-def laws_table(fits: Fits, caption: str, what: str = "law") -> Table:
+def laws_table(fits: FitsByName, caption: str, what: str = "law") -> Table:
     """A row a fit: its exponents with their 95% intervals, and how many rows it stands on."""
     titles = {"a": "a (N* ~ C^a)", "b": "b (D* ~ C^b)", "x": "x (L* ~ C^−x)"}
     known = [fit.exponents for fit in fits.values() if isinstance(fit, Fit)]
@@ -193,7 +193,7 @@ def laws_table(fits: Fits, caption: str, what: str = "law") -> Table:
 
 
 def parameters_table(
-    fits: Fits, names: Sequence[str], caption: str, what: str = "law"
+    fits: FitsByName, names: Sequence[str], caption: str, what: str = "law"
 ) -> Table:
     """A row a fit: these parameters with their 95% intervals."""
 
@@ -204,7 +204,7 @@ def parameters_table(
 
 
 def _fits_table(
-    fits: Fits,
+    fits: FitsByName,
     names: Mapping[str, str],
     show: Callable[[Fit, str], str | None],
     runs: str,
@@ -231,7 +231,7 @@ def _fits_table(
     return Table(columns, rows, caption)
 
 
-def doubts_table(fits: Fits, caption: str) -> Table | None:
+def doubts_table(fits: FitsByName, caption: str) -> Table | None:
     """Everything that the fits warn of, in their own words; None if nothing."""
     rows = [
         {"what": title, "doubt": doubt}

@@ -43,7 +43,7 @@ from lm.train.step import Program, prepare
 
 
 @dataclass(frozen=True)
-class Trained:
+class ModelWithText:
     """A trained model with what is needed to use it, and the corpus it was trained on."""
 
     run: Run
@@ -83,12 +83,12 @@ class LoadedModel:
         return Artifact(card, self.tokenizer, as_tree(params))
 
 
-def load(directory: Path) -> Trained:
+def load_run(directory: Path) -> ModelWithText:
     """The model of a run directory, from its newest intact checkpoint, and its corpus."""
     run = validate(read_run(directory))
     tokens = open_run_tokens(run, directory)
     there = _of_run(run, directory, tokens.tokenizer, corpus_digest=tokens.corpus_digest)
-    return Trained(there.run, tokens, there.program, there.params)
+    return ModelWithText(there.run, tokens, there.program, there.params)
 
 
 def load_model(path: Path | str) -> LoadedModel:

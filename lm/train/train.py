@@ -27,7 +27,7 @@ from lm.run import (
     validate,
 )
 from lm.train.directory import checkpoints_of, finished_result, open_run_tokens
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 from lm.train.lock import only_writer
 from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
@@ -37,10 +37,10 @@ from lm.train.stops import stop_requests
 from lm.train.trackers import check as check_trackers
 from lm.train.validation import check_targets
 
-Evaluator = Callable[[Trained], Evaluation | None]
+EvaluateAtEnd = Callable[[ModelWithText], Evaluation | None]
 """What a trained model is asked at the end."""
 
-EvaluatorDuring = Callable[[Trained], Mapping[str, float | str]]
+EvaluateDuring = Callable[[ModelWithText], Mapping[str, float | str]]
 """What a model is asked at each validation, on every host: metrics by name."""
 
 
@@ -48,8 +48,8 @@ def train_run(
     run: Run,
     directory: Path,
     *,
-    evaluate: Evaluator | None = None,
-    evaluate_during: EvaluatorDuring | None = None,
+    evaluate: EvaluateAtEnd | None = None,
+    evaluate_during: EvaluateDuring | None = None,
     label: str = "",
 ) -> Result:
     """Trains a run in `directory`, from its newest checkpoint if it has one.
@@ -109,7 +109,7 @@ def train_run(
         result = Result(
             costs=_costs(counted, tokens, seen, progress),
             training=_training(run, tokens, state, progress, begun),
-            evaluation=evaluate and evaluate(Trained(run, tokens, program, state.params)),
+            evaluation=evaluate and evaluate(ModelWithText(run, tokens, program, state.params)),
         )
         if hosts.is_first():
             check()
@@ -118,12 +118,12 @@ def train_run(
 
 
 def _of_parameters(
-    evaluate: EvaluatorDuring | None, run: Run, tokens: Tokens, program: Program
+    evaluate: EvaluateDuring | None, run: Run, tokens: Tokens, program: Program
 ) -> Callable[[Any], Mapping[str, float | str]] | None:
     """An evaluator as a function of the parameters alone."""
     if evaluate is None:
         return None
-    return lambda params: evaluate(Trained(run, tokens, program, params))
+    return lambda params: evaluate(ModelWithText(run, tokens, program, params))
 
 
 def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:

@@ -18,7 +18,7 @@ from lm.distributed.mesh import Mesh
 from lm.evaluate.evaluate import evaluate
 from lm.evaluate.passage import says
 from lm.evaluate.probe.labels import probe_of
-from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.fixed_order import FixedOrder
 from lm.evaluate.scoring import FRACTIONS, Effort, score_of, sees, valid
@@ -40,7 +40,7 @@ from lm.objectives import (
 )
 from lm.optimizer import Adamw
 from lm.run import Run
-from lm.train.load import Trained, load
+from lm.train.load import ModelWithText, load_run
 from lm.train.step import prepare
 from lm.train.train import train_run
 
@@ -85,17 +85,17 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def causal(run, tmp_path_factory) -> Trained:
+def causal(run, tmp_path_factory) -> ModelWithText:
     directory = tmp_path_factory.mktemp("runs") / "causal"
     train_run(run, directory)
-    return load(directory)
+    return load_run(directory)
 
 
 @pytest.fixture(scope="module")
-def masked(run, tmp_path_factory) -> Trained:
+def masked(run, tmp_path_factory) -> ModelWithText:
     directory = tmp_path_factory.mktemp("runs") / "masked"
     train_run(override(run, ["objective.type=masked"]), directory)
-    return load(directory)
+    return load_run(directory)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_firs
 )
 def test_a_model_is_asked_what_it_was_trained_to_predict(objective, names, attention_mask):
     """Fails if a scorer is missing, is not valid, or a shifted model is asked at the place."""
-    trained = Trained(Run(objective=objective), None, None, None)
+    trained = ModelWithText(Run(objective=objective), None, None, None)
     there = valid(trained.run)
     assert list(there) == names
     assert {scorer.prediction for scorer in there.values()} <= objective.predictions
@@ -241,7 +241,7 @@ def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, name
     run = override(run, changes)
     tokens = open_tokens(run.data)
     program = prepare(run, tokens.tokenizer.vocabulary, mesh.make(Mesh()))
-    trained = Trained(run, tokens, program, program.init().params)
+    trained = ModelWithText(run, tokens, program, program.init().params)
     found = evaluate(trained, Effort(rows=9, curve_rows=3, orders=2, probe_tokens=60))
     json.dumps(msgspec.to_builtins(found), allow_nan=False)
     assert list(found["scores"]) == names
@@ -267,7 +267,7 @@ def test_a_model_of_another_kind_is_evaluated_whole(run, changes, headline, name
 def test_masks_are_drawn_until_their_error_is_small_enough(causal, masked):
     """Fails if replicates repeat the first ones, too few are added, or there is no end."""
     windows = Windows.of(masked, masked.tokens.validation, None)
-    scorer = AnyOrder(samples=4)
+    scorer = AnyOrderBound(samples=4)
     few = score_of(masked, scorer, windows, replicates=2)
     asked = few.mc_se / 2
     more = score_of(masked, scorer, windows, replicates=2, mc_se=asked)
@@ -335,7 +335,7 @@ def test_the_probe_reads_roles_in_python_and_is_silent_elsewhere(
     prose = override(run, [f'data.corpus.paths=["{tmp_path}/*.txt"]'])
     tokens = open_tokens(prose.data)
     program = prepare(prose, tokens.tokenizer.vocabulary, mesh.make(Mesh()))
-    assert probe_of(Trained(prose, tokens, program, program.init().params), 2000) is None
+    assert probe_of(ModelWithText(prose, tokens, program, program.init().params), 2000) is None
 
 
 @pytest.mark.parametrize("variant", ["causal", "masked"])
@@ -360,7 +360,7 @@ def test_what_a_model_says_is_about_the_passage(variant, request):
         assert_masked(trained, said)
 
 
-def assert_masked(trained: Trained, said) -> None:
+def assert_masked(trained: ModelWithText, said) -> None:
     """The same is said where other tokens stand at the places."""
     split = trained.tokens.validation
     document = split.ids.index(said["document"])
@@ -391,7 +391,7 @@ def assert_masked(trained: Trained, said) -> None:
     ("variant", "scorer"),
     [
         ("causal", ChainRule()),
-        ("masked", AnyOrder(4)),
+        ("masked", AnyOrderBound(4)),
         ("masked", FixedOrder("random", block=16)),
     ],
 )
@@ -402,7 +402,7 @@ def test_eight_devices_score_as_one_does(variant, scorer, request):
     one = prepare(
         trained.run, tokens.tokenizer.vocabulary, mesh.make(Mesh(), jax.devices()[:1])
     )
-    alone = Trained(trained.run, tokens, one, jax.device_get(trained.params))
+    alone = ModelWithText(trained.run, tokens, one, jax.device_get(trained.params))
     windows = Windows.of(trained, tokens.validation, 13)
     here, there = (score_of(t, scorer, windows, replicates=2) for t in (trained, alone))
     assert here.bits_per_byte == pytest.approx(there.bits_per_byte, rel=1e-4)

@@ -11,7 +11,7 @@ from lm.evaluate.evaluators import EVALUATORS, evaluate_during
 from lm.evaluate.scoring import score_by, valid
 from lm.model import Transformer
 from lm.run import Run
-from lm.train.load import load
+from lm.train.load import load_run
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 
@@ -58,9 +58,9 @@ def test_bits_per_byte_is_a_curve_beside_the_loss(run, tmp_path, objective):
     assert asked == quiet
     costs = [r for r in read_metrics(tmp_path / "asked") if "evaluation_seconds" in r]
     assert [r["step"] for r in costs] == [4, 8]
-    trained = load(tmp_path / "asked")
+    trained = load_run(tmp_path / "asked")
     np.testing.assert_array_equal(
-        *(jax.tree.leaves(load(tmp_path / name).params)[0] for name in ("asked", "plain"))
+        *(jax.tree.leaves(load_run(tmp_path / name).params)[0] for name in ("asked", "plain"))
     )
     effort = Effort(rows=5, replicates=1)
     scorer = next(iter(valid(run, effort).values()))

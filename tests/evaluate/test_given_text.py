@@ -16,7 +16,7 @@ from lm.evaluate.scoring import score_by, valid
 from lm.model import Transformer
 from lm.objectives import Causal, Masked
 from lm.run import Run
-from lm.train.load import load, load_model, save_model
+from lm.train.load import load_model, load_run, save_model
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def folder(tmp_path_factory):
 
 def test_held_out_text_given_as_files_scores_as_held_out(folder):
     """Fails if windows, bytes or the layout of given files are other than of a corpus."""
-    trained = load(folder / "gpt")
+    trained = load_run(folder / "gpt")
     split = trained.tokens.validation
     files = []
     for number in range(len(split.ids)):
         files.append(folder / f"held-out-{number}.txt")
         files[-1].write_text(split.text(number))
     for kind in ("gpt", "bert"):
-        own = load(folder / kind)
+        own = load_run(folder / kind)
         for name, scorer in valid(own.run).items():
             if scorer.only_by_name:
                 continue

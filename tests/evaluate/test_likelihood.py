@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.evaluate.bits import WindowText, measure
 from lm.evaluate.scorers import base as scorers
-from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import refuses
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.curve import MaskFractions
@@ -26,7 +26,7 @@ ORDERS = ("left to right", "random", "most confident first")
 SCORERS = [
     ChainRule(),
     BehindSentinel(),
-    AnyOrder(samples=2),
+    AnyOrderBound(samples=2),
     Pseudo(samples=2),
     MaskFractions((0.5, 0.5), prediction="masked before"),
     FixedOrder("random"),
@@ -259,7 +259,7 @@ def test_any_order_expectation_is_the_mean_over_orders(
     assert spread > 3  # the orders disagree, so that a wrong weighting shows
     tokens = np.tile(np.array(row, np.int32), (copies, 1))
     estimate = score(
-        AnyOrder(samples, prediction),
+        AnyOrderBound(samples, prediction),
         module,
         params,
         [(tokens, np.ones_like(tokens))],
@@ -285,7 +285,7 @@ def test_any_order_bounds_the_mixture_over_orders(module, params, vocabulary):
     windows = [(tokens, np.ones_like(tokens))]
     bound, written = (
         score(scorer, module, params, windows, vocabulary=vocabulary)[0].sum(1)
-        for scorer in (AnyOrder(), FixedOrder("random"))
+        for scorer in (AnyOrderBound(), FixedOrder("random"))
     )
     for found in (bound, written):
         se = found.std(ddof=1) / math.sqrt(len(found))
@@ -307,7 +307,7 @@ def test_mask_error_is_calibrated(module, params, vocabulary):
     z = []
     for seed in range(40):
         nats = score(
-            AnyOrder(samples=1),
+            AnyOrderBound(samples=1),
             module,
             params,
             [(tokens, np.ones_like(tokens))],
@@ -424,7 +424,7 @@ def test_rows_may_be_spread_over_devices(module, params, vocabulary):
 
     tokens, segments = strings(2)
     windows = [(tokens, segments)]
-    there = score(AnyOrder(), module, params, windows, vocabulary=vocabulary, place=place)
-    here = score(AnyOrder(), module, params, windows, vocabulary=vocabulary)
+    there = score(AnyOrderBound(), module, params, windows, vocabulary=vocabulary, place=place)
+    here = score(AnyOrderBound(), module, params, windows, vocabulary=vocabulary)
     np.testing.assert_allclose(there, here, rtol=1e-5)
     assert placed == [(16, 3), (16, 3), (16,)]

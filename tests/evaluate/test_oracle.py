@@ -10,7 +10,7 @@ import pytest
 from lm.data import Bytes, Hmm, open_tokenizer
 from lm.data.sources.hmm import ALPHABET
 from lm.evaluate.oracle import Oracle
-from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.curve import MaskFractions
@@ -74,7 +74,7 @@ def test_what_it_says_of_masked_tokens_is_forward_backward(scorer, symbols, wind
 def test_its_any_order_bound_is_tight(symbols, windows):
     """Fails if the bound is biased: for the source all orders agree, so it is no bound but -log
     p itself."""
-    found = nats(AnyOrder(samples=8), windows, replicates=40).mean(1).sum((1, 2))
+    found = nats(AnyOrderBound(samples=8), windows, replicates=40).mean(1).sum((1, 2))
     exact = -SOURCE.source().log_probability(symbols).sum()
     error = float(found.std(ddof=1)) / math.sqrt(len(found))
     assert error < 0.01 * exact

@@ -12,7 +12,7 @@ from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.objectives import Objective
 from lm.run import Run, evaluation_steps
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 
 Law = Callable[[float, float], float]
 """Loss by parameters in matrix products and tokens."""
@@ -82,7 +82,7 @@ def result_of(
     } | other
 
 
-def cell(name: str, run: Run, law: Law, directory: Path) -> Cell:
+def cell(name: str, run: Run, law: Law, directory: Path) -> StudyRun:
     """A finished run with the losses of a law, at its end and where it was validated."""
     params = ledger.parameters(run, vocabulary_size(run.data.tokenizer)).matmul
     result = result_of(run, 1.0)
@@ -96,4 +96,4 @@ def cell(name: str, run: Run, law: Law, directory: Path) -> Cell:
     text = "".join(json.dumps(record) + "\n" for record in records)
     (directory / name / "metrics.jsonl").write_text(text)
     result |= {"bits_per_byte": loss, "validation_loss": loss}
-    return Cell(name, run, result, directory / name)
+    return StudyRun(name, run, result, directory / name)

@@ -18,7 +18,7 @@ from lm.study.analyses.growth import gains_of
 from lm.study.analyses.races import Race
 from lm.study.analyses.repeats import best_so_far, law_of
 from lm.study.curves import Curve
-from lm.study.grid import GPT, Cell
+from lm.study.grid import GPT, StudyRun
 from lm.study.groups import BITS, groups_of
 from lm.study.laws import difference_of
 from lm.study.report import write as report
@@ -29,7 +29,7 @@ Bits = Callable[[str, Run], float]
 """Bits per byte of a variant's run."""
 
 
-def cells_of(study: Any, tmp_path: Path, bits: Bits, noise: float = 0.001) -> list[Cell]:
+def cells_of(study: Any, tmp_path: Path, bits: Bits, noise: float = 0.001) -> list[StudyRun]:
     """The study's laptop runs, all finished, with noise that is the same every time."""
     draw = np.random.default_rng(0)
     cells = []
@@ -37,7 +37,7 @@ def cells_of(study: Any, tmp_path: Path, bits: Bits, noise: float = 0.001) -> li
         variant = name.split("-")[0]
         measured = bits(variant, run) * (1 + noise * draw.normal())
         result = result_of(run, measured, truth={"bits_per_byte": 2.3})
-        cells.append(Cell(name, run, result, tmp_path / "laptop" / name))
+        cells.append(StudyRun(name, run, result, tmp_path / "laptop" / name))
     return cells
 
 
@@ -151,7 +151,7 @@ def test_new_text_is_new_and_repeats_begin_with_it():
 # bigger_learns_faster
 
 
-def write_curves(cells: list[Cell], exponent: float, stuck: str = "") -> list[Cell]:
+def write_curves(cells: list[StudyRun], exponent: float, stuck: str = "") -> list[StudyRun]:
     """Curves that depend on D N^exponent alone; those of the stuck run stop early."""
     for cell in cells:
         assert cell.result is not None

@@ -9,7 +9,7 @@ from experiments import isoflop
 from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.scaling.laws import parametric_loss
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 from tests.experiments.results import cell
 
 LAW = {"E": 0.0, "A": 22.0, "B": 72.0, "alpha": 0.3, "beta": 0.3}
@@ -18,7 +18,7 @@ HANDICAP = 3.0
 """How many times the compute the BERT is given for the same loss."""
 
 
-def _cells(directory) -> list[Cell]:
+def _cells(directory) -> list[StudyRun]:
     found = []
     for name, run in isoflop.runs("laptop").items():
         masked = name.startswith("masked")
@@ -35,7 +35,7 @@ def _cells(directory) -> list[Cell]:
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory) -> list[Cell]:
+def cells(tmp_path_factory) -> list[StudyRun]:
     return _cells(tmp_path_factory.mktemp("runs"))
 
 

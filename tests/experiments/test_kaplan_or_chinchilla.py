@@ -6,7 +6,7 @@ from experiments import kaplan_or_chinchilla as study
 from lm.run import steps
 from lm.scaling.laws import parametric_loss
 from lm.study.curves import curve_of
-from lm.study.grid import Cell, matmul_parameters
+from lm.study.grid import StudyRun, matmul_parameters
 from tests.experiments.results import cell
 
 LAW = {"E": 2.0, "A": 60.0, "B": 172.0, "alpha": 0.3, "beta": 0.3}
@@ -18,7 +18,7 @@ def _law(params: float, tokens: float) -> float:
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory) -> list[Cell]:
+def cells(tmp_path_factory) -> list[StudyRun]:
     directory = tmp_path_factory.mktemp("runs")
     return [cell(name, run, _law, directory) for name, run in study.runs("laptop").items()]
 

@@ -227,7 +227,7 @@ def test_a_plan_is_of_the_programs_that_run():
     assert len(set(slice_of.values())) == machines.find_machine("h100-4", 2).groups == 2
 
 
-@pytest.mark.parametrize("step", get_args(compiled.Step))
+@pytest.mark.parametrize("step", get_args(compiled.StepKind))
 def test_what_kernels_do_is_planned_too(tpu, step):
     """Fails if their FLOPs, which no compiler counts, are forgotten or are there twice."""
     machine, there = tpu

@@ -13,7 +13,7 @@ from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.evaluate import bits as scores
 from lm.run import validate
-from lm.study.grid import Cell, variant_of
+from lm.study.grid import StudyRun, variant_of
 from lm.study.groups import BITS, PROBE, best_of, gaps, groups_of
 from lm.study.report import write as report
 from lm.study.sentences import winner
@@ -33,7 +33,7 @@ def _few_resamples(monkeypatch):
 
 def cells_of(
     study: Any, tmp_path: Path, bits: dict[str, list[float]], scale: str = "laptop"
-) -> list[Cell]:
+) -> list[StudyRun]:
     """The study's runs; variants that are named need these bits per byte, a number for a
     seed.
     """
@@ -44,7 +44,7 @@ def cells_of(
         if run.seed < len(values):
             value = values[run.seed]
             result = result_of(run, value, probe=0.9 - 0.1 * value)
-        cells.append(Cell(name, run, result, tmp_path / "laptop" / name))
+        cells.append(StudyRun(name, run, result, tmp_path / "laptop" / name))
     return cells
 
 

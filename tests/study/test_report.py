@@ -16,7 +16,7 @@ import pytest
 
 from experiments import bert_vs_gpt
 from lm.run import Run, same_result, steps, validate
-from lm.study.grid import Cell, parameters
+from lm.study.grid import StudyRun, parameters
 from lm.study.report import write as report
 from lm.study.report.page import LONG, page_of
 from lm.study.report.values import Column, Guesses, Place, Report, Section, Table
@@ -163,7 +163,7 @@ def finished(name: str, run: Run) -> dict[str, Any]:
 
 def cells_of(
     directory: Path, *, unfinished: Iterable[str] = (), scale: str = "laptop"
-) -> list[Cell]:
+) -> list[StudyRun]:
     cells = []
     for name, run in bert_vs_gpt.runs(scale).items():
         folder = directory / scale / name
@@ -182,7 +182,7 @@ def cells_of(
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
         about = {"python": "3.11.9", "devices": "1 x cpu", "jax": "0.10.2", "commit": None}
         (folder / "environment.json").write_text(json.dumps(about))
-        cells.append(Cell(name, run, result, folder))
+        cells.append(StudyRun(name, run, result, folder))
     return cells
 
 

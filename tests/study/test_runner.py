@@ -325,7 +325,7 @@ def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_p
             later["checkpoints"] = "gs://ours/second"  # each run has its own, by design
             (folder / "environment.json").write_text(json.dumps(later))
             result["corpus_digest"] = "0" * 64
-        cells.append(runner.Cell(name, runs[name], result, folder))
+        cells.append(runner.StudyRun(name, runs[name], result, folder))
     (ours,) = {each["commit"] for each in environments(tmp_path / "smoke" / names[0])}
     made = checks.made("bert_vs_gpt", cells)
     commits = f"{ours} ({names[0]}); aaaa ({names[1]}); bbbb ({names[1]})"

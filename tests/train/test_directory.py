@@ -28,7 +28,7 @@ from lm.run import Run, decided_by, differing, steps
 from lm.study.runner import results
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, commit, environments
-from lm.train.load import load
+from lm.train.load import load_run
 from lm.train.lock import NAME, only_writer
 from lm.train.loop import Diverged
 from lm.train.step import prepare
@@ -123,7 +123,7 @@ def test_r1_checkpoints_say_themselves_which_run_they_are_of(run, finished, chan
     assert files_of(finished) == before
     (finished / "config.json").write_text(dump(other))
     with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
-        load(finished)
+        load_run(finished)
 
 
 def test_r1_what_is_left_of_a_run_goes_on_by_its_own_command(run, finished):
@@ -358,7 +358,7 @@ def test_r4_parameters_that_are_not_finite_are_neither_saved_nor_used(run, tmp_p
         checkpoints.save(0, jax.device_put(state._replace(params=params), shardings), {})
     (directory / "config.json").write_text(dump(unused))
     with pytest.raises(UserError, match="checkpoint 0 are not finite: the run diverged"):
-        load(directory)
+        load_run(directory)
     with pytest.raises(Diverged, match="parameters that are not finite at step 1"):
         train_run(unused, directory)
     assert [path.name for path in (directory / "checkpoints").glob("[0-9]*")] == ["0"]
@@ -539,10 +539,10 @@ def test_r1_a_model_that_is_not_trained_to_its_end_says_so(run, tmp_path, capsys
     """Fails if the score of half a run passes for that of the run."""
     train_run(override(run, ["checkpoints.steps=1"]), tmp_path)
     capsys.readouterr()
-    load(tmp_path)
+    load_run(tmp_path)
     assert capsys.readouterr().err == ""
     shutil.rmtree(tmp_path / "checkpoints" / str(steps(run)))
-    load(tmp_path)
+    load_run(tmp_path)
     assert (
         f"not trained to its end: this is step {steps(run) - 1} of" in capsys.readouterr().err
     )

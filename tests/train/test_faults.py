@@ -22,7 +22,7 @@ from lm.objectives import Causal
 from lm.optimizer import Adamw
 from lm.run import Run, steps
 from lm.train.checkpoint import restore
-from lm.train.load import load
+from lm.train.load import load_run
 from lm.train.loop import Diverged
 from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
@@ -132,7 +132,7 @@ def test_a_wrong_batch_is_skipped_and_said(run, poisoned, tmp_path, kind):
     assert len(chain_of(tmp_path / "run")) == steps(run)
     last = losses_of(tmp_path / "run")[steps(run)]
     assert last < losses_of(tmp_path / "run")[1] - 0.5
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(load(tmp_path / "run").params))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_run(tmp_path / "run").params))
 
 
 def test_a_run_rolls_back_and_leaves_out_what_led_there(run, poisoned, tmp_path, capfd):

@@ -39,7 +39,7 @@ from lm.results import read_result
 from lm.run import Run
 from lm.train import checkpoint
 from lm.train.checkpoint import Checkpoints
-from lm.train.load import load
+from lm.train.load import load_run
 from lm.train.step import prepare
 from lm.train.trackers import Trackers
 from lm.train.trackers.jsonl import read_metrics
@@ -397,8 +397,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(run, finished, t
     assert {n: again[n] for n in same} == {n: result[n] for n in same}
     jax.tree.map(
         np.testing.assert_array_equal,
-        load(tmp_path / "run").params,
-        load(directory).params,
+        load_run(tmp_path / "run").params,
+        load_run(directory).params,
     )
 
 
@@ -436,7 +436,11 @@ def killed_at_random(run, finished, directory, times, seed):
     assert losses_of(directory) == losses_of(reference)
     final = json.loads((directory / "result.json").read_text())
     assert final["batches_digest"] == result["batches_digest"]
-    jax.tree.map(np.testing.assert_array_equal, load(directory).params, load(reference).params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_run(directory).params,
+        load_run(reference).params,
+    )
 
 
 def test_kill_9_at_random_moments_loses_nothing(run, finished, tmp_path):
@@ -533,7 +537,7 @@ def test_checkpoints_may_be_kept_elsewhere(run, tmp_path):
     train_run(change(elsewhere, "seed=1"), tmp_path / "b" / "run")
     assert len(list((tmp_path / "shared").iterdir())) == 2
     assert not (tmp_path / "a" / "run" / "checkpoints").exists()
-    first, second = (load(tmp_path / letter / "run").params for letter in "ab")
+    first, second = (load_run(tmp_path / letter / "run").params for letter in "ab")
     assert checkpoint.leaf_digests(first) != checkpoint.leaf_digests(second)
 
 
@@ -613,7 +617,10 @@ def test_a_changed_corpus_is_refused_by_training_and_by_scoring(run, tmp_path):
     (folder / "more.txt").write_text("eleven twelve")
     (tmp_path / "run" / "result.json").unlink()
     before = (tmp_path / "run" / "data.json").read_bytes()
-    for use in (lambda: train_run(moved, tmp_path / "run"), lambda: load(tmp_path / "run")):
+    for use in (
+        lambda: train_run(moved, tmp_path / "run"),
+        lambda: load_run(tmp_path / "run"),
+    ):
         with pytest.raises(
             UserError, match=r"has changed: corpus_digest is \w{12}, was \w{12}"
         ):
@@ -625,7 +632,7 @@ def test_a_run_directory_may_be_relative(run, tmp_path, monkeypatch):
     """Fails if checkpoints are given the path as it came: orbax refuses it when it saves."""
     monkeypatch.chdir(tmp_path)
     train_run(change(run, "tokens=512", "checkpoints.steps=1"), Path("runs/here"))
-    assert load(Path("runs/here")).params
+    assert load_run(Path("runs/here")).params
 
 
 def test_parameters_that_do_not_divide_over_the_mesh_are_named(run):
@@ -639,7 +646,7 @@ def test_a_run_trained_on_a_mesh_is_used_on_any(run, tmp_path):
     run = change(run, "mesh.fsdp=2", "mesh.tensor=4", "tokens=512", "precision=bfloat16")
     train_run(run, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(dump(change(run, "attention=splash")))
-    trained = load(tmp_path / "run")
+    trained = load_run(tmp_path / "run")
     assert trained.program.module.attention == "auto"
     up = trained.params["layers"]["up"]
     assert up.addressable_shards[0].data.shape == (2, 32 // 8, 128)

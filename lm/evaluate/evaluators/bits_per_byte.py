@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from lm.evaluate.effort import Effort
 from lm.evaluate.scoring import score_by, valid
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 
 @dataclass(frozen=True)
 class BitsPerByte:
     """By the model's first valid scorer, on `Run.evaluation_windows` windows, evenly spaced."""
 
-    def __call__(self, trained: Trained) -> dict[str, float | str]:
+    def __call__(self, trained: ModelWithText) -> dict[str, float | str]:
         windows = trained.run.evaluation_windows
         effort = Effort(rows=windows, replicates=1)
         name, scorer = next(iter(valid(trained.run, effort).items()), ("", None))

@@ -11,10 +11,10 @@ from lm.evaluate.scoring import sees
 from lm.evaluate.truth import drawn_rows, known_source
 from lm.evaluate.windows import Windows, document_of, place_of, token_bytes
 from lm.results import Probe
-from lm.train.load import Trained
+from lm.train.load import ModelWithText
 
 
-def probe_of(trained: Trained, number: int) -> Probe | None:
+def probe_of(trained: ModelWithText, number: int) -> Probe | None:
     """The probe for what tokens are: states of a source, roles in Python; None elsewhere."""
     samples = []
     for split in (trained.tokens.train, trained.tokens.validation):
@@ -38,7 +38,7 @@ def probe_of(trained: Trained, number: int) -> Probe | None:
 
 
 def _labels(
-    trained: Trained, split: Split, windows: Windows
+    trained: ModelWithText, split: Split, windows: Windows
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The label of each token of the windows, -1 where there is none, and the labels' names."""
     corpus = trained.run.data.corpus.truth()

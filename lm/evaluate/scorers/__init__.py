@@ -3,7 +3,7 @@
 A new scorer: one file, one line in `SCORERS`.
 """
 
-from lm.evaluate.scorers.any_order import AnyOrder
+from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import Scorer
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.fixed_order import FixedOrder
@@ -13,7 +13,7 @@ from lm.evaluate.scorers.spans import BehindSentinel
 SCORERS: dict[str, Scorer] = {
     "chain_rule": ChainRule(),
     "spans": BehindSentinel(),
-    "any_order": AnyOrder(),
+    "any_order": AnyOrderBound(),
     "pseudo": Pseudo(8),
     "left_to_right": FixedOrder("left to right"),
     "random_order": FixedOrder("random"),

@@ -13,7 +13,7 @@ from lm.results import Kind
 
 
 @dataclass(frozen=True)
-class AnyOrder(MaskedScorer):
+class AnyOrderBound(MaskedScorer):
     """The mean code length over uniformly random orders, estimated: an upper bound.
 
     It bounds -log of the mixture of all orders, not of a single one; m is uniform on 1..n (Uria
@@ -35,7 +35,7 @@ class AnyOrder(MaskedScorer):
         """In sample k of K, m = ceil(n (k + u) / K).
 
         >>> content, uniform = jnp.array([4, 0]), jnp.array([0.3, 0.3])
-        >>> AnyOrder(samples=2).mask_counts(content, uniform, 5).tolist()
+        >>> AnyOrderBound(samples=2).mask_counts(content, uniform, 5).tolist()
         [[1, 1], [3, 1]]
         """
         part_KB = (jnp.arange(self.samples)[:, None] + uniform_B[None, :]) / self.samples

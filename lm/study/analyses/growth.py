@@ -18,7 +18,7 @@ from lm.study.groups import BITS, Gap, Group, Measure, all_results, gaps, of_var
 from lm.study.laws import ONE_SIZE, attempt, draw_law, runs_of, truth_of
 from lm.study.report.figures import MARKERS, PAPER, panels, reference_lines, styled
 from lm.study.report.values import Column, Table
-from lm.study.tables import Fits
+from lm.study.tables import FitsByName
 
 OWN = Measure("validation_loss", lambda result: None, -1, decimals)
 """Its sums by document are not kept: errors are those over seeds."""
@@ -30,8 +30,8 @@ class Growth(NamedTuple):
 
     loss: Measure
     variants: tuple[Variant, ...]
-    free: Fits
-    held: Fits
+    free: FitsByName
+    held: FitsByName
     """With E held at what the source needs; in bits per byte, where that is known."""
     joint: Joint | DataError
     """The first variant and the last with one beta."""

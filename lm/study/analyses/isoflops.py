@@ -8,13 +8,13 @@ import numpy as np
 from lm.output.numbers import count, decimals, power
 from lm.scaling.compare import Comparison, compare
 from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, Budget, Method
+from lm.scaling.isoflop import METHODS, Budget, IsoflopMethod
 from lm.scaling.table import Runs
 from lm.study.grid import Variant
 from lm.study.report.values import Column, Table
 from lm.study.sentences import times_number, times_text
 
-SHOWN: Method = METHODS[0]
+SHOWN: IsoflopMethod = METHODS[0]
 """How minima are found, a parabola through the runs about the best: nearest to the truth in the
 benchmark `isoflop_methods`."""
 

@@ -15,7 +15,7 @@ from lm.scaling.power import Power
 from lm.scaling.table import Runs
 from lm.study.curves import Curve, curve_of
 from lm.study.figures import size_colours, ticks
-from lm.study.grid import Cell, Variant, size_text, variant_of
+from lm.study.grid import StudyRun, Variant, size_text, variant_of
 from lm.study.laws import attempt, draw_law
 from lm.study.report.figures import MARKERS, MUTED, PAPER, panels, styled
 from lm.study.report.values import Column, Table
@@ -65,7 +65,7 @@ class Race(NamedTuple):
         return Power(against="params").fit(Runs(spent_R, params_R=sizes_R))
 
 
-def races_of(cells: Sequence[Cell], variants: Mapping[str, Variant]) -> dict[str, Race]:
+def races_of(cells: Sequence[StudyRun], variants: Mapping[str, Variant]) -> dict[str, Race]:
     """The races of variants whose sizes have a loss in common, by name."""
     done = [(variant_of(cell), curve_of(cell)) for cell in cells if cell.result is not None]
     found = {

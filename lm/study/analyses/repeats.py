@@ -36,7 +36,7 @@ from lm.study.report.figures import (
 from lm.study.report.values import Column, Row, Table
 from lm.study.sentences import short_text, signed
 
-Laws = Mapping[Variant, Fit | DataError]
+FitsByVariant = Mapping[Variant, Fit | DataError]
 
 
 def repeated_parts(groups: Sequence[Group]) -> list[int]:
@@ -138,7 +138,7 @@ def cost_table(groups: Sequence[Group], variants: Sequence[Variant]) -> Table:
 
 
 @styled()
-def tokens_figure(groups: Sequence[Group], laws: Laws) -> Figure:
+def tokens_figure(groups: Sequence[Group], laws: FitsByVariant) -> Figure:
     """Loss by tokens, a panel a variant, a line for each amount of text."""
     figure, both = panels(2, height=3.4, sharey=True)
     places = sorted({group.tokens for group in groups})
@@ -191,7 +191,7 @@ def tokens_figure(groups: Sequence[Group], laws: Laws) -> Figure:
 
 
 @styled()
-def repeats_figure(groups: Sequence[Group], laws: Laws) -> Figure:
+def repeats_figure(groups: Sequence[Group], laws: FitsByVariant) -> Figure:
     """The cost of repeats by epochs, and what they are worth by the law."""
     figure, (left, right) = panels(2, height=3.3)
     epochs = sorted({group.epochs for group in groups})

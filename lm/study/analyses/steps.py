@@ -10,12 +10,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from lm.scaling.fit import Fit
-from lm.scaling.isoflop import METHODS, Isoflop, Method, budgets
+from lm.scaling.isoflop import METHODS, Isoflop, IsoflopMethod, budgets
 from lm.scaling.laws import FLOPS_PER_PARAMETER_AND_TOKEN as SIX
 from lm.scaling.table import DataError, Runs
 from lm.study.analyses.isoflops import SHOWN, minima_of
 from lm.study.curves import curve_of
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 from lm.study.laws import attempt
 from lm.study.report.figures import (
     INK,
@@ -44,7 +44,7 @@ class Step(NamedTuple):
     colour: str
 
 
-def rows_of(cells: Sequence[Cell], step: Step, *, exact: bool = False) -> Runs:
+def rows_of(cells: Sequence[StudyRun], step: Step, *, exact: bool = False) -> Runs:
     """The losses of a step's runs by size and budget, counted as it counts.
 
     Runs of one budget are read at their end, others at every power of two of FLOPs. With
@@ -70,12 +70,12 @@ def rows_of(cells: Sequence[Cell], step: Step, *, exact: bool = False) -> Runs:
     return Runs(loss_R, params_R=params_R, tokens_R=tokens_R, flops_R=flops_R)
 
 
-def kind_of(cell: Cell) -> str:
+def kind_of(cell: StudyRun) -> str:
     """What a run is for, by the third part of its name: long, short, matched, tuned, trial."""
     return cell.name.split("-")[2]
 
 
-def fit_rows(rows: Runs | DataError, method: Method = SHOWN) -> Fit:
+def fit_rows(rows: Runs | DataError, method: IsoflopMethod = SHOWN) -> Fit:
     """The law of a step; DataError where it has no rows."""
     if isinstance(rows, DataError):
         raise rows

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, LogLocator
 from lm.output.numbers import count, decimals, percent
 from lm.study.figures import draw_variants, ticks
 from lm.study.grid import size_text
-from lm.study.groups import PROBE, Group, Measure, Sums
+from lm.study.groups import PROBE, DocumentSums, Group, Measure
 from lm.study.report.figures import panels, reference_lines, styled
 from lm.study.report.values import Column, Row, Table
 
@@ -29,7 +29,7 @@ def with_truth(result: Row | None) -> Row | None:
     }
 
 
-def _excess(result: Row) -> Sums | None:
+def _excess(result: Row) -> DocumentSums | None:
     if "above_truth" not in result:
         return None
     nats = [np.array(found["document_nats"]) for found in (result, result["truth"])]

@@ -71,7 +71,7 @@ class Guesses:
     caption: str = ""
 
 
-Block = str | Table | Plot | Guesses
+Content = str | Table | Plot | Guesses
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Section:
     """A heading and what stands under it; a plain string is a paragraph."""
 
     heading: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[Content, ...]
 
 
 @dataclass(frozen=True)
