@@ -1,8 +1,8 @@
 """The contract between objective, model and loss: an `Example` is all they say to each other.
 
-Dimension letters, here and everywhere: B rows of a batch, L positions of a row, P prediction
-slots of a row, M source or key positions, D model width, N layers, H query heads, G key/value
-heads, A head size, F MLP width, V vocabulary, C outputs of a head.
+Dimension letters, here and everywhere: B rows of a batch, L positions of a row, P target
+positions of a row, M source or key positions, D model width, N layers, H query heads, G
+key/value heads, A head size, F MLP width, V vocabulary, C outputs of a head.
 """
 
 from collections.abc import Mapping
@@ -90,8 +90,8 @@ class Head:
     outputs: int
     """C: classes; 1 for a number (regression)."""
     pool: Literal["first", "last", "mean"] | None = None
-    """What is made of a segment's states: slot s is that of segment s + 1. None: a target
-    position is a token's, as with the vocabulary."""
+    """What is made of a segment's states: target position p is that of segment p + 1. None: it
+    is a token's, as with the vocabulary."""
 
 
 class Source(NamedTuple):

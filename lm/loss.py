@@ -42,8 +42,8 @@ def cross_entropy(
 ) -> Sum:
     """Weighted cross-entropy in nats over all target positions.
 
-    On a `mesh`, devices that share a row share the slots of each chunk, and a chunk is as large
-    as all devices can hold.
+    On a `mesh`, devices that share a row share the target positions of each chunk, and a chunk
+    is as large as all devices can hold.
     """
     total = _total(einsum, mesh, hidden_BPD, unembedding_VD, targets_BP, weights_BP)
     return Sum(total, weights_BP.sum())
@@ -165,17 +165,17 @@ LOGITS_AT_ONCE = 1 << 23
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How the slots of all rows are cut into chunks, which are gone through one by one.
+    """How the target positions of all rows are cut into chunks, taken one after the other.
 
-    Each of the `num_shards` devices that share a row has a part of it, and cuts that: slots
-    stay where they are, and every device has as many of each chunk.
+    Each of the `num_shards` devices that share a row has a part of it, and cuts that: target
+    positions stay where they are, and every device has as many of each chunk.
     """
 
     mesh: Mesh | None
     num_shards: int
     number: int
     targets: int
-    size: int  # slots of a chunk on one device
+    size: int  # target positions of a chunk on one device
 
     @classmethod
     def of(
@@ -216,9 +216,7 @@ def _by_chunks(
     *,
     chunks: _Chunks,
 ) -> Any:
-    """What `one` makes of a chunk of the slots, [B, p] or several of them, for all target
-    positions.
-    """
+    """What `one` makes of a chunk of target positions, [B, p] or several, for all of them."""
     parts = chunks.split(hidden_BPD), chunks.split(targets_BP)
     return jax.tree.map(chunks.join, jax.lax.map(lambda chunk: one(*chunk), parts))
 

@@ -86,7 +86,7 @@ def test_devices_that_share_a_row_share_the_products_of_the_loss(arrays, monkeyp
 
 
 def test_the_count_is_the_weight(arrays):
-    """Fails if the count is the number of slots."""
+    """Fails if the count is the number of target positions."""
     *_, weights = arrays
     both = loss.cross_entropy(*arrays, einsum=Einsum("float32"))
     assert both.count == pytest.approx(float(weights.sum()))

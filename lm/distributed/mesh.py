@@ -28,7 +28,7 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     # activations
     "batch": ("replica", "fsdp"),
     "length": ("context",),
-    "slots": (),
+    "targets": (),
     "chunks": (),
     "act_embed": (),
     "act_mlp": ("tensor",),

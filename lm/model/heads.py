@@ -46,7 +46,7 @@ class HeadTable(nn.Module):
 def pooled(
     states_BLD: jax.Array, segments_BL: jax.Array, targets: int, head: Head
 ) -> jax.Array:
-    """The states of a head's documents, [B, slots, D]: slot s has that of segment s + 1.
+    """The states of a head's documents, [B, P, D]: target position p has that of segment p + 1.
 
     A head of tokens has the states as they are. What a target position beyond the row's
     documents has is 0, and nobody's.

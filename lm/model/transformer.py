@@ -312,7 +312,7 @@ class TransformerModule(Module):
         targets = "length"
         if example.target_positions is not None:
             x_BLD = jnp.take_along_axis(x_BLD, example.target_positions[..., None], axis=1)
-            targets = "slots"
+            targets = "targets"
         hidden_BPD = Norm(self.config.norm, name="norm")(x_BLD)
         if example.head is not None:
             return Output(*head_outputs(hidden_BPD, example))

@@ -109,7 +109,7 @@ def closed(may_BLM: np.ndarray) -> np.ndarray:
 
 
 def reach(module: nn.Module, params: Any, example: Example) -> np.ndarray:
-    """Which inputs each slot's state depends on, by its Jacobian, bool[B, P, B, L + M].
+    """Which inputs the state at each target depends on, by its Jacobian, bool[B, P, B, L + M].
 
     Each position looks up a row of its own in the module's tables (the parameters whose first
     axis is `vocab`): a derivative by that row is one by the position's embedding.

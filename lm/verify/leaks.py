@@ -5,9 +5,9 @@ makes every number after it worthless, and training looks all the better for it.
 asks two questions about short rows of documents and padding (`rows.py`), which hold every case
 that masks and segments tell apart, and it asks them about every position there is:
 
-- of the objective: can a slot see that its target changed? Each content token is replaced, one
-  at a time, with the same key. What the slot's states may depend on must be the same before and
-  after, and so must the slot's place.
+- of the objective: can a target position see that its target changed? Each content token is
+  replaced, one at a time, with the same key. What states there may depend on must be the same
+  before and after, and so must the position itself.
 - of the model: do its states depend on exactly what the mask and the segments allow? Backward
   by the Jacobian of each state by each position's embedding, which misses nothing that is
   differentiable; forward by an edit of each position, which sees what has no derivative
@@ -64,13 +64,13 @@ def prove(
 
     The modules have a vocabulary of `TABLE` tokens, and their layers must read all that is
     allowed within the `window` of their model. An objective that shows some tokens that it asks
-    for (80/10/10) is proven twice: with every slot exempt whose token is so kept, and with a
-    random token in place of each, where no slot is exempt. A token is kept if these two differ
-    at its place, and the first shows it before and after its edit.
+    for (80/10/10) is proven twice: with every target exempt whose token is so kept, and with a
+    random token in place of each, where none is exempt. A token is kept if these two differ at
+    its place, and the first shows it before and after its edit.
 
     >>> from lm.model import Transformer
     >>> proof = prove(Masked(rate=0.5), modules(Transformer(), depths=(1,)), keys=2)
-    >>> proof.violations, 0 < proof.kept < proof.slots
+    >>> proof.violations, 0 < proof.kept < proof.targets
     ((), True)
     """
     twin = never_kept(objective)
@@ -97,7 +97,7 @@ def prove(
         objective=objective,
         modules=len(modules),
         keys=keys,
-        slots=sum(int(case.used_BP.sum()) for case in own),
+        targets=sum(int(case.used_BP.sum()) for case in own),
         pairs=sum(case.pairs for case in cases),
         kept=sum(len(case.kept) for case in own),
         indirect=sum(case.indirect for case in own),
@@ -122,7 +122,7 @@ def prove_all(
     )
     for part in parts(objective):
         proof = prove(part, small, window=model.window)
-        if not proof.slots:
+        if not proof.targets:
             raise UserError(
                 f"{title(part)} asks for nothing in rows of {LENGTH}, the longest that are"
                 " proven: nothing was; a higher rate shows what it does"
@@ -164,7 +164,7 @@ def never_kept(value: Any) -> Any:
 
 
 class _Case:
-    """The examples of one key, what their slots may depend on, and what is wrong with them."""
+    """The examples of one key, what may be seen at their targets, and what is wrong."""
 
     def __init__(
         self,
@@ -214,35 +214,35 @@ class _Case:
 
         changed_NBP = (e.targets != e.targets[:1]) & (used_NBP | used_NBP[:1])
         self.changes = [tuple(map(int, where)) for where in np.argwhere(changed_NBP)]
-        """(edit, row, slot) of each target that an edit changes."""
-        self.places = {(row, slot): edit - 1 for edit, row, slot in reversed(self.changes)}
+        """(edit, row, number) of each target that an edit changes."""
+        self.places = {(row, target): edit - 1 for edit, row, target in reversed(self.changes)}
         self.kept: set[tuple[int, int]] = set()
         if twin != objective:
             unlike_NBL = e.inputs != np.asarray(_examples(twin)(*rows).inputs)
-            for edit, row, slot in self.changes:
+            for edit, row, target in self.changes:
                 at = np.array([0, edit]), row, edit - 1
                 shows_both = (e.inputs[at] == self.tokens_NBL[at]).all()
                 if shows_both and unlike_NBL[at].any():
-                    self.kept.add((row, slot))
+                    self.kept.add((row, target))
 
     def edited(self, edit: int) -> Example:
         """The example of an edit; the first is none."""
         return jax.tree.map(lambda x: x[edit], self.examples)
 
     def ask_objective(self) -> None:
-        """Can a slot see its target change, and does it stand where its predictions say?"""
-        for edit, row, slot in self.changes:
-            asked_N, seen_NM = self.asked_NBP[:, row, slot], self.all_NBPM[:, row, slot]
+        """Is no target seen where it is predicted, and is that where `predictions` say?"""
+        for edit, row, target in self.changes:
+            asked_N, seen_NM = self.asked_NBP[:, row, target], self.all_NBPM[:, row, target]
             if asked_N[edit] != asked_N[0] or (seen_NM[edit] != seen_NM[0]).any():
-                self._wrong(row, slot, "is laid out otherwise when its target changes")
+                self._wrong(row, target, "is laid out otherwise when its target changes")
             for position in np.flatnonzero(seen_NM[0] & self.differs_NBM[edit, row]):
-                if (row, slot) not in self.kept or position != edit - 1:
-                    self._wrong(row, slot, f"sees its target at {self._at(position)}")
-                    self.wrong_BPM[row, slot, position] = True
-        for (row, slot), place in self.places.items():
-            if self.used_BP[row, slot] and not self._answers(row, slot, place):
+                if (row, target) not in self.kept or position != edit - 1:
+                    self._wrong(row, target, f"sees its target at {self._at(position)}")
+                    self.wrong_BPM[row, target, position] = True
+        for (row, target), place in self.places.items():
+            if self.used_BP[row, target] and not self._answers(row, target, place):
                 how = ", ".join(sorted(self.objective.predictions))
-                self._wrong(row, slot, f"is not asked as `predictions` say: {how}")
+                self._wrong(row, target, f"is not asked as `predictions` say: {how}")
 
     def ask_module(self, module: nn.Module, params: Any) -> None:
         """Do logits depend on what they may, all of it, and on nothing else?"""
@@ -260,22 +260,23 @@ class _Case:
         apart_NBP, moved_MBP = np.split(changed_logits(module, params, both), [self.edits])
         moved_BPM = np.moveaxis(moved_MBP, 0, 2)
         forbidden_BPM = checked_BP1 & (found_BPM | moved_BPM) & ~self.all_NBPM[0]
-        for row, slot, position in np.argwhere(forbidden_BPM):
+        for row, target, position in np.argwhere(forbidden_BPM):
             at = self._at(position)
-            self._wrong(row, slot, f"depends on {at}, which `attention_mask` forbids")
-        for row, slot, position in np.argwhere(checked_BP1 & self.one_BPM & ~found_BPM):
+            self._wrong(row, target, f"depends on {at}, which `attention_mask` forbids")
+        for row, target, position in np.argwhere(checked_BP1 & self.one_BPM & ~found_BPM):
             at = self._at(position)
-            self._wrong(row, slot, f"does not depend on {at}, which `attention_mask` allows")
+            self._wrong(row, target, f"does not depend on {at}, which `attention_mask` allows")
         found_BPBM[rows_B, :, rows_B] = False
-        for row, slot, other in np.argwhere(checked_BP1 & found_BPBM.any(3)):
-            self._wrong(row, slot, f"depends on row {other}")
+        for row, target, other in np.argwhere(checked_BP1 & found_BPBM.any(3)):
+            self._wrong(row, target, f"depends on row {other}")
         self.found_BPM |= found_BPM | moved_BPM
 
         # A module that looks at targets has logits that change although all inputs stay.
-        for edit, row, slot in self.changes:
-            seen_M = self.all_NBPM[0, row, slot]
-            if apart_NBP[edit, row, slot] and not (seen_M & self.differs_NBM[edit, row]).any():
-                self._wrong(row, slot, "changes with its target, of which it sees nothing")
+        for edit, row, target in self.changes:
+            seen_M = self.all_NBPM[0, row, target]
+            seen = (seen_M & self.differs_NBM[edit, row]).any()
+            if apart_NBP[edit, row, target] and not seen:
+                self._wrong(row, target, "changes with its target, of which it sees nothing")
 
     def picture(self) -> Picture:
         """The row with the most to show."""
@@ -284,24 +285,25 @@ class _Case:
     def _picture(self, row: int) -> Picture:
         labels, lines = [], []
         wrong_PM = self.wrong_BPM[row] | (self.found_BPM[row] & ~self.all_NBPM[0, row])
-        slots = np.flatnonzero(self.used_BP[row])
-        for slot in slots[np.argsort(self.asked_NBP[0, row, slots], kind="stable")].tolist():
-            found_M, one_M = self.found_BPM[row, slot], self.one_BPM[row, slot]
+        used = np.flatnonzero(self.used_BP[row])
+        order = np.argsort(self.asked_NBP[0, row, used], kind="stable")
+        for target in used[order].tolist():
+            found_M, one_M = self.found_BPM[row, target], self.one_BPM[row, target]
             cells = np.where(found_M, "■", np.where(one_M, "○", "·"))
-            if (row, slot) in self.kept:
-                cells[self.places[row, slot]] = "◆"
-            cells[wrong_PM[slot]] = "✗"
-            token = glyph(int(self.examples.targets[0, row, slot]))
-            labels.append(f"{self.asked_NBP[0, row, slot]:>2} says {token}")
+            if (row, target) in self.kept:
+                cells[self.places[row, target]] = "◆"
+            cells[wrong_PM[target]] = "✗"
+            token = glyph(int(self.examples.targets[0, row, target]))
+            labels.append(f"{self.asked_NBP[0, row, target]:>2} says {token}")
             lines.append("".join(cells))
         source = self.examples.source
         shown = [self.examples.inputs, *([] if source is None else [source.inputs_BM])]
         glyphs = map(glyph, np.concatenate(shown, axis=2)[0, row].tolist())
         return Picture("".join(glyphs), tuple(labels), tuple(lines))
 
-    def _answers(self, row: int, slot: int, place: int) -> bool:
-        predictions, asked = self.objective.predictions, self.asked_NBP[0, row, slot]
-        sees_on = self.all_NBPM[0, row, slot, place : self.length].any()
+    def _answers(self, row: int, target: int, place: int) -> bool:
+        predictions, asked = self.objective.predictions, self.asked_NBP[0, row, target]
+        sees_on = self.all_NBPM[0, row, target, place : self.length].any()
         return (
             not predictions
             or "spans" in predictions  # their places are not the row's
@@ -310,10 +312,10 @@ class _Case:
             or ("next" in predictions and asked == place - 1 and not sees_on)
         )
 
-    def _wrong(self, row: int, slot: int, what: str) -> None:
-        name = f"slot {slot} (row {row}, asked at {self.asked_NBP[0, row, slot]}"
-        if (row, slot) in self.places:
-            name += f", target at {self.places[row, slot]}"
+    def _wrong(self, row: int, target: int, what: str) -> None:
+        name = f"target position {target} (row {row}, asked at {self.asked_NBP[0, row, target]}"
+        if (row, target) in self.places:
+            name += f", target at {self.places[row, target]}"
         self.violations.append(f"{name}) {what}")
 
     def _at(self, position: int | np.integer) -> str:
@@ -325,7 +327,8 @@ class _Case:
 def _examples(objective: Base) -> Any:
     """`(tokens_NBL, segments_BL, key, progress, label)` to the examples of edits, drawn alike.
 
-    Behind its own slots each has one at every position, unused: attention is proven everywhere.
+    Behind its own target positions each has one at every position, unused: attention is proven
+    everywhere.
     The channels that the objective needs say `label` of each token.
     """
 
@@ -348,7 +351,7 @@ def _examples(objective: Base) -> Any:
 
 def _ask_everywhere(example: Example) -> Example:
     if example.head is not None:
-        # Its slots are documents: attention is proven at every token of them.
+        # Its targets are documents' own: attention is proven at every token of them.
         return replace(
             example,
             target_positions=None,

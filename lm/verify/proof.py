@@ -1,4 +1,4 @@
-"""What a proof found, in words and in a picture of what the slots of one row depend on."""
+"""What a proof found, in words and in a picture of what one row's predictions depend on."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lm.objectives import Base
 
 
 class Picture(NamedTuple):
-    """What the slots of one row were found to depend on."""
+    """What the predictions of one row were found to depend on."""
 
     shown: str
     labels: tuple[str, ...]
@@ -26,12 +26,12 @@ class Proof:
     objective: Base
     modules: int
     keys: int
-    slots: int
-    """Slots that count, over keys and rows."""
+    targets: int
+    """Targets that count, over keys and rows."""
     pairs: int
-    """Pairs of a slot and a position that were held against what is allowed."""
+    """Pairs of a target and a position that were held against what is allowed."""
     kept: int
-    """Slots that show their target on purpose: exempt from the question whether they see it."""
+    """Targets that are shown on purpose: exempt from the question whether they see it."""
     indirect: int
     """Pairs that are allowed through other positions only: 0 if the mask is transitive."""
     violations: tuple[str, ...]
@@ -66,11 +66,11 @@ def draw(proof: Proof) -> Text:
     )
     text.append(f"\n{title(proof.objective)}: ", "bold").append(*verdict)
     text.append(
-        f"  {proof.slots} slots of {proof.keys} keys, {proof.pairs:,} pairs of slot and"
-        " position"
+        f"  {proof.targets} targets of {proof.keys} keys, {proof.pairs:,} pairs of a target and"
+        " a position"
     )
     if proof.kept:
-        text.append(f", {proof.kept} slots exempt: their token is shown on purpose")
+        text.append(f", {proof.kept} targets exempt: their token is shown on purpose")
     picture = proof.picture
     if not proof.pairs or not picture.labels:
         return text
@@ -108,5 +108,5 @@ def interest(picture: Picture) -> tuple[int, ...]:
     """How much a picture has to show: what is wrong, then what is kept, then the rest."""
     cells = "".join(picture.cells)
     wrong, kept = cells.count("✗") + cells.count("○"), "◆" in cells
-    # Then several documents and padding, and as many slots as there are.
+    # Then several documents and padding, and as many targets as there are.
     return wrong, kept, picture.shown.count("^") == 2, "-" in picture.shown, len(picture.labels)

@@ -265,7 +265,7 @@ def test_accumulation_equals_the_full_batch(run, alone, name):
 
 
 def test_the_loss_is_the_sum_over_the_count(run):
-    """Fails if the loss is divided by slots, or by rows."""
+    """Fails if the loss is divided by target positions, or by rows."""
     made, batches = program(change(run, "objective.type=masked"))
     _, metrics = made.step(made.init(), made.place(batches(0)))
     segments = batches(0).segments_BL

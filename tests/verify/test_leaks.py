@@ -115,7 +115,7 @@ def test_no_objective_shows_a_slot_its_target(objective):
     """Fails if an objective leaves an input in place, or lets one more position be seen."""
     proof = prove(objective, ())
     assert proof.violations == ()
-    assert proof.slots > 0
+    assert proof.targets > 0
     assert proof.indirect == 0, "what is seen through others is not seen by itself"
     assert (proof.kept > 0) == (never_kept(objective) != objective)
 
@@ -244,7 +244,7 @@ def test_a_leak_of_an_objective_is_caught(mutated, name):
     mutated.setattr(type(objective), "__call__", examples_of(objective, **changes))
     proof = prove(objective, ())
     assert proof.violations
-    with pytest.raises(UserError, match=r"slot \d+ \(row \d+, asked at \d+"):
+    with pytest.raises(UserError, match=r"target position \d+ \(row \d+, asked at \d+"):
         proof.raise_if_leaky()
 
 
@@ -300,8 +300,8 @@ def test_a_mixture_that_shows_all_to_its_causal_rows_is_caught(mutated):
     """Fails if rows of a mixture are not each held to their own attention mask."""
     alike = mixture._alike
 
-    def leaky(example, slots, positions):
-        example = alike(example, slots, positions)
+    def leaky(example, targets, positions):
+        example = alike(example, targets, positions)
         return replace(
             example, attention_mask=UntilMask(jnp.full_like(example.inputs, positions - 1))
         )
