@@ -18,6 +18,7 @@ from lm.numerics import Precision
 from lm.objectives import Causal, Objective
 from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
 from lm.optimizer import check as check_schedule
+from lm.output.files import check_exists
 
 
 class CheckpointSettings(Config):
@@ -382,6 +383,7 @@ def differing(run: Run, carried: Mapping[str, str]) -> list[str]:
 
 def read_run(directory: Path) -> Run:
     """The settings that a run directory was made with."""
+    check_exists(directory)
     settings = directory / "config.json"
     if not settings.exists():
         raise UserError(f"{directory}: not a run directory, it has no config.json")

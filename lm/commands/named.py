@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm.config import UserError, parse
+from lm.output.files import check_exists
 
 if TYPE_CHECKING:
     from lm.run import Run
@@ -40,7 +41,8 @@ def find_run(name: str) -> tuple["Run", str, "EvaluateAtEnd | None"]:
     if path.is_file():
         return parse(Run, path.read_bytes(), name), path.stem, None
     if ":" not in name:
-        raise UserError(f"{name}: no such file; give a RUN.json or STUDY:RUN")
+        check_exists(path, "; give a RUN.json or STUDY:RUN")
+        raise UserError(f"{name}: a directory; give its config.json, or STUDY:RUN")
     from lm.evaluate.evaluate import evaluate
     from lm.study.runner import chosen, effort_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lm.config import UserError
 from lm.output.console import add_json
-from lm.output.files import check_outputs, write_whole
+from lm.output.files import check_exists, check_outputs, write_whole
 from lm.scaling.bootstrap import FEWEST_DRAWS
 from lm.scaling.columns import USUAL
 from lm.scaling.table import ColumnValues, DataError, read, unit_of
@@ -113,6 +113,7 @@ def columns_of(given: argparse.Namespace) -> dict[str, str]:
 
 def read_table(path: Path) -> ColumnValues:
     """The columns of a file; UserError, which names it, where it has none."""
+    check_exists(path)
     try:
         return read(path)
     except DataError as error:

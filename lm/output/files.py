@@ -27,6 +27,12 @@ def write_whole(path: Path | None, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_exists(path: Path, hint: str = "") -> None:
+    """Raises UserError, in the same words in every command, where nothing has this name."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory{hint}")
+
+
 def check_outputs(outputs: Mapping[str, Path | None], made_of: Iterable[Path | None]) -> None:
     """Refuses, before anything is computed, files that cannot be written, by their options.
 

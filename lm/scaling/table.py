@@ -88,7 +88,7 @@ def read(path: Path) -> dict[str, list[Any]]:
     if path.is_dir():
         path = path / "results.csv"
     if not path.is_file():
-        raise DataError("no such file, nor a directory with a results.csv")
+        raise DataError("no file, nor a directory with a results.csv")
     try:
         match path.suffix:
             case ".csv":

@@ -98,11 +98,9 @@ def load_model(path: Path | str) -> LoadedModel:
 
     >>> load_model("nowhere")
     Traceback (most recent call last):
-    lm.config.struct.UserError: nowhere: there is no such folder
+    lm.config.struct.UserError: nowhere: no such file or directory
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: there is no such folder")
     if is_artifact(path):
         return _of_artifact(load_artifact(path), path)
     run = validate(read_run(path))

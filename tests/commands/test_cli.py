@@ -116,7 +116,9 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "-", "model.depth=none"], "model.depth: expected int >= 1"),
         (["train", "-", "nonsense"], "write field.path=value"),
         (["train", "-", "corpus.paths=a\nb"], "did you mean data.corpus"),
-        (["train", "nowhere.json"], "nowhere.json: no such file"),
+        (["train", "nowhere.json"], "directory; give a RUN.json or STUDY:RUN"),
+        (["prove", "."], ".: a directory; give its config.json, or STUDY:RUN"),
+        (["score", "."], ".: not a run directory, it has no config.json"),
         (["train", "bert_vs_gtp:x"], "no study experiments/bert_vs_gtp.py"),
         (["train", "common:x"], "no study experiments/common.py"),
         (["train", "__main__:x"], "no study"),
@@ -130,13 +132,11 @@ def refused(capsys, *arguments: str) -> str:
         (["train"], "arguments are required: run"),
         (["train", "-", "--dri", "x"], "unrecognized arguments: --dri x"),
         (["train", "-", "mesh.fsdp=3"], "mesh: fsdp 3"),
-        (["score", "nowhere"], "nowhere: not a run directory"),
         (["generate", "nowhere", "text", "a=b"], "unrecognized arguments: a=b"),
         (["score", "nowhere", "--rows", "0"], "--rows 0: must be > 0"),
         (["score", "nowhere", "--mc-se", "nan"], "--mc-se nan: must be > 0"),
         (["score", "nowhere", "--block", "2"], "--block 2: name the order"),
         (["score", "nowhere", "--paired"], "--paired: give the run to compare with"),
-        (["generate", "nowhere", "text"], "nowhere: not a run directory"),
         (["generate", "nowhere", "\udcff"], "not UTF-8"),
         (["generate", "nowhere", "text", "--count", "few"], "invalid int value: 'few'"),
         (["generate", "nowhere", "text", "--count", "-1"], "--count -1: must be >= 0"),
@@ -150,9 +150,7 @@ def refused(capsys, *arguments: str) -> str:
         ),
         (["generate", "nowhere", "text", "--temperature", "nan"], "--temperature nan: must be"),
         (["generate", "nowhere", "text", "--temperature", "inf"], "--temperature inf: must be"),
-        (["audit", "nowhere", "nowhere"], "nowhere: not a run directory"),
         (["audit", "nowhere"], "arguments are required: RUN_DIR"),
-        (["tokens", "text", "--model", "nowhere"], "nowhere: not a run directory"),
         (["tokens", "text", "tokenizer.type=byte"], "did you mean bytes?"),
         (["tokens", "\ud83d"], "not UTF-8"),
         (["budget", "--flops", "1e18", "--law", "\0"], "zero byte"),
@@ -164,6 +162,25 @@ def refused(capsys, *arguments: str) -> str:
 def test_what_cannot_be_done_is_refused_in_one_line(capsys, arguments, part):
     """Fails if an error is not a UserError, or a value is checked after something is made."""
     assert part in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "nowhere"],
+        ["prove", "nowhere"],
+        ["score", "nowhere"],
+        ["generate", "nowhere", "text"],
+        ["export", "nowhere", "folder"],
+        ["audit", "nowhere", "nowhere"],
+        ["tokens", "text", "--model", "nowhere"],
+        ["compare", "nowhere", "nowhere"],
+        ["fit", "nowhere"],
+    ],
+)
+def test_what_is_not_there_is_said_in_the_same_words(capsys, arguments):
+    """Fails if a command has words of its own for it."""
+    assert "nowhere: no such file or directory" in refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize(

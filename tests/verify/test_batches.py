@@ -172,5 +172,5 @@ def test_what_cannot_be_audited_is_one_line(run, tmp_path):
     (broken / "metrics.jsonl").write_text("{\n")
     with pytest.raises(UserError, match=r"metrics.jsonl: line 1 is damaged"):
         audit.audit(broken, a)
-    with pytest.raises(UserError, match=r"nowhere: not a run directory"):
+    with pytest.raises(UserError, match=r"nowhere: no such file"):
         audit.audit(tmp_path / "nowhere", a)
