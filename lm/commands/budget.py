@@ -4,7 +4,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import msgspec
 
@@ -55,12 +55,15 @@ def add_arguments(parser: Parser) -> None:
 def main(given: argparse.Namespace) -> None:
     """Prints the best size and data of the budget, and the ladder of runs."""
     _check(given)
-    from lm.cost.budget import DEFAULT, ladder, optimum
+    from lm.cost.budget import DEFAULT, PLANNED, ladder, optimum
     from lm.cost.chips import parse_slice
     from lm.scaling.saved import read_law
     from lm.scaling.table import DataError
 
-    base = _base(given)
+    length = [] if given.data_length is None else [f"data.length={given.data_length}"]
+    base = override(PLANNED, [*length, *given.overrides])
+    # Shapes of the ladder are checked with it; this one only stands for them.
+    base = msgspec.structs.replace(base, model=base.model.at_depth(1))
     machine = parse_slice(given.slice) if given.slice is not None else None
     try:
         fit = read_law(given.law, given.group) if given.law else DEFAULT
@@ -74,11 +77,23 @@ def main(given: argparse.Namespace) -> None:
     rungs = ladder(
         base, fit, given.flops, rungs=given.rungs, convention=convention, unique=given.unique
     )
-    notes = _notes(given, base, fit, best, rungs, machine)
-    if given.json:
-        print_json(_report(given, fit, best, rungs, machine, notes))
-    else:
-        _print(given, fit, best, rungs, machine, notes)
+    found = _Found(given, base, fit, best, rungs, machine)
+    print_json(_report(found)) if given.json else _print(found)
+
+
+class _Found(NamedTuple):
+    given: argparse.Namespace
+    base: "Run"
+    fit: "Fit"
+    best: Mapping[str, Any]
+    rungs: Sequence["Rung"]
+    machine: "Slice | None"
+
+    def hours(self, rung: "Rung") -> float | None:
+        """Hours of training alone, at the fraction of the peak that is assumed."""
+        if self.machine is None:
+            return None
+        return self.machine.hours(rung.cost.flops, self.given.mfu)
 
 
 _SET = ("data.batch", "model.depth", "model.width", "model.heads", "tokens")
@@ -103,29 +118,16 @@ def _check(given: argparse.Namespace) -> None:
             raise UserError(f"{assignment}: the ladder sets a rate for every width")
 
 
-def _base(given: argparse.Namespace) -> "Run":
-    from lm.cost.budget import PLANNED, shape
-
-    length = [] if given.data_length is None else [f"data.length={given.data_length}"]
-    base = override(PLANNED, [*length, *given.overrides])
-    # Shapes of the ladder are checked with it; this one only stands for them.
-    return msgspec.structs.replace(base, model=shape(base.model, 1))
-
-
-def _notes(
-    given: argparse.Namespace,
-    base: "Run",
-    fit: "Fit",
-    best: Mapping[str, Any],
-    rungs: Sequence["Rung"],
-    machine: "Slice | None",
-) -> list[str]:
+def _notes(found: _Found) -> list[str]:
     """What to know of the ladder: what it assumes, and where the law is drawn on."""
     from lm.data import vocabulary_size
 
+    given, base, fit, best, rungs, machine = found
     ratios = [rung.cost.flops / rung.flops_6nd for rung in rungs]
     by_6nd = ", by which the law counts" if fit.law.surface else ""
-    objective = type(base.objective).__struct_config__.tag
+    objective = base.objective.__struct_config__.tag
+    is_adamw = base.optimizer.__struct_config__.tag == "adamw"
+    unlike = "" if is_adamw else "; not for this optimizer"
     notes = [
         f"{objective}, rows of {base.data.length}, {vocabulary_size(base.data.tokenizer):,}"
         f" tokens; tokens spend the budget by the exact count, {min(ratios):.2f} to"
@@ -133,22 +135,14 @@ def _notes(
         "N is the law's count of parameters, taken to be "
         f"{given.params} (--params); shapes are 64 times as wide as deep, with heads of 64",
         "batch and rate are starting points from other data (Porian et al. 2024,"
-        " arXiv:2406.19146: adamw, constant rate, 25M to 108M parameters)"
-        + (
-            ""
-            if base.optimizer.__struct_config__.tag == "adamw"
-            else "; not for this optimizer"
-        ),
+        f" arXiv:2406.19146: adamw, constant rate, 25M to 108M parameters){unlike}",
     ]
     if machine:
+        slower = f", and precision={base.precision} takes several times as long"
         notes.append(
             f"hours on {given.slice} ({machine.chips} chips of {machine.chip.flops / 1e12:g}"
             f" TFLOP/s in bfloat16) assume {given.mfu:.0%} of peak; evaluation is not in them"
-            + (
-                ""
-                if base.precision == "bfloat16"
-                else f", and precision={base.precision} takes several times as long"
-            )
+            + ("" if base.precision == "bfloat16" else slower)
         )
     if far := best.get("extrapolated"):
         rows = ", ".join(
@@ -173,15 +167,9 @@ def _notes(
     return notes
 
 
-def _report(
-    given: argparse.Namespace,
-    fit: "Fit",
-    best: Mapping[str, Any],
-    rungs: Sequence["Rung"],
-    machine: "Slice | None",
-    notes: Sequence[str],
-) -> dict[str, Any]:
+def _report(found: _Found) -> dict[str, Any]:
     """What --json prints; a rung's `run` is what `lm train` takes as RUN.json."""
+    given, fit = found.given, found.fit
     return {
         "flops": given.flops,
         "law": {
@@ -190,9 +178,9 @@ def _report(
             "file": None if given.law is None else str(given.law),
         },
         "params_convention": given.params,
-        "optimum": best,
+        "optimum": found.best,
         "slice": given.slice,
-        "utilization": given.mfu if machine else None,
+        "utilization": given.mfu if found.machine else None,
         "rungs": [
             {
                 "budget": rung.budget,
@@ -210,24 +198,18 @@ def _report(
                 "batch_tokens": rung.batch,
                 "learning_rate": rung.run.optimizer.learning_rate,
                 "steps": rung.cost.steps,
-                "hours": rung.hours(machine, given.mfu) if machine else None,
+                "hours": found.hours(rung),
                 "run": msgspec.to_builtins(rung.run),
             }
-            for rung in rungs
+            for rung in found.rungs
         ],
-        "notes": list(notes),
+        "notes": _notes(found),
         "warnings": list(fit.warnings),
     }
 
 
-def _print(
-    given: argparse.Namespace,
-    fit: "Fit",
-    best: Mapping[str, Any],
-    rungs: Sequence["Rung"],
-    machine: "Slice | None",
-    notes: Sequence[str],
-) -> None:
+def _print(found: _Found) -> None:
+    given, _, fit, best, rungs, machine = found
     ci95 = best.get("ci95", {})
     said = [
         f"{symbol} {short(best[name])}"
@@ -250,7 +232,7 @@ def _print(
             short(rung.batch),
             f"{rung.run.optimizer.learning_rate:.2g}",
             f"{rung.cost.steps:,}",
-            *([f"{rung.hours(machine, given.mfu):.2g}"] if machine else []),
+            *([f"{found.hours(rung):.2g}"] if machine else []),
         )
     print_table(made)
-    print_notes(notes, fit.warnings)
+    print_notes(_notes(found), fit.warnings)

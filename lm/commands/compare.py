@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from lm.output.numbers import ends, number
 from lm.scaling.columns import USUAL, common_loss, kinds, magnitudes, mixed, named, runs_of
 from lm.scaling.compare import Comparison, compare, held_equal, mean_of_seeds
 from lm.scaling.table import ColumnValues, DataError, Runs, groups
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_arguments(parser: Parser) -> None:
@@ -65,17 +68,33 @@ def main(given: argparse.Namespace) -> None:
         ours.notes.append(note)
     notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *kinds(variants, labels)]))
     equal, differ = held_equal(*variants)
-    write_plot(given.plot, lambda: _figure(found, labels, loss))
-    if given.json:
-        print_json(_report(found, labels, equal, differ, notes))
-    else:
+
+    def draw() -> "Figure":
+        from lm.scaling.plots import comparison_figure
+
+        return comparison_figure(found, labels, loss)
+
+    write_plot(given.plot, draw)
+    if not given.json:
         _print(found, labels, equal, differ, notes)
+        return
+    exponents = [fit.exponents for fit in found.fits]
+    print_json(
+        {
+            "variants": labels,
+            "multipliers": [asdict(point) for point in found.points],
+            "exponents": dict(zip(labels, exponents, strict=True)),
+            "held_equal": equal,
+            "differ": differ,
+            "warnings": [*notes, *found.warnings],
+        }
+    )
 
 
 # The variants
 
 
-class _Arm(NamedTuple):
+class _Variant(NamedTuple):
     runs: Runs
     names: Mapping[str, str]
     notes: list[str]
@@ -117,7 +136,7 @@ def _variant(
     where: Path,
     units: Mapping[str, float],
     of: str,
-) -> _Arm:
+) -> _Variant:
     needs = ("loss", "flops")
     try:
         names, notes = named(columns, chosen, needs)
@@ -125,7 +144,7 @@ def _variant(
         left_out += mixed(columns, np.arange(len(runs)))
         if runs.params_R is None and "seed" in columns:
             runs = mean_of_seeds(runs, list(columns["seed"]))
-        return _Arm(runs, names, [*notes, *left_out, *magnitudes(runs, names)])
+        return _Variant(runs, names, [*notes, *left_out, *magnitudes(runs, names)])
     except DataError as error:
         raise UserError(f"{where}{of and f', rows{of}'}: {error}") from None
 
@@ -135,31 +154,6 @@ def _label(path: Path) -> str:
 
 
 # What comes out
-
-
-def _figure(found: Comparison, labels: Sequence[str], loss: str) -> Any:
-    from lm.scaling.plots import comparison_figure
-
-    return comparison_figure(found, labels, loss)
-
-
-def _report(
-    found: Comparison,
-    labels: Sequence[str],
-    equal: Sequence[str],
-    differ: Mapping[str, float | None],
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "variants": list(labels),
-        "multipliers": [asdict(point) for point in found.points],
-        "exponents": {
-            label: fit.exponents for label, fit in zip(labels, found.fits, strict=True)
-        },
-        "held_equal": equal,
-        "differ": differ,
-        "warnings": [*notes, *found.warnings],
-    }
 
 
 def _print(

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -33,6 +33,9 @@ from lm.scaling.grouped import Grouped, extrapolations, fit_groups, fit_shared, 
 from lm.scaling.power import QUANTITIES
 from lm.scaling.saved import report
 from lm.scaling.table import DataError, Runs, groups
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_arguments(parser: Parser) -> None:
@@ -109,7 +112,13 @@ def main(given: argparse.Namespace) -> None:
     if law.surface and {"flops", "params", "tokens"} <= set(names):
         notes += flops_notes(runs)
     notes += extrapolations(found.fits, predictions)
-    write_plot(given.plot, lambda: _figure(found, parts, names["loss"]))
+
+    def draw() -> "Figure":
+        from lm.scaling.plots import figure_of
+
+        return figure_of(found.fits, parts, names["loss"])
+
+    write_plot(given.plot, draw)
     if given.json:
         print_json(report(found.fits, predictions, notes, found.joint))
     else:
@@ -202,12 +211,6 @@ def _fit(given: argparse.Namespace, law: Law, parts: Mapping[str, Runs]) -> Grou
         delta = 1e-3 if given.delta is None else given.delta
         return fit_shared(parts, given.share, delta=delta, **draws)
     return fit_groups(law, parts, **draws)
-
-
-def _figure(found: Grouped, parts: Mapping[str, Runs], loss: str) -> Any:
-    from lm.scaling.plots import figure_of
-
-    return figure_of(found.fits, parts, loss)
 
 
 # What is printed

@@ -9,7 +9,6 @@ import msgspec
 
 from lm.config import UserError
 from lm.cost import ledger
-from lm.cost.chips import Slice
 from lm.data import Data, SentencePiece, vocabulary_size
 from lm.model import Model
 from lm.run import Run, validate
@@ -64,10 +63,6 @@ class Rung(NamedTuple):
         """Positions of a step."""
         return self.run.data.batch * self.run.data.length
 
-    def hours(self, machine: Slice, utilization: float) -> float:
-        """Hours of training alone: FLOPs over what the slice does of its peak."""
-        return machine.hours(self.cost.flops, utilization)
-
 
 def optimum(fit: Fit, flops: float, unique: float | None = None) -> dict[str, Any]:
     """N*, D* and the loss at a budget, with 95% intervals where the fit has draws.
@@ -115,16 +110,11 @@ def best_tokens(fit: Fit, params: float, unique: float | None = None) -> float |
     return float(optimum(fit, flops, unique)["tokens"])
 
 
-def shape(model: Model, depth: int) -> Model:
-    """The model of a depth, the one dial of the ladder; raises UserError where it is none."""
-    return model.at_depth(depth)
-
-
 def nearest_depth(model: Model, tokens: int, params: float, convention: Convention) -> int:
     """The depth whose number of parameters is by factors nearest to `params`."""
 
     def count(depth: int) -> int:
-        return getattr(_parameters(shape(model, depth), tokens), convention)
+        return getattr(_parameters(model.at_depth(depth), tokens), convention)
 
     most = 1
     while count(most) < params:
@@ -163,7 +153,7 @@ def ladder(
     stays. Raises UserError where the budget is too small for any shape.
     """
     tokens = vocabulary_size(base.data.tokenizer)
-    least = getattr(_parameters(shape(base.model, 1), tokens), convention)
+    least = getattr(_parameters(base.model.at_depth(1), tokens), convention)
     found: dict[int, Rung] = {}
     for times in range(rungs):
         budget = flops / STEP**times
@@ -187,7 +177,7 @@ def ladder(
 def _rung(
     base: Run, fit: Fit, budget: float, depth: int, convention: Convention, unique: float | None
 ) -> Rung:
-    tokens, model = vocabulary_size(base.data.tokenizer), shape(base.model, depth)
+    tokens, model = vocabulary_size(base.data.tokenizer), base.model.at_depth(depth)
     params = _parameters(model, tokens)
     batch, rate = batch_and_rate(params.matmul)
     # A power of two, which devices can share.

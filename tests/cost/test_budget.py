@@ -81,7 +81,7 @@ def test_a_ladder_is_legal_rises_and_spends_its_budgets(convention, changes):
         best = budget.optimum(budget.DEFAULT, rung.budget)["params"]
 
         def off(depth: int, model=model, best=best) -> float:
-            run = Run(model=budget.shape(model, depth))
+            run = Run(model=model.at_depth(depth))
             return abs(math.log(getattr(ledger.parameters(run, PIECES), convention) / best))
 
         assert off(model.depth) == min(off(model.depth + by) for by in (-1, 0, 1))
@@ -96,7 +96,7 @@ def test_hours_are_flops_over_what_the_slice_does():
     """Fails if cores are taken for chips, minutes for hours, or utilization is left out."""
     (rung,) = budget.ladder(budget.PLANNED, budget.DEFAULT, 1e19, rungs=1)
     hours = rung.cost.flops / (8 * 459e12 * 0.5) / 3600
-    assert rung.hours(parse_slice("v5p-16"), 0.5) == pytest.approx(hours)
+    assert parse_slice("v5p-16").hours(rung.cost.flops, 0.5) == pytest.approx(hours)
     # What is computed again is not in the utilization, nor in the budget.
     again = msgspec.structs.replace(budget.PLANNED, remat="block")
     (other,) = budget.ladder(again, budget.DEFAULT, 1e19, rungs=1)

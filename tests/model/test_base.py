@@ -225,7 +225,7 @@ def test_depth_is_the_dial_of_a_budget_where_a_model_has_one():
     ]
     assert depth == 1 + int(np.argmin(sizes))
     with pytest.raises(UserError, match=r"^model.type=fixed: "):
-        budget.shape(Fixed(), 2)
+        Fixed().at_depth(2)
 
 
 class Fixed(Window, tag="fixed"):
