@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lm.config import Config, UserError, divisors, essence, parse, validate_fields
+from lm.config import Config, Count, UserError, divisors, essence, parse, validate_fields
 from lm.data import Data, vocabulary_size
 from lm.distributed.mesh import Divisibility, Mesh, choose
 from lm.model import Attention, Execution, Model, Remat, Transformer
@@ -27,12 +27,9 @@ class CheckpointSettings(Config):
     seconds: Annotated[float, Meta(gt=0, description="save at most this often, in seconds")] = (
         120
     )
-    steps: (
-        Annotated[
-            int, Meta(ge=1, description="save every so many steps instead; null: by the clock")
-        ]
-        | None
-    ) = None
+    steps: Annotated[
+        Count | None, Meta(description="save every so many steps instead; null: by the clock")
+    ] = None
     keep: Annotated[int, Meta(ge=1, description="how many of the newest are kept")] = 2
     directory: (
         Annotated[
@@ -86,13 +83,10 @@ class Start(Config):
             " taken; what the run has beyond them is drawn, and named"
         ),
     ] = "all"
-    digest: (
-        Annotated[
-            str,
-            Meta(description="of the model there; null: whichever it is, and noted here"),
-        ]
-        | None
-    ) = None
+    digest: Annotated[
+        str | None,
+        Meta(description="of the model there; null: whichever it is, and noted here"),
+    ] = None
 
 
 class Run(Config):
@@ -104,16 +98,13 @@ class Run(Config):
     optimizer: Optimizer = Adamw()
     schedule: Schedule = WarmupStableDecay()
     tokens: Annotated[int, Meta(ge=1, description="budget: tokens trained on")] = 1_000_000
-    start: (
-        Annotated[
-            Start,
-            Meta(
-                description="null: from scratch; else tokenizer and model are the start's,"
-                " unless others are given"
-            ),
-        ]
-        | None
-    ) = None
+    start: Annotated[
+        Start | None,
+        Meta(
+            description="null: from scratch; else tokenizer and model are the start's,"
+            " unless others are given"
+        ),
+    ] = None
     trainable: (
         Annotated[
             tuple[str, ...],
@@ -134,12 +125,9 @@ class Run(Config):
         int, Meta(ge=1, description="parts of a batch, one after the other, to save memory")
     ] = 1
     remat: Annotated[Remat, Meta(description="what the backward pass computes again")] = "none"
-    unroll: (
-        Annotated[
-            int, Meta(ge=1, description="layers compiled in a row; null: all on CPU, else one")
-        ]
-        | None
-    ) = None
+    unroll: Annotated[
+        Count | None, Meta(description="layers compiled in a row; null: all on CPU, else one")
+    ] = None
     attention: Annotated[
         Attention,
         Meta(description="what computes it; auto: splash on TPUs for rows of 512 on, else XLA"),

@@ -3,10 +3,11 @@
 from lm.config.convert import digest, divisors, dump, essence, parse, read_json, validate_fields
 from lm.config.describe import describe
 from lm.config.override import override
-from lm.config.struct import Config, UserError
+from lm.config.struct import Config, Count, UserError
 
 __all__ = [
     "Config",
+    "Count",
     "UserError",
     "describe",
     "digest",

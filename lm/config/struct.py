@@ -1,8 +1,11 @@
 """Settings are frozen structs; what is wrong with them is one line."""
 
-from typing import dataclass_transform
+from typing import Annotated, dataclass_transform
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+"""A whole number from 1 on, for settings that may also be null."""
 
 
 class UserError(Exception):

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from lm.config import Config, UserError
+from lm.config import Config, Count, UserError
 from lm.data.batches import (
     Batches,
     Packing,
@@ -81,12 +81,9 @@ class Data(Config, frozen=True):
     validation: Annotated[
         float, Meta(gt=0, lt=1, description="fraction of the documents that is held out")
     ] = 0.08
-    unique: (
-        Annotated[
-            int, Meta(ge=1, description="tokens of the training text that are read; null: all")
-        ]
-        | None
-    ) = None
+    unique: Annotated[
+        Count | None, Meta(description="tokens of the training text that are read; null: all")
+    ] = None
     packing: Annotated[
         Packing,
         Meta(description="rows are cut from the stream of documents, or hold whole ones"),

@@ -21,7 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.config import UserError
+from lm.config.convert import T
 from lm.distributed.signals import STOPPED
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -41,8 +42,6 @@ asks in no other case; without it the first that recognizes its variables is."""
 
 ALONE = "JAX_NUM_PROCESSES=1"
 """What a process is told that stands alone whatever else its environment says."""
-
-T = TypeVar("T")
 
 
 def join() -> None:

@@ -11,7 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from msgspec import Meta
 
-from lm.config import Config, UserError
+from lm.config import Config, Count, UserError
 
 AXES = ("replica", "fsdp", "tensor", "context")
 
@@ -45,32 +45,20 @@ class Mesh(Config):
     What is null is chosen, so that the run fits (`choose`).
     """
 
-    replica: (
-        Annotated[
-            int, Meta(ge=1, description="copies across slices; null: one a slice, if fsdp fits")
-        ]
-        | None
-    ) = None
-    fsdp: (
-        Annotated[
-            int, Meta(ge=1, description="splits batch and parameters; null: all it can take")
-        ]
-        | None
-    ) = None
-    tensor: (
-        Annotated[
-            int,
-            Meta(ge=1, description="splits heads, MLP, vocabulary; null: 1, more if it must"),
-        ]
-        | None
-    ) = None
-    context: (
-        Annotated[
-            int,
-            Meta(ge=1, description="splits the positions of a row; null: 1, more if it must"),
-        ]
-        | None
-    ) = None
+    replica: Annotated[
+        Count | None, Meta(description="copies across slices; null: one a slice, if fsdp fits")
+    ] = None
+    fsdp: Annotated[
+        Count | None, Meta(description="splits batch and parameters; null: all it can take")
+    ] = None
+    tensor: Annotated[
+        Count | None,
+        Meta(description="splits heads, MLP, vocabulary; null: 1, more if it must"),
+    ] = None
+    context: Annotated[
+        Count | None,
+        Meta(description="splits the positions of a row; null: 1, more if it must"),
+    ] = None
 
 
 class Divisibility(NamedTuple):

@@ -84,8 +84,7 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        print(f"lm: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
+        _end(f"lm: {' '.join(message.split())}; see {self.prog} --help", 2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         for argument in sys.argv[1:] if args is None else args:
@@ -142,31 +141,30 @@ def _exit_codes() -> Iterator[None]:
         yield
     except UserError as error:
         # A path in it may have line ends.
-        print(f"lm: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"lm: {' '.join(str(error).splitlines())}", 2)
     except Stopped as stopped:
-        print(f"lm: {stopped}; the same command goes on from there", file=sys.stderr)
-        sys.exit(STOPPED)
+        _end(f"lm: {stopped}; the same command goes on from there", STOPPED)
     except KeyboardInterrupt:
-        print(SAID, file=sys.stderr)
-        sys.exit(STOPPED)
+        _end(SAID, STOPPED)
     except BrokenPipeError:  # `lm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except MemoryError as error:
-        print(f"lm: more than this machine's memory: {_first_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"lm: more than this machine's memory: {_first_line(error)}", 2)
     except RuntimeError as error:  # jax's own
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         said = "; lm plan says what a run needs"
-        print(f"lm: more than the devices' memory: {_first_line(error)}{said}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"lm: more than the devices' memory: {_first_line(error)}{said}", 2)
     except OSError as error:
         if error.errno not in _USERS:
             raise
-        print(f"lm: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"lm: {error.filename or 'writing'}: {error.strerror}", 2)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def _first_line(error: Exception) -> str:

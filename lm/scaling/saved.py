@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lm.scaling.base import Interval
 from lm.scaling.catalog import LAWS, law_of
 from lm.scaling.fit import Fit
 from lm.scaling.joint import Joint
@@ -49,29 +50,20 @@ def report(
 
 
 def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "parameters": fit.parameters,
-        "exponents": fit.exponents,
-        "objective": fit.objective,
-        "ci95": fit.ci95,
-        "predictions": predictions,
-        "warnings": list(fit.warnings),
-        "rows_used": fit.rows_used,
-        # What intervals of another prediction need, as `lm budget` makes.
-        "degrees": fit.degrees,
-        "fixed": list(fit.fixed),
-        "unidentified": list(fit.unidentified),
-        "ranges": dict(fit.ranges),
-        "against": fit.law.against,
-        "method": fit.law.method,
-        "draws": {
-            name: [float(f"{draw:.9g}") for draw in draws_B]
-            for name, draws_B in fit.draws.items()
-        },
+    found = {name: getattr(fit, name) for name in (*_KEPT, "exponents", "ci95")}
+    found |= {"against": fit.law.against, "method": fit.law.method, "predictions": predictions}
+    # What intervals of another prediction need, as `lm budget` makes.
+    found["draws"] = {
+        name: [float(f"{draw:.9g}") for draw in draws_B] for name, draws_B in fit.draws.items()
     }
-    if fit.certificate:
-        found["certificate"] = asdict(fit.certificate)
-    return found
+    return found | ({"certificate": asdict(fit.certificate)} if fit.certificate else {})
+
+
+_KEPT = (
+    *("parameters", "objective", "rows_used", "degrees", "fixed", "unidentified", "ranges"),
+    "warnings",
+)
+"""What a file has of a `Fit` as it is."""
 
 
 class SavedLaw(msgspec.Struct):
@@ -82,12 +74,12 @@ class SavedLaw(msgspec.Struct):
     rows_used: int
     degrees: int = 0
     draws: dict[str, list[float]] = {}
-    fixed: list[str] = []
-    unidentified: list[str] = []
-    ranges: dict[str, tuple[float, float]] = {}
+    fixed: tuple[str, ...] = ()
+    unidentified: tuple[str, ...] = ()
+    ranges: dict[str, Interval] = {}
     against: str = "flops"
     method: str | None = None
-    warnings: list[str] = []
+    warnings: tuple[str, ...] = ()
 
 
 class LawFile(SavedLaw, kw_only=True):
@@ -119,13 +111,6 @@ def read_law(path: Path, group: str | None) -> Fit:
         raise DataError(f"{path}: no law {saved.law}; one of {', '.join(LAWS)}")
     return Fit(
         law=law_of(saved.law, against=law.against, method=law.method),
-        parameters=law.parameters,
-        objective=law.objective,
-        rows_used=law.rows_used,
-        degrees=law.degrees,
         draws={name: np.array(draws) for name, draws in law.draws.items()},
-        fixed=tuple(law.fixed),
-        warnings=tuple(law.warnings),
-        unidentified=tuple(law.unidentified),
-        ranges=law.ranges,
+        **{name: getattr(law, name) for name in _KEPT},
     )

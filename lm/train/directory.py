@@ -6,7 +6,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import msgspec
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from lm.artifact import Started
 from lm.config import UserError, dump, parse, read_json
+from lm.config.convert import T
 from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens
 from lm.data import tokenizer_of as learn_tokenizer
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
@@ -29,7 +30,9 @@ from lm.run import (
     read_run,
     same_result,
 )
-from lm.train.checkpoint import Restored
+
+if TYPE_CHECKING:  # orbax takes a second, and `lm audit` needs none
+    from lm.train.checkpoint import Restored
 
 
 def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
@@ -39,17 +42,9 @@ def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
     """
     if (directory / "tokenizer").exists():
         return load_tokenizer(directory / "tokenizer")
-    path = directory / "data.json"
-    if not path.exists():
-        return learn_tokenizer(run.data)
-    there = data_digests(path)
-    tokenizer = learn_tokenizer(run.data, there["corpus_digest"])
-    if tokenizer.digest != there["tokenizer_digest"]:
-        raise UserError(
-            changed_text(
-                directory, "tokenizer_digest", tokenizer.digest, there["tokenizer_digest"]
-            )
-        )
+    there = data_digests(directory)
+    tokenizer = learn_tokenizer(run.data, there.get("corpus_digest"))
+    _check_same(directory, "tokenizer_digest", tokenizer.digest, there.get("tokenizer_digest"))
     return tokenizer
 
 
@@ -71,7 +66,7 @@ def decided_by_all(run: Run, tokens: Tokens) -> dict[str, str]:
     return decided_by(run) | data
 
 
-def refuse_others(mine: dict[str, str], place: str, found: Restored, *, known: bool) -> None:
+def refuse_others(mine: dict[str, str], place: str, found: "Restored", *, known: bool) -> None:
     """Raises UserError where a checkpoint is of another run, or of other data.
 
     One of an older version does not say what decided it: it is believed where the run is
@@ -125,17 +120,16 @@ def checked_tokens(run: Run, directory: Path, tokenizer: Tokenizer | None) -> To
     if (directory / "tokenizer").exists():
         tokenizer = load_tokenizer(directory / "tokenizer")
     tokens = open_tokens(run.data, tokenizer)
-    path = directory / "data.json"
-    if path.exists():
-        there = data_digests(path)
-        for name in ("corpus_digest", "tokenizer_digest"):
-            if there[name] != (now := getattr(tokens, name)):
-                raise UserError(changed_text(directory, name, now, there[name]))
+    for name, then in data_digests(directory).items():
+        _check_same(directory, name, getattr(tokens, name), then)
     return tokens
 
 
-def data_digests(path: Path) -> dict[str, str]:
-    """The digests of corpus and tokenizer that a data.json holds."""
+def data_digests(directory: Path) -> dict[str, str]:
+    """The digests of corpus and tokenizer by a run's data.json; {} where there is none."""
+    path = directory / "data.json"
+    if not path.exists():
+        return {}
     there = read_json(path)
     try:
         return {name: there[name][:] for name in ("corpus_digest", "tokenizer_digest")}
@@ -170,9 +164,8 @@ def finished_result(run: Run, directory: Path, *, asked: bool) -> Result | None:
     # One that was trained without being asked anything lacks what the evaluator finds.
     if asked and result.evaluation is None and run.objective.predictions:
         return None
-    now, then = corpus_digest(run.data), result.training.corpus_digest
-    if then != now:
-        raise UserError(changed_text(directory, "corpus_digest", now, then))
+    then = result.training.corpus_digest
+    _check_same(directory, "corpus_digest", corpus_digest(run.data), then)
     return result
 
 
@@ -199,12 +192,13 @@ def other_settings(run: Run, directory: Path) -> str:
     return f"{', '.join(dict.fromkeys(names))} differ" if names else ""
 
 
-def changed_text(directory: Path, name: str, now: str, then: str) -> str:
-    """What is said where a corpus or tokenizer is another than before."""
-    return (
-        f"{directory}: the corpus, or the tokenizer learnt from it, has changed: {name} is"
-        f" {now[:12]}, was {then[:12]}; restore it, or train in another directory"
-    )
+def _check_same(directory: Path, name: str, now: str, then: str | None) -> None:
+    """Raises UserError where a corpus or tokenizer is another than it was then, if known."""
+    if then is not None and then != now:
+        raise UserError(
+            f"{directory}: the corpus, or the tokenizer learnt from it, has changed: {name} is"
+            f" {now[:12]}, was {then[:12]}; restore it, or train in another directory"
+        )
 
 
 def describe_run(
@@ -257,14 +251,16 @@ def describe_run(
 
 def read_lengths(directory: Path) -> LengthModel | None:
     """How long the documents of a run are; None where its directory does not say."""
-    path = directory / "lengths.json"
-    return parse(LengthModel, path.read_bytes(), str(path)) if path.exists() else None
+    return _parsed(LengthModel, directory / "lengths.json")
 
 
 def read_start(directory: Path) -> Started | None:
     """What a run started from; None: from scratch."""
-    path = directory / "start.json"
-    return parse(Started, path.read_bytes(), str(path)) if path.exists() else None
+    return _parsed(Started, directory / "start.json")
+
+
+def _parsed(type_: type[T], path: Path) -> T | None:
+    return parse(type_, path.read_bytes(), str(path)) if path.exists() else None
 
 
 def environments(directory: Path) -> list[dict[str, Any]]:

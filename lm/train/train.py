@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -32,7 +32,7 @@ from lm.train.lock import only_writer
 from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
 from lm.train.start import Begun, begin
-from lm.train.step import Program, State, prepare
+from lm.train.step import State, prepare
 from lm.train.stops import stop_requests
 from lm.train.trackers import check as check_trackers
 from lm.train.validation import check_targets
@@ -64,10 +64,8 @@ def train_run(
     begun = begin(validate(run))
     run = validate(begun.run)
     check_channels(run)
-    finished = hosts.broadcast_from_first(
-        lambda: finished_result(run, directory, asked=evaluate is not None)
-    )
-    if finished is not None:
+    finish = partial(finished_result, run, directory, asked=evaluate is not None)
+    if finished := hosts.broadcast_from_first(finish):
         return finished
     check_trackers(run.trackers)
     memory.check(run, jax.devices())
@@ -90,14 +88,12 @@ def train_run(
         places.append(checkpoints_of(run, directory))
     with only_writer(*places) as check:
         # By now another process may have finished it.
-        finished = hosts.broadcast_from_first(
-            lambda: finished_result(run, directory, asked=evaluate is not None)
-        )
-        if finished is not None:
+        if finished := hosts.broadcast_from_first(finish):
             return finished
         known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
+        trained = partial(ModelWithText, run, tokens, program)
         with stop_requests() as requests:
-            ask = _of_parameters(evaluate_during, run, tokens, program)
+            ask = evaluate_during and (lambda params: evaluate_during(trained(params)))
             job = Job(
                 run, directory, tokens, program, label, requests, check, known, begun, ask
             )
@@ -109,21 +105,12 @@ def train_run(
         result = Result(
             costs=_costs(counted, tokens, seen, progress),
             training=_training(run, tokens, state, progress, begun),
-            evaluation=evaluate and evaluate(ModelWithText(run, tokens, program, state.params)),
+            evaluation=evaluate and evaluate(trained(state.params)),
         )
         if hosts.is_first():
             check()
             write_whole(directory / "result.json", result.to_json() + "\n")
     return result
-
-
-def _of_parameters(
-    evaluate: EvaluateDuring | None, run: Run, tokens: Tokens, program: Program
-) -> Callable[[Any], Mapping[str, float | str]] | None:
-    """An evaluator as a function of the parameters alone."""
-    if evaluate is None:
-        return None
-    return lambda params: evaluate(ModelWithText(run, tokens, program, params))
 
 
 def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:

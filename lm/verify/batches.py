@@ -23,6 +23,7 @@ from lm.config import UserError, read_json
 from lm.data import open_tokens
 from lm.data.digest import chain_text, chained
 from lm.run import Run, read_run
+from lm.train.directory import data_digests
 from lm.train.trackers.jsonl import missing, read_metrics, spans
 
 _chained = jax.jit(chained)
@@ -196,14 +197,7 @@ def _decisive(directory: Path, run: Run) -> dict[str, Any]:
     """Everything that decides a run's batches, by name."""
     plain = msgspec.to_builtins(run.data)
     found = {"seed": run.seed} | {f"data.{name}": value for name, value in plain.items()}
-    path = directory / "data.json"
-    if path.exists():
-        data = read_json(path)
-        try:
-            found |= {name: data[name] for name in ("corpus_digest", "tokenizer_digest")}
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: damaged: {error!r}") from None
-    return found
+    return found | data_digests(directory)
 
 
 def _short(value: Any) -> str:
