@@ -4,18 +4,3 @@ from lm.config.convert import digest, divisors, dump, essence, parse, read_json,
 from lm.config.describe import describe
 from lm.config.override import override
 from lm.config.struct import Config, Count, UserError
-
-__all__ = [
-    "Config",
-    "Count",
-    "UserError",
-    "describe",
-    "digest",
-    "divisors",
-    "dump",
-    "essence",
-    "override",
-    "parse",
-    "read_json",
-    "validate_fields",
-]

@@ -35,41 +35,6 @@ from lm.data.tokenizers import (
     vocabulary_size,
 )
 
-__all__ = [
-    "Batches",
-    "Bytes",
-    "Channel",
-    "Corpus",
-    "Data",
-    "Document",
-    "Hmm",
-    "Jsonl",
-    "LengthModel",
-    "Packing",
-    "SentencePiece",
-    "Split",
-    "Stdlib",
-    "Stretch",
-    "Text",
-    "Tfds",
-    "Tokenizer",
-    "TokenizerConfig",
-    "Tokens",
-    "corpus_digest",
-    "documents_at",
-    "load_tokenizer",
-    "most_content",
-    "n_rows",
-    "open_tokenizer",
-    "open_tokens",
-    "row_tokens",
-    "rows",
-    "save_tokenizer",
-    "tokenizer_of",
-    "unique_rows",
-    "vocabulary_size",
-]
-
 
 class Data(Config, frozen=True):
     """What is read, how it is cut into tokens and rows."""

@@ -10,9 +10,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STOPPED = 75
 """Exit code of a command that is to be run again, and goes on from what it has saved.
@@ -55,16 +55,39 @@ def listen() -> None:
 def as_interrupts() -> Iterator[None]:
     """Within, `REQUESTS` raise KeyboardInterrupt once; what they did before is restored."""
 
-    def interrupt(number: int, frame: object) -> NoReturn:
+    def interrupt(number: int, before: Mapping[int, Any]) -> NoReturn:
         for request in before:
             signal.signal(request, _end)
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in REQUESTS}
+    with _heard(interrupt):
+        yield
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects `REQUESTS`, so that no step and no save is cut in two; a second is final."""
+    received: list[int] = []
+
+    def note(number: int, before: Mapping[int, Any]) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    with _heard(note):
+        try:
+            yield received
+        finally:
+            keep_alive(False)
+
+
+@contextmanager
+def _heard(handle: Callable[[int, Mapping[int, Any]], None]) -> Iterator[None]:
+    """Within, `REQUESTS` call this with what they did before; what is ignored stays so."""
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in REQUESTS}
     before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
     try:
         for number in before:
-            signal.signal(number, interrupt)
+            signal.signal(number, lambda number, _: handle(number, before))
     except ValueError:  # not the main thread: signals are not ours
         before = {}
     try:

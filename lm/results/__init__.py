@@ -15,22 +15,3 @@ from lm.results.result import (
     Truth,
     read_result,
 )
-
-__all__ = [
-    "ColumnInfo",
-    "Costs",
-    "Evaluation",
-    "Guess",
-    "Kind",
-    "Passage",
-    "Probe",
-    "Record",
-    "Result",
-    "Score",
-    "Training",
-    "Truth",
-    "columns",
-    "compared",
-    "leading",
-    "read_result",
-]

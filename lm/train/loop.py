@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import msgspec
 
 from lm.config import UserError
 from lm.cost import ledger
@@ -91,7 +92,7 @@ def train_on(job: Job) -> tuple[State, Progress, bool]:
                     f"{job.label}: {fault.why} at step {fault.step}: rolled back to step"
                     f" {back}, its batches since then are left out"
                 )
-        checkpoints.save(int(state.step), state, progress.plain())
+        checkpoints.save(int(state.step), state, msgspec.to_builtins(progress))
     return state, progress, stopped
 
 
@@ -102,7 +103,7 @@ def _newest(job: Job, checkpoints: Checkpoints) -> tuple[State, Progress]:
     if restored is None:
         return _first(job), Progress(decided_by=mine)
     refuse_others(mine, checkpoints_of(job.run, job.directory), restored, known=job.known)
-    return restored.state, Progress.of({"decided_by": mine} | restored.extra)
+    return restored.state, msgspec.convert({"decided_by": mine} | restored.extra, Progress)
 
 
 def _first(job: Job) -> State:
@@ -265,7 +266,7 @@ class _Loop:
 
     def _save(self, step: int) -> None:
         self._prove_sound(step)
-        self._checkpoints.save(step, self.state, self._progress.plain())
+        self._checkpoints.save(step, self.state, msgspec.to_builtins(self._progress))
         self._saved, self._tick, self._due = time.monotonic(), None, False
 
     def _prove_sound(self, step: int) -> None:

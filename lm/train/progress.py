@@ -1,7 +1,6 @@
 """What a run has come to, beside its state."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -29,12 +28,3 @@ class Progress(msgspec.Struct):
     """Batches left out by such returns."""
     recent: list[dict[str, Any]] = []
     """The newest metrics, where they may be lost before a checkpoint is."""
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Self:
-        """What `plain` gave, of a checkpoint."""
-        return msgspec.convert(plain, cls)
-
-    def plain(self) -> dict[str, Any]:
-        """JSON values."""
-        return msgspec.to_builtins(self)

@@ -13,7 +13,7 @@ from lm.data import Tokens, n_rows, unique_rows
 from lm.data.digest import chain_text
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
-from lm.distributed.signals import Stopped
+from lm.distributed.signals import Stopped, stop_requests
 from lm.output.files import write_whole
 from lm.results import Costs, Evaluation, Result, Training
 from lm.run import (
@@ -33,7 +33,6 @@ from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
 from lm.train.start import Begun, begin
 from lm.train.step import State, prepare
-from lm.train.stops import stop_requests
 from lm.train.trackers import check as check_trackers
 from lm.train.validation import check_targets
 

@@ -8,16 +8,3 @@ from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
 Corpus = Stdlib | Text | Jsonl | Tfds | Hmm
-
-__all__ = [
-    "Base",
-    "Channel",
-    "Corpus",
-    "Document",
-    "Hmm",
-    "Jsonl",
-    "Stdlib",
-    "Stretch",
-    "Text",
-    "Tfds",
-]
