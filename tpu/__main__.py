@@ -209,13 +209,12 @@ def _dry_run(job: Any, requests: Any, where: Place, commit: str) -> str:
     sent.append(requests.delete())
     described = {
         "upload": where.url(f"{where.folder}/source-{commit}.bundle"),
-        "requests": [{_method(request): _plain(request)} for request in sent],
+        "requests": [
+            {type(request).__name__.removesuffix("Request"): _plain(request)}
+            for request in sent
+        ],
     }
     return f"{json.dumps(described, indent=2)}\n{job.script}"
-
-
-def _method(request: Any) -> str:
-    return type(request).__name__.removesuffix("Request")
 
 
 def _plain(request: Any) -> Any:

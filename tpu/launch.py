@@ -68,7 +68,8 @@ def watch(job: Job, queue: Queue, bucket: Bucket, launch: str, report: Report) -
             why = "its hosts were stopped, and did not come back"
         if why:
             report(f"{job.name}: {why}; asking again")
-            _delete_and_create(job, queue, bucket, report)
+            queue.delete()  # first, as hosts that are shut down still speak
+            _create(job, queue, bucket, report)
             failing, silent = 0, 0
         elif failing > GRACE:
             queue.delete()
@@ -114,12 +115,6 @@ def _lost(job: Job, queue: Queue, found: tpu_v2.QueuedResource) -> str:
             if any(map(queue.lost, job.nodes)):
                 return "preempted"
     return ""
-
-
-def _delete_and_create(job: Job, queue: Queue, bucket: Bucket, report: Report) -> None:
-    # In this order: hosts that are shut down still speak.
-    queue.delete()
-    _create(job, queue, bucket, report)
 
 
 def _create(job: Job, queue: Queue, bucket: Bucket, report: Report) -> None:

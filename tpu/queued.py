@@ -133,8 +133,7 @@ class Queue:
             try:
                 return self._client.get_queued_resource(self.requests.get(), retry=self._again)
             except exceptions.NotFound as error:
-                # The zone may be what is missing.
-                if self._zone_is_missing(error):
+                if self.requests.name not in error.message:  # the zone may be what is missing
                     raise
                 return None
 
@@ -190,9 +189,6 @@ class Queue:
             timeout=QUESTIONS * POLL,
         )
         operation.result(polling=polling)
-
-    def _zone_is_missing(self, error: exceptions.NotFound) -> bool:
-        return self.requests.name not in error.message
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:

@@ -130,7 +130,8 @@ def _largest(run: Run, field: str, platform: str, there: int) -> int | None:
     )
 
     def fails(count: int) -> bool:
-        return sum(least(_replaced(run, field, count * step), platform).values()) > there
+        smaller = override(run, [f"{field}={count * step}"])
+        return sum(least(smaller, platform).values()) > there
 
     count = bisect.bisect_left(range(1, _value(run, field) // step + 1), True, key=fails)
     return count * step or None
@@ -141,10 +142,6 @@ def _value(run: Run, field: str) -> int:
     for name in field.split("."):
         value = getattr(value, name)
     return int(value)
-
-
-def _replaced(run: Run, field: str, value: int) -> Run:
-    return override(run, [f"{field}={value}"])
 
 
 def _gb(size: int) -> str:

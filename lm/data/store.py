@@ -101,7 +101,8 @@ def open_store(
     `documents` is iterated over only to build. Checking reads every file once (about a second a
     gigabyte). Two processes that build at once both end with the same, whole store.
     """
-    folder = cache.folder() / "tokens" / _sha(json.dumps(key, sort_keys=True).encode())[:32]
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache.folder() / "tokens" / name
     if damage := _damage(folder, key):
         if folder.exists():
             cache.log.warning("token store %s: %s; building it again", folder, damage)
@@ -317,10 +318,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-
-
-def _sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _sha_file(path: Path) -> str:

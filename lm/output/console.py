@@ -43,12 +43,9 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
 def print_table(made: Table) -> None:
     """Prints a table as wide as what it holds: a number is never cut."""
     shown = console()
-    shown.width = max(shown.width, shown.measure(made, options=_whole(shown)).maximum)
+    whole = shown.options.update(max_width=10_000)
+    shown.width = max(shown.width, shown.measure(made, options=whole).maximum)
     shown.print(made)
-
-
-def _whole(shown: Console) -> Any:
-    return shown.options.update(max_width=10_000)
 
 
 def print_notes(notes: Iterable[str], warnings: Iterable[str] = ()) -> None:

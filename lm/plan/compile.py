@@ -31,7 +31,7 @@ from lm.objectives import Base
 from lm.plan.found import HERE, Found, Moved, Speed, StepKind
 from lm.plan.hlo import Collective, Unreadable, work
 from lm.plan.measure import speed, step_seconds
-from lm.plan.network import axes_of, places_of, seconds_of
+from lm.plan.network import DevicePlace, axes_of, seconds_of
 from lm.run import Run, mesh_for
 from lm.train.step import Program, prepare
 
@@ -221,7 +221,11 @@ def _moved(
 ) -> list[Moved]:
     """The collectives of a step by kind and mesh axes, the largest first."""
     sums: dict[tuple[str, str], Moved] = {}
-    places = places_of(program.mesh, slice_of)
+    # By the partition's number, in which programs name devices.
+    places = [
+        DevicePlace(slice_of[device], tuple(getattr(device, "coords", ())))
+        for device in program.mesh.devices.flat
+    ]
     for collective in collectives:
         axes = axes_of(collective, program.mesh)
         moved = sums.setdefault(

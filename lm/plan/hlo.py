@@ -62,29 +62,15 @@ def work(text: str, devices: int) -> Work:
         raise Unreadable(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
 
-_FREE = frozenset(
-    [
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "after-all",
-        "partition-id",
-        "iota",
-        "opt-barrier",
-        "domain",
-        "add-dependency",
-        "async-update",
-    ]
+_FREE = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("partition-id", "iota", "opt-barrier", "domain", "add-dependency", "async-update"),
 )
-_COLLECTIVES = frozenset(
-    ["all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute"]
+_COLLECTIVES = (
+    *("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute"),
 )
-_SLICES = frozenset(["dynamic-slice", "slice", "gather"])
-_NO_WORK = frozenset(
-    ["AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone"]
-)
+_SLICES = ("dynamic-slice", "slice", "gather")
+_NO_WORK = ("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone")
 
 
 class _Kernel(NamedTuple):
@@ -243,7 +229,9 @@ class _Reader:
         return total
 
     def _readers(self, inner: Computation, name: str) -> Iterator[Instruction]:
-        for user in inner.users(name):
+        for user in inner.instructions.values():
+            if name not in user.operands:
+                continue
             if user.opcode == "bitcast":
                 yield from self._readers(inner, user.name)
             else:

@@ -32,18 +32,9 @@ class Computation(NamedTuple):
     def root(self) -> Instruction:
         return next(i for i in self.instructions.values() if i.is_root)
 
-    def users(self, name: str) -> list[Instruction]:
-        return [i for i in self.instructions.values() if name in i.operands]
-
     def parameter(self, number: int) -> Instruction | None:
-        return next(
-            (
-                i
-                for i in self.instructions.values()
-                if i.opcode == "parameter" and i.inside == str(number)
-            ),
-            None,
-        )
+        parameters = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return next((i for i in parameters if i.inside == str(number)), None)
 
 
 HloModule = dict[str, Computation]

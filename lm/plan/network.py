@@ -1,7 +1,7 @@
 """How long a collective takes on the wires of a slice, and between slices."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,14 +18,6 @@ class DevicePlace(NamedTuple):
 
     slice: int
     coords: tuple[int, ...]
-
-
-def places_of(mesh: jax.sharding.Mesh, slice_of: Mapping[jax.Device, int]) -> list[DevicePlace]:
-    """By the partition's number, in which programs name devices."""
-    return [
-        DevicePlace(slice_of[device], tuple(getattr(device, "coords", ())))
-        for device in mesh.devices.flat
-    ]
 
 
 def axes_of(collective: Collective, mesh: jax.sharding.Mesh) -> str:

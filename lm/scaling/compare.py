@@ -14,22 +14,10 @@ from lm.scaling.power import Power, lines
 from lm.scaling.table import ColumnValues, DataError, Runs
 
 BUDGETS = (
-    "params",
-    "params_total",
-    "params_non_embedding",
-    "tokens",
-    "predicted_targets",
-    "target_positions",
-    "steps",
-    "flops",
-    "flops_6nd",
-    "device_seconds",
-    "unique_tokens",
-    "unique_bytes",
-    "seed",
-    "corpus_digest",
-    "tokenizer_digest",
-    "batches_digest",
+    *("params", "params_total", "params_non_embedding", "tokens", "predicted_targets"),
+    *("target_positions", "steps", "flops", "flops_6nd", "device_seconds"),
+    *("unique_tokens", "unique_bytes", "seed"),
+    *("corpus_digest", "tokenizer_digest", "batches_digest"),
 )
 """ColumnValues that a comparison may hold equal; those of results.csv among them."""
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,11 +29,6 @@ class DataConstrained(Surface):
 
     name = "data-constrained"
     needs = ("loss", "params", "tokens", "unique")
-
-    delta: float = 1e-3
-    """Where the Huber loss of ln L turns from square to linear."""
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    """Parameters that are not fit, and their values."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
         """Minimizes the summed Huber loss of ln L over what is not fixed of seven parameters.

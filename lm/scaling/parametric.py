@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
 class Surface(Law):
     """A law of size and data, N and D, which C = 6 N D joins."""
 
     surface = True
     split = ("alpha", "beta")
-    fixed: Mapping[str, float]
-    """Parameters that are not fit."""
     limits: ClassVar[Mapping[str, Interval]] = {
         "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
         "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
@@ -48,6 +47,11 @@ class Surface(Law):
         "E": (0.0, np.inf),
     }
     minor = ("A", "B", "b")
+
+    delta: float = 1e-3
+    """Where the Huber loss of ln L turns from square to linear."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Parameters that are not fit, and their values."""
 
     def exponents(self, parameters: laws.LawValues) -> dict[str, Any]:
         return laws.parametric_exponents(parameters)
@@ -76,11 +80,6 @@ class Parametric(Surface):
     name = "parametric"
     needs = ("loss", "params", "tokens")
     joint = True
-
-    delta: float = 1e-3
-    """Where the Huber loss of ln L turns from square to linear."""
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    """Parameters that are not fit, and their values."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
         """Minimizes the summed Huber loss of ln L over what is not fixed of the parameters.

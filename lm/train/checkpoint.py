@@ -74,7 +74,9 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         leaves = _by_path(state)
-        meta = {"step": step, "extra": extra, "leaves": _described(leaves)}
+        digests = leaf_digests(leaves)
+        described = {path: [*_kind(leaf), digests[path]] for path, leaf in leaves.items()}
+        meta = {"step": step, "extra": extra, "leaves": described}
         with self._one_line_errors():
             self._manager.save(
                 step,
@@ -198,11 +200,6 @@ def _digests(out: NamedSharding | None) -> Any:
         return jnp.stack([array_digest(x) for x in leaves])
 
     return jax.jit(digests, out_shardings=out)
-
-
-def _described(leaves: dict[str, Any]) -> dict[str, list[Any]]:
-    digests = leaf_digests(leaves)
-    return {path: [*_kind(leaf), digests[path]] for path, leaf in leaves.items()}
 
 
 def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored | str:
