@@ -39,7 +39,7 @@ from lm.study.analyses.growth import OWN, UNITS, Growth, gains_of, gains_table, 
 from lm.study.checks import variant_rows
 from lm.study.grid import ANY_ORDER, BERT, GPT, GPT_AND_BERTS, Scale, Size, StudyRun, size_text
 from lm.study.groups import BITS, Group, all_results, groups_of
-from lm.study.laws import difference_of, truth_of
+from lm.study.laws import difference_of, least_of
 from lm.study.report.values import Plot, Report, Section
 from lm.study.sentences import NO_LAW, number_text, signed_text, together
 
@@ -165,7 +165,7 @@ def _details(groups: Sequence[Group], growth: Growth) -> list[str]:
             + " one for each: groups that share it differ as much with a probability of"
             f" {joint.p:.2g} (likelihood ratio, its distribution simulated)."
         )
-    truth = truth_of(all_results(groups))
+    truth = least_of(all_results(groups))
     if truth and (betas := _betas_text(growth.held)):
         floors = [
             f"{number_text(fit.parameters['E'], fit.ci95.get('E'))} of {variant.name}"

@@ -57,10 +57,10 @@ from lm.study.analyses.steps import (
     Step,
     fit_rows,
     isoflops_figure,
-    kind_of,
     rows_of,
     steps_figure,
     steps_table,
+    trial_kind,
 )
 from lm.study.curves import curve_of
 from lm.study.grid import GPT, Scale, Size, StudyRun, flops_text, matmul_parameters
@@ -368,12 +368,12 @@ def _limits(cells: list[StudyRun]) -> list[str]:
 def _trials(cells: list[StudyRun]) -> list[Trials]:
     """The settings tried at each size that has any, against what steps 1 to 4 have."""
     found = []
-    models = dict.fromkeys(cell.run.model for cell in cells if kind_of(cell) == "trial")
+    models = dict.fromkeys(cell.run.model for cell in cells if trial_kind(cell) == "trial")
     for model in models:
         by_kind: dict[str, list[StudyRun]] = {}
         for cell in cells:
             if cell.run.model == model:
-                by_kind.setdefault(kind_of(cell), []).append(cell)
+                by_kind.setdefault(trial_kind(cell), []).append(cell)
         done = [cell for cell in by_kind["trial"] if cell.result]
         if not done:
             continue

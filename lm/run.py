@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from lm.config import Config, Count, UserError, divisors, essence, parse, validate_fields
 from lm.data import Data, vocabulary_size
-from lm.distributed.mesh import Divisibility, Mesh, choose
+from lm.distributed.mesh import Divisibility, Mesh, choose_mesh
 from lm.model import Attention, Execution, Model, Remat, Transformer
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
@@ -302,7 +302,7 @@ def mesh_for(run: Run, *, devices: int, slices: int = 1) -> Mesh:
     >>> mesh.fsdp, mesh.tensor, mesh.context
     (8, 2, 1)
     """
-    return Mesh(**choose(run.mesh, splits(run), devices=devices, slices=slices))
+    return Mesh(**choose_mesh(run.mesh, splits(run), devices=devices, slices=slices))
 
 
 def refuse_attention(run: Run, platform: str | None = None) -> str | None:

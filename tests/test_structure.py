@@ -60,6 +60,25 @@ def test_no_two_public_types_are_alike():
     assert set(twice) == ALIKE, twice
 
 
+def test_no_two_functions_that_are_taken_by_name_are_alike():
+    """Fails if a bare call means one function here, and another of the same name there."""
+    homes = defaultdict(set)
+    for path in [*SOURCES, *sorted((ROOT / "experiments").rglob("*.py"))]:
+        folder = ".".join(path.relative_to(ROOT).parts[:-1])
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = getattr(node, "module", None) or ""
+            # Files of a package may take from each other what each has of its own: `attend`.
+            if not module.startswith("lm.") or f"{module}.".startswith(f"{folder}."):
+                continue
+            for alias in node.names:
+                is_module = (ROOT / module.replace(".", "/") / f"{alias.name}.py").exists()
+                if alias.asname is None and alias.name.islower() and not is_module:
+                    homes[alias.name].add(module)
+    twice = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+    assert not twice
+    assert homes["open_tokens"] == {"lm.data"}  # or the test reads nothing
+
+
 def test_nothing_names_the_machine_that_it_was_made_on():
     """Fails if a path of somebody's machine is in the repository."""
     names = subprocess.run(

@@ -20,7 +20,15 @@ from lm.config import UserError
 from lm.distributed.process import Parser
 from lm.output.console import console, print_json, print_notes, print_table, table
 from lm.output.numbers import ends, number
-from lm.scaling.columns import USUAL, common_loss, kinds, magnitudes, mixed, named, runs_of
+from lm.scaling.columns import (
+    USUAL,
+    common_loss,
+    kinds,
+    magnitudes,
+    mixed_kinds,
+    named,
+    usable_runs,
+)
 from lm.scaling.compare import Comparison, compare, held_equal, mean_of_seeds
 from lm.scaling.table import ColumnValues, DataError, Runs, groups
 
@@ -140,8 +148,8 @@ def _variant(
     needs = ("loss", "flops")
     try:
         names, notes = named(columns, chosen, needs)
-        runs, columns, left_out = runs_of(columns, names, needs, units, of)
-        left_out += mixed(columns, np.arange(len(runs)))
+        runs, columns, left_out = usable_runs(columns, names, needs, units, of)
+        left_out += mixed_kinds(columns, np.arange(len(runs)))
         if runs.params_R is None and "seed" in columns:
             runs = mean_of_seeds(runs, list(columns["seed"]))
         return _Variant(runs, names, [*notes, *left_out, *magnitudes(runs, names)])

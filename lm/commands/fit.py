@@ -27,11 +27,18 @@ from lm.output.console import console, print_json, print_notes, print_table, tab
 from lm.output.numbers import ends, number
 from lm.scaling.base import Law
 from lm.scaling.catalog import LAWS, law_of, options_of
-from lm.scaling.columns import clusters, flops_notes, magnitudes, mixed, named, runs_of
+from lm.scaling.columns import (
+    clusters,
+    flops_notes,
+    magnitudes,
+    mixed_kinds,
+    named,
+    usable_runs,
+)
 from lm.scaling.fit import Fit
 from lm.scaling.grouped import Grouped, extrapolations, fit_groups, fit_shared, predictions_of
 from lm.scaling.power import QUANTITIES
-from lm.scaling.saved import report
+from lm.scaling.saved import fit_report
 from lm.scaling.table import DataError, Runs, groups
 
 if TYPE_CHECKING:
@@ -120,7 +127,7 @@ def main(given: argparse.Namespace) -> None:
 
     write_plot(given.plot, draw)
     if given.json:
-        print_json(report(found.fits, predictions, notes, found.joint))
+        print_json(fit_report(found.fits, predictions, notes, found.joint))
     else:
         _print(found, predictions, notes, given.bootstrap)
 
@@ -192,13 +199,13 @@ def _rows(given: argparse.Namespace, law: Law, units: Mapping[str, float]) -> _R
     """The table's runs, and what to say of them; raises DataError."""
     columns = read_table(given.file)
     names, notes = named(columns, columns_of(given), law.needs)
-    runs, columns, left_out = runs_of(columns, names, law.needs, units)
+    runs, columns, left_out = usable_runs(columns, names, law.needs, units)
     notes += [*left_out, *magnitudes(runs, names)]
     if given.cluster:
         runs = replace(runs, cluster_R=clusters(columns, given.cluster))
     rows = groups(columns, given.by) if given.by else {"": np.arange(len(runs))}
     for name, rows_R in rows.items():
-        notes += [f"{name}: {said}" if name else said for said in mixed(columns, rows_R)]
+        notes += [f"{name}: {said}" if name else said for said in mixed_kinds(columns, rows_R)]
     parts = {
         name: runs.take(rows_R).without_worst(given.drop_worst) for name, rows_R in rows.items()
     }

@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Plans the runs, and prints a table of them and the largest one in detail."""
-    from lm.commands.planned import report, show
+    from lm.commands.planned import plan_report, show
     from lm.plan import plan as planning
     from lm.plan.client import compiler
 
@@ -86,7 +86,7 @@ def main(given: argparse.Namespace) -> None:
                 run, machine, compiled, wanted=wanted, quick=given.quick, measure=given.measure
             )
     if given.json:
-        print_json(report(plans, machine))
+        print_json(plan_report(plans, machine))
     else:
         show(plans, machine, quick=given.quick)
 

@@ -19,7 +19,7 @@ from lm.plan.plan import CALIBRATION, Plan, ledger_flops
 from lm.run import steps
 
 
-def report(plans: Mapping[str, Plan], machine: Machine) -> dict[str, Any]:
+def plan_report(plans: Mapping[str, Plan], machine: Machine) -> dict[str, Any]:
     """All numbers, as `--json` prints them: bytes, FLOPs and seconds, of one device."""
     return {
         "machine": machine._asdict(),

@@ -31,10 +31,10 @@ class Nats(NamedTuple):
     """-log p(more than n | n or more)."""
 
 
-def nats_of(lengths: Lengths, longest: int) -> Nats:
+def length_nats(lengths: Lengths, longest: int) -> Nats:
     """The nats at the tokens 1 .. `longest` of a document; infinite where that cannot be.
 
-    >>> ends_N, goes_on_N = nats_of(Geometric(mean=4), 3)
+    >>> ends_N, goes_on_N = length_nats(Geometric(mean=4), 3)
     >>> np.exp(-ends_N[1:]).round(6).tolist(), np.exp(-goes_on_N[1:]).round(6).tolist()
     ([0.0, 0.25, 0.25], [1.0, 0.75, 0.75])
     """

@@ -42,7 +42,7 @@ Axes = tuple[str, ...]
 class Mesh(Config):
     """Into how many shards each axis splits the devices; the product is the number of devices.
 
-    What is null is chosen, so that the run fits (`choose`).
+    What is null is chosen, so that the run fits (`choose_mesh`).
     """
 
     replica: Annotated[
@@ -74,7 +74,7 @@ class Divisibility(NamedTuple):
     """So many parts are taken one after the other, and each is split."""
 
 
-def choose(
+def choose_mesh(
     config: Mesh, splits: Iterable[Divisibility], *, devices: int, slices: int = 1
 ) -> dict[str, int]:
     """The size of each mesh axis: what is given, and a legal choice of what is not.
@@ -86,9 +86,9 @@ def choose(
 
     >>> rows = Divisibility("batch", 48, "data.batch")
     >>> width = Divisibility("embed", 768, "model.width")
-    >>> choose(Mesh(), [rows, width], devices=32, slices=2)
+    >>> choose_mesh(Mesh(), [rows, width], devices=32, slices=2)
     {'replica': 2, 'fsdp': 8, 'tensor': 2, 'context': 1}
-    >>> choose(Mesh(fsdp=32), [rows, width], devices=32)
+    >>> choose_mesh(Mesh(fsdp=32), [rows, width], devices=32)
     Traceback (most recent call last):
     lm.config.struct.UserError: data.batch=48 is not a multiple of 32 (mesh.fsdp=32); ...
     """
@@ -157,7 +157,7 @@ def make(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.shard
     """
     devices = jax.devices() if devices is None else devices
     slices = count_slices(devices)
-    sizes = choose(config, (), devices=len(devices), slices=slices)
+    sizes = choose_mesh(config, (), devices=len(devices), slices=slices)
     return jax.sharding.Mesh(
         _arranged(tuple(sizes.values()), devices, slices),
         AXES,

@@ -8,7 +8,7 @@ from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.passage import says
 from lm.evaluate.probe.labels import probe_of
 from lm.evaluate.scorers.base import mask_prediction_of
-from lm.evaluate.scoring import curve_of, score_by, valid
+from lm.evaluate.scoring import error_curve, score_by, valid
 from lm.evaluate.truth import truth_of
 from lm.evaluate.windows import Windows
 from lm.results import Evaluation
@@ -40,7 +40,7 @@ def evaluate(trained: ModelWithText, effort: Effort = USUAL) -> Evaluation | Non
         scorer=name,
         kind=headline.kind,
         scores={name: value.brief() for name, value in scores.items()},
-        error_by_fraction=curve_of(trained, effort, blank) if blank else {},
+        error_by_fraction=error_curve(trained, effort, blank) if blank else {},
         probe_accuracy=None if probed is None else probed.accuracy,
         probe_se=None if probed is None else probed.accuracy_se,
         probe=probed,

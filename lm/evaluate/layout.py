@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from lm.data.lengths import Lengths, nats_of
+from lm.data.lengths import Lengths, length_nats
 
 LayoutGiven = Literal["nothing", "number of documents", "ends of documents"]
 """What a scorer gives a model to know of a row's layout before any token is predicted."""
@@ -68,7 +68,7 @@ def ends_nats(
     place_RL, end_RL = _places(windows, offsets, length)
     content_RL = (place_RL > 0) & (place_RL <= end_RL)
     content_RL[:, 0] = False
-    nats = nats_of(lengths, int(end_RL.max()))
+    nats = length_nats(lengths, int(end_RL.max()))
     place_c, end_c = place_RL[content_RL], end_RL[content_RL]
     paid_RL = np.zeros(place_RL.shape)
     paid_RL[content_RL] = np.where(

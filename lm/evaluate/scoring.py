@@ -108,7 +108,9 @@ def score_of(
         nats_KRL = np.concatenate([nats_KRL, more_KSRL.mean(axis=1)])
 
 
-def curve_of(trained: ModelWithText, effort: Effort, blank: MaskPrediction) -> dict[str, Score]:
+def error_curve(
+    trained: ModelWithText, effort: Effort, blank: MaskPrediction
+) -> dict[str, Score]:
     """Bits per byte of what is masked by the fraction masked, without the layout's."""
     windows = Windows.of(trained, trained.tokens.validation, effort.curve_rows)
     scorer = MaskFractions(FRACTIONS, blank)

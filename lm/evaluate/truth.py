@@ -14,7 +14,7 @@ from lm.evaluate.layout import ends_nats
 from lm.evaluate.oracle import Oracle
 from lm.evaluate.scorers.base import mask_prediction_of
 from lm.evaluate.scorers.chain_rule import ChainRule
-from lm.evaluate.scoring import curve_of, score_by, sees
+from lm.evaluate.scoring import error_curve, score_by, sees
 from lm.evaluate.windows import Windows
 from lm.example import CausalMask
 from lm.results import Score, Truth
@@ -116,7 +116,7 @@ def _truth_of_rows(
     named = bayes_accuracy(posterior_NTS, states_NT)
     return score_by(source, ChainRule(), effort), _OfRows(
         # It answers at the place of what is hidden, wherever the model does.
-        error_by_fraction=curve_of(source, effort, "masked") if blank else {},
+        error_by_fraction=error_curve(source, effort, "masked") if blank else {},
         probe_accuracy=named.value,
         probe_se=named.se,
     )

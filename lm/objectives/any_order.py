@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lm.example import AttentionMask, Batch, BidirectionalMask, Example, Vocabulary, content_of
 from lm.objectives.base import Base, Prediction
-from lm.objectives.masked import choose, mask_tokens
+from lm.objectives.masked import choose_masked, mask_tokens
 
 
 class AnyOrder(Base, tag="any_order"):
@@ -51,7 +51,7 @@ class AnyOrder(Base, tag="any_order"):
         masked_B = jnp.minimum(
             1 + jnp.floor(uniform_B * content_B).astype(jnp.int32), content_B
         )
-        target_positions_BP, used_BP = choose(
+        target_positions_BP, used_BP = choose_masked(
             chosen, content_BL, masked_B, self.target_count(tokens_BL.shape[1])
         )
         weight_B1 = (content_B / jnp.maximum(masked_B, 1))[:, None]

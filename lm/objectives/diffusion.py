@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lm.example import AttentionMask, Batch, BidirectionalMask, Example, Vocabulary, content_of
 from lm.objectives.base import Base, Prediction
-from lm.objectives.masked import choose, mask_tokens
+from lm.objectives.masked import choose_masked, mask_tokens
 
 
 class Diffusion(Base, tag="diffusion"):
@@ -54,7 +54,7 @@ class Diffusion(Base, tag="diffusion"):
         draws_BL = jax.random.uniform(number, content_BL.shape)
         # Given how many are masked, which ones is a uniform draw, as in the other objectives.
         masked_B = jnp.sum(content_BL & (draws_BL < rate_B[:, None]), axis=1)
-        target_positions_BP, used_BP = choose(
+        target_positions_BP, used_BP = choose_masked(
             chosen, content_BL, masked_B, self.target_count(length)
         )
         weights_BP = used_BP / rate_B[:, None]

@@ -148,7 +148,7 @@ class Masked(Base, tag="masked"):
                 # Tabulated, as in float32 a product may fall on the other side of a half.
                 table = [_rounded(self.rate, content) for content in range(length)]
                 masked_B = jnp.array(table)[content_B]
-            target_positions_BP, used_BP = choose(chosen, content_BL, masked_B, targets)
+            target_positions_BP, used_BP = choose_masked(chosen, content_BL, masked_B, targets)
         else:
             starts_BL = self._unit_starts(tokens_BL, wanted_B, vocabulary, chosen)
             target_positions_BP, used_BP = choose_units(
@@ -211,7 +211,7 @@ def _rounded(rate: float, content: int) -> int:
     return math.floor(rate * content + 0.5)
 
 
-def choose(
+def choose_masked(
     key: jax.Array, content_BL: jax.Array, count_B: jax.Array, targets: int
 ) -> tuple[jax.Array, jax.Array]:
     """A uniform set of `count_B` content positions a row, in `targets` static positions.
@@ -219,7 +219,7 @@ def choose(
     Returns positions int32[B, P], in random order, and which slots are used, bool[B, P].
 
     >>> content = jnp.array([[False, True, True, True]])
-    >>> predict, used = choose(jax.random.key(0), content, jnp.array([2]), 3)
+    >>> predict, used = choose_masked(jax.random.key(0), content, jnp.array([2]), 3)
     >>> used.tolist(), 0 in predict[used]
     ([[True, True, False]], False)
     """

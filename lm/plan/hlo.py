@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 from lm.plan.hlo_groups import members
 from lm.plan.hlo_products import convolution_flops, dot_flops
-from lm.plan.hlo_text import ENTRY, Computation, HloModule, Instruction, numbers, parse, sizes
+from lm.plan.hlo_text import (
+    ENTRY,
+    Computation,
+    HloModule,
+    Instruction,
+    integers,
+    parse_module,
+    sizes,
+)
 
 
 class Collective(NamedTuple):
@@ -57,7 +65,7 @@ class Unreadable(ValueError):
 def work(text: str, devices: int) -> Work:
     """The work of a compiled program on so many devices; raises Unreadable."""
     try:
-        return _Reader(parse(text), devices).work()
+        return _Reader(parse_module(text), devices).work()
     except (LookupError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise Unreadable(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
@@ -273,7 +281,7 @@ class _Reader:
         channel = re.search(r"channel_id=(\d+)", recv.rest)
         if kind is None or slices is None or channel is None:
             raise ValueError(f"a transfer between slices that is not read: {recv.rest[:300]}")
-        ends = [numbers(part) for part in slices[1].split(",")]
+        ends = [integers(part) for part in slices[1].split(",")]
         count = sum(end[-1] - end[0] + 1 for end in ends)
         apart = self.devices // count
         # Hosts count their channels by themselves.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.plan.hlo_text import Instruction, numbers
+from lm.plan.hlo_text import Instruction, integers
 
 
 def members(instruction: Instruction, devices: int) -> tuple[int, ...]:
@@ -15,7 +15,7 @@ def members(instruction: Instruction, devices: int) -> tuple[int, ...]:
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
         return int(pairs[1]), int(pairs[2])
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        return tuple(numbers(listed[1]))
+        return tuple(integers(listed[1]))
     if iota := re.search(rf"replica_groups=\[(\d+),(\d+)\]<=({_ORDER})", rest):
         groups = _order(iota[3]).reshape(int(iota[1]), int(iota[2]))
         return tuple(groups[0].tolist())
@@ -37,8 +37,8 @@ def _order(text: str) -> np.ndarray:
     [0, 3, 1, 4, 2, 5]
     """
     shape, _, axes = text.partition("T")
-    ids = np.arange(math.prod(numbers(shape))).reshape(numbers(shape))
-    return (ids.transpose(numbers(axes)) if axes else ids).ravel()
+    ids = np.arange(math.prod(integers(shape))).reshape(integers(shape))
+    return (ids.transpose(integers(axes)) if axes else ids).ravel()
 
 
 def _named_members(text: str) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def _named_members(text: str) -> tuple[int, ...]:
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", text)}
     ids = np.arange(math.prod(sizes.values()))
     if given := re.search(rf"device_ids=\(?({_ORDER}|[\d,]+)", text):
-        ids = _order(given[1]) if "[" in given[1] else np.array(numbers(given[1]))
+        ids = _order(given[1]) if "[" in given[1] else np.array(integers(given[1]))
     ids, at = ids.reshape(tuple(sizes.values())), list[Any]()
     along = text[text.rindex("{") :]
     for name, size in sizes.items():

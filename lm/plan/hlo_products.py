@@ -5,14 +5,14 @@ import re
 
 import numpy as np
 
-from lm.plan.hlo_text import Computation, Instruction, numbers, shape
+from lm.plan.hlo_text import Computation, Instruction, integers, shape
 
 
 def dot_flops(dot: Instruction, here: Computation) -> float:
     """Two for each element of the result and of what is summed over."""
     summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", dot.rest)
     left = shape(here.instructions[dot.operands[0]].type)
-    inner = math.prod(left[axis] for axis in numbers(summed[1])) if summed else 1
+    inner = math.prod(left[axis] for axis in integers(summed[1])) if summed else 1
     return 2.0 * math.prod(shape(dot.type)) * inner
 
 

@@ -43,7 +43,7 @@ _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 
 
-def parse(text: str) -> HloModule:
+def parse_module(text: str) -> HloModule:
     """The computations of a program by their names, its entry also as `ENTRY`."""
     module: HloModule = {}
     here: dict[str, Instruction] = {}
@@ -94,7 +94,7 @@ def sizes(type_: str, *, everywhere: bool = False) -> list[int]:
     for dtype, shape, layout in _ARRAY.findall(type_):
         bits = _BITS.get(dtype) or int((re.search(r"\d+", dtype) or [0])[0])
         elsewhere = re.search(r"S\([1-9]", layout) and not everywhere
-        found.append(0 if elsewhere else math.ceil(math.prod(numbers(shape)) * bits / 8))
+        found.append(0 if elsewhere else math.ceil(math.prod(integers(shape)) * bits / 8))
     return found
 
 
@@ -105,9 +105,9 @@ def shape(type_: str) -> list[int]:
     [2, 3]
     """
     array = _ARRAY.search(type_)
-    return numbers(array[2]) if array else []
+    return integers(array[2]) if array else []
 
 
-def numbers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     """The numbers in a text, in order."""
     return [int(number) for number in re.findall(r"\d+", text)]

@@ -60,7 +60,7 @@ def _not_doubled(columns: ColumnValues) -> np.ndarray:
     return np.array([first.setdefault(cells, row) == row for row, cells in enumerate(rows)])
 
 
-def runs_of(
+def usable_runs(
     columns: ColumnValues,
     names: Mapping[str, str],
     needs: Sequence[str],
@@ -125,7 +125,7 @@ _KINDS = ("objective", "kind", "scorer", "corpus_digest", "tokenizer_digest")
 """ColumnValues that say what a loss is of: where rows differ in them, one law is of no run."""
 
 
-def mixed(columns: ColumnValues, rows_R: np.ndarray) -> list[str]:
+def mixed_kinds(columns: ColumnValues, rows_R: np.ndarray) -> list[str]:
     """What to say of rows of several kinds that are fit as one."""
     for name in _KINDS:
         values = columns.get(name)

@@ -25,7 +25,7 @@ from lm.scaling.parametric import (
     linear_terms,
     parametric_terms,
 )
-from lm.scaling.solve import Problem, certify, minimize, predict
+from lm.scaling.solve import Problem, certify, log_losses, minimize
 from lm.scaling.table import DataError, Runs
 
 
@@ -234,11 +234,12 @@ def _null(
 ) -> np.ndarray:
     """The statistic of measurements that share the terms, S."""
     rows = len(group_R)
-    expected_R = predict(shared.problem.terms, shared_P[None])[0]
+    expected_R = log_losses(shared.problem.terms, shared_P[None])[0]
     random = np.random.default_rng(seed)
     if cluster_R is None:
         residual_R = (
-            separate.problem.log_loss_R - predict(separate.problem.terms, separate_P[None])[0]
+            separate.problem.log_loss_R
+            - log_losses(separate.problem.terms, separate_P[None])[0]
         )
         # Residuals of a fit are smaller than the noise was.
         residual_R = residual_R * np.sqrt(rows / max(rows - len(separate.free), 1))

@@ -15,7 +15,7 @@ from lm.scaling.joint import Joint
 from lm.scaling.table import DataError
 
 
-def report(
+def fit_report(
     fits: Mapping[str, Fit],
     predictions: Mapping[str, list[dict[str, Any]]],
     notes: Sequence[str],

@@ -120,7 +120,7 @@ def rounding(problem: Problem) -> float:
     return 0.5e-18 * problem.log_loss_R.shape[-1]
 
 
-def predict(terms: Terms, theta_SP: np.ndarray) -> np.ndarray:
+def log_losses(terms: Terms, theta_SP: np.ndarray) -> np.ndarray:
     """The log loss of every row, SR."""
     z_SKR, _ = terms(theta_SP)
     highest_S1R = z_SKR.max(axis=1, keepdims=True)
@@ -247,7 +247,7 @@ def _held(problem: Problem, theta_SP: np.ndarray, gradient_SP: np.ndarray) -> np
 
 
 def _objective(problem: Problem, theta_SP: np.ndarray, weights_SR: np.ndarray) -> np.ndarray:
-    residual_SR = predict(problem.terms, theta_SP) - problem.log_loss_R
+    residual_SR = log_losses(problem.terms, theta_SP) - problem.log_loss_R
     objective_S: np.ndarray = (weights_SR * huber(residual_SR, problem.delta)).sum(axis=1)
     return objective_S
 

@@ -164,7 +164,7 @@ ONE_SIZE = {"A": 1e-12, "alpha": 1.0}
 """What a parametric law holds fixed where there is one size of model: E then has its part."""
 
 
-def truth_of(results: Sequence[Row]) -> float | None:
+def least_of(results: Sequence[Row]) -> float | None:
     """What the source of the text needs, in bits per byte; None where it is not known."""
     known = [result["truth"]["bits_per_byte"] for result in results if result.get("truth")]
     return known[0] if known else None

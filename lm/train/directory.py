@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from lm.artifact import Started
 from lm.config import UserError, dump, parse, read_json
 from lm.config.convert import T
-from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens
-from lm.data import tokenizer_of as learn_tokenizer
+from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens, tokenizer_of
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts
 from lm.output.files import write_whole
@@ -35,7 +34,7 @@ if TYPE_CHECKING:  # orbax takes a second, and `lm audit` needs none
     from lm.train.checkpoint import Restored
 
 
-def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
+def run_tokenizer(run: Run, directory: Path) -> Tokenizer:
     """The tokenizer of a run directory, which is in it once training has begun.
 
     Raises UserError where it had to be learnt anew and is another than is recorded.
@@ -43,7 +42,7 @@ def tokenizer_of(run: Run, directory: Path) -> Tokenizer:
     if (directory / "tokenizer").exists():
         return load_tokenizer(directory / "tokenizer")
     there = data_digests(directory)
-    tokenizer = learn_tokenizer(run.data, there.get("corpus_digest"))
+    tokenizer = tokenizer_of(run.data, there.get("corpus_digest"))
     _check_same(directory, "tokenizer_digest", tokenizer.digest, there.get("tokenizer_digest"))
     return tokenizer
 

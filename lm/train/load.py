@@ -36,7 +36,7 @@ from lm.train.directory import (
     read_lengths,
     read_start,
     refuse_others,
-    tokenizer_of,
+    run_tokenizer,
 )
 from lm.train.faults import all_finite
 from lm.train.step import Program, prepare
@@ -104,7 +104,7 @@ def load_model(path: Path | str) -> LoadedModel:
     if is_artifact(path):
         return _of_artifact(load_artifact(path), path)
     run = validate(read_run(path))
-    return _of_run(run, path, tokenizer_of(run, path))
+    return _of_run(run, path, run_tokenizer(run, path))
 
 
 def save_model(model: LoadedModel, folder: Path | str) -> None:
@@ -123,7 +123,7 @@ def tokenizer_at(path: Path) -> Tokenizer:
     """The tokenizer of a run directory or an artifact."""
     if is_artifact(path):
         return load_tokenizer(path / "tokenizer")
-    return tokenizer_of(read_run(path), path)
+    return run_tokenizer(read_run(path), path)
 
 
 def _of_artifact(artifact: Artifact, path: Path) -> LoadedModel:
@@ -189,7 +189,7 @@ def _program(run: Run, tokenizer: Tokenizer) -> Program:
     sizes = [split for split in splits(run) if split.axis not in ("batch", "length")]
     devices = jax.devices()
     slices = _mesh.count_slices(devices)
-    chosen = _mesh.choose(run.mesh, sizes, devices=len(devices), slices=slices)
+    chosen = _mesh.choose_mesh(run.mesh, sizes, devices=len(devices), slices=slices)
     return prepare(run, tokenizer.vocabulary, _mesh.make(_mesh.Mesh(**chosen)))
 
 

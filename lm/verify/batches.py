@@ -24,7 +24,7 @@ from lm.data import open_tokens
 from lm.data.digest import chain_text, chained
 from lm.run import Run, read_run
 from lm.train.directory import data_digests
-from lm.train.trackers.jsonl import missing, read_metrics, spans
+from lm.train.trackers.jsonl import missing_steps, read_metrics, spans
 
 _chained = jax.jit(chained)
 
@@ -141,7 +141,7 @@ def chain_of(directory: Path) -> dict[int, str]:
 def _lost(directory: Path, end: int) -> str:
     """The steps up to `end` that metrics.jsonl does not record, in words."""
     recorded = {r["step"] for r in read_metrics(directory) if "batches" in r}
-    return spans(missing(recorded, end))
+    return spans(missing_steps(recorded, end))
 
 
 def _filled(

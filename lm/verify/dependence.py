@@ -50,7 +50,7 @@ def modules(
     )
 
 
-def parameters(module: nn.Module, example: Example, *, seed: int = 1) -> Any:
+def random_parameters(module: nn.Module, example: Example, *, seed: int = 1) -> Any:
     """Random parameters, far from initial ones, where scales are 1 and attention is flat."""
     random = np.random.default_rng(seed)
     return jax.tree.map(

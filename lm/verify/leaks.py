@@ -45,7 +45,7 @@ from lm.verify.dependence import (
     closed,
     jit,
     modules,
-    parameters,
+    random_parameters,
     reach,
 )
 from lm.verify.proof import Picture, Proof, draw, interest, title
@@ -87,7 +87,7 @@ def prove(
         for each in asked
         for key in range(keys)
     ]
-    params = [parameters(module, cases[0].edited(0)) for module in modules]
+    params = [random_parameters(module, cases[0].edited(0)) for module in modules]
     for case in cases:
         case.ask_objective()
         for module, values in zip(modules, params, strict=True):

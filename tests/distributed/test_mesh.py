@@ -65,10 +65,10 @@ SPLITS = [
 )
 def test_what_is_left_open_is_chosen_so_that_it_fits(devices, slices, given, chosen):
     """Fails if a size is left out, slices share a copy unasked, or rows are split first."""
-    found = mesh.choose(given, SPLITS, devices=devices, slices=slices)
+    found = mesh.choose_mesh(given, SPLITS, devices=devices, slices=slices)
     assert tuple(found.values()) == chosen
     # What was chosen is what will be used.
-    assert mesh.choose(Mesh(**found), SPLITS, devices=devices, slices=slices) == found
+    assert mesh.choose_mesh(Mesh(**found), SPLITS, devices=devices, slices=slices) == found
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_is_left_open_is_chosen_so_that_it_fits(devices, slices, given, cho
 def test_what_does_not_divide_is_one_line_with_what_would(given, line):
     """Fails if microbatches are forgotten, or the nearest are not multiples."""
     with pytest.raises(UserError) as error:
-        mesh.choose(given, SPLITS, devices=32)
+        mesh.choose_mesh(given, SPLITS, devices=32)
     assert str(error.value) == line
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lm.data.lengths import Geometric, LengthModel, nats_of
+from lm.data.lengths import Geometric, LengthModel, length_nats
 from lm.evaluate.layout import layout_nats
 
 MODELS = {
@@ -33,7 +33,7 @@ def test_m2_a_length_model_is_a_distribution(lengths):
 
 def test_m2_what_tokens_pay_is_the_length_s_code(lengths):
     """Fails if a token pays for its end without having come so far, or pays twice."""
-    nats, (log_p_N, _) = nats_of(lengths, 60), lengths.log_probabilities(60)
+    nats, (log_p_N, _) = length_nats(lengths, 60), lengths.log_probabilities(60)
     for length in range(2, 60):
         paid = nats.goes_on_N[1:length].sum() + nats.ends_N[length]
         assert paid == pytest.approx(-log_p_N[length], rel=1e-9)
@@ -52,7 +52,7 @@ def test_m2_windows_share_out_a_stream_s_length_code(lengths):
     pay for all documents but for what is seen at a row's last position."""
     sizes = np.array([3, 2, 9, 4, 3, 6, 2])
     offsets = np.concatenate([[0], np.cumsum(sizes + 1)])
-    length, nats = 5, nats_of(lengths, 9)
+    length, nats = 5, length_nats(lengths, 9)
     windows = np.arange(-(-(offsets[-1] - 1) // (length - 1)))
     found = layout_nats(
         "ends of documents", lengths, windows=windows, offsets=offsets, length=length

@@ -108,7 +108,7 @@ def test_a_program_that_cannot_be_read_is_planned_by_the_ledger(monkeypatch, cap
     def other(text: str) -> None:
         raise ValueError("no closing parenthesis: fusion(")
 
-    monkeypatch.setattr("lm.plan.hlo.parse", other)
+    monkeypatch.setattr("lm.plan.hlo.parse_module", other)
     found = compiled.find(Request(SMALL, "h100-8"))
     assert found.unread == "ValueError: no closing parenthesis: fusion("
     assert found.flops == pytest.approx(whole.flops, rel=0.02)
@@ -208,7 +208,7 @@ def test_a_step_that_is_refused_or_not_asked_for_takes_no_known_time(capsys):
     plans = {"fits": fits, "large": too_large, "unasked": unasked}
     planned.show(plans, GPUS, quick=True)
     assert "all that fit" in capsys.readouterr().out
-    found = planned.report(plans, GPUS)
+    found = planned.plan_report(plans, GPUS)
     json.dumps(found, allow_nan=False)
     assert found["seconds"] is None and found["runs"]["fits"]["seconds"] > 0
     assert found["runs"]["large"]["seconds"] is None is found["runs"]["unasked"]["seconds"]

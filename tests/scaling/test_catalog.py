@@ -11,7 +11,7 @@ from lm.scaling.catalog import LAWS, law_of, options_of
 from lm.scaling.fit import predict
 from lm.scaling.laws import BESIROGLU, MUENNIGHOFF, data_constrained_loss, parametric_loss
 from lm.scaling.plots import figure_of
-from lm.scaling.saved import read_law, report
+from lm.scaling.saved import fit_report, read_law
 from lm.scaling.table import Runs
 
 C, AWAY = (a.ravel() for a in np.meshgrid(np.geomspace(1e18, 1e21, 5), np.arange(-2, 3)))
@@ -46,7 +46,7 @@ def test_a_law_is_fit_to_what_it_needs_predicts_and_is_drawn(tmp_path, name):
     for fits in ({"": fit}, {"a": fit, "b": fit}):
         figure_of(fits, dict.fromkeys(fits, runs)).draw_without_rendering()
     path = tmp_path / "law.json"
-    path.write_text(json.dumps(report({"": fit}, {"": []}, [], None)))
+    path.write_text(json.dumps(fit_report({"": fit}, {"": []}, [], None)))
     again = read_law(path, None)
     assert type(again.law) is type(law)
     assert predict(again, **point)["loss"] == pytest.approx(found["loss"], rel=1e-12)

@@ -7,7 +7,7 @@ from scipy.optimize import minimize as reference
 from lm.scaling.data_constrained import data_constrained_terms
 from lm.scaling.laws import MUENNIGHOFF, data_constrained_loss
 from lm.scaling.parametric import Origin, linear_terms, parametric_terms
-from lm.scaling.solve import Problem, certify, huber, minimize, predict
+from lm.scaling.solve import Problem, certify, huber, log_losses, minimize
 from lm.scaling.solve import _derivatives as derivatives
 
 RANDOM = np.random.default_rng(0)
@@ -26,7 +26,7 @@ TERMS = {
 
 def problem(law, delta=1e-3):
     theta_P = THETA[law]
-    log_loss_R = predict(TERMS[law], theta_P[None])[0]
+    log_loss_R = log_losses(TERMS[law], theta_P[None])[0]
     log_loss_R = log_loss_R + np.random.default_rng(1).normal(0, 0.01, 40)
     far = np.full(len(theta_P), 50.0)
     return Problem(TERMS[law], log_loss_R, delta, -far, far)
@@ -53,7 +53,7 @@ def test_gradient_of_the_objective(law):
     weights_SR = np.random.default_rng(2).integers(0, 3, (1, 40)).astype(float)
 
     def objective(theta_P):
-        residual_R = predict(at.terms, theta_P[None])[0] - at.log_loss_R
+        residual_R = log_losses(at.terms, theta_P[None])[0] - at.log_loss_R
         return (weights_SR[0] * huber(residual_R, at.delta)).sum()
 
     state = derivatives(at, theta_P[None], weights_SR, newton=False)
@@ -85,7 +85,7 @@ def test_no_optimizer_finds_lower():
     )
 
     def objective(theta_P):
-        return huber(predict(at.terms, theta_P[None])[0] - at.log_loss_R, at.delta).sum()
+        return huber(log_losses(at.terms, theta_P[None])[0] - at.log_loss_R, at.delta).sum()
 
     best_P = theta_SP[objective_S.argmin()]
     found = reference(
@@ -151,6 +151,6 @@ def test_terms_are_the_law():
         "R_N": np.exp(R_N),
     }
     loss = data_constrained_loss(natural, np.exp(LOG_N), np.exp(LOG_D), np.exp(LOG_U))
-    found = predict(TERMS["data-constrained"], THETA["data-constrained"][None])[0]
+    found = log_losses(TERMS["data-constrained"], THETA["data-constrained"][None])[0]
     np.testing.assert_allclose(found, np.log(loss), rtol=1e-12)
     assert set(natural) == set(MUENNIGHOFF)

@@ -15,7 +15,7 @@ from lm.scaling.table import DataError
 from lm.study.figures import ticks
 from lm.study.grid import Variant
 from lm.study.groups import BITS, Gap, Group, Measure, all_results, gaps, of_variant
-from lm.study.laws import ONE_SIZE, attempt, draw_law, runs_of, truth_of
+from lm.study.laws import ONE_SIZE, attempt, draw_law, least_of, runs_of
 from lm.study.report.figures import MARKERS, PAPER, panels, reference_lines, styled
 from lm.study.report.values import Column, Table
 from lm.study.tables import FitsByName
@@ -44,7 +44,7 @@ class Growth(NamedTuple):
             found = runs_of(all_results(of_variant(groups, variant)), loss=loss.key)
             return Parametric(fixed=ONE_SIZE | fixed).fit(found)
 
-        truth = truth_of(all_results(groups))
+        truth = least_of(all_results(groups))
         held = {"E": truth} if truth and loss == BITS else {}
         return Growth(
             loss,
@@ -145,7 +145,7 @@ def growth_figure(groups: Sequence[Group], growth: Growth) -> Figure:
     if above:
         right.set(yscale="log", ylim=(0.4 * min(above), 2 * max(above)))
         ticks(right.yaxis, LogLocator(subs=(1, 2, 5)), "{:g}".format)
-    truth = truth_of(all_results(groups))
+    truth = least_of(all_results(groups))
     if truth and loss == BITS:
         left.set_ylim(min(truth - 0.03, left.get_ylim()[0]))
         reference_lines(left, {"source": truth})

@@ -18,7 +18,7 @@ from lm.scaling.table import DataError
 from lm.study.figures import ticks
 from lm.study.grid import Variant
 from lm.study.groups import BITS, Gap, Group, gaps, of_variant
-from lm.study.laws import ONE_SIZE, draw_law, interval_of, runs_of, truth_of
+from lm.study.laws import ONE_SIZE, draw_law, interval_of, least_of, runs_of
 from lm.study.report.figures import (
     BLUE,
     INK,
@@ -67,7 +67,7 @@ def law_of(groups: Sequence[Group], variant: Variant) -> Fit:
         loss_R=np.array([least for _, least in both]),
         unique_R=np.array([float(result["unique_tokens"]) for result in results]),
     )
-    truth = truth_of(results)
+    truth = least_of(results)
     # There is one size, so nothing says that some parameters are not worth while.
     fixed = ONE_SIZE | {"R_N": 1e12} | ({"E": truth} if truth else {})
     # Squares, as no run is an outlier, and what repeats cost is in few of them.
@@ -149,7 +149,7 @@ def tokens_figure(groups: Sequence[Group], laws: FitsByVariant) -> Figure:
     found = [result for pairs in best.values() for result, _ in pairs]
     low = min(result["bits_per_byte"] for result in found)
     high = max(least for pairs in best.values() for _, least in pairs)
-    if truth := truth_of(found):
+    if truth := least_of(found):
         low = min(low, truth)
     both[0].set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     for axes, (variant, law) in zip(both, laws.items(), strict=True):

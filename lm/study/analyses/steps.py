@@ -50,7 +50,7 @@ def rows_of(cells: Sequence[StudyRun], step: Step, *, exact: bool = False) -> Ru
     Runs of one budget are read at their end, others at every power of two of FLOPs. With
     `exact`, compute is the ledger's count, of attention scores too. DataError without runs.
     """
-    found = [cell for cell in cells if kind_of(cell) == step.runs and cell.result]
+    found = [cell for cell in cells if trial_kind(cell) == step.runs and cell.result]
     curves = [curve_of(cell, step.params) for cell in found]
     curves = [c if exact else c._replace(flops=SIX * float(c.params)) for c in curves]
     points = []
@@ -70,7 +70,7 @@ def rows_of(cells: Sequence[StudyRun], step: Step, *, exact: bool = False) -> Ru
     return Runs(loss_R, params_R=params_R, tokens_R=tokens_R, flops_R=flops_R)
 
 
-def kind_of(cell: StudyRun) -> str:
+def trial_kind(cell: StudyRun) -> str:
     """What a run is for, by the third part of its name: long, short, matched, tuned, trial."""
     return cell.name.split("-")[2]
 

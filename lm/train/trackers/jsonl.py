@@ -25,7 +25,7 @@ class JsonlTracker(Tracker):
         kept = [record for record in read_metrics(session.directory) if record["step"] <= step]
         last = kept[-1]["step"] if kept else 0
         kept += [r for r in recent if last <= r["step"] <= step and r not in kept[-2:]]
-        if gaps := missing([r["step"] for r in kept if "loss" in r], step):
+        if gaps := missing_steps([r["step"] for r in kept if "loss" in r], step):
             print(f"lm: {path}: the records of steps {spans(gaps)} are lost", file=sys.stderr)
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a")
@@ -58,10 +58,10 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
-def missing(steps: Iterable[int], end: int) -> list[tuple[int, int]]:
+def missing_steps(steps: Iterable[int], end: int) -> list[tuple[int, int]]:
     """The gaps in what was recorded up to step `end`, each by its first and last step.
 
-    >>> missing([1, 2, 5, 6], 8)
+    >>> missing_steps([1, 2, 5, 6], 8)
     [(3, 4), (7, 8)]
     """
     gaps, before = [], 0
