@@ -13,6 +13,7 @@ from rich.table import Table
 from lm.commands.of_tables import (
     add_columns,
     add_common,
+    add_list,
     assignment,
     check_common,
     check_least,
@@ -51,21 +52,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path)
     parser.add_argument("--law", choices=LAWS, default=next(iter(LAWS)))
     add_columns(parser, ("params", "tokens", "loss", "flops", "unique"))
-    parser.add_argument(
-        "--by",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="COL",
-        help="a law for each group",
-    )
-    parser.add_argument(
-        "--share",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="one parametric law with these in common to all groups, and a test of that",
-    )
+    add_list(parser, "--by", "COL", "a law for each group")
+    common = "one parametric law with these in common to all groups, and a test of that"
+    add_list(parser, "--share", "NAME", common)
     parser.add_argument(
         "--cluster",
         metavar="COL",
@@ -87,17 +76,9 @@ def add_arguments(parser: Parser) -> None:
         "--drop-worst", type=int, default=0, metavar="K", help="without the K highest losses"
     )
     parser.add_argument("--delta", type=float, help="of the Huber loss of ln L (0.001)")
-    parser.add_argument(
-        "--fix", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="not fit"
-    )
-    parser.add_argument(
-        "--predict",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="WHAT=VALUE,..",
-        help="flops=1e21 for the best split, or params=1e9,tokens=2e10[,unique=1e9]",
-    )
+    add_list(parser, "--fix", "NAME=VALUE", "not fit")
+    points = "flops=1e21 for the best split, or params=1e9,tokens=2e10[,unique=1e9]"
+    add_list(parser, "--predict", "WHAT=VALUE,..", points)
     add_common(parser)
 
 

@@ -29,13 +29,8 @@ def add_columns(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """The options of both."""
-    parser.add_argument(
-        "--unit",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="WHAT=UNIT",
-        help="that columns are in: params=M tokens=B flops=GFLOP",
+    add_list(
+        parser, "--unit", "WHAT=UNIT", "that columns are in: params=M tokens=B flops=GFLOP"
     )
     parser.add_argument(
         "--bootstrap", type=int, default=1000, metavar="DRAWS", help="0: no intervals"
@@ -43,6 +38,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="or OUT.svg")
+
+
+def add_list(parser: argparse.ArgumentParser, option: str, metavar: str, help: str) -> None:
+    """An option that takes several values, and may be given again."""
+    parser.add_argument(
+        option, nargs="+", action="extend", default=[], metavar=metavar, help=help
+    )
 
 
 def check_common(given: argparse.Namespace, tables: Iterable[Path]) -> dict[str, float]:
