@@ -46,12 +46,12 @@ def find_run(name: str) -> tuple["Run", str, "EvaluateAtEnd | None"]:
     from lm.evaluate.evaluate import evaluate
     from lm.study.runner import chosen, effort_of
 
-    study_name, scale, cell = parts(name)
+    study_name, scale, title = parts(name)
     study = find_study(study_name)
     scale = scale_of(study, study_name, scale or study.SCALES[0])
     runs = study.runs(scale)
     evaluator = partial(evaluate, effort=effort_of(study, scale))
-    return runs[chosen(runs, [cell])[0]], f"{study_name}/{scale}/{cell}", evaluator
+    return runs[chosen(runs, [title])[0]], f"{study_name}/{scale}/{title}", evaluator
 
 
 def parts(name: str) -> tuple[str, str, str]:
@@ -60,9 +60,9 @@ def parts(name: str) -> tuple[str, str, str]:
     >>> parts("mask_rate/laptop:a"), parts("mask_rate")
     (('mask_rate', 'laptop', 'a'), ('mask_rate', '', ''))
     """
-    study, _, cell = name.partition(":")
+    study, _, title = name.partition(":")
     study, _, scale = study.partition("/")
-    return study, scale, cell
+    return study, scale, title
 
 
 def find_study(name: str) -> Any:

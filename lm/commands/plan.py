@@ -79,10 +79,10 @@ def main(given: argparse.Namespace) -> None:
             machine = planning.calibrated(machine, compiled)
         if given.efficiency is not None:
             machine = machine._replace(efficiency=given.efficiency, told=True)
-        for number, (cell, run) in enumerate(runs.items(), 1):
+        for number, (title, run) in enumerate(runs.items(), 1):
             if sys.stderr.isatty():
-                print(f"lm: compiling {cell} ({number}/{len(runs)})", file=sys.stderr)
-            plans[cell] = planning.plan(
+                print(f"lm: compiling {title} ({number}/{len(runs)})", file=sys.stderr)
+            plans[title] = planning.plan(
                 run, machine, compiled, wanted=wanted, quick=given.quick, measure=given.measure
             )
     if given.json:
@@ -104,9 +104,9 @@ def _runs(given: argparse.Namespace) -> tuple[dict[str, "Run"], str | None]:
         run, title, _ = find_run(name)
         runs = {title: run}
     else:
-        study_name, named, cell = parts(name)
+        study_name, named, title = parts(name)
         study = find_study(study_name)
         scale = scale_of(study, study_name, scale or named or study.SCALES[-1])
         runs = study.runs(scale)
-        runs = {cell: runs[cell] for cell in chosen(runs, [cell] if cell else None)}
-    return {cell: validate(override(run, overrides)) for cell, run in runs.items()}, scale
+        runs = {each: runs[each] for each in chosen(runs, [title] if title else None)}
+    return {title: validate(override(run, overrides)) for title, run in runs.items()}, scale
