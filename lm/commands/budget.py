@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import msgspec
 
 from lm.commands.named import OVERRIDES
+from lm.commands.of_tables import said_of
 from lm.config import UserError, override
 from lm.distributed.process import Parser
 from lm.output.console import add_json, console, print_json, print_notes, print_table, table
@@ -58,17 +59,14 @@ def main(given: argparse.Namespace) -> None:
     from lm.cost.budget import DEFAULT, PLANNED, ladder, optimum
     from lm.cost.chips import parse_slice
     from lm.scaling.saved import read_law
-    from lm.scaling.table import DataError
 
     length = [] if given.data_length is None else [f"data.length={given.data_length}"]
     base = override(PLANNED, [*length, *given.overrides])
     # Shapes of the ladder are checked with it; this one only stands for them.
     base = msgspec.structs.replace(base, model=base.model.at_depth(1))
     machine = parse_slice(given.slice) if given.slice is not None else None
-    try:
+    with said_of():
         fit = read_law(given.law, given.group) if given.law else DEFAULT
-    except DataError as error:
-        raise UserError(str(error)) from None
     convention: Convention = given.params.replace("-", "_")
     try:
         best = optimum(fit, given.flops, given.unique)

@@ -14,6 +14,7 @@ from lm.commands.of_tables import (
     check_common,
     columns_of,
     read_table,
+    said_of,
     write_plot,
 )
 from lm.config import UserError
@@ -30,7 +31,7 @@ from lm.scaling.columns import (
     usable_runs,
 )
 from lm.scaling.compare import Comparison, compare, held_equal, mean_of_seeds
-from lm.scaling.table import ColumnValues, DataError, Runs, groups
+from lm.scaling.table import ColumnValues, Runs, groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,11 +56,9 @@ def main(given: argparse.Namespace) -> None:
     units = check_common(given, tables)
     variants, labels = _variants(given)
     chosen = columns_of(given)
-    try:
+    with said_of():
         if "loss" not in chosen and (loss := common_loss(variants, labels)):
             chosen["loss"] = loss
-    except DataError as error:
-        raise UserError(str(error)) from None
     files = given.first, given.second or given.first
     # Rows of a group are counted within it, which is said.
     within = [f" of {name}'s" for name in given.groups or ()] or ["", ""]
@@ -67,10 +66,8 @@ def main(given: argparse.Namespace) -> None:
         _variant(columns, chosen, where, units, of)
         for columns, where, of in zip(variants, files, within, strict=True)
     )
-    try:
+    with said_of(" and ".join(labels)):
         found = compare(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
-    except DataError as error:
-        raise UserError(f"{' and '.join(labels)}: {error}") from None
     loss = theirs.names["loss"]
     if loss != USUAL["loss"][0] and (note := f"loss is column {loss}") not in ours.notes:
         ours.notes.append(note)
@@ -122,10 +119,8 @@ def _variants(
         return (first, read_table(given.second)), labels
     if not given.by or not given.groups:
         raise UserError("compare two files, or two groups of one: --by COL --groups X Y")
-    try:
+    with said_of(given.first):
         rows = groups(first, [given.by])
-    except DataError as error:
-        raise UserError(f"{given.first}: {error}") from None
     for name in given.groups:
         if name not in rows:
             raise UserError(
@@ -146,15 +141,13 @@ def _variant(
     of: str,
 ) -> _Variant:
     needs = ("loss", "flops")
-    try:
+    with said_of(f"{where}{of and f', rows{of}'}"):
         names, notes = named(columns, chosen, needs)
         runs, columns, left_out = usable_runs(columns, names, needs, units, of)
         left_out += mixed_kinds(columns, np.arange(len(runs)))
         if runs.params_R is None and "seed" in columns:
             runs = mean_of_seeds(runs, list(columns["seed"]))
-        return _Variant(runs, names, [*notes, *left_out, *magnitudes(runs, names)])
-    except DataError as error:
-        raise UserError(f"{where}{of and f', rows{of}'}: {error}") from None
+    return _Variant(runs, names, [*notes, *left_out, *magnitudes(runs, names)])
 
 
 def _label(path: Path) -> str:

@@ -20,6 +20,7 @@ from lm.commands.of_tables import (
     columns_of,
     once,
     read_table,
+    said_of,
     write_plot,
 )
 from lm.config import UserError
@@ -40,7 +41,7 @@ from lm.scaling.fit import Fit
 from lm.scaling.grouped import Grouped, extrapolations, fit_groups, fit_shared, predictions_of
 from lm.scaling.power import QUANTITIES
 from lm.scaling.saved import fit_report
-from lm.scaling.table import DataError, Runs, groups
+from lm.scaling.table import Runs, groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,11 +88,9 @@ def main(given: argparse.Namespace) -> None:
     units = check_common(given, [given.file])
     law = _law(given)
     points = [_point(text) for text in given.predict]
-    try:
+    with said_of(given.file):
         runs, parts, names, notes = _rows(given, law, units)
         found = _fit(given, law, parts)
-    except DataError as error:
-        raise UserError(f"{given.file}: {error}") from None
     notes += [f"{name}: left out: {why}" for name, why in found.failed.items()]
     predictions, silent = predictions_of(found.fits, points)
     if points and not any(predictions.values()):

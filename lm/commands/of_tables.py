@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,10 +117,18 @@ def columns_of(given: argparse.Namespace) -> dict[str, str]:
 def read_table(path: Path) -> ColumnValues:
     """The columns of a file; UserError, which names it, where it has none."""
     check_exists(path)
+    with said_of(path):
+        columns = read(path)
+    return columns
+
+
+@contextmanager
+def said_of(what: object = "") -> Iterator[None]:
+    """A DataError within is a UserError, which begins with what it is of."""
     try:
-        return read(path)
+        yield
     except DataError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{what}: {error}" if what else str(error)) from None
 
 
 def write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:

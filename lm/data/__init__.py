@@ -13,7 +13,6 @@ from lm.config import Config, Count, UserError
 from lm.data.batches import (
     Batches,
     Packing,
-    documents_at,
     most_content,
     n_rows,
     row_tokens,

@@ -1,7 +1,6 @@
 """What came of a run, typed: its costs, its training, its evaluation; result.json both ways."""
 
 from lm.results.columns import columns, compared, leading
-from lm.results.record import ColumnInfo, Record
 from lm.results.result import (
     Costs,
     Evaluation,
