@@ -1,5 +1,6 @@
 """The training loop: from a `Run` to a directory that describes itself."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -63,8 +64,8 @@ def train_run(
     begun = begin(validate(run))
     run = validate(begun.run)
     check_channels(run)
-    finish = partial(finished_result, run, directory, asked=evaluate is not None)
-    if finished := hosts.broadcast_from_first(finish):
+    finish = partial(_finished, run, directory, asked=evaluate is not None)
+    if finished := finish():
         return finished
     check_trackers(run.trackers)
     memory.check(run, jax.devices())
@@ -87,7 +88,7 @@ def train_run(
         places.append(checkpoints_of(run, directory))
     with only_writer(*places) as check:
         # By now another process may have finished it.
-        if finished := hosts.broadcast_from_first(finish):
+        if finished := finish():
             return finished
         known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
         trained = partial(ModelWithText, run, tokens, program)
@@ -110,6 +111,17 @@ def train_run(
             check()
             write_whole(directory / "result.json", result.to_json() + "\n")
     return result
+
+
+def _finished(run: Run, directory: Path, *, asked: bool) -> Result | None:
+    """The result that the first host has already, on every host."""
+
+    def there() -> str | None:
+        found = finished_result(run, directory, asked=asked)
+        return None if found is None else found.to_json()
+
+    text = hosts.broadcast_from_first(there)
+    return None if text is None else Result.from_columns(json.loads(text))
 
 
 def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from lm.config import UserError, dump, override
 from lm.data import Bytes, Data, Text, Tokenizer, Tokens, open_tokens
-from lm.distributed import mesh
+from lm.distributed import hosts, mesh
 from lm.distributed.signals import Stopped
 from lm.model import Transformer
 from lm.optimizer import Adamw
@@ -95,6 +95,14 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 # R1: one run
+
+
+def test_every_host_has_the_result_of_a_finished_run(run, finished, monkeypatch):
+    """Fails if the first host finds what is no JSON, as which it is told to the others."""
+    monkeypatch.setattr(
+        hosts, "broadcast_from_first", lambda find: json.loads(json.dumps(find()))
+    )
+    assert train_run(run, finished) == read_result(finished / "result.json")
 
 
 def test_r1_a_result_says_itself_which_run_it_is_of(run, finished):
