@@ -6,17 +6,21 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from experiments.benchmarks import speed, speed_peers, speed_report
-from experiments.benchmarks.speed_peers import Child, Failed, Peer, Program, Shape, resident
+from experiments.benchmarks.speed import __main__ as speed
+from experiments.benchmarks.speed import device, host, machine, peers, report, timing
+from experiments.benchmarks.speed.machine import Child, Failed, resident
+from experiments.benchmarks.speed.peers import Peer, Program
+from experiments.benchmarks.speed.plan import OBJECTIVES, Plan, Result, Shape, plan_of, settings
 from lm.cost import ledger
 
 
-@pytest.mark.parametrize("module", [speed, speed_peers, speed_report])
+@pytest.mark.parametrize("module", [machine, report, timing])
 def test_the_examples_are_true(module: ModuleType):
     """Fails if an example in a docstring does not give what it says."""
     assert doctest.testmod(module).failed == 0
@@ -36,8 +40,8 @@ def test_programs_take_turns():
         return run
 
     runs = {"a": program("a"), "b": program("b"), "c": program("c", fails_at=3)}
-    plan = speed.plan_of("smoke", "cpu")._replace(rounds=3)
-    seconds = speed.interleave(runs, plan)
+    plan = plan_of("smoke", "cpu")._replace(rounds=3)
+    seconds = timing.interleave(runs, plan)
     assert turns == [*"aabbcc", *"abc", *"abc", *"ab"]
     assert seconds == {"a": [1.0] * 3, "b": [0.25] * 3}
 
@@ -45,15 +49,15 @@ def test_programs_take_turns():
 def test_a_ratio_is_that_of_the_rounds():
     """Fails if medians are divided: a slow spell of the machine would count as ours."""
     ours, theirs = [1.0, 10.0, 1.2], [2.0, 20.0, 3.0]
-    found = speed.ratio(ours, theirs)
+    found = timing.ratio(ours, theirs)
     assert (found["median"], found["low"], found["high"]) == (2.0, 2.0, 2.5)
     assert found["median"] != np.median(theirs) / np.median(ours)
 
 
 def test_the_fraction_of_the_peak_is_that_of_the_same_rounds():
     """Fails if a slow spell of the machine makes a program look slow, or fast."""
-    plan = speed.plan_of("smoke", "cpu")._replace(product=100)  # 2 MFLOP
-    found = speed.peak_fraction(3_000_000, [3.0, 6.0, 30.0], [1.0, 2.0, 10.0], plan)
+    plan = plan_of("smoke", "cpu")._replace(product=100)  # 2 MFLOP
+    found = device.peak_fraction(3_000_000, [3.0, 6.0, 30.0], [1.0, 2.0, 10.0], plan)
     assert found["low"] == found["median"] == found["high"] == pytest.approx(0.5)
 
 
@@ -62,7 +66,7 @@ def test_a_slope_is_the_exponent_and_its_error_covers_it():
     random = np.random.default_rng(0)
     x = np.geomspace(1, 32, 12)
     noise = random.normal(scale=0.05, size=(400, len(x)))
-    found = [speed.slope(x, 7 * x**0.8 * np.exp(row)) for row in noise]
+    found = [timing.slope(x, 7 * x**0.8 * np.exp(row)) for row in noise]
     errors = [fit["slope"] - 0.8 for fit in found]
     assert abs(np.mean(errors)) < 0.003
     assert np.mean([fit["se"] for fit in found]) == pytest.approx(np.std(errors), rel=0.15)
@@ -87,9 +91,10 @@ def test_a_section_leaves_the_others_as_they_are(tmp_path):
 def here(monkeypatch) -> None:
     """Has everything measured in this process."""
     call = lambda function, *arguments, cache=None: function(*arguments)  # noqa: E731
-    monkeypatch.setattr(speed, "alone", call)
+    for module in (speed, device, host):
+        monkeypatch.setattr(module, "alone", call)
     for name in ("floors", "evaluate", "generate"):
-        monkeypatch.setitem(speed.SECTIONS, name, getattr(speed, name))
+        monkeypatch.setitem(speed.SECTIONS, name, getattr(device, name))
 
 
 def test_a_toy_run_measures_keeps_and_shows(here, tmp_path, monkeypatch, capsys):
@@ -102,10 +107,10 @@ def test_a_toy_run_measures_keeps_and_shows(here, tmp_path, monkeypatch, capsys)
     assert file.stem.endswith("-smoke")
     sections = json.loads(file.read_text())["sections"]
     assert sections.keys() == {"train", "floors"}
-    plan = speed.plan_of("smoke", "cpu")
+    plan = plan_of("smoke", "cpu")
     shape = plan.shapes[plan.main]
     for row in sections["train"]["rows"]:
-        run = speed.settings(shape, speed.OBJECTIVES[row["objective"]])
+        run = settings(shape, OBJECTIVES[row["objective"]])
         assert row["flops"] == 3 * sum(ledger.step_flops(run, shape.vocabulary).values())
         assert row["seconds"]["repeats"] == plan.rounds
         assert 0 < row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
@@ -129,18 +134,26 @@ def test_kept_results_are_shown(tmp_path, capsys):
     for file in files:
         kept = tmp_path / file.name
         kept.write_bytes(file.read_bytes())
-        speed_report.show(kept)
+        report.show(kept)
         shown = capsys.readouterr().out
         sections = json.loads(kept.read_text())["sections"]
-        assert speed_report.TABLES.keys() >= sections.keys()
+        assert report.TABLES.keys() >= sections.keys()
         assert "Floors" in shown and sections["host"]["run"] in shown
         assert kept.with_suffix(".png").exists()
+
+
+def test_processes_can_import_what_they_are_asked_for():
+    """Fails if a process is asked for a function of the command's own module: it has none."""
+    asked = [section for section in speed.SECTIONS.values() if isinstance(section, partial)]
+    found = [speed.describe, *(each.args[0] for each in asked)]
+    assert len(found) == 4
+    assert all(function.__module__ != speed.__name__ for function in found)
 
 
 def test_what_fails_is_one_line_and_loses_nothing(here, tmp_path, monkeypatch, capsys):
     """Fails if a section that cannot be measured ends the program, or goes unmentioned."""
 
-    def broken(plan: speed.Plan) -> speed.Result:
+    def broken(plan: Plan) -> Result:
         raise Failed("RuntimeError: no such device")
 
     monkeypatch.setitem(speed.SECTIONS, "train", broken)
@@ -175,16 +188,16 @@ def test_a_peer_that_fails_loses_no_other(monkeypatch, capsys):
     def breaks(shape: Shape) -> Program:
         raise Failed("RuntimeError: no compiler")
 
-    monkeypatch.setattr(speed, "Child", Pretended)
-    monkeypatch.setattr(speed, "ours", works)
-    peers = {
+    monkeypatch.setattr(peers, "Child", Pretended)
+    monkeypatch.setattr(peers, "ours", works)
+    pretended = {
         "hopeless": Peer(breaks, "json", "pip install json"),
         "eager": Peer(breaks, "json", "pip install json", otherwise=(works,)),
         "absent": Peer(works, "no_such_package", "pip install it"),
     }
-    monkeypatch.setattr(speed, "PEERS", peers)
+    monkeypatch.setattr(peers, "PEERS", pretended)
     for platform in ("cpu", "gpu"):
-        found = speed.peers(speed.plan_of("smoke", platform))
+        found = peers.peers(plan_of("smoke", platform))
         assert found["programs"].keys() == {"ours", "eager"}
         assert found["programs"]["eager"]["ratio"]["median"] == pytest.approx(1, rel=0.5)
         assert found["missing"] == {"no_such_package": "pip install it"}
@@ -227,7 +240,7 @@ def test_a_child_has_a_cache_of_its_own_and_may_die(tmp_path, monkeypatch):
 def test_the_memory_of_a_child_is_its_own():
     """Fails if the peak is `ru_maxrss`, which a child has of its parent; or errors are lost."""
     ballast = np.ones(1 << 28, np.uint8)
-    with Child(importlib.import_module, "experiments.benchmarks.speed_peers") as child:
+    with Child(importlib.import_module, "experiments.benchmarks.speed.machine") as child:
         assert 2**26 < child.ask("resident", "VmHWM") < resident("VmHWM") - len(ballast) / 2
-        with pytest.raises(Failed, match="TypeError: seconds_each"):
-            child.ask("seconds_each")
+        with pytest.raises(Failed, match="TypeError: resident"):
+            child.ask("resident")

@@ -1,51 +1,35 @@
-"""Training programs of one shape, ours and other people's, each for a process of its own."""
+"""Training programs of one shape, ours and other people's, in turns."""
 
 import importlib
-import multiprocessing
-import os
-import re
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from lm.data import Data
-from lm.distributed import mesh
-from lm.distributed.process import prepare_machine
-from lm.example import Batch, Vocabulary
-from lm.model import Transformer
-from lm.objectives import Causal, Objective
-from lm.run import Run
-from lm.train.step import Program as Compiled
-from lm.train.step import prepare
-
-CAUSAL = Causal()
-
-
-class Shape(NamedTuple):
-    """A model and its batch."""
-
-    depth: int
-    width: int
-    heads: int
-    batch: int
-    vocabulary: int
-    length: int = 256
-
-    @property
-    def tokens(self) -> int:
-        """Positions of a step."""
-        return self.batch * self.length
+from experiments.benchmarks.speed.machine import (
+    Child,
+    Failed,
+    complain,
+    device_memory,
+    resident,
+)
+from experiments.benchmarks.speed.plan import (
+    CAUSAL,
+    Plan,
+    Result,
+    Shape,
+    compiled,
+    random_rows,
+    work_of,
+)
+from experiments.benchmarks.speed.timing import interleave, ratio, seconds_each, spread
+from lm.objectives import Objective
 
 
 class Program(NamedTuple):
@@ -63,50 +47,17 @@ class Program(NamedTuple):
         return seconds_each(self.step, steps, wait=self.wait)
 
 
-def seconds_each(
-    function: Callable[[], Any],
-    times: int,
-    *,
-    wait: Callable[[Any], Any] = jax.block_until_ready,
-) -> float:
-    """Seconds a call, of so many in a row, until what the last one gave is done."""
-    start, last = time.perf_counter(), None
-    for _ in range(times):
-        last = function()
-    wait(last)
-    return (time.perf_counter() - start) / times
+def a_step_late(update: Callable[[], Any]) -> Program:
+    """The loop that waits for what a step gave while the next one runs, as `fit` does."""
+    last: Any = None
 
+    def step() -> Any:
+        nonlocal last
+        before, last = last, update()
+        jax.block_until_ready(before)
+        return last
 
-def settings(shape: Shape, objective: Objective = CAUSAL) -> Run:
-    """A shape as the settings of a run."""
-    return Run(
-        data=Data(batch=shape.batch, length=shape.length),
-        objective=objective,
-        model=Transformer(depth=shape.depth, width=shape.width, heads=shape.heads),
-        tokens=1_000_000 * shape.tokens,  # no schedule ends while it is timed
-    )
-
-
-def vocabulary_of(shape: Shape) -> Vocabulary:
-    """A vocabulary that stands for no text."""
-    size = shape.vocabulary
-    return Vocabulary(
-        size=size, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * size
-    )
-
-
-def compiled(shape: Shape, objective: Objective = CAUSAL) -> Compiled:
-    """The program of `lm train`, on one device."""
-    run = settings(shape, objective)
-    return prepare(run, vocabulary_of(shape), mesh.make(run.mesh, jax.devices()[:1]))
-
-
-def random_rows(shape: Shape) -> Batch:
-    """Rows of random tokens, each one document."""
-    size = (shape.batch, shape.length)
-    tokens_BL = np.random.default_rng(1).integers(4, shape.vocabulary, size, dtype=np.int32)
-    tokens_BL[:, 0] = vocabulary_of(shape).bos
-    return Batch(tokens_BL, np.ones(size, np.int32))
+    return Program(step, jax.block_until_ready, device_memory)
 
 
 def ours(shape: Shape, objective: Objective = CAUSAL) -> Program:
@@ -115,16 +66,12 @@ def ours(shape: Shape, objective: Objective = CAUSAL) -> Program:
     rows = program.place(random_rows(shape))
     state = program.init()
 
-    metrics: Any = None
-
-    def step() -> Any:
-        nonlocal state, metrics
-        before = metrics
+    def update() -> Any:
+        nonlocal state
         state, metrics = program.step(state, rows)
-        jax.block_until_ready(before)  # a step late, as `fit` reads them
         return metrics
 
-    return Program(step, jax.block_until_ready, device_memory)
+    return a_step_late(update)
 
 
 def nanodo(shape: Shape) -> Program:
@@ -160,16 +107,12 @@ def nanodo(shape: Shape) -> Program:
     params = jax.jit(module.init)(jax.random.key(0), tokens_BL)["params"]
     state = params, optimizer.init(params)
 
-    value: Any = None
-
     def step() -> jax.Array:
-        nonlocal state, value
-        before = value
+        nonlocal state
         state, value = update(state, tokens_BL)
-        jax.block_until_ready(before)
         return value
 
-    return Program(step, jax.block_until_ready, device_memory)
+    return a_step_late(step)
 
 
 def pytorch(shape: Shape) -> Program:
@@ -313,126 +256,88 @@ def installed(peer: Peer) -> bool:
     return find_spec(peer.package) is not None
 
 
-class Failed(Exception):
-    """What a process of ours was asked for could not be had, in one line."""
+def peers(plan: Plan) -> Result:
+    """Other people's programs on the main shape, in turns with ours.
 
-
-class Child:
-    """An object in a process of its own, whose methods can be called.
-
-    Nothing else here touches the accelerator: a process that does may keep it to itself.
+    Theirs clip no gradients and tell nothing but the loss.
     """
-
-    def __init__(
-        self,
-        make: Callable[..., Any],
-        *arguments: Any,
-        keep_memory: bool = True,
-        cache: Path | None = None,
-        limit: float = 900,
-    ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._limit = limit
-        self._process = context.Process(
-            target=_serve, args=(theirs, keep_memory, make, arguments), daemon=False
-        )
-        with environment(cache):
-            self._process.start()
-        theirs.close()
+    shape = plan.shapes[plan.main]
+    wanted = {n: p for n, p in PEERS.items() if p.keep_memory or plan.platform == "cpu"}
+    there = {name: peer for name, peer in wanted.items() if installed(peer)}
+    missing = {peer.package: peer.install for peer in PEERS.values() if not installed(peer)}
+    for package, install in missing.items():
+        complain(f"peers: {package} is not installed: {install}")
+    # All that take turns are in memory together, for which an accelerator's may be too small.
+    groups = [there] if plan.platform == "cpu" else [{n: p} for n, p in there.items()]
+    programs: Result = {}
+    mine: list[float] = []
+    for group in groups:
         try:
-            self._receive()
-        except BaseException:
-            self.close()
-            raise
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """What the method returns; raises Failed if it raises, dies or takes too long."""
-        self._pipe.send((method, arguments))
-        return self._receive()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._pipe.close()
-        self._process.join(10)
-        self._process.kill()
-        self._process.join()
-
-    def _receive(self) -> Any:
-        if not self._pipe.poll(self._limit):
-            raise Failed(f"no answer in {self._limit:.0f} s")
-        try:
-            well, prediction = self._pipe.recv()
-        except EOFError:
-            self._process.join()
-            raise Failed(f"its process ended with code {self._process.exitcode}") from None
-        if not well:
-            raise Failed(prediction)
-        return prediction
-
-    def __enter__(self) -> "Child":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            rounds, memory = _in_turns(group, shape, plan)
+        except Failed as error:
+            complain(f"peers: ours: {error}")
+            continue
+        mine += rounds["ours"]
+        for name, seconds in rounds.items():
+            programs[name] = {
+                "seconds": spread(mine if name == "ours" else seconds),
+                "ratio": ratio(rounds["ours"], seconds),
+                "peak_bytes": memory[name],
+            }
+    if not programs:
+        raise Failed("none could be run in turns with ours")
+    versions = {peer.package: _version(peer.package) for peer in there.values()}
+    return {
+        "shape": plan.main,
+        **work_of(shape, CAUSAL),
+        "programs": programs,
+        "missing": missing,
+        "versions": versions,
+    }
 
 
-def alone(function: Callable[..., Any], *arguments: Any, cache: Path | None = None) -> Any:
-    """What a function returns in a fresh process."""
-    with Child(partial, function, *arguments, cache=cache) as child:
-        return child.ask("__call__")
+def _in_turns(
+    group: dict[str, Peer], shape: Shape, plan: Plan
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds a step of ours and of each peer that runs, and the memory that each took."""
+    with ExitStack() as stack:
+        children = {"ours": stack.enter_context(_warmed_up(ours, shape))}
+        for name, peer in group.items():
+            try:
+                children[name] = stack.enter_context(_child(peer, shape))
+            except Failed as error:
+                complain(f"peers: {name}: {error}")
+        runs = {name: partial(child.ask, "run") for name, child in children.items()}
+        rounds = interleave(runs, plan._replace(burst=2 * plan.burst))
+        if "ours" not in rounds:
+            raise Failed("it was not measured to the end")
+        return rounds, {name: children[name].ask("memory") for name in rounds}
 
 
-def _serve(pipe: Any, keep_memory: bool, make: Callable[..., Any], arguments: Any) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for output in (1, 2):
-        os.dup2(nowhere, output)
+def _version(package: str) -> str:
     try:
-        if keep_memory:
-            prepare_machine()
-        made = make(*arguments)
-        pipe.send((True, None))
-        while True:
-            method, arguments = pipe.recv()
-            pipe.send((True, getattr(made, method)(*arguments)))
-    except EOFError:
-        pass
-    except Exception as error:
-        line = next(iter(str(error).splitlines()), "")
-        pipe.send((False, f"{type(error).__name__}: {line}"))
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path
+        return ""
 
 
-@contextmanager
-def environment(cache: Path | None) -> Iterator[None]:
-    """What a child inherits: several may share a GPU, and compiled programs go to `cache`."""
-    before = dict(os.environ)
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    if cache is not None:
-        os.environ["LM_CACHE"] = str(cache)
-        for name in [name for name in os.environ if re.match("JAX_.*_CACHE_", name)]:
-            del os.environ[name]
+def _child(peer: Peer, shape: Shape) -> Child:
+    """The peer, warmed up; or, where that fails, what is to run in its place."""
+    *others, last = (peer.make, *peer.otherwise)
+    for make in others:
+        with suppress(Failed):
+            return _warmed_up(make, shape, keep_memory=peer.keep_memory)
+    return _warmed_up(last, shape, keep_memory=peer.keep_memory)
+
+
+def _warmed_up(
+    make: Callable[[Shape], Any], shape: Shape, *, keep_memory: bool = True
+) -> Child:
+    """A program whose memory has settled: the first steps still ask the system for more."""
+    child = Child(make, shape, keep_memory=keep_memory, limit=300)
     try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def device_memory() -> int:
-    """Most bytes that were in use on the device; on a CPU, those of the process."""
-    stats = jax.devices()[0].memory_stats()
-    return stats["peak_bytes_in_use"] if stats else resident("VmHWM")
-
-
-def resident(field: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), or at most so far (VmHWM).
-
-    Linux hands `ru_maxrss` down to child processes, so it is only asked elsewhere.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    found = re.search(rf"{field}:\s*(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+        child.ask("run", 8)
+    except Failed:
+        child.close()
+        raise
+    return child
