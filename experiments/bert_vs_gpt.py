@@ -27,32 +27,19 @@ where all is.
 """
 
 import sys
-from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from lm.data import Bytes, Data, SentencePiece, Stdlib
 from lm.evaluate.scoring import Effort
-from lm.output.numbers import count, decimals, with_error
+from lm.output.numbers import count
 from lm.run import Run
-from lm.study import figures, runner, sections
+from lm.study import figures, runner, scales, sections, tables
+from lm.study.analyses import contest
 from lm.study.checks import seed_rows
-from lm.study.grid import BERT, GPT, GPT_AND_BERTS, Scale, Size, StudyRun, size_text
-from lm.study.groups import (
-    BITS,
-    PROBE,
-    Group,
-    Measure,
-    best_of,
-    by_size,
-    gaps,
-    groups_of,
-    of_variant,
-)
-from lm.study.report.values import Plot, Report, Section
-from lm.study.scales import V5E_8
-from lm.study.sentences import capital, value_text
-from lm.study.tables import equal_table, main_table, spent_table
+from lm.study.grid import GPT, GPT_AND_BERTS, Scale, Size, StudyRun, size_text
+from lm.study.groups import groups_of, of_variant
+from lm.study.report.values import Plot, Report
 
 VARIANTS = GPT_AND_BERTS
 PYTHON = Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=16)
@@ -75,18 +62,14 @@ PLANS = {
         tokens=(4_000_000,),
         settings={"evaluations": 16},
     ),
-    "v5e-8": V5E_8._replace(
-        data=replace(V5E_8.data, length=1024, batch=512),
+    "v5e-8": scales.V5E_8._replace(
+        data=replace(scales.V5E_8.data, length=1024, batch=512),
         sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3), Size(24, 1024, 16, 2e-3)),
         seeds=1,
     ),
 }
 SCALES = tuple(PLANS)
-EFFORT = {
-    "smoke": Effort(rows=16, samples=2, replicates=2, curve_rows=8, probe_tokens=3_000),
-    "laptop": Effort(samples=2, curve_rows=32),
-    "v5e-8": Effort(rows=4096, curve_rows=1024, probe_tokens=100_000),
-}
+EFFORT = scales.EFFORT | {"laptop": Effort(samples=2, curve_rows=32)}
 
 
 def runs(scale: str) -> dict[str, Run]:
@@ -97,11 +80,24 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
-    best, gpts = largest(groups), of_variant(groups, GPT)
-    found: list[Section | None] = []
-    if groups:
-        first = (of_variant(best, GPT) or best)[0]
-        found = [
+    best = contest.largest(groups)
+    first = next(iter(of_variant(best, GPT) or best), None)
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        groups,
+        title="BERT against GPT on the same bytes",
+        answer=contest.contest_answer(best),
+        details=(
+            f"This is at {size_text(first.size)} parameters (without the embedding) after"
+            f" {count(first.run.tokens)} training tokens. After ± stands one standard error"
+            " over the held-out documents, paired in differences. There is one seed, so how"
+            " much trainings differ among themselves is not in it.",
+        )
+        if first
+        else (),
+        table=tables.main_table(groups, of_variant(groups, GPT), "the GPT of the same size"),
+        sections=[
             sections.section(
                 "Who predicts better",
                 "Bits per byte is the length of the held-out text when it is coded with the"
@@ -131,12 +127,12 @@ def report(cells: list[StudyRun]) -> Report:
                 " of the predictions and skips the vocabulary's matrix everywhere else.",
             ),
             sections.compressors_section(groups, first),
-            _bound(groups, best),
-            sections.probe_section("Who represents better", groups, best[0].size),
+            contest.bound_section(groups, best),
+            sections.probe_section("Who represents better", groups, first.size),
             sections.section(
                 sections.EQUAL,
-                equal_table(seed_rows(groups), "between the variants of a size"),
-                spent_table(best, first),
+                tables.equal_table(seed_rows(groups)),
+                tables.spent_table(best, first),
                 "The learning rate and all other settings are one choice per size, from a few"
                 " short runs of the GPT and of the BERT at all rates, and not tuned for each"
                 " variant. Equal tokens are not equal predictions: the comparison is at equal"
@@ -144,121 +140,9 @@ def report(cells: list[StudyRun]) -> Report:
             ),
             sections.at_work_section(groups),
         ]
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        groups,
-        title="BERT against GPT on the same bytes",
-        answer=_answer(best),
-        details=_details(best),
-        table=main_table(groups, gpts, "the GPT of the same size"),
-        sections=found,
+        if first
+        else [],
     )
-
-
-def largest(groups: Sequence[Group]) -> list[Group]:
-    """The groups of the largest size with a GPT and a BERT, else of that with the most
-    variants.
-    """
-    sizes = list(by_size(groups).values())
-    whole = [found for found in sizes if found[1:] and of_variant(found, GPT)]
-    return whole[-1] if whole else max(sizes, key=len, default=[])
-
-
-def _answer(best: Sequence[Group]) -> str:
-    berts = [group for group in best if group.variant != GPT]
-    if not best:
-        return "There is no answer yet: no run is finished."
-    if not (of_variant(best, GPT) and berts):
-        return "There is no answer yet: no size has both a GPT and a BERT that is finished."
-    (gpt,) = of_variant(best, GPT)
-    return f"{_compare(gpt, berts, BITS)} {_compare(gpt, berts, PROBE)}".strip()
-
-
-def _compare(gpt: Group, berts: Sequence[Group], measure: Measure) -> str:
-    """Who is better by a measure, the GPT or the best of the BERTs; "" if that is not known."""
-    ranked = best_of(berts, measure)
-    gap = ranked and gaps(berts, gpt, measure).get(ranked[0].name)
-    if not (ranked and gap):
-        return ""
-    name, verb = ranked[0].variant.name, "predicts" if measure is BITS else "represents"
-    ours, theirs = value_text(gpt, measure), value_text(ranked[0], measure)
-    if gap.error is not None and not gap.beyond:
-        said = f"Neither {verb} better beyond the error"
-    elif gap.value * measure.better > 0:
-        said = f"{capital(name)} {verb} better"
-    else:
-        far = ", as far as a BERT can be measured" if measure is BITS else ""
-        said = f"The GPT {verb} better{far}"
-    if measure is PROBE:
-        return (
-            f"{said}: a linear probe reads the role of {ours} of the tokens off the GPT's"
-            f" states, and of {theirs} off those of {name}."
-        )
-    apart = with_error(abs(gap.value), gap.error)
-    return (
-        f"{said}: the GPT needs {ours} bits per byte of held-out text, {name} at most {theirs},"
-        f" {apart} {'more' if gap.value > 0 else 'fewer'} on the same documents."
-    )
-
-
-def _details(best: Sequence[Group]) -> tuple[str, ...]:
-    if not best:
-        return ()
-    return (
-        f"This is at {size_text(best[0].size)} parameters (without the embedding) after"
-        f" {count(best[0].run.tokens)} training tokens. After ± stands one standard error over"
-        " the held-out documents, paired in differences. There is one seed, so how much"
-        " trainings differ among themselves is not in it.",
-    )
-
-
-def _bound(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
-    """The error by fraction masked, and what it says of the bound of the BERT at 15%."""
-    floors = sections.baselines_of(groups, "uniform", "unigram")
-    return sections.fractions_section(
-        {group.label: (group.variant.colour, group) for group in groups},
-        "The any-order bound is a mean over all fractions of masked tokens, from one token to"
-        " the whole row, each as likely. A BERT trained at 15% has seen one of them. Its"
-        " bound is valid: nobody who codes the text with this model in random orders needs"
-        " more, given where documents begin and end, which a BERT sees and a GPT must predict"
-        " (a few bits a document, in the BERT's favour). But it speaks of the model as a"
-        " predictor of whole texts, a use that it was never trained for, and not of what it"
-        " does at 15%, nor of what it represents. A high bound does not prove that the model"
-        " cannot predict; another order, or a mixture of them, may do better.",
-        *(
-            _fixed_rate(group, floors.get("uniform"))
-            for group in of_variant(best, BERT)
-            if group.error_by_fraction()
-        ),
-        heading="What a fixed-rate BERT's bound says, and what it does not",
-        floors=floors,
-        trained_at=0.15,
-    )
-
-
-def _fixed_rate(group: Group, uniform: float | None) -> str:
-    by_fraction = group.error_by_fraction()
-    near, far = min(by_fraction, key=lambda fraction: abs(fraction - 0.15)), max(by_fraction)
-    text = (
-        f"The BERT trained at 15% needs {decimals(by_fraction[near])} bits per byte of the"
-        f" masked tokens when {near:.0%} are masked, and {decimals(by_fraction[far])} when"
-        f" {far:.0%} are"
-    )
-    if uniform is not None:
-        relation = "worse" if by_fraction[far] > uniform else "still better"
-        text += f", {relation} than guessing all tokens alike ({decimals(uniform)})"
-    bound, layout = (group.mean(key) or 0.0 for key in ("bits_per_byte", "layout_bits"))
-    text += f"; over all fractions that makes its bound of {decimals(bound)}"
-    text += f", with {decimals(layout)} for where documents end."
-    if (pseudo := group.score("pseudo")) is not None:
-        text += (
-            f" Its pseudo-likelihood, each token given all the others, is {decimals(pseudo)}"
-            " bits per byte. That is no likelihood: each token is predicted by a model that has"
-            " been shown what it is asked to code next, so the sum bounds nothing and may lie"
-            " below the entropy of the text."
-        )
-    return text
 
 
 if __name__ == "__main__":

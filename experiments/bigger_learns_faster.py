@@ -9,47 +9,27 @@ faster the larger the model, of causal models alone.
     laptop  9 minutes, 2 cores  6k to 0.4M parameters, 0.6M tokens of a known source
     v5e-16  16 hours, 16 chips  25M to 1.2B parameters, 1.7B tokens of Wikipedia, 7.4e19 FLOPs
 
-The laptop's time is that of cores which other programs used as well.
-The accelerator's line is what this prints, a plan by FLOPs that has not been run:
-
-    python -m experiments.bigger_learns_faster --scale v5e-16 --cost v5e-16
+The laptop's cores were shared; the accelerator's line is a plan, not run (`--cost v5e-16`).
 
 A point on the way of a run whose learning rate will yet fall is not where a shorter run would
-have ended, and a run that is close to its end has had the gain of the fall. So here the rate
-stays constant after warm-up: every point is the end of the same recipe, at a loss that is
-higher than a fall of the rate would make it. All sizes have the same batch, warm-up and rows.
-Losses are each objective's own, on the same held-out rows, and compare between sizes, not
-between objectives.
-
-Expect fewer tokens for each loss as models grow, by a power that is far below one: a larger
-model saves tokens and not FLOPs.
+have ended. So here the rate stays constant after warm-up: every point is the end of the same
+recipe, at a loss that is higher than a fall of the rate would make it. All sizes have the same
+batch, warm-up and rows. Losses are each objective's own, on the same held-out rows, and compare
+between sizes, not between objectives. Expect fewer tokens for each loss as models grow, by a
+power that is far below one: a larger model saves tokens and not FLOPs.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 
 from lm.optimizer import WarmupStableDecay
 from lm.run import Run
-from lm.scaling.fit import Fit
-from lm.study import runner, scales, sections
-from lm.study.analyses.races import (
-    Race,
-    growth_text,
-    race_laws_table,
-    races_figure,
-    races_of,
-    sizes_of,
-    to_loss_figure,
-    to_loss_table,
-)
+from lm.study import runner, scales, sections, tables
+from lm.study.analyses import races
 from lm.study.checks import variant_rows
-from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun, size_text
+from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun
 from lm.study.groups import groups_of
-from lm.study.laws import attempt
-from lm.study.report.values import Plot, Report, Section
-from lm.study.sentences import NO_LAW, number_text, together
-from lm.study.tables import runs_table
+from lm.study.report.values import Report
 
 VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
 CONSTANT = {"schedule": WarmupStableDecay(warmup=0.05, decay=0.0)}
@@ -84,109 +64,7 @@ PLANS = {
 SCALES = tuple(PLANS)
 EFFORT = scales.LAW_EFFORT | {"laptop": replace(scales.LAW_EFFORT["laptop"], rows=256)}
 
-
-def runs(scale: str) -> dict[str, Run]:
-    """The runs by name: each size in each variant, for every seed."""
-    return PLANS[scale].runs(VARIANTS, once=True)
-
-
-def report(cells: list[StudyRun]) -> Report:
-    """What the finished runs say; what is missing is named."""
-    groups = list(groups_of(cells, VARIANTS).values())
-    races = races_of(cells, VARIANTS)
-    found: list[Section | None] = []
-    if groups:
-        found = [
-            sections.section(
-                "Loss by tokens",
-                Plot(
-                    "curves",
-                    races_figure(races),
-                    "Validation loss by tokens read, a line a run, at a constant learning rate."
-                    " Dashed: the losses to which tokens are counted. The objectives’ losses"
-                    " are of different things, and do not compare.",
-                )
-                if races
-                else None,
-            ),
-            sections.section(
-                "Tokens to a loss, by size",
-                Plot(
-                    "to_loss",
-                    to_loss_figure(races),
-                    "Left: tokens until a run’s validation loss is first as low as said, a mark"
-                    " a run, and the power law through them, with its 95% band for the lowest."
-                    " Right: FLOPs for these tokens. Levels are each objective’s own.",
-                ),
-                to_loss_table(races),
-                race_laws_table(races),
-            )
-            if races
-            else None,
-            sections.equal_section(groups, groups[0]),
-            sections.limits(cells, groups, *_LIMITS),
-        ]
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        groups,
-        title="Bigger learns faster",
-        answer=_answer(races),
-        details=_details(races),
-        table=runs_table(
-            cells,
-            "All finished runs, at the end of their constant rate. Own loss is the"
-            " objective’s, in nats per predicted token; bits per byte are of other windows, and"
-            " ± is their standard error over documents.",
-        ),
-        sections=found,
-        compared=variant_rows(cells),
-    )
-
-
-def _answer(races: Mapping[str, Race]) -> str:
-    told = []
-    for race in races.values():
-        fit = attempt(race.law, race.levels[-1])
-        if not isinstance(fit, Fit):
-            continue
-        ends = fit.ci95.get("x")
-        if ends is None or ends[0] <= 0 <= ends[1]:
-            said = "which is not told from no gain"
-        else:
-            said = f"so larger models need {'fewer' if ends[0] > 0 else 'more'} tokens"
-        x = number_text(fit.exponents["x"], ends)
-        told.append(f"for {race.variant.name} as N^−x with x {x}, {said}")
-    if not told:
-        return NO_LAW
-    least, *_, most = sizes_of(races)
-    return (
-        f"From {size_text(least)} to {size_text(most)} parameters, the tokens to the"
-        f" lowest loss that all sizes reach go {'; '.join(told)}."
-    )
-
-
-def _details(races: Mapping[str, Race]) -> tuple[str, ...]:
-    grow, missed = [], []
-    for race in races.values():
-        fit = attempt(race.law, race.levels[-1], "flops")
-        if isinstance(fit, Fit):
-            grow.append(f"N^{growth_text(fit)} for {race.variant.name}")
-        reached = {curve.name for curve, _ in race.to(race.levels[-1])}
-        missed += [curve.name for curve in race.curves if curve.name not in reached]
-    if not grow:
-        return ()
-    never = f" Never there, and not counted: {together(missed)}." if missed else ""
-    return (
-        f"The FLOPs to that loss go as {together(grow)}: where that exponent is above 0, a"
-        f" larger model pays more FLOPs for fewer tokens.{never}",
-        "The two objectives’ losses are of different predictions. An exponent compares sizes of"
-        " one objective; that one variant’s is larger than the other’s says nothing of which"
-        " objective learns from fewer tokens.",
-    )
-
-
-_LIMITS = (
+LIMITS = (
     "At a constant rate the loss stops at a floor that the noise of the last steps makes, which"
     " is higher than where a falling rate would end; near it, tokens to a loss are a matter of"
     " that noise. Runs that never reach a loss are left out of its law, which makes the gain of"
@@ -196,6 +74,44 @@ _LIMITS = (
     " smallest model goes; at losses that only larger ones reach, tokens fall to a number from"
     " infinity, and no power of N describes that.",
 )
+
+
+def runs(scale: str) -> dict[str, Run]:
+    """The runs by name: each size in each variant, for every seed."""
+    return PLANS[scale].runs(VARIANTS, once=True)
+
+
+def report(cells: list[StudyRun]) -> Report:
+    """What the finished runs say; what is missing is named."""
+    groups = list(groups_of(cells, VARIANTS).values())
+    found = races.races_of(cells, VARIANTS)
+    flops = races.flops_text(found)
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        groups,
+        title="Bigger learns faster",
+        answer=races.race_answer(found),
+        details=(
+            flops,
+            "The two objectives’ losses are of different predictions. An exponent compares"
+            " sizes of one objective; that one variant’s is larger than the other’s says"
+            " nothing of which objective learns from fewer tokens.",
+        )
+        if flops
+        else (),
+        table=tables.runs_table(
+            cells, ", at the end of their constant rate; bits per byte are of other windows"
+        ),
+        sections=[
+            *races.race_sections(found),
+            sections.equal_section(groups, groups[0]),
+            sections.limits(cells, groups, *LIMITS),
+        ]
+        if groups
+        else [],
+        compared=variant_rows(cells),
+    )
 
 
 if __name__ == "__main__":

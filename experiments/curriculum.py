@@ -30,11 +30,11 @@ import sys
 from lm.objectives import Causal, Curriculum, Masked
 from lm.run import Run
 from lm.study import runner, scales, sections
-from lm.study.figures import curves_figure
+from lm.study.figures import curves_figure, lines_of
 from lm.study.grid import StudyRun, Variant
 from lm.study.groups import BITS, PROBE, Group, Measure, best_of, gaps, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
-from lm.study.report.values import Report, Section
+from lm.study.report.values import Report
 from lm.study.sentences import NO_ANSWER, signed
 from lm.study.tables import main_table
 
@@ -72,9 +72,14 @@ def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     throughout = of_variant(groups, VARIANTS["switch000"])
-    found: list[Section | None] = []
-    if groups:
-        found = [
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        groups,
+        title="A GPT first, then a BERT",
+        answer=_answer(groups),
+        table=main_table(groups, throughout, "the BERT throughout"),
+        sections=[
             sections.figure_section(
                 "By the fraction of training that was causal",
                 "by_switch",
@@ -84,11 +89,11 @@ def report(cells: list[StudyRun]) -> Report:
                     sections.windows_of(groups),
                 ),
                 "Left: bits per byte of the held-out text; hollow marks are any-order bounds,"
-                " the filled one (a GPT throughout) is exact, a different number. Right: the"
-                f" fraction of tokens whose role the probe finds. {sections.BARS}",
+                " the filled one (a GPT throughout) is exact, a different number."
+                f" {sections.PROBED}",
             ),
             sections.fractions_section(
-                {group.variant.label: (group.variant.colour, group) for group in groups},
+                lines_of(groups),
                 "What models that were causal first say of masked tokens, by fraction masked.",
             ),
             sections.equal_section(
@@ -105,14 +110,8 @@ def report(cells: list[StudyRun]) -> Report:
                 " budgets than this, where the first paper finds its gains.",
             ),
         ]
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        groups,
-        title="A GPT first, then a BERT",
-        answer=_answer(groups),
-        table=main_table(groups, throughout, "the BERT throughout"),
-        sections=found,
+        if groups
+        else [],
     )
 
 

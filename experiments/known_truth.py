@@ -1,12 +1,10 @@
 """How near do a GPT and a BERT come to a source whose truth is known, as models and data grow?
 
 The text is drawn from a hidden Markov source, so the probability of every text, of every masked
-token given the others, and of every hidden state is known (Rabiner 1989). A model's bits per
-byte can then be held to the least that any model needs for the same documents, its error at
-every fraction masked to the least error under the same masks, and the probe to the best that
-can be named from what a position sees. A second source draws documents of random lengths, which
-windows cut: there a masked model is shown where documents end, a GPT has to predict it, and no
-number may lie below the truth either.
+token given the others, and of every hidden state is known (Rabiner 1989): bits per byte, the
+error at every fraction masked and the probe are each held to the best that is possible. A
+second source draws documents of random lengths, which windows cut: there a masked model is
+shown where documents end, a GPT must predict it, and no number may lie below the truth either.
 
 Answers to: nobody's table. Papers that compare causal and masked models (Sahoo et al. 2024,
 arXiv:2406.07524; Nie et al. 2024, arXiv:2410.18514) do so on text whose entropy is not known,
@@ -30,15 +28,14 @@ from msgspec.structs import replace
 
 from lm.data import Hmm
 from lm.evaluate.scoring import Effort
-from lm.output.numbers import count, decimals, percent, with_error
+from lm.output.numbers import decimals
 from lm.run import Run
 from lm.study import runner, sections
-from lm.study.analyses.truth import ABOVE, gap_figure, states_figure, truth_table, with_truth
-from lm.study.grid import GPT_AND_BERTS, Scale, Size, StudyRun, size_text
+from lm.study.analyses import truth
+from lm.study.grid import GPT_AND_BERTS, Scale, Size, StudyRun
 from lm.study.groups import Group, groups_of
-from lm.study.report.values import Plot, Report, Section
+from lm.study.report.values import Report
 from lm.study.scales import SMOKE_SOURCE, source_data
-from lm.study.sentences import NO_ANSWER
 
 VARIANTS = GPT_AND_BERTS
 RANDOM = {
@@ -98,129 +95,39 @@ def runs(scale: str) -> dict[str, Run]:
 
 def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
-    cells = [cell._replace(result=with_truth(cell.result)) for cell in cells]
+    cells = [cell._replace(result=truth.with_truth(cell.result)) for cell in cells]
     known = list(groups_of(cells, VARIANTS | RANDOM).values())
     groups = [group for group in known if group.variant in VARIANTS.values()]
     random = [group for group in known if group.variant in RANDOM.values()]
     top = max(((group.size, group.tokens) for group in groups), default=None)
     best = [group for group in groups if (group.size, group.tokens) == top]
-    found: list[Section | None] = []
-    if groups:
-        found = [
-            sections.section(
-                "From above, and how near",
-                "The truth is what the source itself needs for the same documents, by the"
-                " forward algorithm. For the source all orders of unmasking a text agree,"
-                " so the least any-order bound is the same number, and both kinds of model"
-                " are held to it.",
-                Plot(
-                    "above_truth",
-                    gap_figure(groups),
-                    "Bits per byte above the truth: left by training tokens, at the largest"
-                    " size; right by size, at the most tokens. Bars are one standard error,"
-                    " over seeds and over documents (paired with the truth) together.",
-                ),
-            ),
-            sections.fractions_section(
-                {group.variant.label: (group.variant.colour, group) for group in best},
-                "What is masked in part of a row can be foretold by forward-backward, with the"
-                " other masked tokens summed out. No model does better, under the same masks.",
-                heading="At every fraction masked",
-                caption="Bits per byte of the masked tokens when a fraction of the row is"
-                " masked, at the largest size, mean over seeds; in black what the source"
-                " needs.",
-                truth=True,
-            ),
-            _states(groups, best),
-            _random_lengths(random),
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        best,
+        title="Against a known truth",
+        answer=truth.truth_answer(known, best),
+        table=truth.truth_table(groups),
+        sections=[
+            *truth.truth_sections(groups, best),
+            truth.lengths_section(random),
             sections.equal_section(
                 best,
                 best[0],
                 "Variants of one size and one number of tokens read the same rows in the same"
                 " order from the same initial values; the table above is of the largest ones.",
             ),
-            _limits(cells, groups),
+            sections.section("What this does and does not show", _limits(cells, groups)),
         ]
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        best,
-        title="Against a known truth",
-        answer=_answer(known, best),
-        table=truth_table(groups),
-        sections=found,
+        if groups
+        else [],
     )
 
 
-def _answer(groups: Sequence[Group], best: Sequence[Group]) -> str:
-    known = [group for group in best if group.mean("above_truth") is not None]
-    if not known:
-        return NO_ANSWER
-    parts = [
-        f"{g.variant.name} {with_error(g.mean('above_truth') or 0.0, g.error(ABOVE))}"
-        for g in known
-    ]
-    text = (
-        f"At {size_text(known[0].size)} parameters and {count(known[0].tokens)} tokens,"
-        f" above the {decimals(known[0].mean('truth_bits_per_byte') or 0.0)} bits per byte"
-        f" that the source needs, lie: {', '.join(parts)}."
-    )
-    below = [
-        group.name
-        for group in groups
-        if (group.mean("above_truth") or 0.0) < -2 * (group.error(ABOVE) or 0.0)
-    ]
-    return text + (
-        " No model, at any size, lies below the truth by more than twice its error."
-        if not below
-        else " Below the truth by more than twice their error, which no honest scorer allows:"
-        f" {', '.join(below)}."
-    )
-
-
-def _states(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
-    known = [group for group in best if group.mean("probe_accuracy") is not None]
-    if not known:
-        return None
-    found = [
-        f"{group.variant.name} {percent(group.mean('probe_accuracy') or 0.0)} of at most"
-        f" {percent(group.mean('truth_probe_accuracy') or 0.0)}"
-        for group in known
-    ]
-    return sections.section(
-        "The hidden states",
-        "A linear probe reads the source's hidden state off the frozen states of the last"
-        f" layer, with nothing masked: {', '.join(found)}. A GPT sees less, so less can be"
-        " known at its place; what it lacks of that is its own.",
-        Plot(
-            "states",
-            states_figure([group for group in groups if group.size == best[0].size]),
-            "Hidden states found by the probe, by training tokens at the largest size;"
-            " dashed lines are what the best guess from the same context finds.",
-        ),
-    )
-
-
-def _random_lengths(groups: Sequence[Group]) -> Section | None:
-    """What models of documents of random lengths need, with what the layout costs."""
-    source = groups[0].run.data.corpus if groups else None
-    if not isinstance(source, Hmm):
-        return None
-    return sections.section(
-        "Documents of random lengths",
-        f"The same tables, but a document ends after each symbol with probability 1 in"
-        f" {source.length}, and rows cut documents where they end. The truth is then that"
-        " of the text in each window, and of where its documents end. Were the places that"
-        " a BERT is shown given to it for nothing, its numbers could fall below the truth.",
-        truth_table(groups, layout=True),
-    )
-
-
-def _limits(cells: Sequence[StudyRun], groups: Sequence[Group]) -> Section | None:
+def _limits(cells: Sequence[StudyRun], groups: Sequence[Group]) -> str:
     source, rate = cells[0].run.data.corpus, groups[0].mean("entropy_rate")
     told = f", whose entropy rate is {decimals(rate)} bits per symbol" if rate else ""
-    return sections.section(
-        "What this does and does not show",
+    return (
         "It shows that the scorers are honest, and how fast models of this size learn one"
         f" source of {source.states if isinstance(source, Hmm) else 'no'} hidden states{told}."
         " It is not language: what must be remembered of a text fits into one state, so nothing"
@@ -228,7 +135,7 @@ def _limits(cells: Sequence[StudyRun], groups: Sequence[Group]) -> Section | Non
         " One learning rate serves all variants and was tuned for none; how far a variant still"
         " lies above the truth is a matter of its training too. Other seeds of the source are"
         " other tables, some of them easier. With two seeds of training, errors over seeds are"
-        " rough.",
+        " rough."
     )
 
 

@@ -27,7 +27,7 @@ from lm.study.figures import curves_figure
 from lm.study.grid import Size, StudyRun, Variant, size_text
 from lm.study.groups import BITS, PROBE, Group, best_of, by_size, gaps, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
-from lm.study.report.values import Report, Section
+from lm.study.report.values import Report
 from lm.study.sentences import NO_ANSWER, signed, winner
 from lm.study.tables import main_table
 
@@ -62,14 +62,19 @@ def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
     usual, sizes = of_variant(groups, USUAL), by_size(groups)
-    found: list[Section | None] = []
-    if groups:
-        *_, large = sizes.values()
-        lines = {
-            size_text(size): (colour, {100 * _rate(group): group for group in found})
-            for (size, found), colour in zip(sizes.items(), (VERMILLION, BLUE), strict=False)
-        }
-        found = [
+    large = sizes[max(sizes)] if sizes else []
+    lines = {
+        size_text(size): (colour, {100 * group.rate: group for group in found})
+        for (size, found), colour in zip(sizes.items(), (VERMILLION, BLUE), strict=False)
+    }
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        groups,
+        title="The fraction masked in masked language modelling",
+        answer=" ".join(filter(None, map(_answer, sizes.values()))) or NO_ANSWER,
+        table=main_table(groups, usual, "the rate of 15% at the same size"),
+        sections=[
             sections.figure_section(
                 "By the rate trained at",
                 "by_rate",
@@ -77,14 +82,13 @@ def report(cells: list[StudyRun]) -> Report:
                     lines, "fraction masked in training (%)", sections.windows_of(groups)
                 ),
                 "Left: the any-order bound of the held-out text by the fraction masked in"
-                " training. Right: the fraction of tokens whose role the probe finds, with"
-                f" nothing masked. {sections.BARS}",
+                f" training. {sections.PROBED}",
             ),
             sections.fractions_section(
                 {
-                    f"{_rate(group):.0%}": (ON_CURVE[_rate(group)], group)
+                    f"{group.rate:.0%}": (ON_CURVE[group.rate], group)
                     for group in large
-                    if _rate(group) in ON_CURVE
+                    if group.rate in ON_CURVE
                 },
                 f"At {size_text(large[0].size)} parameters, by the rate trained at. All are"
                 " asked for the same masked tokens, which are shown as the mask token.",
@@ -97,14 +101,8 @@ def report(cells: list[StudyRun]) -> Report:
                 " that saw many masked. It ranks predictors of whole texts, not encoders.",
             ),
         ]
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        groups,
-        title="The fraction masked in masked language modelling",
-        answer=" ".join(filter(None, map(_answer, sizes.values()))) or NO_ANSWER,
-        table=main_table(groups, usual, "the rate of 15% at the same size"),
-        sections=found,
+        if groups
+        else [],
     )
 
 
@@ -116,20 +114,15 @@ def _answer(groups: list[Group]) -> str:
     best = ranked[0]
     text = (
         f"At {size_text(best.size)} parameters the any-order bound is lowest at a rate of"
-        f" {winner(groups, BITS, lambda group: f'{_rate(group):.0%}')}"
+        f" {winner(groups, BITS, lambda group: f'{group.rate:.0%}')}"
     )
     found = gaps(groups, best, BITS)
     for group in of_variant(groups, USUAL):
         if group.name in found:
             text += f"; 15% lies {signed(found[group.name], BITS)} from the best"
-    if probe := winner(groups, PROBE, lambda group: f"{_rate(group):.0%}"):
+    if probe := winner(groups, PROBE, lambda group: f"{group.rate:.0%}"):
         text += f". The probe finds most at {probe}"
     return text + "."
-
-
-def _rate(group: Group) -> float:
-    assert isinstance(group.objective, Masked) and isinstance(group.objective.rate, float)
-    return group.objective.rate
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.figures import dots_figure
 from lm.study.grid import StudyRun, Variant
-from lm.study.groups import BITS, PROBE, Group, Measure, gaps, groups_of
+from lm.study.groups import BITS, PROBE, Group, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
-from lm.study.report.values import Report, Section, Table
-from lm.study.sentences import NO_ANSWER, signed, together
+from lm.study.report.values import Report
+from lm.study.sentences import NO_ANSWER, differences
 from lm.study.tables import main_table
 
 RATES = {0.15: VERMILLION, 0.4: BLUE}
@@ -78,29 +78,39 @@ def runs(scale: str) -> dict[str, Run]:
 def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = list(groups_of(cells, VARIANTS).values())
-    usual = [group for rate in RATES for group in _usual(groups, rate)]
-    found: list[Section | None] = []
-    if groups:
-        low = _named(_at(groups, min(RATES)))
-        found = [
+    parts = [
+        (_part(groups, rate), of_variant(groups, VARIANTS[f"usual{round(100 * rate)}"]))
+        for rate in RATES
+    ]
+    tables = [
+        main_table(found, usual, "80/10/10 of single tokens at the same rate")
+        for found, usual in parts
+    ]
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        groups,
+        title="How and what to mask",
+        answer=" ".join(_answer(*part) for part in parts).strip() or NO_ANSWER,
+        table=replace(tables[0], rows=[row for table in tables for row in table.rows]),
+        sections=[
             sections.figure_section(
                 "By recipe",
                 "recipes",
                 dots_figure(
                     {
-                        f"{rate:.0%}": (colour, _named(_at(groups, rate)))
-                        for rate, colour in RATES.items()
+                        f"{rate:.0%}": (colour, {_recipe(g): g for g in found})
+                        for (rate, colour), (found, _) in zip(RATES.items(), parts, strict=True)
                     }
                 ),
-                "Left: the any-order bound of the held-out text. Right: the fraction of tokens"
-                f" whose role the probe finds, with nothing masked. {sections.BARS}",
+                f"Left: the any-order bound of the held-out text. {sections.PROBED}",
             ),
             sections.fractions_section(
-                {name: (group.variant.colour, group) for name, group in low.items()},
+                {_recipe(group): (group.variant.colour, group) for group in parts[0][0]},
                 "For the variants at 15%. Single tokens are masked in scoring, not units,"
                 " whatever was masked together in training.",
             ),
-            sections.equal_section(groups, (usual or groups)[0]),
+            sections.equal_section(groups, next((u[0] for _, u in parts if u), groups[0])),
             sections.limits(
                 cells,
                 groups,
@@ -109,68 +119,29 @@ def report(cells: list[StudyRun]) -> Report:
                 " 80/10/10 is for (inputs without mask tokens) is asked by the probe alone.",
             ),
         ]
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        groups,
-        title="How and what to mask",
-        answer=_answer(groups),
-        table=_table(groups),
-        sections=found,
+        if groups
+        else [],
     )
 
 
-def _table(groups: list[Group]) -> Table:
-    """A row a group, each against 80/10/10 of single tokens at its own rate."""
-    tables = [
-        main_table(
-            _at(groups, rate),
-            _usual(groups, rate),
-            "80/10/10 of single tokens at the same rate",
-        )
-        for rate in RATES
-    ]
-    return replace(tables[0], rows=[row for table in tables for row in table.rows])
+def _answer(groups: list[Group], usual: list[Group]) -> str:
+    """Which recipes differ from 80/10/10 at one rate beyond the error."""
+    told = []
+    for measure, what in ((BITS, "bits per byte"), (PROBE, "the probe")):
+        found = differences(groups, usual[0], measure, _recipe) if usual else None
+        if found is not None:
+            none = "no recipe differs from 80/10/10 beyond the error"
+            told.append(f"At {usual[0].rate:.0%} in {what}, {found or none}.")
+    return " ".join(told)
 
 
-def _answer(groups: list[Group]) -> str:
-    told = [
-        _against(_at(groups, rate), rate, measure, what)
-        for rate in RATES
-        for measure, what in ((BITS, "bits per byte"), (PROBE, "the probe"))
-    ]
-    return " ".join(filter(None, told)) or NO_ANSWER
+def _part(groups: list[Group], rate: float) -> list[Group]:
+    return [group for group in groups if group.rate == rate]
 
 
-def _against(groups: list[Group], rate: float, measure: Measure, what: str) -> str:
-    """Which recipes differ from the usual one at a rate beyond the error."""
-    usual = _usual(groups, rate)
-    if not usual or not (found := gaps(groups, usual[0], measure)):
-        return ""
-    names = {group.name: name for name, group in _named(groups).items()}
-    sides: dict[str, list[str]] = {"better than": [], "worse than": []}
-    for name, gap in found.items():
-        if gap.beyond:
-            side = "better than" if gap.value * measure.better > 0 else "worse than"
-            sides[side].append(f"{names[name]} ({signed(gap, measure)})")
-    parts = [f"{side} 80/10/10: {together(who)}" for side, who in sides.items() if who]
-    return f"At {rate:.0%} in {what}, " + (
-        f"{'; '.join(parts)}." if parts else "no recipe differs from 80/10/10 beyond the error."
-    )
-
-
-def _at(groups: list[Group], rate: float) -> list[Group]:
-    variants = [_variant(recipe, rate) for recipe in RECIPES]
-    return [group for group in groups if group.variant in variants]
-
-
-def _usual(groups: list[Group], rate: float) -> list[Group]:
-    return [group for group in groups if group.variant == _variant("usual", rate)]
-
-
-def _named(groups: list[Group]) -> dict[str, Group]:
-    """By the recipe's name, without the rate."""
-    return {group.variant.label.partition(",")[0]: group for group in groups}
+def _recipe(group: Group) -> str:
+    """The recipe's name, without the rate."""
+    return group.variant.label.partition(",")[0]
 
 
 if __name__ == "__main__":

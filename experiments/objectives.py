@@ -37,14 +37,13 @@ from lm.objectives import (
     Shifted,
     Spans,
 )
-from lm.output.numbers import power
 from lm.run import Run
 from lm.study import runner, scales, sections
-from lm.study.figures import dots_figure
+from lm.study.figures import dots_figure, lines_of
 from lm.study.grid import GPT, Scale, StudyRun, Variant, variant_of
 from lm.study.groups import BITS, PROBE, Group, groups_of, of_variant
 from lm.study.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
-from lm.study.report.values import Plot, Report, Section
+from lm.study.report.values import Plot, Report
 from lm.study.sentences import NO_ANSWER, winner
 from lm.study.tables import main_table, pairs_table, scores_table
 
@@ -101,43 +100,40 @@ def report(cells: list[StudyRun]) -> Report:
     tokens = [group for group in groups if group.budget.startswith("d")]
     flops = _at_equal_flops(cells, groups)
     causal = of_variant(groups, GPT)
-    found: list[Section | None] = []
-    if groups:
-        series = {
-            "equal tokens": (BLUE, {group.variant.label: group for group in tokens}),
-            "equal FLOPs": (VERMILLION, {group.variant.label: group for group in flops}),
-        }
-        found = [
+    reference = "the GPT (variants with other tokens than its are at its FLOPs)"
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        tokens,
+        title="All objectives in one unit",
+        answer=_answer(tokens, flops),
+        table=main_table(groups, causal, reference),
+        sections=[
             sections.section(
                 "The objectives side by side",
                 Plot(
                     "objectives",
-                    dots_figure(series),
+                    dots_figure(
+                        {
+                            "equal tokens": (BLUE, {g.variant.label: g for g in tokens}),
+                            "equal FLOPs": (VERMILLION, {g.variant.label: g for g in flops}),
+                        }
+                    ),
                     "Left: bits per byte of the held-out text by each model's first valid"
-                    " scorer. Right: the fraction of tokens whose role the probe finds, with"
-                    f" nothing masked. {sections.BARS}",
+                    f" scorer. {sections.PROBED}",
                 ),
-                pairs_table(
-                    tokens,
-                    "How far each row lies above each column at equal tokens, paired by seed"
-                    " and document; an asterisk where that is beyond the error. Read it with"
-                    " the kinds: a bound above an exact number does not show that its model"
-                    " predicts worse.",
-                ),
-                scores_table(
-                    tokens,
-                    "Every scorer that is valid for a model, at equal tokens: means over seeds,"
-                    " with the errors over documents and masks of one. A masked model's exact"
-                    " likelihoods are those of a decoding order, some tokens at a time,"
-                    " which are taken as independent (eight at the laptop's scale)."
-                    " Pseudo-likelihood is of fewer windows.",
-                ),
+                "Below, all at equal tokens; eight tokens of a decoding order are taken at a"
+                " time at the laptop's scale.",
+                pairs_table(tokens),
+                scores_table(tokens),
             ),
             sections.fractions_section(
-                {group.variant.label: (group.variant.colour, group) for group in tokens},
+                lines_of(tokens),
                 "At equal tokens, for the models that answer what is masked.",
             ),
-            sections.equal_section(tokens or groups, (causal or groups)[0], _flops_line(flops)),
+            sections.equal_section(
+                tokens or groups, (causal or groups)[0], sections.equal_flops_text(flops, GPT)
+            ),
             sections.limits(
                 cells,
                 groups,
@@ -147,15 +143,8 @@ def report(cells: list[StudyRun]) -> Report:
                 " variants at equal FLOPs may differ in time and memory.",
             ),
         ]
-    reference = "the GPT (variants with other tokens than its are at its FLOPs)"
-    return sections.report_of(
-        sys.modules[__name__],
-        cells,
-        tokens,
-        title="All objectives in one unit",
-        answer=_answer(tokens, flops),
-        table=main_table(groups, causal, reference),
-        sections=found,
+        if groups
+        else [],
     )
 
 
@@ -175,21 +164,6 @@ def _answer(tokens: list[Group], flops: list[Group]) -> str:
         if text := winner(found, PROBE, lambda group: group.variant.name):
             told.append(f"The probe finds most at {text}.")
     return " ".join(told) or NO_ANSWER
-
-
-def _flops_line(groups: list[Group]) -> str:
-    """How equal the FLOPs are."""
-    causal = of_variant(groups, GPT)
-    if not causal or not (flops := causal[0].mean("flops")):
-        return "The GPT is not finished, so FLOPs cannot be compared."
-    spent = [(group.mean("flops") or 0.0, group.mean("steps") or 1.0) for group in groups]
-    apart = max(abs(each / flops - 1) for each, _ in spent)
-    step = max(each / count for each, count in spent) / flops
-    return (
-        f"At equal FLOPs, all variants lie within {apart:.2%} of the GPT's {power(flops)};"
-        f" a step is up to {step:.2%} of them. Variants that need more steps for"
-        " that have read more text."
-    )
 
 
 if __name__ == "__main__":

@@ -12,38 +12,30 @@ far more repeats (the former fit an R_D of about 500) and pass causal ones where
     laptop  16 minutes, 2 cores  0.1M parameters, up to 32 epochs of a known source
     v5e-16  5 hours, 16 chips    85M parameters, up to 64 epochs of Wikipedia, 2.4e19 FLOPs
 
-The laptop's time is that of cores which other programs used as well.
+The laptop's cores were shared; the accelerator's line is a plan, not run (`--cost v5e-16`).
 
 Each variant trains on so many tokens of text that is read once, and on as many of a part of it
-that is read again and again; the first epoch is the same rows in the same order. A run that
-ends worse than one of fewer epochs of the same text has overfit: the law knows no such thing,
-and is fit to the best of a run and those that stopped before it.
-
-The accelerator's line is what this prints, a plan by FLOPs that has not been run:
-
-    python -m experiments.repeated_data --scale v5e-16 --cost v5e-16
-
-Expect the GPT ahead wherever text is new, its loss to rise again after some ten epochs of
-little text, and the BERT's to fall on: each epoch masks other tokens.
+that is read again and again, beginning with the same rows. A run that ends worse than one of
+fewer epochs of the same text has overfit: the law knows no such thing, and is fit to the best
+of a run and those that stopped before it. Expect the GPT ahead wherever text is new, its loss
+to rise again after some ten epochs of little text, and the BERT's to fall on: each epoch masks
+other tokens.
 """
 
-import math
 import sys
-from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from lm.output.numbers import count
 from lm.run import Run
-from lm.scaling.fit import Fit
 from lm.study import runner, scales, sections, tables
 from lm.study.analyses import repeats
 from lm.study.checks import variant_rows
-from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun, size_text
-from lm.study.groups import BITS, Group, gaps, groups_of, of_variant
-from lm.study.laws import attempt, interval_of
-from lm.study.report.values import Column, Plot, Report, Row, Section
-from lm.study.sentences import NO_LAW, short_text, signed, together
+from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun
+from lm.study.groups import groups_of
+from lm.study.laws import attempt
+from lm.study.report.values import Column, Report, Row
+from lm.study.sentences import together
 
 VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
 PLANS = {
@@ -101,172 +93,52 @@ def report(cells: list[StudyRun]) -> Report:
     """What the finished runs say; what is missing is named."""
     groups = sorted(groups_of(cells, VARIANTS).values(), key=lambda g: (g.unique, g.tokens))
     laws = {variant: attempt(repeats.law_of, groups, variant) for variant in VARIANTS.values()}
-    found: list[Section | None] = []
-    if groups:
-        most = max((group.tokens, -group.unique) for group in groups)
-        largest = [c for c in cells if (c.run.tokens, -(c.run.data.unique or 0)) == most]
-        found = [
-            _by_tokens(groups, laws),
-            sections.section(
-                "What repeats cost, and what they are worth",
-                repeats.cost_table(groups, tuple(laws)),
-                Plot(
-                    "repeats",
-                    repeats.repeats_figure(groups, laws),
-                    "Left: bits per byte above a run of as many new tokens, means over seeds"
-                    " with one standard error, on a scale that is linear about 0. Right: how"
-                    " much new text the epochs are worth by the law, in units of the text that"
-                    " is repeated, with its 95% band; dashed, if every epoch were new.",
-                ),
-            ),
-            sections.section(
-                sections.EQUAL,
-                tables.equal_table(
-                    variant_rows(largest), "at the most epochs, between the variants"
-                ),
-                "At each number of tokens and of different ones the variants read the same"
-                " rows in the same order, from the same initial values; a run that repeats"
-                " begins with the rows that the run of new text begins with. How many targets"
-                " the variants predict follows from the objective, and is in the table of all"
-                " runs.",
-            ),
-            sections.limits(cells, groups, *_limits(groups)),
-        ]
+    overfit = repeats.overfit_text(groups, laws)
     return sections.report_of(
         sys.modules[__name__],
         cells,
         groups,
         title="The same text again",
-        answer=_answer(groups, laws),
-        details=_details(groups, laws),
+        answer=repeats.repeats_answer(groups, laws),
+        details=(overfit, *sections.errors_text(groups)) if overfit else (),
         table=tables.runs_table(
             [cell._replace(result=_with_epochs(cell.result)) for cell in cells],
-            "All finished runs: U different tokens, read for so many epochs. Own loss is the"
-            " objective’s, in nats per predicted token; ± is the standard error over held-out"
-            " documents, which all runs share.",
+            ": U different tokens, read for so many epochs",
             Column("unique_tokens", "U", count),
             Column("epochs", "epochs", "{:g}".format),
         ),
-        sections=found,
+        sections=[
+            repeats.law_section(groups, laws),
+            repeats.worth_section(groups, laws),
+            sections.same_rows_section(
+                cells,
+                groups,
+                "at the most epochs, between the variants",
+                "A run that repeats begins with the rows that the run of new text begins with.",
+            ),
+            sections.limits(
+                cells,
+                groups,
+                "R_D comes from"
+                f" {together([str(e) for e in sorted({group.epochs for group in groups})])}"
+                " epochs. Where the loss still falls at the most of them as it does on new"
+                " text, R_D is known from below alone and its upper end is the fit’s bound. R_D"
+                " is a constant of a size, a text and a recipe: larger models overfit sooner,"
+                " and dropout or a stronger decay of weights, which nobody tuned here, may bear"
+                " more epochs.",
+                "The BERT’s number is a bound, which says of a model at least what it knows;"
+                " that the bound falls while the GPT’s exact number rises is no artefact of"
+                " that, but how far apart they are is.",
+            ),
+        ]
+        if groups
+        else [],
         compared=variant_rows(cells),
     )
 
 
 def _with_epochs(result: Row | None) -> Row | None:
-    if result is None:
-        return None
-    return {**result, "epochs": result["tokens"] / result["unique_tokens"]}
-
-
-def _answer(groups: Sequence[Group], laws: repeats.FitsByVariant) -> str:
-    ours, theirs = laws.values()
-    if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
-        return NO_LAW
-    epochs = max(group.epochs for group in groups)
-    (value, ours_B), (other, theirs_B) = (
-        repeats.worth_of(fit, epochs) for fit in (ours, theirs)
-    )
-    times, ends = other / value, None
-    if ours.draws and theirs.draws:
-        ends = interval_of(times, theirs_B / ours_B, min(ours.degrees, theirs.degrees))
-    if ends is None or ends[0] <= 1 <= ends[1]:
-        said = "which does not show that either bears more repeats"
-    else:
-        said = f"so the BERT bears {'more' if times > 1 else 'fewer'} repeats"
-    return (
-        f"At {size_text(groups[0].size)} parameters, {epochs} epochs are worth"
-        f" {repeats.worth_text(ours, epochs)} readings of new text to {GPT.name} and"
-        f" {repeats.worth_text(theirs, epochs)} to {ANY_ORDER.name}, {short_text(times, ends)}"
-        f" times as many (with 95% intervals), {said}. R_D is {repeats.repeats_text(ours)} and"
-        f" {repeats.repeats_text(theirs)}. {_least_text(groups)}"
-    ).rstrip()
-
-
-def _least_text(groups: Sequence[Group]) -> str:
-    """What becomes of the least text, in sentences."""
-    least = repeats.repeated_parts(groups)[:1]
-    by_variant = [
-        [g for g in of_variant(groups, variant) if g.unique in least]
-        for variant in VARIANTS.values()
-    ]
-    if any(len(ours) < 2 for ours in by_variant):
-        return ""
-    told, best = [], []
-    for ours in by_variant:
-        best.append(min(ours, key=lambda group: group.mean(BITS.key) or math.inf))
-        name, epochs = ours[0].variant.name, ours[-1].epochs
-        text = f"{name} is best after {best[-1].epochs} of {epochs} epochs"
-        if best[-1] is not ours[-1]:
-            above = gaps(ours, best[-1], BITS)[ours[-1].name]
-            text += f" ({signed(above, BITS)} after all of them)"
-        told.append(text)
-    # With new text beside them, whose seeds say how much trainings differ.
-    gpt, bert = best
-    new = [group for group in groups if group.epochs == 1 and group is not gpt]
-    gap = gaps([bert, *new], gpt, BITS).get(bert.name)
-    text = f"Of {count(least[0])} tokens {together(told)}."
-    if gap is not None:
-        text += (
-            f" At its best the BERT lies {signed(gap, BITS)} bits per byte from the GPT’s best"
-            f"{'' if gap.beyond else ', which is not beyond the error'}."
-        )
-    return text
-
-
-def _details(groups: Sequence[Group], laws: repeats.FitsByVariant) -> tuple[str, ...]:
-    if not any(isinstance(fit, Fit) for fit in laws.values()):
-        return ()
-    overfit = [
-        f"{sum(result['bits_per_byte'] > least for result, least in both)} of {len(both)} of"
-        f" {variant.name}"
-        for variant in VARIANTS.values()
-        if (both := repeats.best_so_far(of_variant(groups, variant)))
-    ]
-    return (
-        "The law has no overfitting in it. Runs that ended above one of fewer epochs of the"
-        f" same text ({together(overfit)}) count in it as if they had been stopped there.",
-        *sections.errors_text(groups),
-    )
-
-
-def _limits(groups: Sequence[Group]) -> tuple[str, ...]:
-    epochs = sorted({group.epochs for group in groups})
-    return (
-        f"R_D comes from {together([str(number) for number in epochs])} epochs. Where the loss"
-        " still falls at the most of them as it does on new text, R_D is known from below alone"
-        " and its upper end is the fit’s bound. R_D is a constant of a size, a text and a"
-        " recipe: larger models overfit sooner, and dropout or a stronger decay of weights,"
-        " which nobody tuned here, may bear more epochs.",
-        "The BERT’s number is a bound, which says of a model at least what it knows; that the"
-        " bound falls while the GPT’s exact number rises is no artefact of that, but how far"
-        " apart they are is.",
-    )
-
-
-def _by_tokens(groups: Sequence[Group], laws: repeats.FitsByVariant) -> Section | None:
-    fits = {variant.label: law for variant, law in laws.items()}
-    return sections.section(
-        "New text, and the same again",
-        Plot(
-            "by_tokens",
-            repeats.tokens_figure(groups, laws),
-            "Bits per byte by tokens trained on, a mark a run: of new text, and of a part of it"
-            " that is read again. Hollow marks ended above a run of fewer epochs of the same"
-            " text; of those beyond the frame the number is given. Lines are the law with its"
-            " 95% band.",
-        ),
-        tables.parameters_table(
-            fits,
-            ("E", "B", "beta", "R_D"),
-            "L = E + B / D′^beta with D′ = U (1 + R_D (1 − exp(−(D / U − 1) / R_D))), in bits"
-            " per byte, by least squares of ln L: 95% intervals of 1,000 resamples of the"
-            " runs. E is held at what the"
-            " source itself needs, where that is known; else what the one size cannot learn is"
-            " in it.",
-            "trained as",
-        ),
-        tables.doubts_table(fits, "What these runs cannot tell, in the words of the fits."),
-    )
+    return result and {**result, "epochs": result["tokens"] / result["unique_tokens"]}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ Lines = Mapping[str, tuple[str, Group]]
 """Colours and groups by what legends call them."""
 
 
+def lines_of(groups: Sequence[Group]) -> Lines:
+    """Groups of one size, as their variants are drawn."""
+    return {group.variant.label: (group.variant.colour, group) for group in groups}
+
+
 @styled()
 def dots_figure(series: Mapping[str, tuple[str, Mapping[str, Group]]]) -> Figure:
     """Bits per byte and probe of each variant, a row each; `series` are colours and groups by
@@ -224,21 +229,10 @@ def loss_figure(cells: Sequence[StudyRun], variants: Mapping[str, Variant]) -> F
         if result := cell.result:
             scales[right] = result["flops"] / result["steps"]
         for axes, each in scales.items():
-            axes.plot(
-                losses.steps * each,
-                losses.trained,
-                color=variant.colour,
-                linestyle=dashes[size],
-                alpha=0.85,
-            )
-            axes.plot(
-                losses.validated * each,
-                losses.validation,
-                color=variant.colour,
-                linestyle="none",
-                marker=marker,
-                **small,
-            )
+            line: dict[str, Any] = {"color": variant.colour, "linestyle": dashes[size]}
+            axes.plot(losses.steps * each, losses.trained, alpha=0.85, **line)
+            marks = small | {"color": variant.colour, "linestyle": "none", "marker": marker}
+            axes.plot(losses.validated * each, losses.validation, **marks)
         # The first steps, all near the logarithm of the vocabulary, would squeeze the rest.
         late = losses.trained[len(losses.trained) // 20 :]
         if late.size:
@@ -327,12 +321,8 @@ def draw_variants(
             [against(group) for group in known],
             [unit * (group.mean(measure.key) or 0.0) for group in known],
             [unit * (group.error(measure) or 0.0) for group in known],
-            color=variant.colour,
-            marker=MARKERS[order],
-            markersize=5,
-            markerfacecolor=PAPER if hollow else variant.colour,
-            elinewidth=1,
             label=variant.label,
+            **_look(variant.colour, MARKERS[order], hollow=hollow),
         )
 
 
@@ -371,12 +361,7 @@ def _points(
         [size * 1.025**nudge for size in sizes],
         values,
         [error if error is not None and math.isfinite(error) else 0 for error in errors],
-        color=variant.colour,
-        marker="o",
-        markersize=5,
-        markerfacecolor=PAPER if hollow else variant.colour,
-        markeredgewidth=1.2,
-        elinewidth=1,
+        **_look(variant.colour, "o", hollow=hollow),
     )
 
 
@@ -399,14 +384,18 @@ def _handle(variant: Variant, *, marker: str = "o", hollow: bool = False) -> Lin
 def _mark(group: Group, measure: Measure, colour: str, marker: str) -> dict[str, Any]:
     hollow = measure is BITS and group.kind == "bound"
     crossed = measure is BITS and group.kind not in ("exact", "bound")
+    return _look(colour, "x" if crossed else marker, hollow=hollow) | {"linestyle": "none"}
+
+
+def _look(colour: str, marker: str, *, hollow: bool) -> dict[str, Any]:
+    """A mark with an error bar; what is not exact is hollow."""
     return {
         "color": colour,
-        "marker": "x" if crossed else marker,
+        "marker": marker,
         "markersize": 5,
         "markerfacecolor": PAPER if hollow else colour,
         "markeredgewidth": 1.2,
         "elinewidth": 1,
-        "linestyle": "none",
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 
 from lm.evaluate.bits import DocumentSums, sums_se
-from lm.objectives import Objective
+from lm.objectives import Masked, Objective
 from lm.output.numbers import decimals, percent
 from lm.run import Run
 from lm.study.grid import StudyRun, Variant, parameters, size_text, variant_of
@@ -60,6 +60,12 @@ class Group(NamedTuple):
     def objective(self) -> Objective:
         """What it is trained for."""
         return self.variant.objective
+
+    @property
+    def rate(self) -> float:
+        """The fraction that is masked, where the objective masks one."""
+        assert isinstance(self.objective, Masked) and isinstance(self.objective.rate, float)
+        return self.objective.rate
 
     @property
     def tokens(self) -> int:

@@ -141,14 +141,22 @@ class Trials(NamedTuple):
         return text + (", at the edge of what was tried." if edge else ".")
 
 
-def trials_of(cells: Sequence[StudyRun], what: str, used: float) -> Trials:
-    """The trials of a learning rate, from the runs that make them."""
+def trials_of(cells: Sequence[StudyRun], tried: Sequence[StudyRun], what: str) -> Trials | None:
+    """The trials of a variant's learning rate, and the grid's own run of their size beside.
+
+    None where nothing was tried.
+    """
+    places = [(cell.run.model, cell.run.tokens) for cell in tried]
+    own = [c for c in cells if c not in tried and (c.run.model, c.run.tokens) in places]
     found = {
         cell.run.optimizer.learning_rate: float(cell.result["bits_per_byte"])
-        for cell in cells
+        for cell in [*tried, *own]
         if cell.result is not None
     }
-    return Trials(what, used, dict(sorted(found.items())), len(cells))
+    if not own:
+        return None
+    used = own[0].run.optimizer.learning_rate
+    return Trials(what, used, dict(sorted(found.items())), len(tried) + len(own))
 
 
 def rate_at(params: float, rate: float, tuned_at: float) -> float:

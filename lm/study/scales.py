@@ -52,6 +52,16 @@ EFFORT = {
 """What studies of objectives train and spend on scoring."""
 
 
+def wide(*widths: int) -> tuple[Size, ...]:
+    """Two layers of these widths, with heads of 64 where that is possible: few shapes."""
+    return tuple(Size(2, width, max(1, width // 64)) for width in widths)
+
+
+def deep(*depths: int) -> tuple[Size, ...]:
+    """The shapes of `lm budget`: 64 times as wide as deep."""
+    return tuple(Size(depth, 64 * depth, depth) for depth in depths)
+
+
 def source_data(source: Hmm, batch: int) -> Data:
     """Rows of a document each, of a source whose truth is known."""
     return Data(corpus=source, tokenizer=Bytes(), length=source.row_length, batch=batch)

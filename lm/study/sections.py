@@ -8,12 +8,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lm.data import Hmm, Stdlib, Tfds
-from lm.output.numbers import count, decimals, percent
-from lm.run import Run
-from lm.study.checks import RunsByGroup, made, missing, mixed, seed_rows, violations
+from lm.output.numbers import count, decimals, percent, power
+from lm.study.checks import (
+    RunsByGroup,
+    made,
+    missing,
+    mixed,
+    seed_rows,
+    variant_rows,
+    violations,
+)
 from lm.study.figures import Lines, fractions_figure, probe_figure
-from lm.study.grid import StudyRun, size_text, variant_of
-from lm.study.groups import Group, all_results
+from lm.study.grid import StudyRun, Variant, size_text, variant_of
+from lm.study.groups import Group, all_results, by_size, of_variant
 from lm.study.laws import Trials
 from lm.study.report.values import (
     Column,
@@ -34,6 +41,10 @@ BARS = (
     " the bars say; the table has them paired."
 )
 """What captions of figures say of their bars."""
+PROBED = (
+    "Right: the fraction of tokens whose role the probe finds, with nothing masked. " + BARS
+)
+"""What captions say of the probe's panel, which stands beside that of bits per byte."""
 EQUAL = "What was held equal, and what was not"
 
 
@@ -96,37 +107,74 @@ def errors_text(groups: Sequence[Group]) -> tuple[str, ...]:
 def equal_section(groups: Sequence[Group], reference: Group, *blocks: str | Table) -> Section:
     """What was held equal, and what was not."""
     table = equal_table(seed_rows(groups), "between the variants of a size and seed")
+    return Section(EQUAL, (table, spent_table(groups, reference), *blocks))
+
+
+def same_rows_section(
+    cells: Sequence[StudyRun], groups: Sequence[Group], between: str, *more: str
+) -> Section:
+    """What was held equal where variants have the same tokens, checked where these are most."""
+    most = max((group.tokens, -group.unique) for group in groups)
+    largest = [c for c in cells if (c.run.tokens, -(c.run.data.unique or 0)) == most]
     return Section(
         EQUAL,
-        (table, spent_table(groups, reference), *blocks),
+        (
+            equal_table(variant_rows(largest), between),
+            "At each number of tokens, and of different ones, the variants read the same rows"
+            " in the same order, from the same initial values, with one learning rate. How many"
+            " targets they predict follows from the objective, and is in the table of runs.",
+            *more,
+        ),
+    )
+
+
+def equal_flops_text(groups: Sequence[Group], reference: Variant) -> str:
+    """How equal the FLOPs are to those of a variant."""
+    first = of_variant(groups, reference)
+    if not first or not (flops := first[0].mean("flops")):
+        return f"FLOPs cannot be compared: {reference.name} is not finished."
+    spent = [(group.mean("flops") or 0.0, group.mean("steps") or 1.0) for group in groups]
+    apart = max(abs(each / flops - 1) for each, _ in spent)
+    step = max(each / count for each, count in spent) / flops
+    return (
+        f"At equal FLOPs, all variants lie within {apart:.2%} of the {power(flops)} of"
+        f" {reference.name}; a step is up to {step:.2%} of them. Variants that need more steps"
+        " for that have read more text."
     )
 
 
 def limits(cells: Sequence[StudyRun], groups: Sequence[Group], *more: str) -> Section:
     """What the result does and does not show, from what was trained."""
-    run, sizes = cells[0].run, sorted({group.size for group in groups})
+    sizes = together([size_text(size) for size in by_size(groups)])
     seeds = sorted({len(group.results) for group in groups})
-    results = [result for group in groups for result in group.results.values()]
-    tokens = sorted({result["tokens"] for result in results})
+    results = all_results(groups)
+    tokens = sorted(result["tokens"] for result in results)
+    span = " to ".join(dict.fromkeys((count(tokens[0]), count(tokens[-1]))))
     documents = len(results[0].get("document_bytes") or ())
+    match cells[0].run.data.corpus:
+        case Stdlib():
+            corpus = "Python's standard library"
+        case Tfds(name=name):
+            corpus = name
+        case Hmm():
+            corpus = "a hidden Markov source"
+        case _:
+            corpus = "the given text"
     few = (
         "With one seed, how much trainings differ among themselves is in none of the errors."
         if seeds == [1]
-        else f"Each variant has {' or '.join(map(str, seeds))} seeds, so the errors over"
-        " seeds are rough, and of many differences at 95% one in twenty is beyond the error by"
-        " chance."
+        else f"With {' or '.join(map(str, seeds))} seeds of each variant, the errors over seeds"
+        " are rough, and of many differences one in twenty is beyond the error by chance."
     )
     return Section(
         "What this does and does not show",
         (
-            "It shows what these objectives do to models of"
-            f" {together([size_text(size) for size in sizes])} parameters (without the"
-            f" embedding) after {' to '.join(_ends(tokens))} training tokens of {_corpus(run)},"
-            f" scored on {documents} held-out documents, with one"
-            " learning rate for all variants of a size, which was not tuned for any of them. An"
-            " order of variants at this scale is not their order at another: what is behind"
-            " after few tokens may only be slower. A difference that is not beyond the error"
-            f" is not shown to be zero. {few}",
+            f"It shows what these objectives do to models of {sizes} parameters (without the"
+            f" embedding) after {span} training tokens of {corpus}, scored on {documents}"
+            " held-out documents, with one learning rate for all variants of a size, tuned for"
+            " none. An order of variants at this scale is not their order at another: what is"
+            " behind after few tokens may only be slower. A difference that is not beyond the"
+            f" error is not shown to be zero. {few}",
             "The probe reads the role of a token in Python source off frozen states. It is no"
             " fine-tuning on a language task, which is what the papers measure."
             if any(result.get("probe") for result in results)
@@ -134,22 +182,6 @@ def limits(cells: Sequence[StudyRun], groups: Sequence[Group], *more: str) -> Se
             *more,
         ),
     )
-
-
-def _ends(tokens: Sequence[int]) -> list[str]:
-    return list(dict.fromkeys((count(tokens[0]), count(tokens[-1]))))
-
-
-def _corpus(run: Run) -> str:
-    match run.data.corpus:
-        case Stdlib():
-            return "Python's standard library"
-        case Tfds(name=name):
-            return name
-        case Hmm():
-            return "a hidden Markov source"
-        case _:
-            return "the given text"
 
 
 def fractions_section(
@@ -197,14 +229,17 @@ def compressors_section(groups: Sequence[Group], group: Group) -> Section | None
     baselines, bits = baselines_of(groups), group.mean("bits_per_byte")
     if not baselines or bits is None:
         return None
-    rows = [
-        {"name": name, "bits": value, "gap": _gap(bits - value)}
-        for name, value in sorted(baselines.items(), key=lambda item: -item[1])
-    ]
-    said = [
-        f"{_gap(bits - value)} {name.replace(',', '')}"
-        for name, value in compressors_of(groups).items()
-    ]
+    found = sorted(baselines.items(), key=lambda item: -item[1])
+    gaps = {
+        name: f"{abs(bits - value):.3f} {'below' if bits < value else 'above'}"
+        for name, value in found
+    }
+    said = [f"{gaps[name]} {name.replace(',', '')}" for name in compressors_of(groups)]
+    columns = (
+        Column("name", "predictor"),
+        Column("bits", "bits per byte", decimals),
+        Column("gap", f"{group.label}, lies"),
+    )
     return Section(
         "What the numbers mean: gzip and xz",
         (
@@ -214,28 +249,15 @@ def compressors_section(groups: Sequence[Group], group: Group) -> Section | None
             " refer back to all that came before. What a model has learnt from the training"
             " text has no counterpart in either.",
             Table(
-                (
-                    Column("name", "predictor"),
-                    Column("bits", "bits per byte", decimals),
-                    Column("gap", f"{group.label}, lies"),
-                ),
-                rows,
+                columns,
+                [{"name": name, "bits": value, "gap": gaps[name]} for name, value in found],
                 "Predictors without a network on the same held-out text: all tokens alike,"
-                " tokens by their frequency in training, and compressors (level 9, without"
-                " file headers) on the whole text, by document, and by windows of the models'"
-                " context.",
+                " tokens by their frequency in training, and compressors (level 9, without file"
+                " headers) on the whole text, by document, and by windows as long as the"
+                " models' context.",
             ),
         ),
     )
-
-
-def _gap(bits: float) -> str:
-    """Where a number lies from another.
-
-    >>> _gap(-0.25), _gap(0.1)
-    ('0.250 below', '0.100 above')
-    """
-    return f"{abs(bits):.3f} {'below' if bits < 0 else 'above'}"
 
 
 def trials_section(heading: str, trials: Sequence[Trials], caption: str) -> Section | None:
@@ -250,9 +272,7 @@ def probe_section(heading: str, groups: Sequence[Group], size: int) -> Section:
     """Roles of tokens that the probe finds, by size, and by role at one size."""
     probed = [group for group in groups if group.mean("probe_accuracy") is not None]
     if not probed:
-        why = (
-            "The held-out text has no labels (it is not Python source), so nothing was probed."
-        )
+        why = "The held-out text has no labels, as it is not Python: so nothing was probed."
         return Section(heading, (why,))
     first = all_results(probed)[0]["probe"]
     text = (

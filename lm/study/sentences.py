@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from lm.output.numbers import with_error
 from lm.scaling.fit import Fit, Interval
-from lm.study.groups import BITS, Gap, Group, Measure, best_of
+from lm.study.groups import BITS, Gap, Group, Measure, best_of, gaps
 
 NO_ANSWER = "There is no answer yet: no two variants that could be compared are finished."
 NO_LAW = "There is no answer yet: too few runs are finished for a law."
@@ -57,6 +57,29 @@ def winner(groups: Sequence[Group], measure: Measure, who: Callable[[Group], str
     return text + f"not told from {together([who(group) for group in close])} within the error"
 
 
+def differences(
+    groups: Sequence[Group],
+    reference: Group,
+    measure: Measure,
+    who: Callable[[Group], str],
+) -> str | None:
+    """Who is beyond the error better or worse than the reference; "" if nobody is.
+
+    None where there is nobody to compare.
+    """
+    if not (found := gaps(groups, reference, measure)):
+        return None
+    sides: dict[str, list[str]] = {"better than": [], "worse than": []}
+    for group in groups:
+        gap = found.get(group.name)
+        if gap and gap.beyond:
+            side = "better than" if gap.value * measure.better > 0 else "worse than"
+            sides[side].append(f"{who(group)} ({signed(gap, measure)})")
+    return "; ".join(
+        f"{side} {who(reference)}: {together(names)}" for side, names in sides.items() if names
+    )
+
+
 def number_text(value: float, ends: Interval | None, digits: int = 2) -> str:
     """A number and its 95% interval.
 
@@ -68,9 +91,9 @@ def number_text(value: float, ends: Interval | None, digits: int = 2) -> str:
     return f"{value:.{digits}f} (95%: {ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
 
 
-def exponent_text(fit: Fit, name: str) -> str:
-    """An exponent of a fit, a, b or x, and its 95% interval."""
-    return number_text(fit.exponents[name], fit.ci95.get(name))
+def fit_text(fit: Fit, name: str) -> str:
+    """A parameter of a fit, or an exponent that follows from them, and its 95% interval."""
+    return number_text((fit.parameters | fit.exponents)[name], fit.ci95.get(name))
 
 
 def times_text(ends: Interval | None) -> str:

@@ -11,7 +11,7 @@ from lm.study.grid import StudyRun, size_text
 from lm.study.groups import BITS, PROBE, Gap, Group, gaps
 from lm.study.laws import Trials
 from lm.study.report.values import Column, Table, column_of
-from lm.study.sentences import exponent_text, short_text, signed
+from lm.study.sentences import fit_text, short_text, signed
 
 FitsByName = Mapping[str, Fit | DataError]
 """Laws by what they are of, or why there is none yet."""
@@ -30,40 +30,35 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
     rows = []
     for group in groups:
         gap = found.get(group.name)
+        means = ("tokens", "bits_per_byte", "layout_bits", "probe_accuracy", "validation_loss")
         rows.append(
             {
                 "size": group.size,
                 "variant": group.variant.label,
                 "budget": group.budget,
-                "tokens": group.mean("tokens"),
                 "seeds": len(group.results),
-                "bits": group.mean("bits_per_byte"),
-                "bits_seeds": group.seeds_se("bits_per_byte"),
-                "bits_text": group.text_se(BITS),
-                "bits_masks": group.mean("mc_se") if group.kind != "exact" else None,
                 "kind": group.kind,
-                "layout": group.mean("layout_bits"),
+                "mc_se": group.mean("mc_se") if group.kind != "exact" else None,
                 "above": gap and signed(gap, BITS) + ("*" if gap.beyond else ""),
-                "probe": group.mean("probe_accuracy"),
-                "probe_seeds": group.seeds_se("probe_accuracy"),
-                "probe_text": group.text_se(PROBE),
-                "loss": group.mean("validation_loss"),
             }
+            | {key: group.mean(key) for key in means}
+            | {f"{each.key}_seeds": group.seeds_se(each.key) for each in (BITS, PROBE)}
+            | {f"{each.key}_text": group.text_se(each) for each in (BITS, PROBE)}
         )
     columns = (
-        *([Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []),
+        *_size_column(groups),
         Column("variant", "trained as"),
         *([Column("tokens", "tokens", count)] if len({g.budget for g in groups}) > 1 else []),
         Column("seeds", "seeds"),
-        Column("bits", "bits per byte ± seeds", decimals, error="bits_seeds"),
-        Column("bits_text", "± text", decimals),
-        Column("bits_masks", "± masks", decimals),
+        Column(BITS.key, "bits per byte ± seeds", decimals, error="bits_per_byte_seeds"),
+        Column("bits_per_byte_text", "± text", decimals),
+        Column("mc_se", "± masks", decimals),
         Column("kind", "which is"),
-        Column("layout", "of it layout", decimals),
+        Column("layout_bits", "of it layout", decimals),
         Column("above", "above"),
-        Column("probe", "probe ± seeds", percent, error="probe_seeds"),
-        Column("probe_text", "± text", percent),
-        Column("loss", "own loss", decimals),
+        Column(PROBE.key, "probe ± seeds", percent, error="probe_accuracy_seeds"),
+        Column("probe_accuracy_text", "± text", percent),
+        Column("validation_loss", "own loss", decimals),
     )
     return Table(
         columns,
@@ -79,6 +74,11 @@ def main_table(groups: Sequence[Group], reference: Sequence[Group], what: str) -
         " is the fraction of tokens whose role is found; own loss is the objective's, in nats"
         " per predicted token, and does not compare between variants.",
     )
+
+
+def _size_column(groups: Sequence[Group]) -> list[Column]:
+    """That of the size, where there are several."""
+    return [Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []
 
 
 def spent_table(groups: Sequence[Group], reference: Group) -> Table:
@@ -102,7 +102,7 @@ def spent_table(groups: Sequence[Group], reference: Group) -> Table:
         for group in groups
     ]
     columns = (
-        *([Column("size", "size", size_text)] if len({g.size for g in groups}) > 1 else []),
+        *_size_column(groups),
         Column("variant", "trained as"),
         *(Column(key, title) for key, title, _ in shown),
     )
@@ -113,7 +113,7 @@ def spent_table(groups: Sequence[Group], reference: Group) -> Table:
     return Table(columns, rows, caption)
 
 
-def pairs_table(groups: Sequence[Group], caption: str) -> Table:
+def pairs_table(groups: Sequence[Group]) -> Table:
     """How far each group's code length lies above each other's, paired."""
     known = [group for group in groups if group.likelihood]
     above = {other.name: gaps(known, other, BITS) for other in known}
@@ -125,10 +125,15 @@ def pairs_table(groups: Sequence[Group], caption: str) -> Table:
                 row[other.name] = f"{gap.value:+.2f}{'*' if gap.beyond else ''}"
         rows.append(row)
     columns = [Column(group.name, group.variant.label) for group in known]
+    caption = (
+        "How far each row lies above each column, paired by seed and document; an asterisk"
+        " where that is beyond the error. Read it with the kinds: a bound above an exact number"
+        " does not show that its model predicts worse."
+    )
     return Table((Column("variant", "bits per byte more than"), *columns), rows, caption)
 
 
-def scores_table(groups: Sequence[Group], caption: str) -> Table:
+def scores_table(groups: Sequence[Group]) -> Table:
     """Every scorer that is valid for each group."""
     rows = []
     for group in groups:
@@ -152,6 +157,12 @@ def scores_table(groups: Sequence[Group], caption: str) -> Table:
         Column("masks", "± masks", decimals),
         Column("kind", "which is"),
     )
+    caption = (
+        "Every scorer that is valid for a model: means over seeds, with the errors over"
+        " documents and masks of one. A masked model's exact likelihoods are those of a"
+        " decoding order, some tokens at a time, which are taken as independent."
+        " Pseudo-likelihood is of fewer windows."
+    )
     return Table(columns, rows, caption)
 
 
@@ -169,13 +180,19 @@ def equal_table(rows: RunsByGroup, between: str = "between the variants of a siz
     return Table(columns, checks_of(rows), caption)
 
 
-def runs_table(cells: Sequence[StudyRun], caption: str, *columns: Column) -> Table:
-    """All finished runs, a row each; `columns` stand before the usual ones."""
+def runs_table(cells: Sequence[StudyRun], about: str = "", *columns: Column) -> Table:
+    """All finished runs, a row each; `about` says what, `columns` stand before the usual."""
     rows = [{"run": cell.name, **cell.result} for cell in cells if cell.result is not None]
     usual = (
         Column("params_matmul", "N", count),
         Column("tokens", "D", count),
         *map(column_of, ("steps", "flops", "bits_per_byte", "kind", "validation_loss")),
+    )
+    caption = (
+        f"All finished runs{about}. N counts the parameters in matrix products, the head’s"
+        " among them; ± is the standard error over held-out documents, which all runs share;"
+        " own loss is the objective’s, in nats per predicted token, and does not compare"
+        " between objectives."
     )
     return Table((Column("run", "run"), *columns, *usual), rows, caption)
 
@@ -187,20 +204,19 @@ def laws_table(fits: FitsByName, caption: str, what: str = "law") -> Table:
     names = {n: titles[n] for n in titles if any(n in exponents for exponents in known)}
 
     def show(fit: Fit, name: str) -> str | None:
-        return exponent_text(fit, name) if name in fit.exponents else None
+        return fit_text(fit, name) if name in fit.exponents else None
 
     return _fits_table(fits, names, show, "runs used", caption, what)
 
 
-def parameters_table(
-    fits: FitsByName, names: Sequence[str], caption: str, what: str = "law"
-) -> Table:
-    """A row a fit: these parameters with their 95% intervals."""
+def parameters_table(fits: FitsByName, names: Sequence[str], caption: str) -> Table:
+    """A row a variant's fit: these parameters, with 95% intervals of resampled runs."""
 
     def show(fit: Fit, name: str) -> str:
         return short_text(fit.parameters[name], fit.ci95.get(name))
 
-    return _fits_table(fits, {name: name for name in names}, show, "runs", caption, what)
+    caption += " In brackets 95% intervals of 1,000 resamples of the runs."
+    return _fits_table(fits, {n: n for n in names}, show, "runs", caption, "trained as")
 
 
 def _fits_table(
@@ -231,13 +247,14 @@ def _fits_table(
     return Table(columns, rows, caption)
 
 
-def doubts_table(fits: FitsByName, caption: str) -> Table | None:
+def doubts_table(fits: FitsByName) -> Table | None:
     """Everything that the fits warn of, in their own words; None if nothing."""
     rows = [
         {"what": title, "doubt": doubt}
         for title, fit in fits.items()
         for doubt in (fit.warnings if isinstance(fit, Fit) else (f"not fit: {fit}",))
     ]
+    caption = "What the fits warn of, in their own words: each a reason to read on with care."
     return (
         Table((Column("what", "law"), Column("doubt", "doubt")), rows, caption)
         if rows
@@ -249,17 +266,15 @@ def trials_table(trials: Sequence[Trials], caption: str) -> Table:
     """The loss of all trials, a row each; what is used and what is best is marked."""
     rows = []
     for each in trials:
-        if each.before:
-            who, value, loss = each.before
-            rows.append(
-                {"what": each.what, "value": each.show(value), "loss": loss, "note": who}
-            )
+        found = [(each.before[1], each.before[2], each.before[0])] if each.before else []
         for value, loss in each.found.items():
             notes = {"used": each.used, "best": each.best}
             note = "; ".join(name for name, which in notes.items() if value == which)
-            rows.append(
-                {"what": each.what, "value": each.show(value), "loss": loss, "note": note}
-            )
+            found.append((value, loss, note))
+        rows += [
+            {"what": each.what, "value": each.show(value), "loss": loss, "note": note}
+            for value, loss, note in found
+        ]
     columns = (
         Column("what", "of"),
         Column("value", trials[0].setting),

@@ -23,7 +23,7 @@ from experiments.benchmarks.speed.plan import (
     work_of,
 )
 from experiments.benchmarks.speed.timing import interleave, ratio, repeat, seconds_each, spread
-from lm.evaluate.scorers.any_order import AnyOrder as AnyOrderBound
+from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scoring import Effort

@@ -13,12 +13,14 @@ from lm.scaling.joint import Joint, fit_joint
 from lm.scaling.parametric import Parametric
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
-from lm.study.grid import Variant
+from lm.study.grid import Variant, size_text
 from lm.study.groups import BITS, Gap, Group, Measure, all_results, gaps, of_variant
-from lm.study.laws import ONE_SIZE, attempt, draw_law, least_of, runs_of
+from lm.study.laws import ONE_SIZE, attempt, difference_of, draw_law, least_of, runs_of
 from lm.study.report.figures import MARKERS, PAPER, panels, reference_lines, styled
-from lm.study.report.values import Column, Table
-from lm.study.tables import FitsByName
+from lm.study.report.values import Column, Plot, Section, Table
+from lm.study.sections import section
+from lm.study.sentences import NO_LAW, fit_text, signed_text, together
+from lm.study.tables import FitsByName, doubts_table, parameters_table
 
 OWN = Measure("validation_loss", lambda result: None, -1, decimals)
 """Its sums by document are not kept: errors are those over seeds."""
@@ -26,7 +28,10 @@ UNITS = {BITS: "bits per byte", OWN: "nats per predicted token"}
 
 
 class Growth(NamedTuple):
-    """What the runs say of one loss, L = E + B / D^beta, by the label of a variant."""
+    """What the runs say of one loss, L = E + B / D^beta, by the label of a variant.
+
+    The first variant is compared with the last.
+    """
 
     loss: Measure
     variants: tuple[Variant, ...]
@@ -34,7 +39,7 @@ class Growth(NamedTuple):
     held: FitsByName
     """With E held at what the source needs; in bits per byte, where that is known."""
     joint: Joint | DataError
-    """The first variant and the last with one beta."""
+    """Both with one beta."""
 
     @staticmethod
     def of(groups: Sequence[Group], loss: Measure, variants: Sequence[Variant]) -> "Growth":
@@ -151,3 +156,92 @@ def growth_figure(groups: Sequence[Group], growth: Growth) -> Figure:
         reference_lines(left, {"source": truth})
     figure.legend(loc="outside upper left", ncols=3)
     return figure
+
+
+def growth_section(heading: str, groups: Sequence[Group], growth: Growth) -> Section | None:
+    """The laws of one loss: figure, parameters, gains, and what the fits doubt."""
+    loss, unit, joint = growth.loss, UNITS[growth.loss], growth.joint
+    fits = dict(growth.free) | {f"{label}, E held": fit for label, fit in growth.held.items()}
+    return section(
+        heading,
+        Plot(
+            f"growth_{loss.key}",
+            growth_figure(groups, growth),
+            f"Left: {unit} by tokens, a mark a run, and the law of each variant with its 95%"
+            " band; a dashed line is what the source itself needs. Right: what each doubling"
+            " gained, means over seeds with one standard error, and what the law says it gains,"
+            " which no longer knows E: a straight line of slope −β.",
+        ),
+        parameters_table(
+            fits,
+            ("E", "B", "beta"),
+            f"L = E + B / D^beta, with L in {unit}. B is at one token, far from all runs.",
+        ),
+        f"For {growth.variants[0].name} and {growth.variants[-1].name} one β has"
+        f" p = {joint.p:.2g}."
+        if isinstance(joint, Joint) and loss == OWN
+        else None,
+        gains_table(groups, growth),
+        doubts_table(fits),
+    )
+
+
+def growth_answer(groups: Sequence[Group], growth: Growth) -> str:
+    """Whose gain flattens earlier, and what the last doubling still gained."""
+    if not (betas := _betas_text(growth, growth.free)):
+        return NO_LAW
+    text = (
+        f"At {size_text(groups[0].size)} parameters the loss falls toward a floor as D^−β, with"
+        f" {betas}."
+    )
+    first, last = growth.variants[0], growth.variants[-1]
+    ours, theirs = (gains_of(groups, variant, growth.loss) for variant in (first, last))
+    if ours and theirs:
+        one, other = (with_error(g.gap.value, g.gap.error) for g in (ours[-1], theirs[-1]))
+        text += (
+            f" The last doubling, from {count(ours[-1].tokens)} tokens, still gained"
+            f" {first.name} {one} {UNITS[growth.loss]} and {last.name} {other}."
+        )
+    return text
+
+
+def growth_details(groups: Sequence[Group], growth: Growth) -> list[str]:
+    """Whether one beta fits both, and what the floor that the source is known to have says."""
+    found, joint = [], growth.joint
+    if isinstance(joint, Joint) and joint.p is not None:
+        found.append(
+            f"One β for both variants, {joint.fits['first'].parameters['beta']:.2f}, "
+            + ("fits worse than" if joint.p < 0.05 else "is not shown to fit worse than")
+            + " one for each: groups that share it differ as much with a probability of"
+            f" {joint.p:.2g} (likelihood ratio, its distribution simulated)."
+        )
+    truth = least_of(all_results(groups))
+    if truth and (betas := _betas_text(growth, growth.held)):
+        floors = [
+            f"{fit_text(fit, 'E')} of {variant.name}"
+            for variant in growth.variants
+            if isinstance(fit := growth.free[variant.label], Fit)
+        ]
+        found.append(
+            f"The source itself needs {decimals(truth)} bits per byte for the same documents,"
+            f" and no model can need less; the laws find floors of {together(floors)}. With"
+            " the floor held at the source’s, which says that this size could learn all of"
+            f" it, {betas}."
+        )
+    return found
+
+
+def _betas_text(growth: Growth, laws: FitsByName) -> str:
+    """Both betas, their difference, and what it says; "" where one is not known."""
+    first, last = growth.variants[0], growth.variants[-1]
+    ours, theirs = laws.get(first.label), laws.get(last.label)
+    if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
+        return ""
+    apart, ends = difference_of(ours, theirs, "beta")
+    said = "which does not tell them apart"
+    if ends and not ends[0] <= 0 <= ends[1]:
+        said = f"so the gain of {last.name} flattens {'earlier' if apart > 0 else 'later'}"
+    return (
+        f"β {fit_text(ours, 'beta')} for {first.name} and {fit_text(theirs, 'beta')} for"
+        f" {last.name}, a difference of {signed_text(apart, ends)}, {said}"
+    )

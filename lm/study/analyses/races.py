@@ -18,8 +18,9 @@ from lm.study.figures import size_colours, ticks
 from lm.study.grid import StudyRun, Variant, size_text, variant_of
 from lm.study.laws import attempt, draw_law
 from lm.study.report.figures import MARKERS, MUTED, PAPER, panels, styled
-from lm.study.report.values import Column, Table
-from lm.study.sentences import number_text
+from lm.study.report.values import Column, Plot, Section, Table
+from lm.study.sections import section
+from lm.study.sentences import NO_LAW, fit_text, number_text, together
 
 
 class Race(NamedTuple):
@@ -98,7 +99,7 @@ def race_laws_table(races: Mapping[str, Race]) -> Table:
             }
             tokens, flops = (attempt(race.law, level, what) for what in ("tokens", "flops"))
             if isinstance(tokens, Fit) and isinstance(flops, Fit):
-                row["tokens"] = number_text(tokens.exponents["x"], tokens.ci95.get("x"))
+                row["tokens"] = fit_text(tokens, "x")
                 row["flops"] = growth_text(flops)
             rows.append(row)
     columns = (
@@ -201,3 +202,71 @@ def to_loss_figure(races: Mapping[str, Race]) -> Figure:
     both[1].yaxis.set_minor_locator(NullLocator())
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
+
+
+def race_sections(races: Mapping[str, Race]) -> list[Section | None]:
+    """The curves, and tokens and FLOPs to each loss; none where no sizes share a loss."""
+    if not races:
+        return []
+    return [
+        section(
+            "Loss by tokens",
+            Plot(
+                "curves",
+                races_figure(races),
+                "Validation loss by tokens read, a line a run, at a constant learning rate."
+                " Dashed: the losses to which tokens are counted. The objectives’ losses are of"
+                " different things, and do not compare.",
+            ),
+        ),
+        section(
+            "Tokens to a loss, by size",
+            Plot(
+                "to_loss",
+                to_loss_figure(races),
+                "Left: tokens until a run’s validation loss is first as low as said, a mark a"
+                " run, and the power law through them, with its 95% band for the lowest. Right:"
+                " FLOPs for these tokens. Levels are each objective’s own.",
+            ),
+            to_loss_table(races),
+            race_laws_table(races),
+        ),
+    ]
+
+
+def race_answer(races: Mapping[str, Race]) -> str:
+    """How the tokens to the lowest loss go with size."""
+    told = []
+    for race in races.values():
+        fit = attempt(race.law, race.levels[-1])
+        if not isinstance(fit, Fit):
+            continue
+        ends, said = fit.ci95.get("x"), "which is not told from no gain"
+        if ends and not ends[0] <= 0 <= ends[1]:
+            said = f"so larger models need {'fewer' if ends[0] > 0 else 'more'} tokens"
+        told.append(f"for {race.variant.name} as N^−x with x {fit_text(fit, 'x')}, {said}")
+    if not told:
+        return NO_LAW
+    least, *_, most = sizes_of(races)
+    return (
+        f"From {size_text(least)} to {size_text(most)} parameters, the tokens to the"
+        f" lowest loss that all sizes reach go {'; '.join(told)}."
+    )
+
+
+def flops_text(races: Mapping[str, Race]) -> str | None:
+    """How the FLOPs to that loss go with size, and which runs never got there."""
+    grow, missed = [], []
+    for race in races.values():
+        fit = attempt(race.law, race.levels[-1], "flops")
+        if isinstance(fit, Fit):
+            grow.append(f"N^{growth_text(fit)} for {race.variant.name}")
+        reached = {curve.name for curve, _ in race.to(race.levels[-1])}
+        missed += [curve.name for curve in race.curves if curve.name not in reached]
+    if not grow:
+        return None
+    never = f" Never there, and not counted: {together(missed)}." if missed else ""
+    return (
+        f"The FLOPs to that loss go as {together(grow)}: where that exponent is above 0, a"
+        f" larger model pays more FLOPs for fewer tokens.{never}"
+    )

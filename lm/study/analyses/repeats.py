@@ -16,7 +16,7 @@ from lm.scaling.fit import Fit
 from lm.scaling.laws import effective_tokens
 from lm.scaling.table import DataError
 from lm.study.figures import ticks
-from lm.study.grid import Variant
+from lm.study.grid import Variant, size_text
 from lm.study.groups import BITS, Gap, Group, gaps, of_variant
 from lm.study.laws import ONE_SIZE, draw_law, interval_of, least_of, runs_of
 from lm.study.report.figures import (
@@ -33,10 +33,13 @@ from lm.study.report.figures import (
     reference_lines,
     styled,
 )
-from lm.study.report.values import Column, Row, Table
-from lm.study.sentences import short_text, signed
+from lm.study.report.values import Column, Plot, Row, Section, Table
+from lm.study.sections import section
+from lm.study.sentences import NO_LAW, short_text, signed, together
+from lm.study.tables import doubts_table, parameters_table
 
 FitsByVariant = Mapping[Variant, Fit | DataError]
+"""Of two variants, which are compared."""
 
 
 def repeated_parts(groups: Sequence[Group]) -> list[int]:
@@ -242,3 +245,108 @@ def repeats_figure(groups: Sequence[Group], laws: FitsByVariant) -> Figure:
 
 def _signed(value: float) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
+
+
+def law_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | None:
+    """Loss by tokens with the laws, their parameters and doubts."""
+    fits = {variant.label: law for variant, law in laws.items()}
+    return section(
+        "New text, and the same again",
+        Plot(
+            "by_tokens",
+            tokens_figure(groups, laws),
+            "Bits per byte by tokens trained on, a mark a run: of new text, and of a part of it"
+            " that is read again. Hollow marks ended above a run of fewer epochs of the same"
+            " text; of those beyond the frame the number is given. Lines are the law with its"
+            " 95% band.",
+        ),
+        parameters_table(
+            fits,
+            ("E", "B", "beta", "R_D"),
+            "L = E + B / D′^beta with D′ = U (1 + R_D (1 − exp(−(D / U − 1) / R_D))), in bits"
+            " per byte, by least squares of ln L. E is held at what the source itself needs,"
+            " where that is known; else what the one size cannot learn is in it.",
+        ),
+        doubts_table(fits),
+    )
+
+
+def worth_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | None:
+    """What repeats cost, and what they are worth by the laws."""
+    return section(
+        "What repeats cost, and what they are worth",
+        cost_table(groups, tuple(laws)),
+        Plot(
+            "repeats",
+            repeats_figure(groups, laws),
+            "Left: bits per byte above a run of as many new tokens, means over seeds with one"
+            " standard error, on a scale that is linear about 0. Right: how much new text the"
+            " epochs are worth by the law, in units of the text that is repeated, with its 95%"
+            " band; dashed, if every epoch were new.",
+        ),
+    )
+
+
+def repeats_answer(groups: Sequence[Group], laws: FitsByVariant) -> str:
+    """What the most epochs are worth to both variants, and what becomes of the least text."""
+    (first, ours), (last, theirs) = laws.items()
+    if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
+        return NO_LAW
+    epochs = max(group.epochs for group in groups)
+    (value, ours_B), (other, theirs_B) = (worth_of(fit, epochs) for fit in (ours, theirs))
+    times, ends = other / value, None
+    if ours.draws and theirs.draws:
+        ends = interval_of(times, theirs_B / ours_B, min(ours.degrees, theirs.degrees))
+    said = "which does not show that either bears more repeats"
+    if ends and not ends[0] <= 1 <= ends[1]:
+        said = f"so {last.name} bears {'more' if times > 1 else 'fewer'} repeats"
+    return (
+        f"At {size_text(groups[0].size)} parameters, {epochs} epochs are worth"
+        f" {worth_text(ours, epochs)} readings of new text to {first.name} and"
+        f" {worth_text(theirs, epochs)} to {last.name}, {short_text(times, ends)} times as many"
+        f" (with 95% intervals), {said}. R_D is {repeats_text(ours)} and"
+        f" {repeats_text(theirs)}. {_least_text(groups, tuple(laws))}"
+    ).rstrip()
+
+
+def _least_text(groups: Sequence[Group], variants: Sequence[Variant]) -> str:
+    """After how many epochs of the least text each variant is best, in sentences."""
+    least = repeated_parts(groups)[:1]
+    series = [[g for g in of_variant(groups, v) if g.unique in least] for v in variants]
+    if any(len(ours) < 2 for ours in series):
+        return ""
+    told, best = [], []
+    for ours in series:
+        best.append(min(ours, key=lambda group: group.mean(BITS.key) or math.inf))
+        name, epochs = ours[0].variant.name, ours[-1].epochs
+        text = f"{name} is best after {best[-1].epochs} of {epochs} epochs"
+        if best[-1] is not ours[-1]:
+            above = gaps(ours, best[-1], BITS)[ours[-1].name]
+            text += f" ({signed(above, BITS)} after all of them)"
+        told.append(text)
+    # With new text beside them, whose seeds say how much trainings differ.
+    first, last = best
+    new = [group for group in groups if group.epochs == 1 and group is not first]
+    text = f"Of {count(least[0])} tokens {together(told)}."
+    if gap := gaps([last, *new], first, BITS).get(last.name):
+        text += (
+            f" At their best, {last.variant.name} lies {signed(gap, BITS)} bits per byte from"
+            f" {first.variant.name}{'' if gap.beyond else ', which is not beyond the error'}."
+        )
+    return text
+
+
+def overfit_text(groups: Sequence[Group], laws: FitsByVariant) -> str | None:
+    """How many runs the law counts as if they had been stopped; None without a law."""
+    if not any(isinstance(fit, Fit) for fit in laws.values()):
+        return None
+    overfit = [
+        f"{sum(result['bits_per_byte'] > least for result, least in both)} of {len(both)} of"
+        f" {variant.name}"
+        for variant in laws
+        if (both := best_so_far(of_variant(groups, variant)))
+    ]
+    return (
+        "The law has no overfitting in it. Runs that ended above one of fewer epochs of the"
+        f" same text ({together(overfit)}) count in it as if they had been stopped there."
+    )

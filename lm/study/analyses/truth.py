@@ -7,12 +7,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator
 
-from lm.output.numbers import count, decimals, percent
-from lm.study.figures import draw_variants, ticks
+from lm.data import Hmm
+from lm.output.numbers import count, decimals, percent, with_error
+from lm.study.figures import draw_variants, lines_of, ticks
 from lm.study.grid import size_text
 from lm.study.groups import PROBE, DocumentSums, Group, Measure
 from lm.study.report.figures import panels, reference_lines, styled
-from lm.study.report.values import Column, Row, Table
+from lm.study.report.values import Column, Plot, Row, Section, Table
+from lm.study.sections import fractions_section, section
+from lm.study.sentences import NO_ANSWER
 
 
 def with_truth(result: Row | None) -> Row | None:
@@ -132,3 +135,97 @@ def states_figure(groups: Sequence[Group]) -> Figure:
     reference_lines(axes, ceilings)
     figure.legend(loc="outside upper left", ncols=3)
     return figure
+
+
+def truth_answer(groups: Sequence[Group], best: Sequence[Group]) -> str:
+    """How far the best groups lie above the truth, and who of all lies below it."""
+    known = [group for group in best if group.mean("above_truth") is not None]
+    if not known:
+        return NO_ANSWER
+    parts = [
+        f"{g.variant.name} {with_error(g.mean('above_truth') or 0.0, g.error(ABOVE))}"
+        for g in known
+    ]
+    below = [
+        group.name
+        for group in groups
+        if (group.mean("above_truth") or 0.0) < -2 * (group.error(ABOVE) or 0.0)
+    ]
+    verdict = "No model, at any size, lies below the truth by more than twice its error."
+    if below:
+        verdict = (
+            "Below the truth by more than twice their error, which no honest scorer allows:"
+            f" {', '.join(below)}."
+        )
+    return (
+        f"At {size_text(known[0].size)} parameters and {count(known[0].tokens)} tokens,"
+        f" above the {decimals(known[0].mean('truth_bits_per_byte') or 0.0)} bits per byte"
+        f" that the source needs, lie: {', '.join(parts)}. {verdict}"
+    )
+
+
+def truth_sections(groups: Sequence[Group], best: Sequence[Group]) -> list[Section | None]:
+    """Bits, masked tokens and hidden states beside the least or best that is possible."""
+    return [
+        section(
+            "From above, and how near",
+            "The truth is what the source itself needs for the same documents, by the forward"
+            " algorithm. For the source all orders of unmasking a text agree, so the least"
+            " any-order bound is the same number, and both kinds of model are held to it.",
+            Plot(
+                "above_truth",
+                gap_figure(groups),
+                "Bits per byte above the truth: left by training tokens, at the largest size;"
+                " right by size, at the most tokens. Bars are one standard error, over seeds"
+                " and over documents (paired with the truth) together.",
+            ),
+        ),
+        fractions_section(
+            lines_of(best),
+            "What is masked in part of a row can be foretold by forward-backward, with the"
+            " other masked tokens summed out. No model does better, under the same masks.",
+            heading="At every fraction masked",
+            caption="Bits per byte of the masked tokens when a fraction of the row is masked,"
+            " at the largest size, mean over seeds; in black what the source needs.",
+            truth=True,
+        ),
+        _states_section(groups, best),
+    ]
+
+
+def _states_section(groups: Sequence[Group], best: Sequence[Group]) -> Section | None:
+    known = [group for group in best if group.mean("probe_accuracy") is not None]
+    if not known:
+        return None
+    found = [
+        f"{group.variant.name} {percent(group.mean('probe_accuracy') or 0.0)} of at most"
+        f" {percent(group.mean('truth_probe_accuracy') or 0.0)}"
+        for group in known
+    ]
+    return section(
+        "The hidden states",
+        "A linear probe reads the source's hidden state off the frozen states of the last"
+        f" layer, with nothing masked: {', '.join(found)}. A GPT sees less, so less can be"
+        " known at its place; what it lacks of that is its own.",
+        Plot(
+            "states",
+            states_figure([group for group in groups if group.size == best[0].size]),
+            "Hidden states found by the probe, by training tokens at the largest size; dashed"
+            " lines are what the best guess from the same context finds.",
+        ),
+    )
+
+
+def lengths_section(groups: Sequence[Group]) -> Section | None:
+    """What models of documents of random lengths need, with what the layout costs."""
+    source = groups[0].run.data.corpus if groups else None
+    if not isinstance(source, Hmm):
+        return None
+    return section(
+        "Documents of random lengths",
+        f"The same tables, but a document ends after each symbol with probability 1 in"
+        f" {source.length}, and rows cut documents where they end. The truth is then that of"
+        " the text in each window, and of where its documents end. Were the places that a BERT"
+        " is shown given to it for nothing, its numbers could fall below the truth.",
+        truth_table(groups, layout=True),
+    )

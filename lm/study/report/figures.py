@@ -13,18 +13,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.rcsetup import cycler
 
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
-
-
 ORANGE, SKY, PURPLE = "#e69f00", "#56b4e9", "#cc79a7"
 """Colours that colour-blind readers can tell apart (Okabe and Ito 2008)."""
-
-
 INK, MUTED, RULE, PAPER = "#1b1b1f", "#6b6b74", "#d4d4da", "#fefefe"
-
-
 MARKERS = ("o", "s", "D", "^", "v", "P")
-
-
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",

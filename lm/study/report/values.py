@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from lm.results import columns, leading
 
 Row = Mapping[str, Any]
-
-
 LEADING = ("run", "objective", *leading())
 """The first columns of results.csv, in every study; what else a cell has follows by name."""
 
