@@ -2,12 +2,14 @@
 
 import bisect
 from collections import Counter
+from typing import NamedTuple
 
 import msgspec
 
 from lm.config import Config
 from lm.example import BidirectionalMask
 from lm.objectives import Base
+from lm.optimizer import trainable
 from lm.run import Run, execution_of, steps
 
 
@@ -18,7 +20,7 @@ class Parameters(Config):
     non_embedding: int
     """Without the tables (Kaplan et al. 2020)."""
     matmul: int
-    """Those in matrix products: the head's table counts, and a lookup does not."""
+    """Those in matrix products: the table of each head that speaks, and no lookup."""
     groups: dict[str, int]
 
 
@@ -39,7 +41,8 @@ class RunCost(Config):
     flops_forward: dict[str, int]
     """One forward pass of one batch, by component; the mean where steps differ."""
     flops_backward: dict[str, int]
-    """One backward pass, likewise: two products of the size of each in the forward pass."""
+    """One backward pass, likewise: two products of the size of each in the forward pass, but
+    for those that frozen parameters save."""
     flops_again: dict[str, int]
     """What is computed again for one batch, likewise."""
     flops_6nd: int
@@ -53,17 +56,19 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     if heads:
         groups = groups | {"heads": heads * (run.model.width + 1)}
     total = sum(groups.values())
+    matmul = Counter(run.model.matmul_parameters(vocabulary_size))
+    if heads and all(part.heads for part in run.objective.parts(steps(run), run.seed)):
+        del matmul["head"]  # the vocabulary's, which never speaks
     return Parameters(
         total=total,
         non_embedding=total - groups["embedding"],
-        matmul=sum(run.model.matmul_parameters(vocabulary_size).values())
-        + heads * run.model.width,
+        matmul=matmul.total() + heads * run.model.width,
         groups=groups,
     )
 
 
 def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
-    """Forward FLOPs of one batch by component; a training step takes three times that.
+    """Forward FLOPs of one batch by component; the backward pass comes on top, see `Cost`.
 
     Where steps differ, as in a curriculum, it is their mean.
     """
@@ -83,7 +88,81 @@ def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str
     if objective.heads:  # which speak in the vocabulary's place
         outputs = sum(head.outputs for head in objective.heads)
         found["head"] = 2 * rows * targets * outputs * (run.model.width + 1)
+        pools = sum(head.pool is not None for head in objective.heads)
+        positions = objective.positions(run.data.length)
+        found["pool"] = 2 * rows * targets * pools * positions * run.model.width
     return found
+
+
+class Gradients(NamedTuple):
+    """FLOPs of the backward pass of one batch by component."""
+
+    inputs: dict[str, int]
+    """Of what goes into the products: it takes the gradient to what changes below them."""
+    weights: dict[str, int]
+    """Of the matrices that change; where both operands are activations, of the second."""
+
+
+def gradient_flops(run: Run, objective: Base, vocabulary_size: int) -> Gradients:
+    """FLOPs of the gradients of one batch of an objective, by component.
+
+    Each is a product of the size of the one in the forward pass. What nothing needs is not
+    computed: the gradient of a frozen matrix, and whatever is below all that changes. Layers
+    are one loop, in which each of them does what any of them must.
+    """
+    forward = objective_flops(run, objective, vocabulary_size)
+    changes = _changes(run)
+    of_all, of_changed = Counter[str](), Counter[str]()
+    for name, (component, size) in run.model.matrices().items():
+        of_all[component] += size
+        of_changed[component] += size * (name in changes.names)
+    inputs, weights = {}, {}
+    for name, flops in forward.items():
+        inputs[name] = flops * changes.layers
+        weights[name] = inputs[name]
+        if name in of_all:
+            weights[name] = flops * of_changed[name] // of_all[name]
+        elif name == "head":
+            inputs[name] = flops * changes.states
+            weights[name] = flops * bool(changes.names & _tables(run, objective))
+        elif name == "pool":  # how much of each state is no parameter
+            inputs[name], weights[name] = flops * changes.states, 0
+    return Gradients(inputs, weights)
+
+
+class _Changes(NamedTuple):
+    """What training changes, and how far down its backward pass must go for it."""
+
+    names: frozenset[str]
+    """Paths of the parameters that change."""
+    states: bool
+    """Whether one of them is below the heads."""
+    layers: bool
+    """Whether one of them is in the layers or below, so below the last norm."""
+
+
+def _changes(run: Run) -> _Changes:
+    """What `run.trainable` says; raises UserError where it matches nothing."""
+    axes = run.model.axes()
+    for head in run.objective.heads:
+        axes |= {f"head_{head.name}/table": ("classes", "embed")}
+        axes |= {f"head_{head.name}/bias": ("classes",)}
+    names = frozenset(axes)
+    if run.trainable is not None:
+        names = frozenset(n for n, train in trainable(run.trainable, axes).items() if train)
+    outputs = {"unembedding"} | {name for name in axes if name.startswith("head_")}
+    below = names - outputs
+    layers = any(axes[name] != ("embed",) for name in below)  # which a last norm's vectors have
+    return _Changes(names, bool(below), layers)
+
+
+def _tables(run: Run, objective: Base) -> frozenset[str]:
+    """Paths of what turns states into the outputs of an objective."""
+    if objective.heads:
+        parts = ("table", "bias")
+        return frozenset(f"head_{h.name}/{part}" for h in objective.heads for part in parts)
+    tables = frozenset(name for name, axes in run.model.axes().items() if "vocab" in axes)
+    return tables & {"unembedding"} or tables
 
 
 def cost(run: Run, vocabulary_size: int) -> RunCost:
@@ -91,12 +170,15 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
     parts = run.objective.parts(count, run.seed)
-    forward: Counter[str] = Counter()
+    remat = run.remat if _changes(run).layers else "none"
+    forward, inputs, weights = Counter[str](), Counter[str](), Counter[str]()
     again = 0
     for part, times in parts.items():
         products = objective_flops(run, part, vocabulary_size)
-        forward.update({name: times * flops for name, flops in products.items()})
-        again += times * sum(run.model.recomputed_flops(products, run.remat).values())
+        found = (products, *gradient_flops(run, part, vocabulary_size))
+        for total, each in zip((forward, inputs, weights), found, strict=True):
+            total.update({name: times * flops for name, flops in each.items()})
+        again += times * sum(run.model.recomputed_flops(products, remat).values())
     mean = {name: flops // count for name, flops in forward.items()}
     return RunCost(
         steps=count,
@@ -105,12 +187,11 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
             times * run.data.batch * objective.target_count(run.data.length)
             for objective, times in parts.items()
         ),
-        # The gradient of a product is two products of the same size.
-        flops=3 * forward.total(),
+        flops=forward.total() + inputs.total() + weights.total(),
         flops_rematerialized=again,
         flops_forward=mean,
-        flops_backward={name: 2 * flops for name, flops in mean.items()},
-        flops_again=run.model.recomputed_flops(mean, run.remat),
+        flops_backward={name: inputs[name] // count + weights[name] // count for name in mean},
+        flops_again=run.model.recomputed_flops(mean, remat),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
 
@@ -134,12 +215,14 @@ def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True
 
 def program_flops(run: Run, objective: Base, vocabulary_size: int, platform: str) -> int:
     """FLOPs of a training step as programs of a platform do them, with what is done again."""
+    layers = _changes(run).layers
     forward = objective_flops(run, objective, vocabulary_size)
-    again = run.model.recomputed_flops(forward, run.remat)
-    if kernels := kernel_flops(run, objective, platform):
-        for products in (forward, again):
+    again = run.model.recomputed_flops(forward, run.remat if layers else "none")
+    done = [forward, *gradient_flops(run, objective, vocabulary_size), again]
+    if kernels := kernel_flops(run, objective, platform, train=layers):
+        for products in done:
             products.pop("scores", None)
-    return 3 * sum(forward.values()) + sum(again.values()) + kernels
+    return sum(sum(products.values()) for products in done) + kernels
 
 
 def tokens_for(run: Run, vocabulary_size: int, flops: float) -> int:

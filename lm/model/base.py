@@ -152,10 +152,31 @@ class Base(Config):
         The head's table does, whether it is tied or not; a lookup is no product.
         """
         counts = dict.fromkeys((*self.components.values(), "mlp"), 0)
-        for name, axes, size in self._sizes(vocabulary_size):
-            if not is_vector(axes) and "vocab" not in axes:
-                counts[self._component(name, axes)] += size
+        for component, size in self.matrices().values():
+            counts[component] += size
         return counts | {"head": vocabulary_size * self.width}
+
+    def matrices(self) -> dict[str, tuple[str, int]]:
+        """The component and the size of each matrix in a product by its path, without tables.
+
+        >>> from lm.model import Transformer
+        >>> Transformer(depth=2, width=16, heads=2).matrices()["layers/query"]
+        ('attention', 512)
+        """
+        return {
+            "/".join(name): (self._component(name, axes), size)
+            for name, axes, size in self._sizes(1)
+            if not is_vector(axes) and "vocab" not in axes
+        }
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The names of each parameter's axes by its path.
+
+        >>> from lm.model import Transformer
+        >>> Transformer().axes()["layers/up"]
+        ('layers', 'embed', 'mlp')
+        """
+        return {"/".join(name): axes for name, axes, _ in self._sizes(1)}
 
     def matmul_flops(
         self,

@@ -124,7 +124,8 @@ def _train(
 ) -> tuple[State, Progress, bool]:
     """Trains to the end of the budget, or to a request to stop."""
     run, tokens, start = job.run, job.tokens, int(state.step)
-    flops = 3 * sum(ledger.step_flops(run, tokens.tokenizer.vocabulary.size).values())
+    cost = ledger.cost(run, tokens.tokenizer.vocabulary.size)
+    flops = sum(cost.flops_forward.values()) + sum(cost.flops_backward.values())
     a_token = flops / (run.data.batch * run.data.length)
     session = Session(run, job.directory, job.label, start, steps(job.program.run), a_token)
     with Trackers(session, progress.recent) as trackers:

@@ -17,7 +17,17 @@ from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
 from lm.example import Batch, Vocabulary
 from lm.model import Transformer, build
-from lm.objectives import AnyOrder, Causal, Curriculum, Masked, Mixture, Prefix, Spans
+from lm.objectives import (
+    AnyOrder,
+    Causal,
+    Classify,
+    Curriculum,
+    Masked,
+    Mixture,
+    Prefix,
+    Spans,
+)
+from lm.objectives import Base as Objective
 from lm.plan import hlo
 from lm.run import Run
 from lm.train.step import prepare
@@ -119,6 +129,19 @@ def test_forward_flops_by_component_are_the_products_that_are_traced(objective, 
 
 
 BLOCK = {"remat": "block"}
+UNTIED = {"embedding": "untied"}
+FROZEN: list[tuple[Objective, dict[str, str], tuple[str, ...]]] = [
+    (Causal(), {}, ("norm/*",)),  # the head's input alone
+    (Causal(), {}, ("layers/down",)),  # all inputs, of matrices one in eight
+    (Masked(), {"mlp": "swiglu"}, ("layers/query", "layers/value")),
+    (Causal(), {}, ("embedding",)),  # which speaks as well, but for the matrices of all layers
+    (Causal(), UNTIED, ("embedding",)),
+    (Causal(), UNTIED, ("unembedding",)),  # nothing goes down
+    (Classify(), {}, ("head_*",)),
+    (Classify(pool="first"), {}, ("norm/*",)),
+    (Classify(pool="last"), UNTIED, ("layers/*",)),
+]
+"""Where parts of the backward pass are left out: objective, model, what is trained."""
 
 
 @pytest.mark.parametrize(
@@ -128,6 +151,10 @@ BLOCK = {"remat": "block"}
         (Masked(), {"mlp": "swiglu", "kv_heads": 2, "embedding": "untied"}, BLOCK),
         (AnyOrder(), {"mlp": "geglu", "kv_heads": 1}, {"remat": "matmuls"}),
         (Masked(rate=0.5), {"mlp": "relu2", "embedding": "untied"}, {"precision": "float32"}),
+        (Classify(), {}, {}),
+        *((objective, model, {"trainable": names}) for objective, model, names in FROZEN),
+        (Causal(), {}, {"trainable": ("layers/down",), **BLOCK}),
+        (Causal(), {}, {"trainable": ("norm/*",), **BLOCK}),
         *(
             pytest.param(objective, model, settings, marks=pytest.mark.slow)
             for objective in (Causal(), Masked(), Prefix())
@@ -139,7 +166,9 @@ BLOCK = {"remat": "block"}
 def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, settings):
     """Fails if the backward pass is not taken for twice the forward, or a product is forgotten.
 
-    Or if the last product of a block is taken to be computed again, or the scores are not.
+    Or if the last product of a block is taken to be computed again, or the scores are not. Or
+    if the vocabulary is counted where a head speaks, a frozen matrix costs what a trained one
+    does, or the backward pass is taken to go on below all that changes, or to end above.
 
     The compiler counts the body of a loop once, so there must be none: layers are unrolled
     (the default on CPU), there is one microbatch, and the loss takes all logits at once. It
@@ -155,11 +184,43 @@ def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, set
     )
     program = prepare(run, vocabulary(2048), alone())
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
+    batch = Batch(rows, rows, dict.fromkeys(objective.needs, rows))
     counted = program.update.lower(
-        program.abstract, Batch(rows, rows), np.uint32(0), objective
+        program.abstract, batch, np.uint32(0), objective
     ).cost_analysis()["flops"]
     cost = ledger.cost(run, 2048)
     assert 3 * counted == pytest.approx(cost.flops + cost.flops_rematerialized, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        (Classify(), {}),
+        (Classify(pool="last"), {"trainable": ("head_*",)}),
+        (Causal(), {"trainable": ("layers/out", "norm/*")}),
+    ],
+    ids=["pooled", "head alone", "one matrix"],
+)
+def test_a_loop_over_layers_does_the_products_that_are_counted(objective, settings):
+    """Fails if pooling costs nothing, or its gradient twice, or without anything below it.
+
+    Or if the first layer is taken to do less than the others: on other platforms than CPUs,
+    and where it is asked for, they are one loop.
+    """
+    run = Run(
+        model=Transformer(depth=2, width=16, heads=2),
+        objective=objective,
+        data=Data(length=64, batch=2, tokenizer=Bytes()),
+        unroll=1,
+        **settings,
+    )
+    rows = jax.ShapeDtypeStruct((2, 64), jnp.int32)
+    batch = Batch(rows, rows, dict.fromkeys(objective.needs, rows))
+    program = prepare(run, vocabulary(64), alone())
+    lowered = program.update.lower(program.abstract, batch, np.uint32(0), objective)
+    done = hlo.work(lowered.compile().as_text(), 1).flops
+    # The compiler makes a product of a norm's sum as well: a thousandth.
+    assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
 
 
 @pytest.mark.parametrize("objective", [Causal(), Masked()])
