@@ -17,8 +17,9 @@ import jax.numpy as jnp
 class Vocabulary:
     """What an objective may know of the tokenizer: ids, never text.
 
-    Ids `0 .. first_ordinary - 1` are the special tokens, the rest are ordinary ones, so a
-    random ordinary token is a draw from `[first_ordinary, size)`.
+    Ids `0 .. first_ordinary - 1` are the special tokens, and the last `added` are further ones.
+    Those between are ordinary, so a random ordinary token is a draw from
+    `[first_ordinary, end_ordinary)`.
     """
 
     size: int
@@ -35,6 +36,13 @@ class Vocabulary:
     the character decides whether a word begins at its first byte. Empty: no id is one."""
     sentinels: tuple[int, ...] = ()
     """Ids that stand for a removed span (T5), in the order in which they are used."""
+    added: int = 0
+    """How many special tokens come after the ordinary ones, as no text holds them."""
+
+    @property
+    def end_ordinary(self) -> int:
+        """The first id after the ordinary ones."""
+        return self.size - self.added
 
 
 @jax.tree_util.register_dataclass

@@ -83,6 +83,13 @@ class Start(Config):
             " taken; what the run has beyond them is drawn, and named"
         ),
     ] = "all"
+    add_tokens: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(
+            description="names of special tokens that the run's tokenizer has beyond the"
+            " start's; their rows of the tables begin at the mean of the others, with noise"
+        ),
+    ] = ()
     digest: Annotated[
         str | None,
         Meta(description="of the model there; null: whichever it is, and noted here"),
@@ -205,6 +212,8 @@ def validate(run: Run) -> Run:
     if why := refuse_attention(run):
         raise UserError(why)
     check_schedule(run.schedule)
+    if why := run.data.tokenizer.check():
+        raise UserError(f"data.tokenizer.{why}")
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")

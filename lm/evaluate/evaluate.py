@@ -11,6 +11,7 @@ from lm.evaluate.scorers.base import mask_prediction_of
 from lm.evaluate.scoring import error_curve, score_by, valid
 from lm.evaluate.truth import truth_of
 from lm.evaluate.windows import Windows
+from lm.generate.question import possible
 from lm.results import Evaluation
 from lm.train.load import ModelWithText
 
@@ -57,14 +58,12 @@ def baselines_of(trained: ModelWithText, windows: Windows) -> dict[str, float]:
     tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
     vocabulary = tokenizer.vocabulary
     content_RL = windows.text.documents_RL >= 0
-    possible_V = np.arange(vocabulary.size) >= vocabulary.first_ordinary
-    possible_V[vocabulary.eos] = True
     return baselines(
         [split.text(d).encode() for d in range(len(split.ids))],
         window_contents(windows.tokens_RL, content_RL, tokenizer.tokens),
         training_counts_V=_counts(trained.tokens.train, vocabulary.size),
         counts_V=np.bincount(windows.tokens_RL[content_RL], minlength=vocabulary.size),
-        possible_V=possible_V,
+        possible_V=possible(vocabulary),
     )
 
 

@@ -28,7 +28,8 @@ def question(
 
 def ordinary(vocabulary: Vocabulary) -> np.ndarray:
     """Which tokens are no special ones, bool[V]."""
-    return np.arange(vocabulary.size) >= vocabulary.first_ordinary
+    ids_V = np.arange(vocabulary.size)
+    return (ids_V >= vocabulary.first_ordinary) & (ids_V < vocabulary.end_ordinary)
 
 
 def possible(vocabulary: Vocabulary) -> np.ndarray:

@@ -158,7 +158,10 @@ class Masked(Base, tag="masked"):
         which, replacement = jax.random.split(corrupted)
         draw_BP = jax.random.uniform(which, target_positions_BP.shape)
         random_BP = jax.random.randint(
-            replacement, target_positions_BP.shape, vocabulary.first_ordinary, vocabulary.size
+            replacement,
+            target_positions_BP.shape,
+            vocabulary.first_ordinary,
+            vocabulary.end_ordinary,
         )
         shown_BP = jnp.where(
             draw_BP < self.mask,

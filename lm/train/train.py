@@ -76,8 +76,7 @@ def train_run(
     label = label or directory.name
     if hosts.is_first():
         print(f"{label}: {hosts.described()}", file=sys.stderr, flush=True)
-    tokenizer = None if begun.start is None else begun.start.tokenizer
-    tokens = open_run_tokens(run, directory, tokenizer)
+    tokens = open_run_tokens(run, directory, begun.tokenizer)
     counted = in_positions(run, tokens.row_tokens(run.data))
     seen = rows_seen(counted, tokens)
     check_targets(run, tokens)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lm.config import UserError
 from lm.data import (
@@ -242,3 +243,25 @@ def test_oneline_a_damaged_folder_of_a_tokenizer_is_one_line(tmp_path) -> None:
     }.items():
         with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
             load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["bytes", "bpe", "unigram"])
+def test_added_tokens_have_the_last_ids_and_no_text_is_one(config, tmp_path) -> None:
+    """Fails if an old id moves, a name is parsed in a text, or a digest leaves names out."""
+    named = replace(config, added=("<user>", "def"))
+    plain, more = (
+        open_tokenizer(each, "corpus", 0.1, 20_000, lambda: iter(LEARNT))
+        for each in (config, named)
+    )
+    size = plain.vocabulary.size
+    assert more.added == {"<user>": size, "def": size + 1}
+    assert more.vocabulary.size == named.vocabulary_size == size + 2
+    assert more.vocabulary.end_ordinary == plain.vocabulary.end_ordinary == size
+    text = "<user> def area"
+    assert more.encode(text).tolist() == plain.encode(text).tolist()
+    assert more.decode([size, *more.encode(text), size + 1]) == text
+    others = replace(config, added=("<user>",)), replace(config, added=("def", "<user>"))
+    digests = {each.read(plain.model).digest for each in (config, named, *others)}
+    assert len(digests) == 4
+    save_tokenizer(more, named, tmp_path / "more")
+    assert load_tokenizer(tmp_path / "more").added == more.added

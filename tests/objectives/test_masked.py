@@ -1,10 +1,13 @@
 """Masking in units and at rates that change, by its statistics over a million positions."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.example import Batch
 from lm.objectives import AnyOrder, Diffusion, Drawn, Masked, Scheduled, Shifted
 
 LENGTH = 257
@@ -62,6 +65,19 @@ def test_a_million_positions_are_masked_at_the_rate_and_shown_by_the_split(
     assert drawn.min() == vocabulary.first_ordinary and drawn.max() == vocabulary.size - 1
     untouched = ~hidden
     assert (np.asarray(example.inputs)[untouched] == np.asarray(tokens)[untouched]).all()
+
+
+def test_added_tokens_are_not_drawn_as_ordinary_ones(rows, vocabulary):
+    """Fails if random tokens go up to the end of the vocabulary, where some are added."""
+    batch = Batch(*rows(64))
+    highest = {}
+    for added in (0, 3):
+        more = replace(vocabulary, added=added)
+        example = Masked(rate=0.9, mask=0.0, random=1.0)(batch, more, jax.random.key(0))
+        positions_BP = np.asarray(example.target_positions)
+        shown_BP = np.take_along_axis(np.asarray(example.inputs), positions_BP, axis=1)
+        highest[added] = shown_BP[np.asarray(example.weights) > 0].max()
+    assert highest == {0: vocabulary.size - 1, 3: vocabulary.size - 4}
 
 
 @pytest.mark.parametrize("select", ["token", "word", "span", "ngram"])

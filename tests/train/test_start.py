@@ -14,11 +14,14 @@ from msgspec.structs import replace
 from lm.artifact import by_name, load_artifact, save_artifact
 from lm.config import UserError, dump, override, parse
 from lm.data import Data, SentencePiece, Text
+from lm.distributed import mesh
 from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.run import Run, decided_by, identity
 from lm.train.directory import checkpoints_of
 from lm.train.load import load_model
+from lm.train.start import begin, started_params
+from lm.train.step import prepare
 from lm.train.train import train_run
 
 WORDS = ("one", "two", "three", "four", "five")
@@ -197,6 +200,41 @@ def test_another_tokenizer_than_the_starts_is_refused(child, parent, tmp_path):
         train_run(run, tmp_path / "run")
 
 
+def test_named_tokens_come_after_those_of_the_start(child, parent, tmp_path):
+    """Fails if an old id or row changes, a new one is far from the mean, or text is parsed."""
+    before = load_model(parent)
+    size = before.tokenizer.vocabulary.size
+    run = start(child, parent, 'start.add_tokens=["<user>", "five"]')
+    begun = begin(run)
+    assert begun.tokenizer.added == {"<user>": size, "five": size + 1}
+    text = "five <user>"
+    assert np.array_equal(begun.tokenizer.encode(text), before.tokenizer.encode(text))
+    alone = mesh.make(mesh.Mesh(), jax.devices()[:1])
+    program = prepare(begun.run, begun.tokenizer.vocabulary, alone)
+    params, new, left_out = started_params(begun, program.init().params)
+    assert (new, left_out) == (["rows of embedding for <user>, five"], [])
+    old, now = by_name(before.params), by_name(params)
+    table_VD = np.asarray(now.pop("embedding"))
+    assert np.array_equal(table_VD[:size], old["embedding"])
+    assert all(np.array_equal(now[name], old[name]) for name in now)
+    off_VD = table_VD[size:] - np.asarray(old["embedding"]).mean(axis=0)
+    assert off_VD.shape == (2, 16) and 0.01 < off_VD.std() < 0.03
+
+
+def test_added_tokens_go_with_the_model(child, parent, tmp_path):
+    """Fails if the directory or an artifact forgets them, or its settings are refused."""
+    run = start(child, parent, 'start.add_tokens=["<user>"]')
+    result = train_run(run, tmp_path / "run")
+    assert train_run(load_run(tmp_path / "run"), tmp_path / "run") == result
+    save_artifact(load_model(tmp_path / "run").artifact, tmp_path / "model")
+    size = load_model(parent).tokenizer.vocabulary.size
+    further = begin(start(child, tmp_path / "model", 'start.add_tokens=["<bot>"]'))
+    assert further.tokenizer.added == {"<user>": size, "<bot>": size + 1}
+    with pytest.raises(UserError, match=r"^start.add_tokens: .* <user> is there twice$"):
+        begin(start(child, tmp_path / "model", 'start.add_tokens=["<user>"]'))
+    assert identity(start(child, parent))["start"] == {"path": str(parent)}
+
+
 def test_another_model_in_the_same_place_is_another_run(child, parent, exported, tmp_path):
     """Fails if a run goes on from a start that was replaced."""
     place = tmp_path / "start"
@@ -228,9 +266,6 @@ def test_what_is_not_trainable_does_not_change(child, parent, tmp_path):
 
 def test_frozen_parameters_have_no_state(child, parent, tmp_path):
     """Fails if adam keeps moments of what never changes."""
-    from lm.distributed import mesh
-    from lm.train.step import prepare
-
     run = override(Run(), ["model.depth=1", "model.width=16", "model.heads=2"])
     vocabulary = load_model(parent).tokenizer.vocabulary
     grid = mesh.make(mesh.Mesh(replica=1, fsdp=1, tensor=1, context=1), jax.devices()[:1])

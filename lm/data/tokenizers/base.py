@@ -1,9 +1,11 @@
 """What a tokenizer owes: text to ids and back, losing nothing."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, ClassVar
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
@@ -36,12 +38,18 @@ class Tokenizer:
         encode_ordinary: Callable[[Sequence[str]], list[np.ndarray]],
         sentinels: int = 0,
         model: bytes | None = None,
+        added: Sequence[str] = (),
     ) -> None:
         ordinary = ORDINARY + sentinels
-        self.tokens = (b"",) * ordinary + tuple(tokens)
-        self.digest = sha(f"{digest} {sentinels}".encode()) if sentinels else digest
+        self.tokens = (b"",) * ordinary + tuple(tokens) + (b"",) * len(added)
+        digest = sha(f"{digest} {sentinels}".encode()) if sentinels else digest
+        self.digest = sha(digest.encode() + msgspec.json.encode(added)) if added else digest
         self.model = model
         """Its own file, if it has one."""
+        end = len(self.tokens) - len(added)
+        self.added = {name: end + number for number, name in enumerate(added)}
+        """Ids of the tokens that were added, by name: for whoever builds rows by ids. A text
+        that spells a name is encoded as any other."""
         self._encode_ordinary = encode_ordinary
         self.vocabulary = Vocabulary(
             size=len(self.tokens),
@@ -55,6 +63,7 @@ class Tokenizer:
                 token[0] if len(token) == 1 and token[0] >= 128 else 0 for token in self.tokens
             ),
             sentinels=tuple(range(ORDINARY, ordinary)),
+            added=len(added),
         )
 
     def encode(self, text: str) -> np.ndarray:
@@ -87,11 +96,26 @@ class Tokenizer:
 class Base(Config):
     """A kind of tokenizer: a frozen value that learns one from text, or reads one from a file.
 
-    `sentinels` is a field of every kind.
+    `sentinels` is a field of every kind, and both count in its vocabulary and are given to its
+    `Tokenizer`.
     """
 
     byte_a_token: ClassVar[bool] = False
     """Whether each byte is a token, whatever the text."""
+    added: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(description="names of further special tokens, whose ids come after all others"),
+    ] = ()
+
+    def check(self) -> str | None:
+        """What is wrong with the fields, in one line that begins with one; None if nothing.
+
+        >>> from lm.data.tokenizers import Bytes
+        >>> Bytes(added=("<user>", "<user>")).check()
+        'added: <user> is there twice'
+        """
+        twice = [name for name, times in Counter(self.added).items() if times > 1]
+        return f"added: {twice[0]} is there twice" if twice else None
 
     @property
     def vocabulary_size(self) -> int:

@@ -16,7 +16,7 @@ class Bytes(Base, frozen=True, tag="bytes"):
 
     @property
     def vocabulary_size(self) -> int:
-        return ORDINARY + 256 + self.sentinels
+        return ORDINARY + 256 + self.sentinels + len(self.added)
 
     def kept(self, corpus_digest: str, validation: float) -> Tokenizer:
         return self.read(None)
@@ -32,7 +32,7 @@ class Bytes(Base, frozen=True, tag="bytes"):
 
     def read(self, model: bytes | None) -> Tokenizer:
         tokens = [bytes([byte]) for byte in range(256)]
-        return Tokenizer(tokens, sha(b"bytes 1"), _encode, self.sentinels)
+        return Tokenizer(tokens, sha(b"bytes 1"), _encode, self.sentinels, added=self.added)
 
 
 def _encode(texts: Sequence[str]) -> list[np.ndarray]:

@@ -30,12 +30,12 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
 
     @property
     def vocabulary_size(self) -> int:
-        """How many ids there are with sentinels.
+        """How many ids there are with sentinels and added tokens.
 
         >>> SentencePiece(size=2048, sentinels=8).vocabulary_size
         2056
         """
-        return self.size + self.sentinels
+        return self.size + self.sentinels + len(self.added)
 
     def kept(self, corpus_digest: str, validation: float) -> Tokenizer | None:
         model = cache.read(self._path(corpus_digest, validation))
@@ -94,7 +94,7 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
             ]
 
         digest = sha(b"sentencepiece %d " % _VERSION + model)
-        return Tokenizer(tokens, digest, encode, self.sentinels, model)
+        return Tokenizer(tokens, digest, encode, self.sentinels, model, self.added)
 
     def _path(self, corpus_digest: str, validation: float) -> Path:
         """Where a learnt tokenizer is kept: named by what it was learnt from, and how."""
