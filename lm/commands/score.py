@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm.config import UserError
 from lm.distributed.process import Parser, prepare_machine
 from lm.output.console import add_json, print_json, print_table, table
+from lm.output.numbers import number
 
 if TYPE_CHECKING:
     from lm.evaluate.scorers.base import Scorer
@@ -64,6 +65,11 @@ def main(given: argparse.Namespace) -> None:
 
     names = [name.replace("-", "_") for name in given.scorer]
     effort = _effort(given, names)
+    alone = not names and len(given.directories) == 1 and not given.text
+    if alone and (validation := _validation(given.directories[0])):
+        found = {"validation": validation}
+        print_json(found) if given.json else _print_validation(validation)
+        return
     # Before anything is loaded, as a refusal after minutes of scoring would be too late.
     chosen = _chosen(given.directories, names, effort)
     prepare_machine()
@@ -71,7 +77,7 @@ def main(given: argparse.Namespace) -> None:
         found = _paired(chosen, effort, given.text)
         print_json(found) if given.json else _print_paired(found)
         return
-    if not names and len(given.directories) == 1 and not given.text:
+    if alone:
         everything = evaluate(_load(given.directories[0], []), effort)
         if everything is None:
             raise UserError(f"{given.directories[0]}: it predicts no tokens, and has no score")
@@ -94,6 +100,18 @@ def main(given: argparse.Namespace) -> None:
             for name, score in of.items():
                 made.add_row(*_cells(run, name, score), *_errors(score))
         print_table(made)
+
+
+def _validation(directory: Path) -> dict[str, float]:
+    """What validation found of a finished run that predicts no tokens; {} of any other."""
+    from lm.results import read_result
+    from lm.train.load import settings_of
+
+    path = directory / "result.json"
+    if settings_of(directory).objective.predictions or not path.exists():
+        return {}
+    training = read_result(path).training
+    return {"validation_loss": training.validation_loss, **training.validation_terms}
 
 
 def _load(path: Path, text: list[Path]) -> "ModelWithText":
@@ -154,7 +172,10 @@ def _chosen(
         found[directory] = {name: fits[name] for name in asked if name in fits}
         used |= set(found[directory])
         if not fits:
-            raise UserError(f"{directory}: no scorer is valid: it predicts no tokens")
+            raise UserError(
+                f"{directory}: it predicts no tokens, which bits per byte are of; of a finished"
+                " run, `lm score RUN_DIR` without options prints what its validation found"
+            )
         missing = [name for name in names if name not in fits]
         if not found[directory] or (missing and len(directories) == 1):
             raise UserError(
@@ -210,6 +231,12 @@ def _print_paired(found: Mapping[str, Mapping[str, Any]]) -> None:
         rest = [f"{above['bits_per_byte']:+.4f}", *_errors(above)] if above else []
         made.add_row(*_cells(run, score["scorer"], score), *rest)
     print_table(made)
+
+
+def _print_validation(found: Mapping[str, float]) -> None:
+    """What a model that predicts no tokens was validated by."""
+    for name, value in found.items():
+        print(f"{name:<22} {number(value)}")
 
 
 def _print_found(found: Mapping[str, Any]) -> None:

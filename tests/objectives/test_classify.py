@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.cli import main
 from lm.config import UserError
 from lm.data import Bytes, Data, Jsonl
 from lm.example import Batch
@@ -87,7 +88,7 @@ def test_labelled_text_is_learnt(source, objective, steps, tmp_path) -> None:
 
 
 def test_a_labelled_run_is_loaded_without_its_corpus(tmp_path, capsys) -> None:
-    """Fails if how full its rows were must be found in the text again."""
+    """Fails if how full its rows were must be found in the text again, or it has no score."""
     source = single(tmp_path / "lines.jsonl")
     data = Data(corpus=source, tokenizer=Bytes(), length=32, batch=8, packing="whole")
     run = Run(
@@ -97,12 +98,22 @@ def test_a_labelled_run_is_loaded_without_its_corpus(tmp_path, capsys) -> None:
         tokens=3 * 8 * 32,
         evaluations=1,
     )
-    train_run(run, tmp_path / "run")
+    result = train_run(run, tmp_path / "run")
     (tmp_path / "lines.jsonl").unlink()
     capsys.readouterr()
     loaded = load_model(tmp_path / "run")
     assert loaded.params["head_label"]["table"].shape == (2, 8)
     assert "not trained to its end" not in capsys.readouterr().err
+    # Its score is what validation found: it has no bits per byte.
+    main(["score", str(tmp_path / "run"), "--json"])
+    found = json.loads(capsys.readouterr().out)["validation"]
+    assert found.pop("validation_loss") == result["validation_loss"]
+    assert found == result["validation_terms"] and "validation_accuracy" in found
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", str(tmp_path / "run"), "--scorer", "chain-rule"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1
+    assert "it predicts no tokens" in said and "`lm score RUN_DIR`" in said
 
 
 def test_a_causal_model_cannot_tell_from_the_first_token() -> None:
