@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,22 +70,32 @@ def test_a_study_is_complete_at_every_scale(name):
         assert len({repr(run) for run in runs.values()}) == len(runs)
 
 
-def full_size() -> list[tuple[str, Run]]:
-    """The programs of each study's largest scale: of a kind of objective, the widest."""
-    found: dict[tuple[str, str], tuple[str, Run]] = {}
+def full_size() -> list[Any]:
+    """The programs of each study's largest scale: of a kind of objective, the widest.
+
+    All but the largest model of a study and kind are `slow`.
+    """
+    found: dict[tuple[str, str], Any] = {}
+    kinds = set()
     for name, module in STUDIES.items():
-        runs = module.runs(module.SCALES[-1]).items()
-        for cell, run in sorted(runs, key=lambda item: -item[1].objective.target_count(LONG)):
-            kind = type(run.objective).__name__
+        runs = module.runs(module.SCALES[-1])
+        for cell in sorted(runs, key=lambda cell: _size(runs[cell]), reverse=True):
+            run, kind = runs[cell], type(runs[cell].objective).__name__
             what = repr((run.model, kind, run.data, run.optimizer, run.precision))
-            found.setdefault((name, what), (f"{name}-{cell}", run))
+            marks = [pytest.mark.slow] if (name, kind) in kinds else []
+            kinds.add((name, kind))
+            found.setdefault((name, what), pytest.param(run, id=f"{name}-{cell}", marks=marks))
     return list(found.values())
+
+
+def _size(run: Run) -> tuple[int, int]:
+    return run.model.width, run.objective.target_count(LONG)
 
 
 LONG = 512
 
 
-@pytest.mark.parametrize("run", [pytest.param(run, id=id) for id, run in full_size()])
+@pytest.mark.parametrize("run", full_size())
 def test_a_study_traces_a_step_at_full_size(run):
     """Fails if a size, batch or optimizer of the largest scale does not fit its model or mesh.
 
