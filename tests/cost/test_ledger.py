@@ -223,7 +223,9 @@ def test_a_loop_over_layers_does_the_products_that_are_counted(objective, settin
     assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
 
 
-@pytest.mark.parametrize("objective", [Causal(), Masked()])
+@pytest.mark.parametrize(
+    "objective", [Causal(), pytest.param(Masked(), marks=pytest.mark.slow)]
+)
 def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objective):
     """Fails if any part of a row is computed by each of the devices that it is spread over."""
     monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 32 * 2048)  # two chunks of causal rows
