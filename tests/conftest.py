@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -31,3 +32,21 @@ hypothesis.settings.load_profile("yardstick")
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _CACHE.cleanup()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of a second, whose compiled programs tests share: see `makers.small_run`."""
+    from tests import makers  # imports jax, which reads the variables above
+
+    return makers.small_run(makers.text(tmp_path_factory.mktemp("corpus")))
+
+
+@pytest.fixture(scope="session")
+def finished_run(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of `run`, trained to its end; to be read, or copied."""
+    from lm.train.train import train_run
+
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    train_run(run, directory)
+    return directory

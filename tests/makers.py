@@ -1,11 +1,42 @@
 """Values that tests need whole and care for in part."""
 
 import math
+import random
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
+from lm.data import Bytes, Data, Text
+from lm.model import Transformer
+from lm.optimizer import Adamw
 from lm.results import Costs, Evaluation, Passage, Result, Score, Training
+from lm.run import Run
+
+
+def text(folder: Path) -> Text:
+    """Forty files of made-up sentences in the folder, the same every time."""
+    random_ = random.Random(0)
+    for number in range(40):
+        words = random_.choices(("one", "two", "three"), k=random_.randint(20, 60))
+        (folder / f"{number}.txt").write_text(" ".join(words))
+    return Text(paths=(f"{folder}/*.txt",))
+
+
+def small_run(corpus: Text) -> Run:
+    """A run of a second: 16 steps of 8 rows.
+
+    Its compiled step depends on the budget, as the learning rate does, and not on the corpus
+    or the seed: tests that change these alone share one, over files and processes too.
+    """
+    return Run(
+        data=Data(corpus=corpus, tokenizer=Bytes(), length=32, batch=8, validation=0.2),
+        model=Transformer(depth=1, width=16, heads=4),
+        optimizer=Adamw(learning_rate=1e-2),
+        tokens=16 * 8 * 32,
+        precision="float32",
+        evaluations=2,
+    )
 
 
 def _empty(type_: Any) -> Any:

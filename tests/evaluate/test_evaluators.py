@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 
 from lm.config import override
-from lm.data import Bytes, Data, Text
 from lm.evaluate.effort import Effort
 from lm.evaluate.evaluators import EVALUATORS, evaluate_during
 from lm.evaluate.scoring import score_by, valid
-from lm.model import Transformer
 from lm.run import Run
 from lm.train.load import load_run
 from lm.train.trackers.jsonl import read_metrics
@@ -18,22 +16,10 @@ from lm.train.train import train_run
 NAMES = {"causal": "chain_rule", "masked": "any_order"}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    folder = tmp_path_factory.mktemp("text")
-    lines = np.random.default_rng(0).choice(["alpha ", "beta ", "gamma\n"], size=4000)
-    text = "\n\n".join("".join(lines[at : at + 40]) for at in range(0, 4000, 40))
-    (folder / "a.txt").write_text(text)
-    return Run(
-        data=Data(
-            corpus=Text(paths=(f"{folder}/*.txt",), documents="paragraph"),
-            tokenizer=Bytes(), length=32, batch=8, validation=0.2,
-        ),
-        model=Transformer(depth=1, width=16, heads=1),
-        tokens=8 * 8 * 32,
-        evaluations=2,
-        evaluation_rows=8,
-    )  # fmt: skip
+@pytest.fixture
+def run(run) -> Run:
+    """A run that is validated on few rows."""
+    return override(run, ["evaluation_rows=8"])
 
 
 def records_of(directory) -> list[dict]:
@@ -54,10 +40,10 @@ def test_bits_per_byte_is_a_curve_beside_the_loss(run, tmp_path, objective):
     asked, quiet = (records_of(tmp_path / name) for name in ("asked", "plain"))
     curve = {r["step"]: r.pop("bits_per_byte") for r in asked if "bits_per_byte" in r}
     scorers = [r.pop("scorer") for r in asked if "scorer" in r]
-    assert list(curve) == [4, 8] and scorers == [NAMES[objective]] * 2
+    assert list(curve) == [8, 16] and scorers == [NAMES[objective]] * 2
     assert asked == quiet
     costs = [r for r in read_metrics(tmp_path / "asked") if "evaluation_seconds" in r]
-    assert [r["step"] for r in costs] == [4, 8]
+    assert [r["step"] for r in costs] == [8, 16]
     trained = load_run(tmp_path / "asked")
     np.testing.assert_array_equal(
         *(jax.tree.leaves(load_run(tmp_path / name).params)[0] for name in ("asked", "plain"))
@@ -65,8 +51,8 @@ def test_bits_per_byte_is_a_curve_beside_the_loss(run, tmp_path, objective):
     effort = Effort(rows=5, replicates=1)
     scorer = next(iter(valid(run, effort).values()))
     score = score_by(trained, scorer, effort)
-    assert curve[8] == pytest.approx(score.bits_per_byte, rel=1e-5)
-    assert curve[8] < curve[4]
+    assert curve[16] == pytest.approx(score.bits_per_byte, rel=1e-5)
+    assert curve[16] < curve[8]
     events = next((tmp_path / "asked" / "tensorboard").iterdir()).read_bytes()
     assert b"bits_per_byte" in events
 

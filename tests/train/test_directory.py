@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -18,11 +17,9 @@ import pytest
 from msgspec.structs import replace
 
 from lm.config import UserError, dump, override
-from lm.data import Bytes, Data, Text, Tokenizer, Tokens, open_tokens
+from lm.data import Data, Tokenizer, Tokens, open_tokens
 from lm.distributed import hosts, mesh
 from lm.distributed.signals import Stopped
-from lm.model import Transformer
-from lm.optimizer import Adamw
 from lm.results import Evaluation, read_result
 from lm.run import Run, decided_by, differing, steps
 from lm.study.runner import results
@@ -38,40 +35,10 @@ from lm.train.train import train_run
 from tests import makers
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    random_ = random.Random(0)
-    folder = tmp_path_factory.mktemp("corpus")
-    for number in range(40):
-        text = " ".join(random_.choices(("one", "two", "three"), k=random_.randint(20, 60)))
-        (folder / f"{number}.txt").write_text(text)
-    return Run(
-        data=Data(
-            corpus=Text(paths=(f"{folder}/*.txt",)),
-            tokenizer=Bytes(),
-            length=16,
-            batch=8,
-            validation=0.2,
-        ),
-        model=Transformer(depth=1, width=16, heads=2),
-        optimizer=Adamw(learning_rate=1e-2),
-        tokens=8 * 8 * 16,
-        precision="float32",
-        evaluations=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def _finished(run, tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "run"
-    train_run(run, directory)
-    return directory
-
-
 @pytest.fixture
-def finished(_finished, tmp_path) -> Path:
+def finished(finished_run, tmp_path) -> Path:
     """A finished run, to be spoilt."""
-    return Path(shutil.copytree(_finished, tmp_path / "finished"))
+    return Path(shutil.copytree(finished_run, tmp_path / "finished"))
 
 
 def change(run: Run, *overrides: str) -> Run:
@@ -126,11 +93,11 @@ def test_r1_checkpoints_say_themselves_which_run_they_are_of(run, finished, chan
     (finished / "result.json").unlink()
     (finished / "config.json").unlink()
     before = files_of(finished)
-    with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
+    with pytest.raises(UserError, match=r"checkpoint 16 .* of another .*run"):
         train_run(other, finished)
     assert files_of(finished) == before
     (finished / "config.json").write_text(dump(other))
-    with pytest.raises(UserError, match=r"checkpoint 8 .* of another .*run"):
+    with pytest.raises(UserError, match=r"checkpoint 16 .* of another .*run"):
         load_run(finished)
 
 
@@ -163,7 +130,7 @@ def test_r1_what_an_older_version_wrote_is_believed_beside_its_config_alone(
     del found.extra["decided_by"]
     with Checkpoints(str(place), keep=1) as checkpoints:
         checkpoints.save(found.step, found.state, found.extra)
-    with pytest.raises(UserError, match=r"checkpoint 8 does not say of which run it is"):
+    with pytest.raises(UserError, match=r"checkpoint 16 does not say of which run it is"):
         train_run(run, finished)
     (tmp_path / "config.json").rename(finished / "config.json")
     assert train_run(run, finished)["batches_digest"] == result["batches_digest"]
@@ -194,7 +161,7 @@ def test_r1_a_directory_that_goes_during_training_is_an_error(run, tmp_path, how
     thread = threading.Thread(target=spoil)
     thread.start()
     with pytest.raises(UserError, match=rf"^{directory}: it was removed or moved"):
-        train_run(change(run, "tokens=256000"), directory)
+        train_run(change(run, "tokens=100000000"), directory)
     thread.join()
     assert not (directory / "result.json").exists()
     assert not list(directory.glob("checkpoints/[0-9]*"))
@@ -342,7 +309,7 @@ def test_r4_a_ruined_last_update_is_no_success(run, tmp_path, policy):
     """Fails if losses before updates are all that is checked, or the ruin is saved."""
     wild = change(
         run,
-        *("optimizer.learning_rate=1e15", "optimizer.clip=none", "tokens=128"),
+        *("optimizer.learning_rate=1e15", "optimizer.clip=none", "tokens=256"),
         *(f"faults.policy={policy}", "faults.most=2"),
     )
     assert steps(wild) == 1
@@ -355,7 +322,7 @@ def test_r4_a_ruined_last_update_is_no_success(run, tmp_path, policy):
 
 def test_r4_parameters_that_are_not_finite_are_neither_saved_nor_used(run, tmp_path):
     """Fails if losses alone tell: the row of a token that no text holds may be ruined."""
-    unused = change(run, "model.embedding=untied", "optimizer.weight_decay=0", "tokens=128")
+    unused = change(run, "model.embedding=untied", "optimizer.weight_decay=0", "tokens=256")
     program = prepare(unused, open_tokens(run.data).tokenizer.vocabulary, mesh.make(run.mesh))
     state = program.init()
     params = dict(state.params)
@@ -545,12 +512,12 @@ def test_r1_a_result_without_scores_is_no_result_of_a_study(run, tmp_path, capsy
 
 def test_r1_a_model_that_is_not_trained_to_its_end_says_so(run, tmp_path, capsys):
     """Fails if the score of half a run passes for that of the run."""
-    train_run(override(run, ["checkpoints.steps=1"]), tmp_path)
+    train_run(override(run, ["checkpoints.steps=8"]), tmp_path)
     capsys.readouterr()
     load_run(tmp_path)
     assert capsys.readouterr().err == ""
     shutil.rmtree(tmp_path / "checkpoints" / str(steps(run)))
     load_run(tmp_path)
     assert (
-        f"not trained to its end: this is step {steps(run) - 1} of" in capsys.readouterr().err
+        f"not trained to its end: this is step {steps(run) - 8} of" in capsys.readouterr().err
     )

@@ -1,6 +1,5 @@
 """Faults in real runs: losses that are not finite or jump, disks that are full."""
 
-import random
 import resource
 import shutil
 import subprocess
@@ -13,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_field
 
 from lm.config import dump, override
-from lm.data import Batches, Bytes, Data, Text, open_tokens
+from lm.data import Batches, open_tokens
 from lm.distributed import mesh
-from lm.model import Transformer
 from lm.objectives import Causal
-from lm.optimizer import Adamw
 from lm.run import Run, steps
 from lm.train.checkpoint import restore
 from lm.train.load import load_run
@@ -27,33 +25,19 @@ from lm.train.loop import Diverged
 from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
+from tests import makers
 
 BELL = 4 + 7
 """The token that stands once in the corpus: the batch that holds it goes wrong."""
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
+def run(run, tmp_path_factory) -> Run:
     """Sixteen steps, of which one, not among the first or last, has the bell in its batch."""
-    random_ = random.Random(0)
-    folder = tmp_path_factory.mktemp("corpus")
-    for number in range(40):
-        text = " ".join(random_.choices(("one", "two", "three"), k=random_.randint(20, 60)))
-        (folder / f"{number}.txt").write_text("\a" + text if number == 1 else text)
-    run = Run(
-        data=Data(
-            corpus=Text(paths=(f"{folder}/*.txt",)),
-            tokenizer=Bytes(),
-            length=32,
-            batch=8,
-            validation=0.2,
-        ),
-        model=Transformer(depth=1, width=16, heads=2),
-        optimizer=Adamw(learning_rate=1e-2),
-        tokens=16 * 8 * 32,
-        precision="float32",
-        evaluations=1,
-    )
+    corpus = makers.text(tmp_path_factory.mktemp("corpus"))
+    path = Path(corpus.paths[0]).with_name("1.txt")
+    path.write_text("\a" + path.read_text())
+    run = replace_field(run, data=replace_field(run.data, corpus=corpus))
     seeds = (override(run, [f"seed={seed}"]) for seed in range(100))
     return next(run for run in seeds if 7 <= bell(run) <= 11)
 
@@ -100,7 +84,7 @@ def test_a_skipped_step_changes_counters_alone(run, poisoned):
     poisoned("nan")
     vocabulary = open_tokens(run.data).tokenizer.vocabulary
     skipping = override(run, ["faults.policy=skip"])
-    program = prepare(skipping, vocabulary, mesh.make(run.mesh, jax.devices()[:1]))
+    program = prepare(skipping, vocabulary, mesh.make(run.mesh))
     batches, state = batches_of(run), program.init()
     wrong = bell(run) - 1
     for step in (0, wrong):

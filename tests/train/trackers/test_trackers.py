@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from lm.config import UserError, dump, essence, override
-from lm.data import Bytes, Data, Text
-from lm.model import Transformer
 from lm.run import DECISIVE, Run
 from lm.train.trackers import RECENT, TRACKERS, Trackers, check
 from lm.train.trackers.base import Session, Tracker
@@ -164,23 +162,11 @@ def test_oneline_wandb_without_an_account(session, monkeypatch):
         Trackers(session._replace(run=Run(trackers=("wandb",))))
 
 
-def test_wandb_writes_offline(tmp_path, monkeypatch):
+def test_wandb_writes_offline(run, tmp_path, monkeypatch):
     """Fails if the real package does not take what it is given: a whole run, and a restart."""
     pytest.importorskip("wandb", reason="pip install 'yardstick-lm[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    (tmp_path / "a.txt").write_text(
-        "\n\n".join(f"line {n} of a text\n" * 20 for n in range(40))
-    )
-    run = Run(
-        data=Data(
-            corpus=Text(paths=(f"{tmp_path}/*.txt",), documents="paragraph"),
-            tokenizer=Bytes(), length=32, batch=8, validation=0.2,
-        ),
-        model=Transformer(depth=1, width=16, heads=1),
-        tokens=4 * 8 * 32,
-        evaluations=1,
-        trackers=("wandb",),
-    )  # fmt: skip
+    run = override(run, ['trackers=["wandb"]'])
     train_run(run, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     train_run(run, tmp_path / "run")
