@@ -48,7 +48,7 @@ def parent(tmp_path_factory) -> Path:
             batch=8,
             validation=0.2,
         ),
-        model=Transformer(depth=2, width=16, heads=2),
+        model=Transformer(depth=1, width=16, heads=2),
         optimizer=Adamw(learning_rate=1e-2),
         tokens=8 * 8 * 16,
         precision="float32",
@@ -77,7 +77,7 @@ def child(tmp_path, parent) -> Run:
     return Run(
         data=Data(corpus=Text(paths=corpus(tmp_path / "text")), length=16, batch=8),
         optimizer=Adamw(learning_rate=1e-2),
-        tokens=4 * 8 * 16,
+        tokens=8 * 8 * 16,  # the parent's, so that both are one compiled program
         precision="float32",
         evaluations=1,
     )
@@ -143,7 +143,7 @@ def test_training_starts_from_a_model(child, parent, exported, tmp_path):
     trained = load_model(tmp_path / "run")
     assert trained.run.model == load_model(parent).run.model
     assert trained.tokenizer.digest == load_model(parent).tokenizer.digest
-    assert trained.origin.consumed.tokens == 1024 + 4 * 128
+    assert trained.origin.consumed.tokens == 1024 + 8 * 128
     assert result["start"].consumed.tokens == 1024
     first = first_loss(tmp_path / "run")
     scratch = replace(load_run(tmp_path / "run"), start=None)
@@ -171,9 +171,9 @@ def test_a_run_that_starts_from_a_model_goes_on_as_if_it_had_not_stopped(
     """Fails if it begins with the start again, and not with its checkpoint."""
     run = start(child, parent)
     train_run(run, tmp_path / "whole")
-    short = override(run, ["checkpoints.steps=2"])
+    short = override(run, ["checkpoints.steps=4"])
     train_run(short, tmp_path / "parts")
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "4")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "8")
     (tmp_path / "parts" / "result.json").unlink()
     train_run(short, tmp_path / "parts")
     assert same(load_model(tmp_path / "whole").params, load_model(tmp_path / "parts").params)
@@ -183,7 +183,7 @@ def test_parameters_that_do_not_fit_are_refused_or_left_out_by_name(
     child, parent, tmp_path, capfd
 ):
     """Fails if a model is trained of which a part was drawn without a word."""
-    run = start(child, parent, "model.depth=2", "model.width=16", "model.heads=2")
+    run = start(child, parent, "model.depth=1", "model.width=16", "model.heads=2")
     run = override(run, ["model.mlp_width=24"])
     with pytest.raises(UserError, match=r"layers/down.*does not fit.*start.parameters=fitting"):
         train_run(run, tmp_path / "refused")
