@@ -19,6 +19,7 @@ from lm.study.report.values import Column, Row, Section, Table
 from lm.study.sections import section
 from lm.study.sentences import NO_LAW, fit_text, times_number, times_text
 
+SURFACE, VALLEYS = Parametric.name, Isoflop.name
 SHOWN: IsoflopMethod = METHODS[0]
 """How minima are found, a parabola through the runs about the best: nearest to the truth in the
 benchmark `isoflop_methods`."""
@@ -67,7 +68,7 @@ class Valleys(NamedTuple):
         fits = {
             name: {
                 law: laws.attempt(partial(_fit, _results(found), law))
-                for law in (*METHODS, "parametric")
+                for law in (*METHODS, SURFACE)
             }
             for name, found in done.items()
         }
@@ -103,7 +104,7 @@ def _results(cells: Sequence[StudyRun]) -> list[Row]:
 
 def _fit(results: Sequence[Row], law: Any) -> Fit:
     runs = laws.runs_of(results)
-    return Parametric().fit(runs) if law == "parametric" else Isoflop(method=law).fit(runs)
+    return Parametric().fit(runs) if law == SURFACE else Isoflop(method=law).fit(runs)
 
 
 def valleys_answer(valleys: Valleys) -> str:
@@ -156,7 +157,7 @@ def valley_sections(valleys: Valleys, published: float) -> list[Section | None]:
     return [
         _law_section(
             "Loss by size at equal compute",
-            "isoflop",
+            VALLEYS,
             valleys,
             SHOWN,
             ". Left: bits per byte of each budget by size, with a parabola in logarithms"
@@ -168,7 +169,7 @@ def valley_sections(valleys: Valleys, published: float) -> list[Section | None]:
             "One law of size and data",
             "surface",
             valleys,
-            "parametric",
+            SURFACE,
             ": L = E + A/N^α + B/D^β, fit to all runs. Left: the runs, with the loss of the"
             " best split, and where they lie in size and data, coloured by how far they are"
             " above the law. Right: the best size and data by compute, with 95% bands, and"

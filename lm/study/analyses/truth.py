@@ -100,14 +100,17 @@ def gap_figure(groups: Sequence[Group]) -> Figure:
     """Bits above the truth by tokens and by size."""
     figure, (left, right) = panels(2, height=3.2, sharey=True)
     size, tokens = max(g.size for g in groups), max(g.tokens for g in groups)
+    # Below the truth, where no honest score lies, there are no logarithms.
+    above = all(mean is None or mean > 0 for mean in (g.mean(ABOVE.key) for g in groups))
     for axes, found, against, show in (
         (left, [g for g in groups if g.size == size], lambda g: g.mean("tokens"), count),
         (right, [g for g in groups if g.tokens == tokens], lambda g: g.size, size_text),
     ):
         draw_variants(axes, found, against, ABOVE)
-        axes.set(xscale="log", yscale="log")
+        axes.set(xscale="log", yscale="log" if above else "linear")
         ticks(axes.xaxis, FixedLocator(sorted({against(group) for group in found})), show)
-        ticks(axes.yaxis, LogLocator(subs=(1, 2, 5)), "{:g}".format)
+        if above:
+            ticks(axes.yaxis, LogLocator(subs=(1, 2, 5)), "{:g}".format)
     left.set(
         title=f"As data grow, {size_text(size)}",
         xlabel="training tokens",
