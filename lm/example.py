@@ -132,6 +132,21 @@ class Example:
     source: Source | None = None
     head: Head | None = None
     """What speaks; None: the vocabulary."""
+    token_types: jax.Array | None = None
+    """int32[B, L]: which of a model's kinds each token is, as which text of two; None: 0."""
+
+
+class Output(NamedTuple):
+    """What a model answers: a state at each target position, and how it becomes logits.
+
+    logits = states x table, with a bias if there is one, and capped if there is a cap.
+    """
+
+    hidden_BPD: jax.Array
+    unembedding_VD: jax.Array
+    bias_V: jax.Array | None = None
+    softcap: jax.Array | float | None = None
+    """c: logits z become c tanh(z / c) (Bello et al. 2016, section 5.1; Gemma 2)."""
 
 
 def positions_of(segments_BL: jax.Array) -> jax.Array:

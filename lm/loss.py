@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lm.distributed.mesh import constrain, num_shards
+from lm.example import Output
 from lm.numerics import Einsum
 
 
@@ -32,8 +33,7 @@ class Sum:
 
 
 def cross_entropy(
-    hidden_BPD: jax.Array,
-    unembedding_VD: jax.Array,
+    output: Output,
     targets_BP: jax.Array,
     weights_BP: jax.Array,
     *,
@@ -45,13 +45,12 @@ def cross_entropy(
     On a `mesh`, devices that share a row share the target positions of each chunk, and a chunk
     is as large as all devices can hold.
     """
-    total = _total(einsum, mesh, hidden_BPD, unembedding_VD, targets_BP, weights_BP)
+    total = _total(einsum, mesh, output, targets_BP, weights_BP)
     return Sum(total, weights_BP.sum())
 
 
 def token_nats(
-    hidden_BPD: jax.Array,
-    unembedding_VD: jax.Array,
+    output: Output,
     targets_BP: jax.Array,
     *,
     einsum: Einsum,
@@ -60,17 +59,16 @@ def token_nats(
     """-log p(target) at each target position, float32[B, P]."""
 
     def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> jax.Array:
-        logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
+        logits_BpV = logits(output._replace(hidden_BPD=hidden_BpD), einsum=einsum)
         return jax.nn.logsumexp(logits_BpV, axis=-1) - _pick(logits_BpV, targets_Bp)
 
-    chunks = _Chunks.of(targets_BP, unembedding_VD, mesh)
-    nats_BP: jax.Array = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
+    chunks = _Chunks.of(targets_BP, output.unembedding_VD, mesh)
+    nats_BP: jax.Array = _by_chunks(one, output.hidden_BPD, targets_BP, chunks=chunks)
     return nats_BP
 
 
 def token_and_least_nats(
-    hidden_BPD: jax.Array,
-    unembedding_VD: jax.Array,
+    output: Output,
     targets_BP: jax.Array,
     *,
     einsum: Einsum,
@@ -81,79 +79,87 @@ def token_and_least_nats(
     """
 
     def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
+        logits_BpV = logits(output._replace(hidden_BPD=hidden_BpD), einsum=einsum)
         normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
         return normalizer_Bp - _pick(logits_BpV, targets_Bp), normalizer_Bp - logits_BpV.max(-1)
 
-    chunks = _Chunks.of(targets_BP, unembedding_VD, mesh)
+    chunks = _Chunks.of(targets_BP, output.unembedding_VD, mesh)
+    hidden_BPD = output.hidden_BPD
     nats: tuple[jax.Array, jax.Array] = _by_chunks(one, hidden_BPD, targets_BP, chunks=chunks)
     return nats
 
 
-def logits(hidden_BPD: jax.Array, unembedding_VD: jax.Array, *, einsum: Einsum) -> jax.Array:
+def logits(output: Output, *, einsum: Einsum) -> jax.Array:
     """Unnormalized log-probabilities, float32[B, P, V]: for few positions only."""
-    return einsum("BPD,VD->BPV", hidden_BPD, unembedding_VD)
+    logits_BPV = einsum("BPD,VD->BPV", output.hidden_BPD, output.unembedding_VD)
+    if output.bias_V is not None:
+        logits_BPV += output.bias_V[None, None, :]
+    if output.softcap is not None:
+        logits_BPV = output.softcap * jnp.tanh(logits_BPV / output.softcap)
+    return logits_BPV
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _total(
     einsum: Einsum,
     mesh: Mesh | None,
-    hidden_BPD: jax.Array,
-    unembedding_VD: jax.Array,
+    output: Output,
     targets_BP: jax.Array,
     weights_BP: jax.Array,
 ) -> jax.Array:
-    nats_BP = token_nats(hidden_BPD, unembedding_VD, targets_BP, einsum=einsum, mesh=mesh)
+    nats_BP = token_nats(output, targets_BP, einsum=einsum, mesh=mesh)
     return jnp.sum(weights_BP * nats_BP)
 
 
 def _total_forward(
     einsum: Einsum,
     mesh: Mesh | None,
-    hidden_BPD: jax.Array,
-    unembedding_VD: jax.Array,
+    output: Output,
     targets_BP: jax.Array,
     weights_BP: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[jax.Array, Output]:
     """Takes the gradient of a chunk while its logits are there.
 
     The loss is a scalar, so its cotangent only scales what is found here; nothing is computed
     twice and no logits are kept (Wijmans et al. 2024, "Cut your losses", section 4).
     """
+    table_VD, cap = output.unembedding_VD, output.softcap
 
     def one(
-        carry: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        total, d_unembedding_VD = carry
+        carry: tuple[jax.Array, jax.Array, Any], chunk: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array, Any], jax.Array]:
+        total, d_table_VD, d_bias_V = carry
         hidden_BpD, targets_Bp, weights_Bp = chunk
-        logits_BpV = logits(hidden_BpD, unembedding_VD, einsum=einsum)
+        logits_BpV = logits(output._replace(hidden_BPD=hidden_BpD), einsum=einsum)
         normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
         total += jnp.sum(weights_Bp * (normalizer_Bp - _pick(logits_BpV, targets_Bp)))
-        ids_V = jnp.arange(unembedding_VD.shape[0])[None, None, :]
+        ids_V = jnp.arange(table_VD.shape[0])[None, None, :]
         d_logits_BpV = weights_Bp[..., None] * (
             jnp.exp(logits_BpV - normalizer_Bp[..., None]) - (ids_V == targets_Bp[..., None])
         )
-        d_unembedding_VD += einsum("BPV,BPD->VD", d_logits_BpV, hidden_BpD)
-        return (total, d_unembedding_VD), einsum("BPV,VD->BPD", d_logits_BpV, unembedding_VD)
+        if cap is not None:
+            d_logits_BpV *= 1 - jnp.square(logits_BpV / cap)
+        d_table_VD += einsum("BPV,BPD->VD", d_logits_BpV, hidden_BpD)
+        if d_bias_V is not None:
+            d_bias_V += d_logits_BpV.sum((0, 1))
+        d_hidden_BpD = einsum("BPV,VD->BPD", d_logits_BpV, table_VD)
+        return (total, d_table_VD, d_bias_V), d_hidden_BpD
 
-    chunks = _Chunks.of(targets_BP, unembedding_VD, mesh)
-    (total, d_unembedding_VD), d_hidden_cBpD = jax.lax.scan(
+    chunks = _Chunks.of(targets_BP, table_VD, mesh)
+    d_bias_V = None if output.bias_V is None else jnp.zeros_like(output.bias_V)
+    (total, d_table_VD, d_bias_V), d_hidden_cBpD = jax.lax.scan(
         one,
-        (jnp.float32(0), jnp.zeros_like(unembedding_VD)),
-        (chunks.split(hidden_BPD), chunks.split(targets_BP), chunks.split(weights_BP)),
+        (jnp.float32(0), jnp.zeros_like(table_VD), d_bias_V),
+        (chunks.split(output.hidden_BPD), chunks.split(targets_BP), chunks.split(weights_BP)),
     )
-    return total, (chunks.join(d_hidden_cBpD), d_unembedding_VD)
+    nothing = None if cap is None else jnp.zeros_like(jnp.asarray(cap))
+    return total, Output(chunks.join(d_hidden_cBpD), d_table_VD, d_bias_V, nothing)
 
 
 def _total_backward(
-    einsum: Einsum,
-    mesh: Mesh | None,
-    gradients: tuple[jax.Array, jax.Array],
-    cotangent: jax.Array,
-) -> tuple[jax.Array, jax.Array, None, None]:
-    d_hidden_BPD, d_unembedding_VD = gradients
-    return cotangent * d_hidden_BPD, cotangent * d_unembedding_VD, None, None
+    einsum: Einsum, mesh: Mesh | None, gradients: Output, cotangent: jax.Array
+) -> tuple[Output, None, None]:
+    return jax.tree.map(lambda gradient: cotangent * gradient, gradients), None, None
 
 
 _total.defvjp(_total_forward, _total_backward)

@@ -214,11 +214,22 @@ def validate(run: Run) -> Run:
     check_schedule(run.schedule)
     if why := run.data.tokenizer.check():
         raise UserError(f"data.tokenizer.{why}")
+    if getattr(run.optimizer, "base_width", None) and not run.model.has_last_norm:
+        raise UserError(
+            "optimizer.base_width: rates are transferred with the norm before the vocabulary,"
+            " and the model has none; leave it out"
+        )
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")
     if why := run.model.refuse_objective(run.objective.masks, source=run.objective.source):
         raise UserError(why)
+    longest = run.model.longest
+    if longest is not None and (rows := run.objective.positions(run.data.length)) > longest:
+        raise UserError(
+            f"data.length={run.data.length}: rows have {rows} positions, and the model has"
+            f" places for {longest}"
+        )
     if run.data.unique is not None and run.data.unique < run.data.length:
         raise UserError(
             f"data.unique={run.data.unique} is less than a row; at least data.length,"

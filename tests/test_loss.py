@@ -7,6 +7,7 @@ import pytest
 
 from lm import loss
 from lm.distributed import mesh
+from lm.example import Output
 from lm.numerics import Einsum
 from lm.plan import hlo
 
@@ -40,7 +41,7 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     how = {"einsum": Einsum("float32"), "mesh": where}
 
     def chunked(hidden, table):
-        return 3.0 * loss.cross_entropy(hidden, table, targets, weights, **how).total
+        return 3.0 * loss.cross_entropy(Output(hidden, table), targets, weights, **how).total
 
     value, grads = jax.value_and_grad(chunked, (0, 1))(hidden, table)
     expected, expected_grads = jax.value_and_grad(
@@ -49,7 +50,7 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     assert value == pytest.approx(float(expected), rel=1e-5)
     for got, want in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    nats = loss.token_nats(hidden, table, targets, **how)
+    nats = loss.token_nats(Output(hidden, table), targets, **how)
     assert (nats * weights).sum() * 3 == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -58,8 +59,10 @@ def test_what_is_likeliest_is_known_by_chunks_too(arrays, monkeypatch, at_once):
     """Fails if the two are swapped, chunks lose their order, or confidence is of the target."""
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
     hidden, table, targets, _ = arrays
-    nats, least = loss.token_and_least_nats(hidden, table, targets, einsum=Einsum("float32"))
-    alone = loss.token_nats(hidden, table, targets, einsum=Einsum("float32"))
+    nats, least = loss.token_and_least_nats(
+        Output(hidden, table), targets, einsum=Einsum("float32")
+    )
+    alone = loss.token_nats(Output(hidden, table), targets, einsum=Einsum("float32"))
     np.testing.assert_allclose(nats, alone, rtol=1e-6)
     log_p = jax.nn.log_softmax(jnp.einsum("BPD,VD->BPV", hidden, table, precision="highest"))
     np.testing.assert_allclose(least, -log_p.max(-1), rtol=1e-4, atol=1e-5)
@@ -75,7 +78,9 @@ def test_devices_that_share_a_row_share_the_products_of_the_loss(arrays, monkeyp
 
     def total(hidden, table, where):
         how = {"einsum": Einsum("float32"), "mesh": where}
-        return loss.cross_entropy(hidden, table, targets[:, :8], weights[:, :8], **how).total
+        return loss.cross_entropy(
+            Output(hidden, table), targets[:, :8], weights[:, :8], **how
+        ).total
 
     def flops(where):
         step = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
@@ -87,8 +92,8 @@ def test_devices_that_share_a_row_share_the_products_of_the_loss(arrays, monkeyp
 
 def test_the_count_is_the_weight(arrays):
     """Fails if the count is the number of target positions."""
-    *_, weights = arrays
-    both = loss.cross_entropy(*arrays, einsum=Einsum("float32"))
+    hidden, table, targets, weights = arrays
+    both = loss.cross_entropy(Output(hidden, table), targets, weights, einsum=Einsum("float32"))
     assert both.count == pytest.approx(float(weights.sum()))
     assert both.mean == pytest.approx(float(both.total / weights.sum()))
 
@@ -106,7 +111,7 @@ def test_no_array_holds_all_logits(monkeypatch):
 
     def total(hidden, table):
         return loss.cross_entropy(
-            hidden, table, targets, weights, einsum=Einsum("bfloat16")
+            Output(hidden, table), targets, weights, einsum=Einsum("bfloat16")
         ).total
 
     text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, table))

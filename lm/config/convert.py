@@ -140,9 +140,16 @@ def convert(data: Any, type_: Any, path: str) -> Any:
 def _convert_struct(data: Any, variants: dict[Any, Any], path: str) -> Any:
     tags = [tag for tag in variants if tag is not None]
     if not isinstance(data, dict):
+        named = {
+            name: value for cls in variants.values() for name, value in cls.named().items()
+        }
+        if isinstance(data, str) and data in named:
+            return named[data]
         hint = (
             f"; write {join_path(path, 'type')}=, {nearest_of(str(data), tags)}" if tags else ""
         )
+        if named:
+            hint += f", or {path}=, {nearest_of(str(data), list(named))}"
         raise config_error(path, data, f"expected an object of fields{hint}")
     tag = (
         data.get("type", next(iter(variants)) if len(variants) == 1 else None) if tags else None

@@ -1,5 +1,6 @@
 """Settings are frozen structs; what is wrong with them is one line."""
 
+from collections.abc import Mapping
 from typing import Annotated, dataclass_transform
 
 import msgspec
@@ -22,3 +23,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Variants are structs with a tag, and a setting that has variants is a union of them. In JSON
     and on the command line the tag is called `type`.
     """
+
+    @classmethod
+    def named(cls) -> Mapping[str, "Config"]:
+        """Values with a name of their own, which may stand in place of their fields."""
+        return {}

@@ -84,6 +84,7 @@ def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str
         length=objective.positions(run.data.length),
         targets=targets,
         attention_mask=objective.attention_mask,
+        source=objective.source_positions(run.data.length),
     )
     if objective.heads:  # which speak in the vocabulary's place
         outputs = sum(head.outputs for head in objective.heads)
@@ -150,9 +151,9 @@ def _changes(run: Run) -> _Changes:
     names = frozenset(axes)
     if run.trainable is not None:
         names = frozenset(n for n, train in trainable(run.trainable, axes).items() if train)
-    outputs = {"unembedding"} | {name for name in axes if name.startswith("head_")}
+    outputs = {"unembedding", "output_bias"} | {n for n in axes if n.startswith("head_")}
     below = names - outputs
-    layers = any(axes[name] != ("embed",) for name in below)  # which a last norm's vectors have
+    layers = any(axes[n] != ("last_embed",) for n in below)  # which a last norm's vectors have
     return _Changes(names, bool(below), layers)
 
 

@@ -25,6 +25,10 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "head": (),
     "vocab": ("tensor",),
     "classes": (),
+    "last_embed": ("fsdp",),  # of the norm before the vocabulary
+    "positions": (),
+    "token_types": (),
+    "buckets": (),
     # activations
     "batch": ("replica", "fsdp"),
     "length": ("context",),

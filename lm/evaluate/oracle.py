@@ -2,24 +2,15 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.data.sources.hmm import ALPHABET, Hmm
-from lm.example import BidirectionalMask, CausalMask, Example, Vocabulary
+from lm.example import BidirectionalMask, CausalMask, Example, Output, Vocabulary
 from lm.numerics import Einsum
-
-
-class OracleOutput(NamedTuple):
-    """Log-probabilities in the form of a module's output: states, and a table that keeps
-    them.
-    """
-
-    hidden_BPD: jax.Array
-    unembedding_VD: jax.Array
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Oracle:
     einsum: ClassVar[Einsum] = Einsum("float32")
     mesh: ClassVar[None] = None
 
-    def apply(self, variables: Any, example: Example) -> OracleOutput:
+    def apply(self, variables: Any, example: Example) -> Output:
         """p(token | what is visible): the next token (causal), or what a mask token hides."""
         del variables
         if isinstance(example.attention_mask, CausalMask):
@@ -51,7 +42,7 @@ class Oracle:
             )
         # What cannot be gets what a float32 softmax cannot tell from nothing.
         log_BPV = jnp.log(jnp.maximum(fraction_BLV, 1e-30))
-        return OracleOutput(log_BPV, jnp.eye(self.vocabulary.size))
+        return Output(log_BPV, jnp.eye(self.vocabulary.size))
 
     def init_cache(self, rows: int, capacity: int) -> Any:
         raise NotImplementedError("the source reads whole rows")

@@ -6,6 +6,6 @@ that keeps no cache fills blanks and ranks tokens; that it does not generate is 
 """
 
 from lm.generate.filling import fill, likeliest
-from lm.generate.sampling import generate
+from lm.generate.sampling import answer, generate
 
-__all__ = ["fill", "generate", "likeliest"]
+__all__ = ["answer", "fill", "generate", "likeliest"]

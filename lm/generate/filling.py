@@ -114,8 +114,7 @@ def _logits(
     example = question(
         tokens_BL, target_positions_BP, segments_BL, positions_BL, attention_mask
     )
-    hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
-    return logits(hidden_BPD, unembedding_VD, einsum=module.einsum)
+    return logits(module.apply({"params": params}, example), einsum=module.einsum)
 
 
 def _draw(

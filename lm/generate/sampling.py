@@ -1,6 +1,7 @@
 """What comes after a text: one token after the other, by a causal model with its cache."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.distributed.hosts import fetch
-from lm.example import CausalMask, Vocabulary, positions_of
+from lm.example import CausalMask, Source, Vocabulary, positions_of
 from lm.generate.question import possible, question
 from lm.loss import logits
 from lm.model import Module
@@ -79,6 +80,45 @@ def generate(
     return [row[: row.index(vocabulary.eos)] if vocabulary.eos in row else row for row in said]
 
 
+def answer(
+    module: Module,
+    params: Any,
+    sources: Sequence[Sequence[int]],
+    *,
+    vocabulary: Vocabulary,
+    count: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Up to `count` tokens that a decoder says of what its encoder reads; fewer if it ends.
+
+    All rows at once. Spans come as training has them: a sentinel, then what it stands for.
+    """
+    width = _power_of_two(max(map(len, sources)))
+    inputs_BM, segments_BM = np.zeros((2, len(sources), width), np.int32)
+    for row, tokens in enumerate(sources):
+        inputs_BM[row, : len(tokens)], segments_BM[row, : len(tokens)] = tokens, 1
+    read_BM, known_BM = jnp.asarray(inputs_BM), jnp.asarray(segments_BM)
+    said_BL = fetch(
+        _continue(
+            module,
+            params,
+            np.full((len(sources), 1), vocabulary.bos, np.int32),
+            np.ones((len(sources), 1), np.int32),
+            jax.random.key(seed),
+            jnp.int32(count),
+            jnp.float32(temperature),
+            _power_of_two(1 + count),
+            top_k,
+            vocabulary,
+            Source(read_BM, known_BM, positions_of(known_BM)),
+        )
+    )[:, :count]
+    rows = said_BL.tolist()
+    return [row[: row.index(vocabulary.eos)] if vocabulary.eos in row else row for row in rows]
+
+
 @partial(jax.jit, static_argnums=(0, 7, 8, 9))
 def _continue(
     module: Module,
@@ -91,19 +131,27 @@ def _continue(
     capacity: int,
     top_k: int | None,
     vocabulary: Vocabulary,
+    source: Source | None = None,
 ) -> jax.Array:
     """`steps` tokens after each row, int32[B, M]; a row that has ended repeats the end."""
     batch = len(tokens_BL)
     possible_V = possible(vocabulary)
+    if source is not None:
+        possible_V[list(vocabulary.sentinels)] = True
 
     def read(
-        inputs_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array, cache: Any
+        inputs_BL: jax.Array,
+        segments_BL: jax.Array,
+        positions_BL: jax.Array,
+        cache: Any,
+        source: Source | None = None,
     ) -> tuple[jax.Array, Any]:
         """Scores of the token that comes next."""
         last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
         example = question(inputs_BL, last_B1, segments_BL, positions_BL, CausalMask())
+        example = replace(example, source=source)
         output, cache = module.apply({"params": params}, example, cache)
-        return logits(*output, einsum=module.einsum)[:, 0], cache
+        return logits(output, einsum=module.einsum)[:, 0], cache
 
     def draw(scores_BV: jax.Array, key: jax.Array) -> jax.Array:
         scores_BV = jnp.where(possible_V[None], scores_BV, -jnp.inf)
@@ -130,9 +178,9 @@ def _continue(
         return step + 1, said_BL, ended_B | (token_B == vocabulary.eos), scores_BV, cache
 
     read_B1 = (segments_BL > 0).sum(axis=1, keepdims=True)
-    scores_BV, cache = read(
-        tokens_BL, segments_BL, positions_of(segments_BL), module.init_cache(batch, capacity)
-    )
+    of_source = () if source is None else (source.inputs_BM.shape[1],)
+    cache = module.init_cache(batch, capacity, *of_source)
+    scores_BV, cache = read(tokens_BL, segments_BL, positions_of(segments_BL), cache, source)
     said_BL = jnp.full((batch, capacity), vocabulary.eos, jnp.int32)
     ended_B = jnp.zeros(batch, bool)
     carry = jnp.int32(0), said_BL, ended_B, scores_BV, cache

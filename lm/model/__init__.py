@@ -2,16 +2,19 @@
 
 import jax
 
+from lm.example import Output
 from lm.model.attention import Attention
-from lm.model.base import Base, Execution, Module, Output, Remat, blank_example
+from lm.model.base import Base, Execution, Module, Remat, blank_example
+from lm.model.encoder_decoder import EncoderDecoder
 from lm.model.transformer import Transformer
 from lm.numerics import Precision
 
-Model = Transformer
+Model = Transformer | EncoderDecoder
 
 __all__ = [
     "Attention",
     "Base",
+    "EncoderDecoder",
     "Execution",
     "Model",
     "Module",

@@ -16,20 +16,18 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Config, UserError
-from lm.example import AttentionMask, BidirectionalMask, CausalMask, Example, UntilMask
+from lm.example import (
+    AttentionMask,
+    BidirectionalMask,
+    CausalMask,
+    Example,
+    Source,
+    UntilMask,
+)
 from lm.model.attention import Attention
 from lm.numerics import Einsum, Precision
 
 Remat = Literal["none", "matmuls", "block"]
-
-
-class Output(NamedTuple):
-    """What a module says: a state at each target position, and the table that turns it into
-    tokens.
-    """
-
-    hidden_BPD: jax.Array
-    unembedding_VD: jax.Array
 
 
 class Execution(NamedTuple):
@@ -60,6 +58,13 @@ class Base(Config):
 
     # What it is
 
+    @classmethod
+    def named(cls) -> Mapping[str, Config]:
+        """The published models, as `model=gpt2`."""
+        from lm.model.presets import presets  # made of these
+
+        return {name: preset.model for name, preset in presets().items()}
+
     @property
     def depth(self) -> int:
         """Layers N."""
@@ -79,6 +84,18 @@ class Base(Config):
     def window(self) -> int | None:
         """How far before and after itself a position reads in one layer; None: a whole row."""
         return None
+
+    @property
+    def longest(self) -> int | None:
+        """Positions of a segment that it has places for, at most; None: any number."""
+        return None
+
+    @property
+    def has_last_norm(self) -> bool:
+        """Whether a norm is the last before the vocabulary: its vectors have axis last_embed,
+        and stand for a multiplier of the logits where rates are transferred by width.
+        """
+        return True
 
     def check(self) -> str | None:
         """What is wrong with the fields, in one line that begins with one; None if nothing."""
@@ -166,7 +183,7 @@ class Base(Config):
         return {
             "/".join(name): (self._component(name, axes), size)
             for name, axes, size in self._sizes(1)
-            if not is_vector(axes) and "vocab" not in axes
+            if not is_vector(axes) and TABLES.isdisjoint(axes)
         }
 
     def axes(self) -> dict[str, tuple[str, ...]]:
@@ -186,8 +203,12 @@ class Base(Config):
         length: int,
         targets: int,
         attention_mask: AttentionMask,
+        source: int = 0,
     ) -> dict[str, int]:
-        """Forward FLOPs of the matrix products by component: two a multiplication."""
+        """Forward FLOPs of the matrix products by component: two a multiplication.
+
+        `source` is how many positions of each row an encoder reads.
+        """
         found = {"embedding": 0}
         for name, weights in self.matmul_parameters(vocabulary_size).items():
             found[name] = 2 * rows * (targets if name == "head" else length) * weights
@@ -233,7 +254,7 @@ class Base(Config):
     def _component(self, name: tuple[str, ...], axes: tuple[str, ...]) -> str:
         if found := next((self.components[n] for n in name if n in self.components), None):
             return found
-        if "vocab" in axes:
+        if not TABLES.isdisjoint(axes):
             return "embedding"
         return "norm" if is_vector(axes) else "mlp"
 
@@ -279,9 +300,12 @@ class Module(nn.Module):
         """The matrix product of this module, for the head that follows it."""
         return Einsum(self.precision)
 
-    def init_cache(self, rows: int, length: int) -> Any:
-        """The cache of rows of which nothing is read yet; they may grow to `length`."""
-        del rows, length
+    def init_cache(self, rows: int, length: int, source: int = 0) -> Any:
+        """The cache of rows of which nothing is read yet; they may grow to `length`.
+
+        `source` is how many positions an encoder reads of each.
+        """
+        del rows, length, source
         raise UserError(f"model.type={self.config.kind}: it keeps no cache to generate with")
 
 
@@ -290,8 +314,14 @@ def is_vector(axes: tuple[str, ...]) -> bool:
 
     >>> is_vector(("layers", "embed")), is_vector(("embed", "mlp"))
     (True, False)
+    >>> is_vector(("layers", "heads", "head"))  # a bias of queries
+    True
     """
-    return len([axis for axis in axes if axis != "layers"]) < 2
+    return len([axis for axis in axes if axis not in ("layers", "head")]) < 2
+
+
+TABLES = frozenset({"vocab", "positions", "token_types", "buckets"})
+"""Axes of what is looked up by number: a lookup is no product."""
 
 
 def blank_example(model: Base, rows: int, length: int) -> Example:
@@ -307,6 +337,7 @@ def blank_example(model: Base, rows: int, length: int) -> Example:
         attention_mask=BidirectionalMask()
         if BidirectionalMask in model.masks
         else CausalMask(),
+        source=Source(*[ones_BL] * 3) if model.reads_source else None,
     )
 
 

@@ -1,35 +1,94 @@
-"""What layers are made of: norms, gated and plain MLPs, rotary positions."""
+"""What layers are made of: norms, and gated and plain MLPs."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from msgspec import Meta
 
+from lm.config import Config
 from lm.distributed.mesh import constrain
 from lm.numerics import Einsum
 
-Mlp = Literal["gelu", "relu2", "swiglu", "geglu"]
+Epsilon = Annotated[float, Meta(gt=0, description="added to the mean square")]
+
+
+class RmsNorm(Config, tag="rms"):
+    """Divided by the root of the mean square, and scaled (Zhang & Sennrich 2019)."""
+
+    epsilon: Epsilon = 1e-6
+
+
+class LayerNorm(Config, tag="layer"):
+    """The same after the mean is taken off, with a bias or without (Ba et al. 2016)."""
+
+    epsilon: Epsilon = 1e-6
+    bias: Annotated[Literal["none", "bias"], Meta(description="whether it is added to")] = (
+        "bias"
+    )
+
+
+NormKind = RmsNorm | LayerNorm
 
 
 class Norm(nn.Module):
-    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016), in float32."""
+    """A norm over the last axis, in float32."""
 
-    kind: Literal["rms", "layer"]
+    kind: NormKind
+    axis: str = "embed"
+    """The logical axis that is normed."""
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-        scale_D: Any = self.param("scale", ones, (x_BLD.shape[-1],))
+        scale_D: Any = self._vector("scale", nn.initializers.ones, x_BLD)
         bias_D: Any = None
-        if self.kind == "layer":
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-            bias_D = self.param("bias", zeros, (x_BLD.shape[-1],))
+        if isinstance(self.kind, LayerNorm):
+            if self.kind.bias == "bias":
+                bias_D = self._vector("bias", nn.initializers.zeros, x_BLD)
             x_BLD = x_BLD - x_BLD.mean(-1, keepdims=True)
-        x_BLD = x_BLD * jax.lax.rsqrt(jnp.square(x_BLD).mean(-1, keepdims=True) + 1e-6)
-        x_BLD = x_BLD * scale_D[None, None, :]
-        return x_BLD if bias_D is None else x_BLD + bias_D[None, None, :]
+        x_BLD = x_BLD * jax.lax.rsqrt(
+            jnp.square(x_BLD).mean(-1, keepdims=True) + self.kind.epsilon
+        )
+        x_BLD = x_BLD * _wide(scale_D, x_BLD)
+        return x_BLD if bias_D is None else x_BLD + _wide(bias_D, x_BLD)
+
+    def _vector(self, name: str, init: Any, x_BLD: jax.Array) -> Any:
+        boxed = nn.with_logical_partitioning(init, (self.axis,))
+        return self.param(name, boxed, (x_BLD.shape[-1],))
+
+
+def _wide(vector_D: jax.Array, x_BLD: jax.Array) -> jax.Array:
+    """The vector with as many axes as what it scales."""
+    return vector_D.reshape((1,) * (x_BLD.ndim - 1) + vector_D.shape)
+
+
+Activation = Literal["gelu", "gelu_exact", "silu", "relu", "relu2", "tanh"]
+"""gelu is the form with tanh (Hendrycks & Gimpel 2016), gelu_exact the one with erf; relu2 is
+ReLU squared (So et al. 2021)."""
+
+Mlp = Literal[
+    "gelu", "gelu_exact", "silu", "relu", "relu2", "geglu", "geglu_exact", "swiglu", "reglu"
+]
+"""A plain MLP by its activation, or a gated one whose gate is activated (Shazeer 2020)."""
+
+GATED: dict[Mlp, Activation] = {
+    "geglu": "gelu",
+    "geglu_exact": "gelu_exact",
+    "swiglu": "silu",
+    "reglu": "relu",
+}
+"""The activation of each gate."""
+
+
+def activate(x: jax.Array, name: Activation) -> jax.Array:
+    """An activation by its name.
+
+    >>> activate(jnp.array([-1.0, 3.0]), "relu2").tolist()
+    [0.0, 9.0]
+    """
+    return _ACTIVATION[name](x)
 
 
 def feed_forward(
@@ -41,20 +100,29 @@ def feed_forward(
     *,
     einsum: Einsum,
     mesh: jax.sharding.Mesh | None,
+    up_bias_F: jax.Array | None = None,
+    gate_bias_F: jax.Array | None = None,
 ) -> jax.Array:
-    """An MLP of width F at every position, float32[B, L, D]; with a gate, it is activated."""
-    activate = _ACTIVATION[kind]
-    x_BLF = einsum("BLD,DF->BLF", x_BLD, up_DF)
+    """An MLP of width F at every position, float32[B, L, D]; with a gate, it is activated.
+
+    The bias of what comes out is the caller's.
+    """
+    x_BLF = _plus(einsum("BLD,DF->BLF", x_BLD, up_DF), up_bias_F)
     if gate_DF is not None:
-        x_BLF = x_BLF * activate(einsum("BLD,DF->BLF", x_BLD, gate_DF))
+        gate_BLF = _plus(einsum("BLD,DF->BLF", x_BLD, gate_DF), gate_bias_F)
+        x_BLF = x_BLF * activate(gate_BLF, GATED[kind])
     else:
-        x_BLF = activate(x_BLF)
+        x_BLF = activate(x_BLF, kind)  # type: ignore[arg-type] # no gate, so an activation
     x_BLF = constrain(x_BLF, mesh, ("batch", "length", "act_mlp"))
     return einsum("BLF,FD->BLD", x_BLF, down_FD)
 
 
+def _plus(x_BLF: jax.Array, bias_F: jax.Array | None) -> jax.Array:
+    return x_BLF if bias_F is None else x_BLF + bias_F[None, None]
+
+
 def _gelu(x: jax.Array) -> jax.Array:
-    """The form with tanh (Hendrycks & Gimpel 2016), as 1/2 (1 + tanh u) = sigmoid(2 u)."""
+    """The form with tanh, as 1/2 (1 + tanh u) = sigmoid(2 u)."""
     return x * nn.sigmoid(2 * (2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x))
 
 
@@ -63,41 +131,10 @@ _ACTIVATION = {
     name: jax.checkpoint(function)
     for name, function in {
         "gelu": _gelu,
-        "geglu": _gelu,
-        "swiglu": nn.silu,
-        "relu2": lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
+        "gelu_exact": lambda x: nn.gelu(x, approximate=False),
+        "silu": nn.silu,
+        "relu": nn.relu,
+        "relu2": lambda x: jnp.square(nn.relu(x)),
+        "tanh": jnp.tanh,
     }.items()
 }
-
-
-class RotaryTable(NamedTuple):
-    """Cosine and sine of the rotary angles, float32[B, L, 1, A/2], equal in every layer."""
-
-    cosine: jax.Array
-    sine: jax.Array
-
-
-def rotary_table(
-    positions_BL: jax.Array, *, size: int, theta: float, length: int
-) -> RotaryTable:
-    """The angles for head size A at positions below `length` (Su et al. 2021, eq. 15).
-
-    They are looked up, as XLA would compute them anew for every head of every layer.
-    """
-    frequency_a = theta ** (-jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
-    angle_La = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_a[None, :]
-    return RotaryTable(*(f(angle_La)[positions_BL][:, :, None] for f in (jnp.cos, jnp.sin)))
-
-
-def rotate(x_BLHA: jax.Array, by: RotaryTable) -> jax.Array:
-    """Rotary positions on head halves (Su et al. 2021): dot products see only distances.
-
-    >>> x = jnp.ones((1, 2, 1, 4))
-    >>> table = rotary_table(jnp.array([[0, 1]]), size=4, theta=1e4, length=2)
-    >>> rotate(x, table)[0, 0, 0].tolist()
-    [1.0, 1.0, 1.0, 1.0]
-    """
-    left, right = jnp.split(x_BLHA, 2, axis=-1)
-    return jnp.concatenate(
-        [left * by.cosine - right * by.sine, right * by.cosine + left * by.sine], axis=-1
-    )

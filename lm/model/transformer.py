@@ -1,9 +1,7 @@
 """The transformer: one architecture, encoder or decoder as the `Example` says."""
 
-import math
 from collections.abc import Mapping
-from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -12,39 +10,35 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import divisors
-from lm.distributed.mesh import constrain, num_shards, platform_of
-from lm.example import AttentionMask, BidirectionalMask, CausalMask, Example, mask_array
-from lm.model.attention import (
-    KERNELS,
-    Attention,
-    Backend,
-    KeyExtent,
-    attend,
-    attend_in_blocks,
-    choose,
-    key_extents,
-    pairs,
-    refusal,
-)
-from lm.model.base import Base, Execution, Module, Output, Remat
-from lm.model.heads import head_outputs
-from lm.model.layers import Mlp, Norm, RotaryTable, feed_forward, rotary_table, rotate
-from lm.numerics import Einsum, Precision
+from lm.distributed.mesh import platform_of
+from lm.example import AttentionMask, Example, Output
+from lm.model.attention import KERNELS, Attention, Backend, choose, pairs, refusal
+from lm.model.base import Base, Execution, Module, Remat
+from lm.model.blocks import stack
+from lm.model.ends import Transform, embed, speak, tables
+from lm.model.inputs import KVCache, LayerCache, layer_inputs, see
+from lm.model.layers import GATED, Mlp, NormKind, RmsNorm
+from lm.model.positions import Alibi, Buckets, Learned, Local, Positions, Rotary, Sinusoidal
+from lm.numerics import Precision
 
 HEAD_SIZE = 64
 """Of the models that depth alone decides."""
 
 
 class Transformer(Base, tag="transformer"):
-    """Pre-norm transformer with rotary positions (GPT, BERT and what lies between)."""
+    """Transformer of any kind: GPT, BERT and what lies between, one field a part.
+
+    By default pre-norm with rotary positions. What others published is in `lm.model.presets`.
+    """
 
     remats: ClassVar[frozenset[Remat]] = frozenset({"none", "matmuls", "block"})
     components: ClassVar[Mapping[str, str]] = {
-        "query": "attention",
-        "key": "attention",
-        "value": "attention",
-        "out": "attention",
-    }
+        **{f"{source}{name}{bias}": "attention"
+           for source in ("", "source_") for name in ("query", "key", "value", "out")
+           for bias in ("", "_bias")},
+        **{f"{name}_bias": "mlp" for name in ("up", "gate", "down")},
+        **dict.fromkeys(("buckets", "query_norm", "key_norm"), "attention"),
+    }  # fmt: skip
     depth: Annotated[int, Meta(ge=1, description="layers N")] = 4
     width: Annotated[int, Meta(ge=2, description="model width D")] = 256
     heads: Annotated[int, Meta(ge=1, description="query heads H; they divide the width")] = 4
@@ -62,17 +56,67 @@ class Transformer(Base, tag="transformer"):
         ]
         | None
     ) = None
-    norm: Annotated[Literal["rms", "layer"], Meta(description="RMSNorm or LayerNorm")] = "rms"
+    norm: Annotated[NormKind, Meta(description="RMSNorm or LayerNorm")] = RmsNorm()
     embedding: Annotated[
         Literal["tied", "untied"], Meta(description="whether input and output share a table")
     ] = "tied"
     dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout rate in training")] = 0.0
-    rope_theta: Annotated[float, Meta(gt=0, description="base of the rotary wavelengths")] = 1e4
+    positions: Annotated[Positions, Meta(description="how it knows where tokens stand")] = (
+        Rotary()
+    )
+    head_width: (
+        Annotated[int, Meta(ge=1, description="head size A; null: the heads divide the width")]
+        | None
+    ) = None
+    norm_placement: Annotated[
+        Literal["before", "after", "both"],
+        Meta(
+            description="of a block's norms: x + f(norm(x)); norm(x + f(x)) without a last norm"
+            " (BERT); x + norm(f(norm(x)))"
+        ),
+    ] = "before"
+    first_norm: Annotated[
+        Literal["norm", "none"],
+        Meta(description="whether the first layer's attention reads the stream normed"),
+    ] = "norm"
+    embedding_norm: Annotated[
+        Literal["none", "norm"], Meta(description="whether embeddings are normed")
+    ] = "none"
+    embedding_scale: Annotated[
+        Literal["none", "sqrt_width"], Meta(description="what tokens' embeddings are times")
+    ] = "none"
+    token_types: Annotated[
+        int, Meta(ge=0, description="kinds of tokens with embeddings, as the texts of a pair")
+    ] = 0
+    attention_bias: Annotated[
+        Literal["none", "qkv", "all"], Meta(description="which projections have biases")
+    ] = "none"
+    mlp_bias: Annotated[Literal["none", "all"], Meta(description="whether MLPs have")] = "none"
+    query_key_norm: Annotated[
+        Literal["none", "head"], Meta(description="RMSNorm of each query and key (Qwen 3)")
+    ] = "none"
+    attention_scale: Annotated[
+        Literal["rsqrt_head", "one", "by_layer"],
+        Meta(description="of scores: 1/sqrt(A), 1 (T5), or 1/sqrt(A) over the layer's number"),
+    ] = "rsqrt_head"
+    local: Annotated[Local, Meta(description="layers that see near keys alone")] | None = None
+    transform: (
+        Annotated[Transform, Meta(description="of states before the vocabulary (BERT)")] | None
+    ) = None
+    output_bias: Annotated[
+        Literal["none", "bias"], Meta(description="whether each logit has a bias")
+    ] = "none"
+    logit_scale: Annotated[
+        Literal["none", "rsqrt_width"], Meta(description="what logits are times (T5)")
+    ] = "none"
+    logit_softcap: (
+        Annotated[float, Meta(gt=0, description="c: logits z become c tanh(z / c)")] | None
+    ) = None
 
     @property
     def gated(self) -> bool:
         """Whether the MLP has a gate, so three matrices in place of two."""
-        return self.mlp in ("swiglu", "geglu")
+        return self.mlp in GATED
 
     @property
     def groups(self) -> int:
@@ -82,7 +126,7 @@ class Transformer(Base, tag="transformer"):
     @property
     def head_size(self) -> int:
         """Head size A."""
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
 
     @property
     def mlp_size(self) -> int:
@@ -95,21 +139,60 @@ class Transformer(Base, tag="transformer"):
             return self.mlp_width
         return -(-8 * self.width // 3 // 8) * 8 if self.gated else 4 * self.width
 
+    @property
+    def window(self) -> int | None:
+        if self.local is None or not all(self.local.is_local(self.depth)):
+            return None
+        return self.local.reach
+
+    @property
+    def longest(self) -> int | None:
+        return self.positions.length if isinstance(self.positions, Learned) else None
+
+    @property
+    def has_last_norm(self) -> bool:
+        return self.norm_placement != "after" or self.transform is not None
+
+    @property
+    def scores_are_plain(self) -> bool:
+        """Whether attention's kernels can compute it: masks and products alone."""
+        return self.local is None and not isinstance(self.positions, Alibi | Buckets)
+
     def check(self) -> str | None:
         """What is wrong with the fields taken together, in one line, or None."""
-        if self.width % self.heads:
+        if self.head_width is None and self.width % self.heads:
             near = sorted(sorted(divisors(self.width), key=lambda h: abs(h - self.heads))[:3])
             return f"heads={self.heads} does not divide width {self.width}; nearest: {near}"
-        if self.head_size % 2:
-            return (
-                f"heads={self.heads} leaves an odd head size {self.head_size}: not for rotary"
-            )
+        for field, rotary in self._rotaries():
+            if (turned := rotary.turned(self.head_size)) % 2 or not turned:
+                if rotary.fraction == 1 and self.head_width is None:
+                    return (
+                        f"heads={self.heads} leaves an odd head size {self.head_size}: not for"
+                        " rotary"
+                    )
+                return (
+                    f"{field}.fraction={rotary.fraction:g} turns {turned} of {self.head_size}"
+                    " elements of a head; must be an even number"
+                )
         if self.heads % self.groups:
             return (
                 f"kv_heads={self.kv_heads} does not divide heads {self.heads}; one of"
                 f" {divisors(self.heads)}"
             )
+        if isinstance(self.positions, Sinusoidal) and self.width % 2:
+            return f"width={self.width} is odd: not for positions.type=sinusoidal"
+        if self.first_norm == "none" and self.norm_placement == "after":
+            return "first_norm=none: norm_placement=after has no norm before attention"
         return None
+
+    def _rotaries(self) -> list[tuple[str, Rotary]]:
+        """The settings of rotary positions, by their fields."""
+        found = []
+        if isinstance(self.positions, Rotary):
+            found.append(("positions", self.positions))
+        if self.local is not None and self.local.rotary is not None:
+            found.append(("local.rotary", self.local.rotary))
+        return found
 
     def splits(self) -> dict[str, tuple[str, int]]:
         """What a mesh may split, by logical axis: the field, and its size."""
@@ -126,10 +209,22 @@ class Transformer(Base, tag="transformer"):
         return 2 * self.heads
 
     def tiny(self, depth: int) -> Self:
-        """Width 16 with 2 query heads, which share keys if they did."""
+        """Width 16 with 2 query heads, which share keys if they did; windows of 3."""
+        replace = msgspec.structs.replace
         shared = self.groups < self.heads
-        return msgspec.structs.replace(
-            self, depth=depth, width=16, heads=2, kv_heads=1 if shared else None, mlp_width=None
+        positions, local = self.positions, self.local
+        if isinstance(positions, Learned):
+            positions = Learned(length=256)
+        return replace(
+            self,
+            depth=depth,
+            width=16,
+            heads=2,
+            kv_heads=1 if shared else None,
+            head_width=None if self.head_width is None else 12,
+            mlp_width=None,
+            positions=positions,
+            local=None if local is None else replace(local, reach=1),
         )
 
     def at_depth(self, depth: int) -> Self:
@@ -147,12 +242,22 @@ class Transformer(Base, tag="transformer"):
 
     def refuse_execution(self, how: Execution) -> str | None:
         """Attention that the platform, the precision or the size of heads does not allow."""
+        if how.attention not in ("auto", "xla") and not self.scores_are_plain:
+            what = "local layers" if self.local is not None else "scores by distance"
+            return f"attention={how.attention}: has no {what}; it may be auto or xla"
         return refusal(
             how.attention,
             precision=how.precision,
             head_size=self.head_size,
             platform=how.platform,
         ) or self.refuse_remat(how.remat)
+
+    def matmul_parameters(self, vocabulary_size: int) -> dict[str, int]:
+        found = super().matmul_parameters(vocabulary_size)
+        if self.transform is not None:  # which only targets pass through
+            found["mlp"] -= self.width**2
+            found["head"] += self.width**2
+        return found
 
     def matmul_flops(
         self,
@@ -162,6 +267,7 @@ class Transformer(Base, tag="transformer"):
         length: int,
         targets: int,
         attention_mask: AttentionMask,
+        source: int = 0,
     ) -> dict[str, int]:
         """Scores are counted for the pairs that are computed, whether masked or not."""
         found = super().matmul_flops(
@@ -171,7 +277,8 @@ class Transformer(Base, tag="transformer"):
             targets=targets,
             attention_mask=attention_mask,
         )
-        scores = 4 * self.depth * rows * pairs("xla", attention_mask, length) * self.width
+        wide = self.heads * self.head_size
+        scores = 4 * self.depth * rows * pairs("xla", attention_mask, length) * wide
         order = "embedding", "attention", "scores", "mlp", "head"
         return {name: scores if name == "scores" else found[name] for name in order}
 
@@ -188,7 +295,8 @@ class Transformer(Base, tag="transformer"):
         backend = self._backend(how, length)
         if backend == "xla" or KERNELS[backend].home != how.platform:
             return 0
-        each = 2 * self.depth * rows * pairs(backend, attention_mask, length) * self.width
+        wide = self.heads * self.head_size
+        each = 2 * self.depth * rows * pairs(backend, attention_mask, length) * wide
         if not train:
             return 2 * each
         forward = 2 if how.remat == "none" else 4  # neither policy keeps what a kernel gives
@@ -209,6 +317,8 @@ class Transformer(Base, tag="transformer"):
             return {"scores": forward["scores"]}
         matrices = 3 if self.gated else 2
         again = {name: forward[name] for name in ("attention", "scores")}
+        if self.norm_placement != "before":  # whose norm is derived from the last product
+            return again | {"mlp": forward["mlp"]}
         return again | {"mlp": forward["mlp"] * (matrices - 1) // matrices}
 
     def activation_bytes(self, remat: Remat) -> int:
@@ -226,7 +336,14 @@ class Transformer(Base, tag="transformer"):
             return 0
         return length * self.heads * (self.depth if how.remat == "none" else 1)
 
+    @property
+    def module_type(self) -> "type[TransformerModule]":
+        """The module that computes it."""
+        return TransformerModule
+
     def _backend(self, how: Execution, length: int) -> Backend:
+        if not self.scores_are_plain:
+            return "xla"
         return choose(
             how.attention, platform=how.platform, precision=how.precision, length=length
         )
@@ -243,7 +360,7 @@ class Transformer(Base, tag="transformer"):
     ) -> "TransformerModule":
         if unroll is None:  # a rolled loop costs a CPU a third of its speed, a TPU nothing
             unroll = self.depth if platform_of(mesh) == "cpu" else 1
-        return TransformerModule(
+        return self.module_type(
             config=self,
             vocabulary_size=vocabulary_size,
             mesh=mesh,
@@ -252,32 +369,6 @@ class Transformer(Base, tag="transformer"):
             unroll=unroll,
             attention=attention,
         )
-
-
-KeysValues = tuple[jax.Array, jax.Array]
-"""Keys and values, [B, M, G, A] in a layer, [N, B, M, G, A] in all of them."""
-
-
-class KVCache(NamedTuple):
-    """What a causal module keeps of the positions it has read: it need not read them again."""
-
-    kv: KeysValues
-    segments_BM: jax.Array
-    cache_length: jax.Array
-    """int32: how many of the M positions are filled."""
-
-
-class AttentionInputs(NamedTuple):
-    """What the layers share: the rows' angles, what they see, and what they have read before.
-
-    A kernel makes its own masks, so then there is none.
-    """
-
-    angles: RotaryTable
-    attention_mask: AttentionMask
-    segments_BL: jax.Array
-    mask_BLM: jax.Array | None
-    cache_length: jax.Array | None
 
 
 class TransformerModule(Module):
@@ -292,205 +383,24 @@ class TransformerModule(Module):
     unroll: int
     attention: Attention
 
-    def init_cache(self, rows: int, length: int) -> KVCache:
+    def init_cache(self, rows: int, length: int, source: int = 0) -> KVCache:
         c = self.config
         kv = jnp.zeros((c.depth, rows, length, c.groups, c.head_size), self.precision)
-        return KVCache((kv, kv), jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
+        zeros_BM = jnp.zeros((rows, length), jnp.int32)
+        return KVCache(LayerCache(kv, kv), zeros_BM, zeros_BM, jnp.int32(0))
 
     @nn.compact
     def __call__(
         self, example: Example, cache: KVCache | None = None
     ) -> Output | tuple[Output, KVCache]:
-        embedding_VD, unembedding_VD = self._tables()
-        x_BLD = constrain(
-            embedding_VD[example.inputs], self.mesh, ("batch", "length", "act_embed")
-        )
-        x_BLD = self._dropout(x_BLD)
-        backend, blocks, inputs, segments_BM = self._see(example, cache)
-        layers = self._stack(backend, blocks)
-        x_BLD, kv = layers(x_BLD, inputs, None if cache is None else cache.kv)
-        targets = "length"
-        if example.target_positions is not None:
-            x_BLD = jnp.take_along_axis(x_BLD, example.target_positions[..., None], axis=1)
-            targets = "targets"
-        hidden_BPD = Norm(self.config.norm, name="norm")(x_BLD)
-        if example.head is not None:
-            return Output(*head_outputs(hidden_BPD, example))
-        hidden_BPD = constrain(hidden_BPD, self.mesh, ("batch", targets, "act_embed"))
-        output = Output(hidden_BPD, unembedding_VD)
-        if cache is None or kv is None:
+        c = self.config
+        embedding_VD, unembedding_VD = tables(self, c)
+        x_BLD = embed(self, c, embedding_VD, example)
+        seen = see(self, c, example, cache)
+        read = None if cache is None else cache.layers
+        x_BLD, layers = stack(self, c, seen)(x_BLD, seen.inputs, read, layer_inputs(c))
+        output = speak(self, c, x_BLD, unembedding_VD, example)
+        if cache is None or layers is None:
             return output
-        return output, KVCache(kv, segments_BM, cache.cache_length + example.inputs.shape[1])
-
-    def _tables(self) -> tuple[jax.Array, jax.Array]:
-        """The tables of inputs and of outputs, [V, D]: one, if they are tied."""
-        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        shape = self.vocabulary_size, self.config.width
-        # Tables are gathered whole in width before use: a lookup in a table that is split by
-        # columns would be laid out anew, row by row.
-        whole: Any = partial(constrain, mesh=self.mesh, axes=("vocab", "act_embed"))
-        embedding_VD = whole(self.param("embedding", table, shape))
-        if self.config.embedding == "tied":
-            return embedding_VD, embedding_VD
-        return embedding_VD, whole(self.param("unembedding", table, shape))
-
-    def _see(
-        self, example: Example, cache: KVCache | None
-    ) -> tuple[Backend, tuple[KeyExtent, ...], AttentionInputs, jax.Array]:
-        """What computes attention, what it sees, and the segments of all keys, [B, M]."""
-        length = example.inputs.shape[1]
-        backend: Backend = "xla"  # which goes on from a cache, too
-        if cache is None:
-            segments_BM, cache_length = example.segments, None
-            backend = choose(
-                self.attention,
-                platform=platform_of(self.mesh),
-                precision=self.precision,
-                length=length,
-            )
-            # Where positions are spread over devices, each has some of every block.
-            whole_row = num_shards(self.mesh, "length") > 1
-            blocks = key_extents(
-                BidirectionalMask() if whole_row else example.attention_mask, length
-            )
-            mask_BLM = None
-            if backend == "xla":
-                mask_BLM = mask_array(example.attention_mask, segments_BM)
-        else:
-            segments_BM, cache_length = (
-                _put(cache.segments_BM, example.segments, cache.cache_length),
-                cache.cache_length,
-            )
-            blocks = (KeyExtent(0, length, segments_BM.shape[1]),)
-            mask_BLM = _sees_past(example, segments_BM, cache_length)
-        angles = rotary_table(
-            example.positions,
-            size=self.config.head_size,
-            theta=self.config.rope_theta,
-            length=segments_BM.shape[1],
-        )
-        inputs = AttentionInputs(
-            angles, example.attention_mask, example.segments, mask_BLM, cache_length
-        )
-        return backend, blocks, inputs, segments_BM
-
-    def _stack(self, backend: Backend, blocks: tuple[KeyExtent, ...]) -> Any:
-        """All layers, as a function of the stream: one program, its parameters stacked."""
-        block = Block if self.remat == "none" else nn.remat(Block, policy=_POLICY[self.remat])
-        stacked = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
-            length=self.config.depth,
-            unroll=self.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return stacked(self.config, self.mesh, self.einsum, backend, blocks, name="layers")
-
-    def _dropout(self, x: jax.Array) -> jax.Array:
-        return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
-
-
-class Block(nn.Module):
-    """Attention, then MLP, each on the normed stream and added to it."""
-
-    config: Transformer
-    mesh: jax.sharding.Mesh | None
-    einsum: Einsum
-    backend: Backend
-    blocks: tuple[KeyExtent, ...]
-
-    @nn.compact
-    def __call__(
-        self, x_BLD: jax.Array, inputs: AttentionInputs, kv: KeysValues | None
-    ) -> tuple[jax.Array, KeysValues | None]:
-        kind = self.config.norm
-        attention_BLD, kv = self._attention(Norm(kind, name="norm_1")(x_BLD), inputs, kv)
-        x_BLD = x_BLD + self._dropout(attention_BLD)
-        x_BLD = x_BLD + self._dropout(self._mlp(Norm(kind, name="norm_2")(x_BLD)))
-        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), kv
-
-    def _attention(
-        self, x_BLD: jax.Array, inputs: AttentionInputs, kv: KeysValues | None
-    ) -> tuple[jax.Array, KeysValues | None]:
-        c = self.config
-        width, heads, groups, size = c.width, c.heads, c.groups, c.head_size
-        query_DHA = self._matrix("query", ("embed", "heads", "head"), (width, heads, size))
-        key_DGA = self._matrix("key", ("embed", "kv", "head"), (width, groups, size))
-        value_DGA = self._matrix("value", ("embed", "kv", "head"), (width, groups, size))
-        out_HAD = self._matrix("out", ("heads", "head", "embed"), (heads, size, width))
-        query_BLHA = rotate(self.einsum("BLD,DHA->BLHA", x_BLD, query_DHA), inputs.angles)
-        key_BMGA = rotate(self.einsum("BMD,DGA->BMGA", x_BLD, key_DGA), inputs.angles)
-        value_BMGA = self.einsum("BMD,DGA->BMGA", x_BLD, value_DGA)
-        if kv is not None and inputs.cache_length is not None:
-            new = self.einsum.rounded(key_BMGA), self.einsum.rounded(value_BMGA)
-            kv = (
-                _put(kv[0], new[0], inputs.cache_length),
-                _put(kv[1], new[1], inputs.cache_length),
-            )
-            key_BMGA, value_BMGA = kv
-        query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
-        qkv = query_BLHA, key_BMGA, value_BMGA
-        if self.is_initializing():  # what mixes them has no parameters
-            mixed_BLHA = query_BLHA
-        elif inputs.mask_BLM is not None:
-            mixed_BLHA = attend(*qkv, inputs.mask_BLM, self.blocks, einsum=self.einsum)
-        else:
-            assert self.mesh is not None, "a kernel is for devices"
-            mixed_BLHA = attend_in_blocks(
-                self.backend,
-                *qkv,
-                inputs.segments_BL,
-                inputs.attention_mask,
-                mesh=self.mesh,
-                einsum=self.einsum,
-            )
-        return self.einsum("BLHA,HAD->BLD", mixed_BLHA, out_HAD), kv
-
-    def _mlp(self, x_BLD: jax.Array) -> jax.Array:
-        c = self.config
-        up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_size))
-        down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_size, c.width))
-        gate_DF = None
-        if c.gated:
-            gate_DF = self._matrix("gate", ("embed", "mlp"), (c.width, c.mlp_size))
-        return feed_forward(
-            x_BLD, up_DF, gate_DF, down_FD, c.mlp, einsum=self.einsum, mesh=self.mesh
-        )
-
-    def _matrix(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
-        """A weight with its axes: inputs first; what writes to the stream starts smaller.
-
-        With the scale 1/sqrt(2 N) the stream's variance does not grow with depth (Radford et
-        al. 2019, section 2.3).
-        """
-        writes = axes[-1] == "embed"
-        fan_in = self.config.width if axes[0] == "embed" else math.prod(shape[:-1])
-        scale = (2 * self.config.depth) ** -0.5 if writes else 1.0
-        init = nn.initializers.truncated_normal(scale * fan_in**-0.5)
-        weight: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape)
-        return weight
-
-    def _dropout(self, x: jax.Array) -> jax.Array:
-        return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
-
-
-def _put(whole_BM: jax.Array, part_BL: jax.Array, at: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(whole_BM, part_BL, at, axis=1)
-
-
-def _sees_past(example: Example, segments_BM: jax.Array, cache_length: jax.Array) -> jax.Array:
-    """What queries that come after `cache_length` positions see of all keys, bool[B, L, M]."""
-    if not isinstance(example.attention_mask, CausalMask):
-        raise ValueError("only a causal row can go on from a cache")
-    length, capacity = example.segments.shape[1], segments_BM.shape[1]
-    before_LM = jnp.arange(capacity)[None, :] <= cache_length + jnp.arange(length)[:, None]
-    segments_BL1 = example.segments[:, :, None]
-    return (segments_BL1 == segments_BM[:, None, :]) & (segments_BL1 > 0) & before_LM[None]
-
-
-_POLICY = {
-    "block": jax.checkpoint_policies.nothing_saveable,
-    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+        length = cache.cache_length + example.inputs.shape[1]
+        return output, KVCache(layers, seen.segments_BM, seen.positions_BM, length)

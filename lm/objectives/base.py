@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 import jax
 
 from lm.config import Config
-from lm.example import AttentionMask, Batch, Example, Head, Vocabulary
+from lm.example import AttentionMask, Batch, Example, Head, Output, Vocabulary
 from lm.loss import Sum, cross_entropy
 from lm.numerics import Einsum
 
@@ -54,7 +54,7 @@ class Base(Config):
 
     def loss(
         self,
-        output: tuple[jax.Array, jax.Array],
+        output: Output,
         example: Example,
         *,
         einsum: Einsum,
@@ -62,14 +62,12 @@ class Base(Config):
     ) -> dict[str, Sum]:
         """What training makes small, by the name `loss`, and further numbers to be recorded.
 
-        `output` is the model's: the states that speak, [B, P, D], and the table that turns them
-        into logits, [V, D]. Each is a weighted sum, which microbatches, devices and batches of
-        an evaluation add up, and is divided once by its own weight.
+        `output` is the model's: the states that speak, and how they become logits. Each number
+        is a weighted sum, which microbatches, devices and batches of an evaluation add up, and
+        is divided once by its own weight.
         """
-        states_BPD, table_VD = output
         targets, weights = example.targets, example.weights
-        found = cross_entropy(states_BPD, table_VD, targets, weights, einsum=einsum, mesh=mesh)
-        return {"loss": found}
+        return {"loss": cross_entropy(output, targets, weights, einsum=einsum, mesh=mesh)}
 
     def target_count(self, length: int) -> int:
         """Target positions P of a row of `length` tokens: a capacity, used or not."""
@@ -78,6 +76,10 @@ class Base(Config):
     def positions(self, length: int) -> int:
         """Positions that the module computes for a row of `length` tokens."""
         return length
+
+    def source_positions(self, length: int) -> int:
+        """Positions of the source that an encoder reads of a row of `length` tokens."""
+        return 0
 
     def check(self, *, length: int, sentinels: int) -> str | None:
         """What is wrong with the fields, in one line that begins with one; None if nothing."""

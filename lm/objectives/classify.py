@@ -13,6 +13,7 @@ from lm.example import (
     CausalMask,
     Example,
     Head,
+    Output,
     Vocabulary,
     positions_of,
 )
@@ -115,15 +116,14 @@ class Classify(Base, tag="classify"):
 
     def loss(
         self,
-        output: tuple[jax.Array, jax.Array],
+        output: Output,
         example: Example,
         *,
         einsum: Einsum,
         mesh: jax.sharding.Mesh | None = None,
     ) -> dict[str, Sum]:
         """Cross-entropy in nats a document, and `accuracy`: the fraction named rightly."""
-        states_BPD, table_CD = output
-        logits_BPC = logits(states_BPD, table_CD, einsum=einsum)
+        logits_BPC = logits(output, einsum=einsum)
         targets_BP, weights_BP = example.targets, example.weights
         right_BP = logits_BPC.argmax(-1) == targets_BP
         at_BP1 = targets_BP[..., None]

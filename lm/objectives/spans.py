@@ -69,6 +69,9 @@ class Spans(Base, tag="spans"):
         text, spans = self._room(length)
         return text + spans if self.stack == "single" else spans
 
+    def source_positions(self, length: int) -> int:
+        return self._room(length)[0] if self.source else 0
+
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:
         return frozenset({UntilMask if self.stack == "single" else CausalMask})

@@ -9,19 +9,26 @@ import optax
 def is_weight(axes: tuple[str, ...]) -> bool:
     """Whether these are the axes of a matrix: inputs and outputs, one or a stack.
 
+    A table of numbers that are added to scores is none.
+
     >>> is_weight(("layers", "embed", "heads", "head")), is_weight(("vocab", "embed"))
     (True, True)
     >>> is_weight(("layers", "embed")), is_weight(("layers", "heads", "head"))
     (False, False)
     """
-    return len(sides_of(axes)) == 2
+    return len(sides_of(axes)) == 2 and "buckets" not in axes
 
 
 _SIDES = (
     *(("heads", "head"), ("kv", "head"), ("embed",), ("mlp",)),
-    *(("vocab",), ("classes",), ("head",)),
+    *(("vocab",), ("classes",), ("head",), ("last_embed",), ("act_embed",)),
+    *(("positions",), ("token_types",), ("buckets",)),
 )
 """Runs of axes that are one side of a matrix: all of its inputs or all of its outputs."""
+
+
+_BESIDE = frozenset({"vocab", "classes", "positions", "token_types"})
+"""Axes of tables beside the layers."""
 
 
 def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
@@ -43,7 +50,7 @@ def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 def is_layer_matrix(axes: tuple[str, ...]) -> bool:
     """Whether these are the axes of a matrix of the layers, and of no table beside them."""
-    return is_weight(axes) and "vocab" not in axes and "classes" not in axes
+    return is_weight(axes) and _BESIDE.isdisjoint(axes)
 
 
 def is_axes(x: Any) -> bool:

@@ -90,7 +90,7 @@ def initial(optimizer: Base, params: Any, axes: Any, *, width: int) -> Any:
 
     >>> import jax.numpy as jnp
     >>> from lm.optimizer import Adamw
-    >>> axes = {"norm": ("embed",), "up": ("layers", "embed", "mlp")}
+    >>> axes = {"norm": ("last_embed",), "up": ("layers", "embed", "mlp")}
     >>> ones = {"norm": jnp.ones(8), "up": jnp.ones((2, 8, 8))}
     >>> found = initial(Adamw(base_width=2), ones, axes, width=8)
     >>> float(found["norm"][0]), float(found["up"][0, 0, 0])
@@ -116,8 +116,8 @@ def state_axes(transformation: optax.GradientTransformation, params: Any, axes: 
 
 
 def _last_norm(axes: tuple[str, ...], ratio: float) -> float:
-    """What stands for a multiplier of the logits: 1 / r for vectors beside the layers."""
-    return 1 / ratio if axes == ("embed",) else 1.0
+    """What stands for a multiplier of the logits: 1 / r for the norm before the vocabulary."""
+    return 1 / ratio if axes == ("last_embed",) else 1.0
 
 
 def _rate(optimizer: Base, axes: tuple[str, ...], ratio: float) -> float:

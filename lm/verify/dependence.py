@@ -16,8 +16,13 @@ import numpy as np
 
 from lm.distributed import mesh as _mesh
 from lm.example import BidirectionalMask, CausalMask, Example, Source, UntilMask
+from lm.loss import logits
 from lm.model import Attention, Base, build
+from lm.numerics import Einsum
 from lm.verify.rows import LENGTH
+
+_TABLE = ("vocab", "embed")
+"""The axes of a table of tokens."""
 
 TABLE = 256
 """Tokens of the modules' vocabulary, so that every position of a batch has one of its own."""
@@ -50,7 +55,7 @@ def modules(
     )
 
 
-def random_parameters(module: nn.Module, example: Example, *, seed: int = 1) -> Any:
+def random_parameters(module: Any, example: Example, *, seed: int = 1) -> Any:
     """Random parameters, far from initial ones, where scales are 1 and attention is flat."""
     random = np.random.default_rng(seed)
     return jax.tree.map(
@@ -108,7 +113,7 @@ def closed(may_BLM: np.ndarray) -> np.ndarray:
     return may_BLM
 
 
-def reach(module: nn.Module, params: Any, example: Example) -> np.ndarray:
+def reach(module: Any, params: Any, example: Example) -> np.ndarray:
     """Which inputs the state at each target depends on, by its Jacobian, bool[B, P, B, L + M].
 
     Each position looks up a row of its own in the module's tables (the parameters whose first
@@ -137,7 +142,7 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @cache
-def _boxed(module: nn.Module, mask: type, source_width: int) -> Any:
+def _boxed(module: Any, mask: type, source_width: int) -> Any:
     """The shapes of a module's parameters, with the names of their axes; masks make none."""
     zeros, source = jnp.zeros((1, LENGTH), int), None
     if source_width:
@@ -155,25 +160,25 @@ def _boxed(module: nn.Module, mask: type, source_width: int) -> Any:
     return jax.eval_shape(module.init, jax.random.key(0), example)["params"]
 
 
-def _boxed_for(module: nn.Module, example: Example) -> Any:
+def _boxed_for(module: Any, example: Example) -> Any:
     mask: type = type(example.attention_mask)
     source_width = 0 if example.source is None else example.source.inputs_BM.shape[1]
     return _boxed(module, mask, source_width)
 
 
 @cache
-def _jacobian(module: nn.Module) -> Any:
+def _jacobian(module: Any) -> Any:
     def sizes(params: Any, example: Example) -> jax.Array:
         boxed = _boxed_for(module, example)
         boxes = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
-        tables = [number for number, box in enumerate(boxes) if box.names[0] == "vocab"]
+        tables = [number for number, box in enumerate(boxes) if box.names == _TABLE]
         leaves, structure = jax.tree.flatten(params)
 
         def states(values: list[jax.Array]) -> jax.Array:
             new = dict(zip(tables, values, strict=True))
             given = [new.get(number, leaf) for number, leaf in enumerate(leaves)]
             tree = jax.tree.unflatten(structure, given)
-            hidden_BPD, _ = module.apply({"params": tree}, example)
+            hidden_BPD = module.apply({"params": tree}, example).hidden_BPD
             # One random direction of each state depends on what the state depends on.
             return hidden_BPD @ jax.random.normal(jax.random.key(2), hidden_BPD.shape[-1:])
 
@@ -184,23 +189,22 @@ def _jacobian(module: nn.Module) -> Any:
 
 
 @cache
-def _logits(module: nn.Module) -> Any:
-    def logits(params: Any, example: Example) -> jax.Array:
-        hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
-        return jnp.einsum("BPD,VD->BPV", hidden_BPD, unembedding_VD)
+def _logits(module: Any) -> Any:
+    def answer(params: Any, example: Example) -> jax.Array:
+        return logits(module.apply({"params": params}, example), einsum=Einsum("float32"))
 
-    return jit(logits)
+    return jit(answer)
 
 
-def changed_logits(module: nn.Module, params: Any, examples: Example) -> np.ndarray:
+def changed_logits(module: Any, params: Any, examples: Example) -> np.ndarray:
     """Which logits of a stack of examples differ from those of the first, bool[N, B, P].
 
     By more than rounding: a row may be computed in another order at another place of a batch.
     """
     shape = examples.inputs.shape[:2]
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)
-    logits = np.asarray(_logits(module)(params, batch))
-    logits_NBPV = logits.reshape(*shape, *logits.shape[1:])
+    logits_RPV = np.asarray(_logits(module)(params, batch))
+    logits_NBPV = logits_RPV.reshape(*shape, *logits_RPV.shape[1:])
     sizes_NBP = np.abs(logits_NBPV - logits_NBPV[:1]).max(-1)
     return sizes_NBP > 1e-5 * np.abs(logits_NBPV).max()
 

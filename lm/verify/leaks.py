@@ -121,7 +121,7 @@ def prove_all(
         f" {LENGTH}, attention={attention}"
     )
     for part in parts(objective):
-        proof = prove(part, small, window=model.window)
+        proof = prove(part, small, window=model.tiny(1).window)
         if not proof.targets:
             raise UserError(
                 f"{title(part)} asks for nothing in rows of {LENGTH}, the longest that are"

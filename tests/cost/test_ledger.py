@@ -116,8 +116,7 @@ def test_forward_flops_by_component_are_the_products_that_are_traced(objective, 
     def forward(params, tokens_BL):
         batch = Batch(tokens_BL, jnp.ones_like(tokens_BL))
         example = objective(batch, vocabulary(size), jax.random.key(0))
-        hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
-        return lm.loss.logits(hidden_BPD, unembedding_VD, einsum=module.einsum)
+        return lm.loss.logits(module.apply({"params": params}, example), einsum=module.einsum)
 
     tokens_BL = jax.ShapeDtypeStruct((2, length), jnp.int32)
     counted: Counter[str] = Counter()

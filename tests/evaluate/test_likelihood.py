@@ -62,7 +62,7 @@ def _log_probabilities(module, params, inputs, segments, visible):
         positions=positions_of(segments),
         attention_mask=visible,
     )
-    hidden, unembedding = module.apply({"params": params}, example)
+    hidden, unembedding, *_ = module.apply({"params": params}, example)
     return jax.nn.log_softmax(hidden @ unembedding.T, axis=-1)
 
 

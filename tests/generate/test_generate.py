@@ -33,7 +33,7 @@ def _probabilities(module, params, inputs, segments, visible):
         positions=positions_of(segments),
         attention_mask=visible,
     )
-    hidden, unembedding = module.apply({"params": params}, example)
+    hidden, unembedding, *_ = module.apply({"params": params}, example)
     return jax.nn.softmax(hidden[0] @ unembedding.T, axis=-1)
 
 

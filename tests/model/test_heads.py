@@ -66,7 +66,7 @@ def test_outputs_are_of_the_shape_that_the_head_says(module) -> None:
         own = params[f"head_{head.name}"]
         assert (own["bias"] == 0).all() and own["bias"].shape == shape[2:]
         own["bias"] = own["bias"] + 7
-        states, table = module.apply({"params": params}, example)
+        states, table, *_ = module.apply({"params": params}, example)
         logits = jnp.einsum("BPD,CD->BPC", states, table)
         assert logits.shape == shape
         without = jnp.einsum("BPD,CD->BPC", states[..., :-1], own["table"])

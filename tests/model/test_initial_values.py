@@ -7,11 +7,12 @@ import pytest
 
 from lm.distributed import mesh
 from lm.model import Transformer, blank_example, build
+from lm.model.layers import LayerNorm
 
 CONFIGS = {
     "default": Transformer(depth=2, width=16, heads=2),
     "swiglu, layer norm, untied": Transformer(
-        depth=2, width=16, heads=2, mlp="swiglu", norm="layer", embedding="untied"
+        depth=2, width=16, heads=2, mlp="swiglu", norm=LayerNorm(), embedding="untied"
     ),
     "shared key heads": Transformer(depth=3, width=16, heads=4, kv_heads=2, mlp="relu2"),
     "odd widths": Transformer(depth=1, width=30, heads=5, mlp_width=37, mlp="geglu"),

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.model.layers import rotary_table, rotate
+from lm.model.positions import Rotary, rotate
 
 
 def test_rotary_products_see_distances_and_nothing_else():
     """Fails if one half is left unturned, turned the wrong way, or by another frequency."""
     keys = jax.random.split(jax.random.key(0), 2)
     query, key = (jnp.tile(jax.random.normal(k, (1, 1, 1, 8)), (1, 12, 1, 1)) for k in keys)
-    by = rotary_table(jnp.arange(12)[None], size=8, theta=100.0, length=12)
+    by = Rotary(theta=100.0).table(jnp.arange(12)[None], size=8, length=12)
     turned = [rotate(x, by)[0, :, 0] for x in (query, key)]
     products_LM = np.asarray(turned[0] @ turned[1].T)
     for distance in range(-11, 12):

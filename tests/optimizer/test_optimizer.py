@@ -29,7 +29,7 @@ from lm.optimizer import (
 FLAT = WarmupStableDecay(warmup=0, decay=0)
 AXES = {
     "embedding": ("vocab", "embed"),
-    "final": ("embed",),
+    "final": ("last_embed",),
     "norm": ("layers", "embed"),
     "query": ("layers", "embed", "heads", "head"),
     "query_bias": ("layers", "heads", "head"),
@@ -37,6 +37,7 @@ AXES = {
     "up": ("layers", "embed", "mlp"),
 }
 SIZES = {"layers": 3, "vocab": 24, "embed": 16, "heads": 2, "head": 4, "mlp": 40}
+SIZES["last_embed"] = SIZES["embed"]
 WIDTH = SIZES["embed"]
 WEIGHTS = {"embedding", "query", "out", "up"}
 
@@ -205,7 +206,7 @@ def test_steps_beyond_the_base_width(optimizer, matrices):
 
 def test_clip_sees_the_last_norm_as_if_logits_were_multiplied():
     """Catches: a gradient of the last norm that grows with the width and clips all others."""
-    axes = {"final": ("embed",)}
+    axes = {"final": ("last_embed",)}
     params, gradient = {"final": jnp.zeros(16)}, {"final": jnp.ones(16)}  # of norm 4
     config = Adamw(learning_rate=1.0, eps=1e6, weight_decay=0, clip=1.0, base_width=4)
     moved, _ = run(config, axes, params, [gradient])
@@ -304,7 +305,7 @@ def test_short_runs_have_a_rate(schedule, steps):
 
 def test_the_rate_follows_the_step_inside_the_optimizer():
     """Catches: a schedule evaluated once, or on a counter that starts at 1."""
-    axes, params = {"a": ("embed",)}, {"a": jnp.zeros(4)}
+    axes, params = {"a": ("last_embed",)}, {"a": jnp.zeros(4)}
     schedule = WarmupStableDecay(warmup=1, decay=0)
     moved, _ = run(Lion(learning_rate=1.0), axes, params, [{"a": jnp.ones(4)}] * 4, schedule)
     np.testing.assert_allclose(moved["a"], -(0.25 + 0.5 + 0.75 + 1.0), rtol=1e-6)

@@ -63,7 +63,7 @@ def trained(name, objective, width, base):
 
     @jax.jit
     def look(params):
-        hidden_BPD, unembedding_VD = program.module.apply({"params": params}, example)
+        hidden_BPD, unembedding_VD, *_ = program.module.apply({"params": params}, example)
         # What went into the last norm's scale: that is smaller on purpose, beyond the base.
         state_BPD = hidden_BPD / params["norm"]["scale"][None, None, :]
         return state_BPD, jnp.einsum("BPD,VD->BPV", hidden_BPD, unembedding_VD)

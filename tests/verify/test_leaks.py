@@ -418,7 +418,7 @@ class Peeking(nn.Module):
 
     @nn.compact
     def __call__(self, example):
-        hidden_BPD, unembedding_VD = self.inner(example)
+        hidden_BPD, unembedding_VD, *_ = self.inner(example)
         if self.peek == "targets":
             told_BP = example.targets
         else:  # without a derivative

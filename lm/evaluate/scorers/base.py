@@ -204,10 +204,8 @@ class ExampleScorer(Usual):
         example, at_BP = self.build_example(
             tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B, sample=sample
         )
-        hidden_BPD, unembedding_VD = module.apply({"params": params}, example)
-        nats_BP = token_nats(
-            hidden_BPD, unembedding_VD, example.targets, einsum=module.einsum, mesh=module.mesh
-        )
+        output = module.apply({"params": params}, example)
+        nats_BP = token_nats(output, example.targets, einsum=module.einsum, mesh=module.mesh)
         # Not a product: what a model says of padding may be anything, NaN too.
         nats_BP = jnp.where(example.weights > 0, example.weights * nats_BP, 0.0)
         return at_positions(jnp.zeros(tokens_BL.shape), at_BP).add(nats_BP, mode="drop")

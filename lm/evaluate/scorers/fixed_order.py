@@ -119,16 +119,16 @@ class FixedOrder(Usual):
         def known(rank_BL: jax.Array, masked_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
             at_BP = first(rank_BL, masked_BL)
             example = build_example(masked_BL, at_BP)
-            states_BPD, table_VD = module.apply({"params": params}, example)
+            output = module.apply({"params": params}, example)
             return at_BP, token_nats(
-                states_BPD, table_VD, example.targets, einsum=module.einsum, mesh=module.mesh
+                output, example.targets, einsum=module.einsum, mesh=module.mesh
             )
 
         def confident(masked_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
             example = build_example(masked_BL, index_BL)
-            states_BLD, table_VD = module.apply({"params": params}, example)
+            output = module.apply({"params": params}, example)
             nats_BL, least_BL = token_and_least_nats(
-                states_BLD, table_VD, example.targets, einsum=module.einsum, mesh=module.mesh
+                output, example.targets, einsum=module.einsum, mesh=module.mesh
             )
             at_BP = first(least_BL, masked_BL)
             return at_BP, jnp.take_along_axis(nats_BL, at_BP, axis=1)

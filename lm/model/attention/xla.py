@@ -58,18 +58,24 @@ def attend(
     blocks: tuple[KeyExtent, ...],
     *,
     einsum: Einsum,
+    bias_BHLM: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention in float32, [B, L, H, A]; H/G query heads share a key/value head.
 
-    That sharing is Ainslie et al. 2023. The mask may allow a block of queries no key beyond
-    its reach. A query that may see nothing (padding) gets a mean of values, which nobody reads.
+    That sharing is Ainslie et al. 2023. The bias is added to the scores. The mask may allow a
+    block of queries no key beyond its reach. A query that may see nothing (padding) gets a mean
+    of values, which nobody reads.
     """
     batch, length, heads, size = query_BLHA.shape
     groups = key_BMGA.shape[2]
     query_BLGRA = (query_BLHA * size**-0.5).reshape(
         batch, length, groups, heads // groups, size
     )
-    mixed_BLGRA = _mix(einsum, blocks, query_BLGRA, key_BMGA, value_BMGA, mask_BLM)
+    bias_BGRLM = None
+    if bias_BHLM is not None:
+        shape = len(bias_BHLM), groups, heads // groups, *bias_BHLM.shape[2:]
+        bias_BGRLM = bias_BHLM.reshape(shape)
+    mixed_BLGRA = _mix(einsum, blocks, query_BLGRA, key_BMGA, value_BMGA, mask_BLM, bias_BGRLM)
     return mixed_BLGRA.reshape(query_BLHA.shape)
 
 
@@ -81,12 +87,14 @@ def _mix(
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     mask_BLM: jax.Array,
+    bias_BGRLM: jax.Array | None,
 ) -> jax.Array:
-    return _mix_forward(einsum, blocks, query_BLGRA, key_BMGA, value_BMGA, mask_BLM)[0]
+    given = query_BLGRA, key_BMGA, value_BMGA, mask_BLM, bias_BGRLM
+    return _mix_forward(einsum, blocks, *given)[0]
 
 
-Saved = tuple[jax.Array, jax.Array, jax.Array, list[jax.Array], jax.Array]
-"""Queries, keys, values, the weights of each block, and the output, all rounded."""
+Saved = tuple[jax.Array, jax.Array, jax.Array, list[jax.Array], jax.Array, jax.Array | None]
+"""Queries, keys, values, the weights of each block, and the output, all rounded; the bias."""
 
 
 def _mix_forward(
@@ -96,40 +104,48 @@ def _mix_forward(
     key_BMGA: jax.Array,
     value_BMGA: jax.Array,
     mask_BLM: jax.Array,
+    bias_BGRLM: jax.Array | None,
 ) -> tuple[jax.Array, Saved]:
     query, key, value = map(einsum.rounded, (query_BLGRA, key_BMGA, value_BMGA))
     mixed, weights = [], []
     for start, stop, keys in blocks:
         scores_BGRlm = einsum("BLGRA,BMGA->BGRLM", query[:, start:stop], key[:, :keys])
+        if bias_BGRLM is not None:
+            scores_BGRlm += bias_BGRLM[..., start:stop, :keys]
         allowed_B11lm = mask_BLM[:, None, None, start:stop, :keys]
         scores_BGRlm = jnp.where(allowed_B11lm, scores_BGRlm, -1e30)
         weights.append(einsum.rounded(jax.nn.softmax(scores_BGRlm, axis=-1)))
         mixed.append(einsum("BGRLM,BMGA->BLGRA", weights[-1], value[:, :keys]))
     mixed_BLGRA = jnp.concatenate(mixed, axis=1)
-    return mixed_BLGRA, (query, key, value, weights, einsum.rounded(mixed_BLGRA))
+    saved = query, key, value, weights, einsum.rounded(mixed_BLGRA), bias_BGRLM
+    return mixed_BLGRA, saved
 
 
 def _mix_backward(
     einsum: Einsum, blocks: tuple[KeyExtent, ...], saved: Saved, cotangent_BLGRA: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+) -> tuple[jax.Array, jax.Array, jax.Array, None, jax.Array | None]:
     """The softmax's derivative needs the sum of weights times their cotangents for each query.
 
     It equals the product of output and cotangent (Dao et al. 2022, appendix B.2), so weights
     are read once. They are kept rounded, as the products take them.
     """
-    query, key, value, weights, mixed = saved
+    query, key, value, weights, mixed, bias_BGRLM = saved
+    d_bias = None if bias_BGRLM is None else jnp.zeros_like(bias_BGRLM)
     sum_BGRL = jnp.einsum("BLGRA,BLGRA->BGRL", cotangent_BLGRA, mixed.astype(jnp.float32))
     given = einsum.rounded(cotangent_BLGRA)
     d_query, d_key, d_value = [], jnp.zeros(key.shape), jnp.zeros(value.shape)
     for (start, stop, keys), weights_BGRlm in zip(blocks, weights, strict=True):
         d_weights = einsum("BLGRA,BMGA->BGRLM", given[:, start:stop], value[:, :keys])
-        d_scores = einsum.rounded(weights_BGRlm * (d_weights - sum_BGRL[..., start:stop, None]))
+        d_scores_BGRlm = weights_BGRlm * (d_weights - sum_BGRL[..., start:stop, None])
+        if d_bias is not None:
+            d_bias = d_bias.at[..., start:stop, :keys].set(d_scores_BGRlm)
+        d_scores = einsum.rounded(d_scores_BGRlm)
         d_query.append(einsum("BGRLM,BMGA->BLGRA", d_scores, key[:, :keys]))
         d_key = _add(d_key, einsum("BGRLM,BLGRA->BMGA", d_scores, query[:, start:stop]))
         d_value = _add(
             d_value, einsum("BGRLM,BLGRA->BMGA", weights_BGRlm, given[:, start:stop])
         )
-    return jnp.concatenate(d_query, axis=1), d_key, d_value, None
+    return jnp.concatenate(d_query, axis=1), d_key, d_value, None, d_bias
 
 
 _mix.defvjp(_mix_forward, _mix_backward)

@@ -1,0 +1,315 @@
+"""Every kind of model, by being in a list: published ones made small, and parts of their own.
+
+What holds for the default transformer (`test_transformer.py`) is asked of all here.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr
+
+from lm.data import Bytes, Data
+from lm.distributed import mesh
+from lm.example import BidirectionalMask, CausalMask, Example, Source, positions_of
+from lm.generate import answer, generate
+from lm.loss import cross_entropy, logits
+from lm.model import EncoderDecoder, Transformer, build
+from lm.model.attention.xla import pairs
+from lm.model.positions import Alibi, Linear, Local, NoPositions, Rotary, Yarn
+from lm.model.presets import presets
+from lm.objectives import Causal, Masked, Spans
+from lm.run import Run
+from lm.verify.dependence import modules
+from lm.verify.leaks import prove
+from lm.verify.rows import VOCABULARY as LETTERS
+
+SMALL = {
+    name: presets()[name].model.tiny(2)
+    for name in (
+        *("gpt2", "gpt3-xl", "bert-base", "roberta-base", "llama2-7b", "llama3.2-1b"),
+        *("qwen3-0.6b", "smollm2-135m", "modernbert-base", "ettin-decoder-17m"),
+        *("t5-small", "t5-v1.1-small", "transformer2017-base"),
+    )
+}
+SIZE = {"depth": 2, "width": 16, "heads": 2}
+OWN = {
+    "alibi, sandwiched": Transformer(**SIZE, positions=Alibi(), norm_placement="both"),
+    "yarn on half a head": Transformer(
+        **SIZE, positions=Rotary(fraction=0.5, scaling=Yarn(factor=4, original_length=8))
+    ),
+    "linear, by layer, capped": Transformer(
+        **SIZE,
+        positions=Rotary(scaling=Linear(factor=2)),
+        attention_scale="by_layer",
+        logit_softcap=5.0,
+    ),
+    "no positions, all local": Transformer(
+        **SIZE, positions=NoPositions(), local=Local(pattern="l", reach=2), attention_bias="qkv"
+    ),
+}
+KINDS = SMALL | OWN
+FEW = ("bert-base", "modernbert-base", "t5-small", "alibi, sandwiched")
+"""Between them all the parts that are more than a bias or a scale."""
+LENGTH, TOKENS = 12, 32
+SEGMENTS = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
+
+every_kind = pytest.mark.parametrize("name", KINDS)
+some_kinds = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in KINDS],
+)
+
+
+def example(model, segments=SEGMENTS, seed=0, **changes):
+    segments = jnp.array(segments)
+    inputs = jax.random.randint(jax.random.key(seed), segments.shape, 4, TOKENS)
+    source = None
+    if model.reads_source:
+        source = Source(jnp.flip(inputs, 1) % TOKENS, segments, positions_of(segments))
+    whole = BidirectionalMask() if BidirectionalMask in model.masks else CausalMask()
+    fields = {
+        "inputs": inputs,
+        "target_positions": None,
+        "targets": inputs,
+        "weights": (segments > 0).astype(jnp.float32),
+        "segments": segments,
+        "positions": positions_of(segments),
+        "attention_mask": whole,
+        "source": source,
+        "token_types": (inputs % 2) * (model.token_types > 1),
+    }
+    return Example(**fields | changes)
+
+
+@cache
+def module(model, many=False, **how):
+    devices = jax.devices() if many else jax.devices()[:1]
+    layout = mesh.Mesh(fsdp=2, tensor=2, context=2) if many else mesh.Mesh()
+    made = mesh.make(layout, devices)
+    return build(model, TOKENS, mesh=made, **{"precision": "float32"} | how)
+
+
+@cache
+def params(model):
+    initial = jax.jit(lambda key: nn.unbox(module(model).init(key, example(model)))["params"])
+    tree = initial(jax.random.key(0))
+    # Far from the initial values, where scales are 1, biases 0 and attention is flat.
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), tree)
+
+
+@cache
+def compiled(model, many=False, **how):
+    """Loss, states and gradients of an example, as one program."""
+    made = module(model, many, **how)
+
+    def loss(tree, given):
+        output = made.apply({"params": tree}, given)
+        total = cross_entropy(
+            output, given.targets, given.weights, einsum=made.einsum, mesh=made.mesh
+        )
+        return total.total, output.hidden_BPD
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def answers(model, given, **how):
+    tree = jax.tree.map(np.asarray, params(model))
+    (loss, states), gradients = compiled(model, **how)(tree, given)
+    return float(loss), np.asarray(states), gradients
+
+
+@some_kinds
+def test_every_parameter_has_a_gradient_and_packed_equals_unpacked(name):
+    """Fails if a part is declared and not used, or a document sees where another one stands."""
+    model = KINDS[name]
+    given = example(model)
+    _, states, gradients = answers(model, given)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        used = np.abs(np.asarray(gradient)).max() > 0
+        # Softmax does not see what all keys have in common.
+        flat = jax.tree_util.keystr(path).endswith(("key_bias']",))
+        assert used or (flat and model.positions.__class__ is not Rotary), path
+    alone = np.zeros_like(SEGMENTS)
+    alone[0, :4] = 1
+    shown = np.zeros_like(SEGMENTS)
+    shown[0, :4] = np.asarray(given.inputs)[0, 5:9]
+    moved = replace(
+        example(model, alone, inputs=jnp.array(shown)),
+        token_types=jnp.roll(given.token_types, -5, axis=1),
+    )
+    if model.reads_source:
+        text = jnp.roll(given.source.inputs_BM, -5, axis=1)
+        moved = replace(moved, source=moved.source._replace(inputs_BM=text))
+    _, found, _ = answers(model, moved)
+    np.testing.assert_allclose(found[0, :4], states[0, 5:9], atol=2e-5)
+
+
+@some_kinds
+def test_no_prediction_depends_on_what_it_must_not(name):
+    """Fails if any part looks across a mask, a segment or a source that is not its own."""
+    model = KINDS[name]
+    objective = Spans(stack="encoder_decoder") if model.reads_source else Masked(rate=0.5)
+    small = modules(model, depths=(1, 2))
+    window = model.tiny(1).window
+    assert prove(objective, small, keys=1, window=window).violations == ()
+    if not model.reads_source:
+        assert prove(Causal(), small, keys=1, window=window).violations == ()
+
+
+@some_kinds
+@pytest.mark.parametrize("how", [{"remat": "block", "unroll": 1}, {"many": True}], ids=str)
+def test_execution_changes_neither_values_nor_gradients(name, how):
+    """Fails if a layer's own window, number or norm is lost in a loop or on a mesh."""
+    model = KINDS[name]
+    given = example(model)
+    loss, states, gradients = answers(model, given)
+    other_loss, other_states, other = answers(model, given, **how)
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    real = SEGMENTS > 0
+    np.testing.assert_allclose(other_states[real], states[real], atol=5e-5)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, float(jnp.abs(a).max())))
+
+
+@some_kinds
+def test_going_on_from_the_past_gives_the_states_of_the_whole_row(name):
+    """Fails if the cache loses a position, a window counts from the cache, or a source is."""
+    model = KINDS[name]
+    segments = np.array([[1] * LENGTH, [0] * 4 + [1] * (LENGTH - 4)])
+    given = example(model, segments, attention_mask=CausalMask())
+    _, whole, _ = answers(model, given)
+    made = module(model)
+    source = (LENGTH,) if model.reads_source else ()
+    cache = made.init_cache(2, LENGTH + 3, *source)
+    found = []
+    for start, stop in ((0, 5), (5, LENGTH)):
+        names = "inputs", "targets", "weights", "segments", "positions", "token_types"
+        fields = {name: getattr(given, name)[:, start:stop] for name in names}
+        part = replace(given, **fields, source=None if start else given.source)
+        output, cache = jax.jit(made.apply)({"params": params(model)}, part, cache)
+        found.append(output.hidden_BPD)
+    real = segments > 0
+    np.testing.assert_allclose(np.concatenate(found, axis=1)[real], whole[real], atol=5e-5)
+
+
+@every_kind
+def test_the_ledger_counts_the_parameters_and_products_that_there_are(name):
+    """Fails if a bias, a table, a transform or a stack is forgotten, or counted twice."""
+    model = KINDS[name]
+    given = example(model)
+    made = module(model)
+    tree = nn.unbox(jax.eval_shape(made.init, jax.random.key(0), given))["params"]
+    assert sum(model.parameters(TOKENS).values()) == sum(x.size for x in jax.tree.leaves(tree))
+
+    def forward(tree):
+        return logits(made.apply({"params": tree}, given), einsum=made.einsum)
+
+    traced = products(jax.make_jaxpr(forward)(tree))
+    counted = model.matmul_flops(
+        TOKENS,
+        rows=2,
+        length=LENGTH,
+        targets=LENGTH,
+        attention_mask=given.attention_mask,
+        source=LENGTH if model.reads_source else 0,
+    )
+    assert sum(counted.values()) == traced
+    assert pairs(given.attention_mask, LENGTH) <= LENGTH**2
+
+
+def products(jaxpr, times=1):
+    """FLOPs of the matrix products of a program, those of its parts too."""
+    found = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            inner = np.prod([equation.invars[0].aval.shape[i] for i in contracted])
+            found += 2 * times * int(inner) * equation.outvars[0].aval.size
+        for value in equation.params.values():
+            if isinstance(value, ClosedJaxpr):
+                found += products(value, times * equation.params.get("length", 1))
+    return found
+
+
+@some_kinds
+def test_it_generates(name):
+    """Fails if a kind cannot go on from its cache one token at a time, or reads past places."""
+    model = KINDS[name]
+    if model.reads_source:
+        pytest.skip("what an encoder-decoder generates has a source")
+    vocabulary = replace(LETTERS, size=TOKENS, begins_word=(True,) * TOKENS)
+    (found,) = generate(
+        *(module(model), params(model), [[20, 21]]),
+        vocabulary=vocabulary,
+        length=LENGTH,
+        count=4,
+        temperature=0.0,
+    )
+    tokens = [vocabulary.bos, 20, 21, *found][:LENGTH]
+    row = np.array([tokens + [0] * (LENGTH - len(tokens))])
+    segments = (np.arange(LENGTH) < len(tokens)).astype(int)[None]
+    given = example(model, segments, inputs=jnp.array(row), attention_mask=CausalMask())
+    output = module(model).apply({"params": params(model)}, replace(given, token_types=None))
+    scores = np.array(logits(output, einsum=module(model).einsum))[0]
+    scores[:, : vocabulary.first_ordinary] = -np.inf
+    for place, token in enumerate(found, 2):
+        if token != vocabulary.eos:
+            assert scores[place].argmax() == token
+
+
+@pytest.mark.parametrize(
+    "name", ["t5-small", pytest.param("t5-v1.1-small", marks=pytest.mark.slow)]
+)
+def test_a_decoder_answers_by_its_source(name):
+    """Fails if the source is read once too few, its padding is seen, or the cache loses it."""
+    model = SMALL[name]
+    vocabulary = replace(LETTERS, size=TOKENS, begins_word=(True,) * TOKENS)
+    sources = [[20, 21, 4, 22], [23, 5]]
+    how = {"vocabulary": vocabulary, "count": 4, "temperature": 0.0}
+    found = answer(module(model), params(model), sources, **how)
+    alone = [answer(module(model), params(model), [source], **how)[0] for source in sources]
+    assert found == alone and found[0] != found[1]
+    said = [vocabulary.bos, *found[0]]
+    source = Source(*(jnp.array([row]) for row in (sources[0], [1] * 4, range(4))))
+    given = example(
+        model, np.ones((1, len(said)), int), inputs=jnp.array([said]), source=source
+    )
+    output = module(model).apply({"params": params(model)}, replace(given, token_types=None))
+    scores = np.array(logits(output, einsum=module(model).einsum))[0]
+    legal = {vocabulary.eos, *vocabulary.sentinels, *range(vocabulary.first_ordinary, TOKENS)}
+    scores[:, [token for token in range(TOKENS) if token not in legal]] = -np.inf
+    for place, token in enumerate(found[0]):
+        assert scores[place].argmax() == token
+
+
+@pytest.mark.parametrize("name", ["t5-small"])
+def test_an_encoder_decoder_is_for_examples_with_a_source(name):
+    """Fails if a causal objective is trained with nothing to read, or spans are refused."""
+    model = SMALL[name]
+    assert isinstance(model, EncoderDecoder)
+    assert "have no source" in (model.refuse_objective(Causal().masks, source=False) or "")
+    spans = Spans(stack="encoder_decoder")
+    assert model.refuse_objective(spans.masks, source=True) is None
+    run = Run(model=model, objective=spans, data=Data(tokenizer=Bytes(sentinels=64)))
+    assert run.objective.source_positions(256) > run.objective.positions(256)
+
+
+def test_kinds_are_told_apart_by_their_predictions():
+    """Fails if a part that is set changes nothing."""
+    plain = Transformer(**SIZE)
+    seen = Counter()
+    for _name, model in OWN.items():
+        if {*model.parameters(TOKENS).items()} == {*plain.parameters(TOKENS).items()}:
+            made = module(model)
+            tree = params(plain)
+            output = made.apply({"params": tree}, example(model))
+            found = logits(output, einsum=made.einsum)
+            seen[np.asarray(found).round(4).tobytes()] += 1
+    assert len(seen) >= 2 and max(seen.values()) == 1
