@@ -11,24 +11,29 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lm.config import UserError
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """What an objective may know of the tokenizer: ids, never text.
 
-    Ids `0 .. first_ordinary - 1` are the special tokens, and the last `added` are further ones.
-    Those between are ordinary, so a random ordinary token is a draw from
-    `[first_ordinary, end_ordinary)`.
+    Ids `0 .. first_ordinary - 1` are special tokens, and so are those in `special`; the rest
+    are ordinary ones.
     """
 
     size: int
     pad: int
-    mask: int
+    mask: int | None
+    """What stands for a masked token; None: there is no such token."""
     bos: int
+    """What stands before the first token of a document."""
     eos: int
+    """What stands after its last."""
     first_ordinary: int
-    """The first id that is not a special token."""
+    """The first id that is not a special token, but for those in `special`."""
     begins_word: tuple[bool, ...]
     """For each id, whether a word may begin with it (whole-word masking cuts there)."""
     character_bytes: tuple[int, ...] = ()
@@ -36,13 +41,34 @@ class Vocabulary:
     the character decides whether a word begins at its first byte. Empty: no id is one."""
     sentinels: tuple[int, ...] = ()
     """Ids that stand for a removed span (T5), in the order in which they are used."""
-    added: int = 0
-    """How many special tokens come after the ordinary ones, as no text holds them."""
+    special: tuple[int, ...] = ()
+    """Special ids from `first_ordinary` on: a foreign tokenizer's may stand anywhere."""
+    eos_counts: bool = True
+    """Whether the eos token is content: False where a document's end is told, not predicted."""
 
     @property
-    def end_ordinary(self) -> int:
-        """The first id after the ordinary ones."""
-        return self.size - self.added
+    def is_ordinary(self) -> np.ndarray:
+        """Which ids are no special tokens, bool[V].
+
+        >>> Vocabulary(
+        ...     size=5, pad=4, mask=None, bos=0, eos=0, first_ordinary=1,
+        ...     begins_word=(True,) * 5, special=(4,),
+        ... ).is_ordinary.tolist()
+        [False, True, True, True, False]
+        """
+        ordinary_V = np.arange(self.size) >= self.first_ordinary
+        ordinary_V[list(self.special)] = False
+        return ordinary_V
+
+    @property
+    def mask_token(self) -> int:
+        """The id of the mask token; raises UserError where there is none."""
+        if self.mask is None:
+            raise UserError(
+                "the tokenizer has no mask token: take an objective or a scorer that masks"
+                " nothing, as causal and the chain rule"
+            )
+        return self.mask
 
 
 @jax.tree_util.register_dataclass
@@ -166,8 +192,20 @@ def positions_of(segments_BL: jax.Array) -> jax.Array:
 def content_of(
     tokens_BL: jax.Array, segments_BL: jax.Array, vocabulary: Vocabulary
 ) -> jax.Array:
-    """Which positions hold text (or the eos token): those that may be targets, bool[B, L]."""
-    return (segments_BL > 0) & (tokens_BL != vocabulary.bos)
+    """Which positions hold text (or an eos token that counts), bool[B, L]: possible targets.
+
+    >>> vocabulary = Vocabulary(
+    ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
+    ... )
+    >>> row = jnp.array([[2, 5, 3, 0]]), jnp.array([[1, 1, 1, 0]])
+    >>> content_of(*row, vocabulary).tolist()
+    [[False, True, True, False]]
+    >>> from dataclasses import replace
+    >>> content_of(*row, replace(vocabulary, eos_counts=False)).tolist()
+    [[False, True, False, False]]
+    """
+    content_BL = (segments_BL > 0) & (tokens_BL != vocabulary.bos)
+    return content_BL if vocabulary.eos_counts else content_BL & (tokens_BL != vocabulary.eos)
 
 
 def mask_array(attention_mask: AttentionMask, segments_BL: jax.Array) -> jax.Array:

@@ -74,7 +74,7 @@ def main(given: argparse.Namespace) -> None:
     parts = [tokenizer.encode(part).tolist() for part in given.text.split(mark)]
     tokens = parts[0]
     for part in parts[1:]:
-        tokens = [*tokens, tokenizer.vocabulary.mask, *part]
+        tokens = [*tokens, tokenizer.vocabulary.mask_token, *part]
     filled = fill(
         trained.program.module,
         trained.params,

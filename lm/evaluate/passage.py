@@ -23,7 +23,11 @@ def says(trained: ModelWithText, *, context: int = 120, places: int = 6) -> Pass
     )
     tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
     longest = int(np.argmax(split.bytes))
-    length = min(context, trained.run.data.length - 1, int(np.diff(split.offsets)[longest]) - 2)
+    # A row holds what stands before the passage too, and after it where that is told.
+    around = 1 if tokenizer.vocabulary.eos_counts else 2
+    length = min(
+        context, trained.run.data.length - around, int(np.diff(split.offsets)[longest]) - 2
+    )
     start = int(split.offsets[longest]) + 1
     passage = split.read([start], length)[0]
     # Places are spread over the second half, where both kinds of model have seen something.
@@ -34,7 +38,7 @@ def says(trained: ModelWithText, *, context: int = 120, places: int = 6) -> Pass
         return Passage(document=document, passage=text, after=text, tokens=())
     seen = passage.copy()
     if prediction != "next":
-        seen[chosen] = tokenizer.vocabulary.mask
+        seen[chosen] = tokenizer.vocabulary.mask_token
     ids, probabilities = likeliest(
         trained.program.module,
         trained.params,

@@ -10,7 +10,7 @@ import numpy as np
 from lm.config import UserError
 from lm.distributed.hosts import fetch
 from lm.example import AttentionMask, BidirectionalMask, CausalMask, Vocabulary, positions_of
-from lm.generate.question import ordinary, possible, question
+from lm.generate.question import possible, question
 from lm.loss import logits
 from lm.model import Module
 from lm.objectives.base import MaskPrediction
@@ -33,11 +33,9 @@ def fill(
     One blank at a time, the most confident first; confidence is the probability of the
     likeliest token, so it depends on predictions only. Temperature 0 takes the likeliest token.
     """
-    if len(tokens) >= length:
-        raise UserError(f"text of {len(tokens)} tokens: the model sees at most {length - 1}")
+    seen = _row(tokens, vocabulary, length, whole=True)
     random = np.random.default_rng(seed)
-    seen = [vocabulary.bos, *tokens]
-    blanks = [i for i, token in enumerate(seen) if token == vocabulary.mask]
+    blanks = [i for i, token in enumerate(seen) if token == vocabulary.mask_token]
     targets = len(blanks)
     while blanks:
         # filled up to the first number of blanks, so that one compiled function serves all
@@ -47,10 +45,10 @@ def fill(
         scores_PV = _scores(
             module, params, seen, asked, length, attention_mask=BidirectionalMask()
         )[: len(blanks)]
-        scores_PV = np.where(ordinary(vocabulary)[None, :], scores_PV, -np.inf)
+        scores_PV = np.where(vocabulary.is_ordinary[None, :], scores_PV, -np.inf)
         at = int(_probabilities(scores_PV).max(axis=1).argmax())
         seen[blanks.pop(at)] = _draw(scores_PV[at], temperature, top_k, random)
-    return seen[1:]
+    return seen[1 : 1 + len(tokens)]
 
 
 def likeliest(
@@ -70,9 +68,7 @@ def likeliest(
     the positions. Probabilities are fractions of all tokens that the text may hold there:
     ordinary ones and the end.
     """
-    if len(tokens) >= length:
-        raise UserError(f"text of {len(tokens)} tokens: the model sees at most {length - 1}")
-    seen = [vocabulary.bos, *tokens]
+    seen = _row(tokens, vocabulary, length, whole=prediction != "next")
     shift = 1 if prediction == "masked" else 0
     asked = [position + shift for position in positions]
     attention_mask = CausalMask() if prediction == "next" else BidirectionalMask()
@@ -82,6 +78,17 @@ def likeliest(
     probability_PV[:, vocabulary.eos] = 0
     best_PC = np.argsort(-probability_PV, axis=1, kind="stable")[:, :count]
     return best_PC, np.take_along_axis(probability_PV, best_PC, axis=1)
+
+
+def _row(
+    tokens: Sequence[int], vocabulary: Vocabulary, length: int, *, whole: bool
+) -> list[int]:
+    """The tokens with what stands before them and, where it is told, after a whole text."""
+    after = [vocabulary.eos] if whole and not vocabulary.eos_counts else []
+    most = length - 1 - len(after)
+    if len(tokens) > most:
+        raise UserError(f"text of {len(tokens)} tokens: the model sees at most {most}")
+    return [vocabulary.bos, *tokens, *after]
 
 
 def _scores(

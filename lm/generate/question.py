@@ -26,14 +26,8 @@ def question(
     )
 
 
-def ordinary(vocabulary: Vocabulary) -> np.ndarray:
-    """Which tokens are no special ones, bool[V]."""
-    ids_V = np.arange(vocabulary.size)
-    return (ids_V >= vocabulary.first_ordinary) & (ids_V < vocabulary.end_ordinary)
-
-
 def possible(vocabulary: Vocabulary) -> np.ndarray:
     """Which tokens may come next in a text, bool[V]: ordinary ones and the end."""
-    possible_V = ordinary(vocabulary)
+    possible_V = vocabulary.is_ordinary
     possible_V[vocabulary.eos] = True
     return possible_V

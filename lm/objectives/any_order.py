@@ -56,5 +56,9 @@ class AnyOrder(Base, tag="any_order"):
         )
         weight_B1 = (content_B / jnp.maximum(masked_B, 1))[:, None]
         return mask_tokens(
-            tokens_BL, segments_BL, target_positions_BP, vocabulary.mask, used_BP * weight_B1
+            tokens_BL,
+            segments_BL,
+            target_positions_BP,
+            vocabulary.mask_token,
+            used_BP * weight_B1,
         )

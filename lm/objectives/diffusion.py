@@ -59,5 +59,5 @@ class Diffusion(Base, tag="diffusion"):
         )
         weights_BP = used_BP / rate_B[:, None]
         return mask_tokens(
-            tokens_BL, segments_BL, target_positions_BP, vocabulary.mask, weights_BP
+            tokens_BL, segments_BL, target_positions_BP, vocabulary.mask_token, weights_BP
         )

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from msgspec import Meta
 
 from lm.config import Config
@@ -157,15 +158,10 @@ class Masked(Base, tag="masked"):
         targets_BP = jnp.take_along_axis(tokens_BL, target_positions_BP, axis=1)
         which, replacement = jax.random.split(corrupted)
         draw_BP = jax.random.uniform(which, target_positions_BP.shape)
-        random_BP = jax.random.randint(
-            replacement,
-            target_positions_BP.shape,
-            vocabulary.first_ordinary,
-            vocabulary.end_ordinary,
-        )
+        random_BP = random_tokens(replacement, target_positions_BP.shape, vocabulary)
         shown_BP = jnp.where(
             draw_BP < self.mask,
-            vocabulary.mask,
+            vocabulary.mask_token,
             jnp.where(draw_BP < self.mask + self.random, random_BP, targets_BP),
         )
         weights_BP = used_BP.astype(jnp.float32)
@@ -229,6 +225,22 @@ def choose_masked(
     score_BL = jnp.where(content_BL, jax.random.uniform(key, content_BL.shape), -1.0)
     _, target_positions_BP = jax.lax.top_k(score_BL, targets)
     return target_positions_BP, jnp.arange(targets)[None, :] < count_B[:, None]
+
+
+def random_tokens(key: jax.Array, shape: tuple[int, ...], vocabulary: Vocabulary) -> jax.Array:
+    """Ordinary tokens, each as likely as any other, int32 of this shape.
+
+    >>> vocabulary = Vocabulary(
+    ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=0, begins_word=(True,) * 9,
+    ...     special=(0, 1, 2, 3, 8),
+    ... )
+    >>> sorted(set(random_tokens(jax.random.key(0), (99,), vocabulary).tolist()))
+    [4, 5, 6, 7]
+    """
+    if not vocabulary.special:
+        return jax.random.randint(key, shape, vocabulary.first_ordinary, vocabulary.size)
+    ordinary = jnp.array(np.flatnonzero(vocabulary.is_ordinary), jnp.int32)
+    return ordinary[jax.random.randint(key, shape, 0, len(ordinary))]
 
 
 def mask_tokens(

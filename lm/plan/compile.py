@@ -109,7 +109,7 @@ def _vocabulary(run: Run) -> Vocabulary:
         first_ordinary=first + tokenizer.sentinels,
         begins_word=(True,) * size,
         sentinels=tuple(range(first, first + tokenizer.sentinels)),
-        added=len(tokenizer.added),
+        special=tuple(range(size - len(tokenizer.added), size)),
     )
 
 

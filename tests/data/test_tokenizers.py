@@ -256,7 +256,7 @@ def test_added_tokens_have_the_last_ids_and_no_text_is_one(config, tmp_path) -> 
     size = plain.vocabulary.size
     assert more.added == {"<user>": size, "def": size + 1}
     assert more.vocabulary.size == named.vocabulary_size == size + 2
-    assert more.vocabulary.end_ordinary == plain.vocabulary.end_ordinary == size
+    assert more.vocabulary.special == (size, size + 1) and plain.vocabulary.special == ()
     text = "<user> def area"
     assert more.encode(text).tolist() == plain.encode(text).tolist()
     assert more.decode([size, *more.encode(text), size + 1]) == text

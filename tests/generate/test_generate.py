@@ -1,5 +1,6 @@
 """What a model says, against doing it by hand."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -222,3 +223,18 @@ def test_a_text_that_does_not_fit_is_the_users_error(module, params, settings):
     ):
         with pytest.raises(UserError, match="at most 11"):
             ask()
+
+
+def test_an_end_that_is_told_stands_after_the_text(module, params, vocabulary):
+    """Fails if a masked model of such a vocabulary does not see it, or if it is handed out."""
+    told = replace(vocabulary, eos_counts=False)
+    text = [5, MASK, 6, 4]
+    p = probabilities(module, params, [BEGIN, *text, END], BidirectionalMask())[2]
+    ids, _ = likeliest(
+        module, params, text, [1], vocabulary=told, length=6, prediction="masked", count=1
+    )
+    best = 4 + int(p[4:].argmax())
+    assert ids[0, 0] == best
+    assert fill(module, params, text, vocabulary=told, length=6) == [5, best, 6, 4]
+    with pytest.raises(UserError, match="at most 4"):
+        fill(module, params, [*text, 4], vocabulary=told, length=6)

@@ -1,12 +1,13 @@
 """Masking in units and at rates that change, by its statistics over a million positions."""
 
-from dataclasses import replace
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.config import UserError
 from lm.example import Batch
 from lm.objectives import AnyOrder, Diffusion, Drawn, Masked, Scheduled, Shifted
 
@@ -67,17 +68,30 @@ def test_a_million_positions_are_masked_at_the_rate_and_shown_by_the_split(
     assert (np.asarray(example.inputs)[untouched] == np.asarray(tokens)[untouched]).all()
 
 
-def test_added_tokens_are_not_drawn_as_ordinary_ones(rows, vocabulary):
-    """Fails if random tokens go up to the end of the vocabulary, where some are added."""
-    batch = Batch(*rows(64))
-    highest = {}
-    for added in (0, 3):
-        more = replace(vocabulary, added=added)
-        example = Masked(rate=0.9, mask=0.0, random=1.0)(batch, more, jax.random.key(0))
-        positions_BP = np.asarray(example.target_positions)
-        shown_BP = np.take_along_axis(np.asarray(example.inputs), positions_BP, axis=1)
-        highest[added] = shown_BP[np.asarray(example.weights) > 0].max()
-    assert highest == {0: vocabulary.size - 1, 3: vocabulary.size - 4}
+def test_random_tokens_are_ordinary_wherever_special_ones_stand(ask, rows, vocabulary):
+    """Fails if a special id amid the others is shown, or an ordinary one never is."""
+    there = dataclasses.replace(vocabulary, first_ordinary=0, special=(*range(20), 40, 65))
+    given = rows(512)
+    example = ask(Masked(rate=0.5, mask=0, random=1), given, vocabulary=there)
+    shown = set(np.asarray(example.inputs)[masked_of(example, given)].tolist())
+    assert shown == set(range(20, 65)) - {40}
+
+
+def test_an_end_that_is_told_is_shown_and_no_target(ask, rows, vocabulary):
+    """Fails if the eos token is masked or scored where a document's end is told."""
+    told = dataclasses.replace(vocabulary, eos_counts=False)
+    example = ask(Masked(rate=0.9, mask=1, random=0), rows(64), vocabulary=told)
+    used = np.asarray(example.weights) > 0
+    assert vocabulary.eos not in np.asarray(example.targets)[used]
+    assert (np.asarray(example.inputs) == vocabulary.eos).sum() == 128
+
+
+def test_oneline_a_vocabulary_without_a_mask_token_masks_nothing(rows, vocabulary):
+    """Fails if None is shown for a masked token, or jax complains of it."""
+    none = dataclasses.replace(vocabulary, mask=None)
+    tokens, segments = rows(4)
+    with pytest.raises(UserError, match=r"^the tokenizer has no mask token[^\n]*$"):
+        Masked()(Batch(tokens, segments), none, jax.random.key(0))
 
 
 @pytest.mark.parametrize("select", ["token", "word", "span", "ngram"])

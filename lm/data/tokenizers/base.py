@@ -63,7 +63,7 @@ class Tokenizer:
                 token[0] if len(token) == 1 and token[0] >= 128 else 0 for token in self.tokens
             ),
             sentinels=tuple(range(ORDINARY, ordinary)),
-            added=len(added),
+            special=tuple(range(end, len(self.tokens))),
         )
 
     def encode(self, text: str) -> np.ndarray:

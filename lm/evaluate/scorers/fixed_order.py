@@ -103,7 +103,7 @@ class FixedOrder(Usual):
 
         def build_example(masked_BL: jax.Array, at_BP: jax.Array) -> Example:
             return Example(
-                inputs=jnp.where(masked_BL, vocabulary.mask, tokens_BL),
+                inputs=jnp.where(masked_BL, vocabulary.mask_token, tokens_BL),
                 target_positions=answer_positions(at_BP, self.prediction),
                 targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
                 weights=jnp.ones(at_BP.shape),

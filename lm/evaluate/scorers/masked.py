@@ -79,7 +79,7 @@ class MaskedScorer(ExampleScorer):
         at_BP = jnp.take_along_axis(circle_BL, place_BP, axis=1)
         example = Example(
             inputs=at_positions(tokens_BL, jnp.where(used_BP, at_BP, length)).set(
-                vocabulary.mask, mode="drop"
+                vocabulary.mask_token, mode="drop"
             ),
             target_positions=answer_positions(at_BP, self.prediction),
             targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
