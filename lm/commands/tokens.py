@@ -25,6 +25,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Prints the text with its tokens in two colours, their ids, and how many there are."""
+    import numpy as np
     from rich.text import Text
 
     from lm.data import tokenizer_of
@@ -39,21 +40,25 @@ def main(given: argparse.Namespace) -> None:
         tokenizer = tokenizer_at(given.model)
     else:
         tokenizer = tokenizer_of(data)
-    ids = tokenizer.encode(given.text).tolist()
+    content = given.text.encode()
+    ids, sizes = tokenizer.encode_with_bytes(given.text)
+    ends = np.cumsum(sizes)
     coloured, colours = Text(), ("black on bright_cyan", "black on bright_yellow")
-    for number, token in enumerate(ids):
-        shown = shown_token(tokenizer.tokens[token])
+    for number, (end, size) in enumerate(zip(ends.tolist(), sizes.tolist(), strict=True)):
+        shown = shown_token(content[end - size : end])
         coloured.append(shown, colours[number % 2])
         if shown.endswith("\n"):
             coloured.append("")
     out = console()
     out.print(coloured, soft_wrap=True)
-    out.print(" ".join(map(str, ids)), soft_wrap=True)
-    size = len(given.text.encode())
+    out.print(" ".join(map(str, ids.tolist())), soft_wrap=True)
+    whole = len(content)
     out.print(
-        f"{size} bytes, {len(ids)} tokens, {size / max(len(ids), 1):.2f} bytes a token,"
+        f"{whole} bytes, {len(ids)} tokens, {whole / max(len(ids), 1):.2f} bytes a token,"
         f" vocabulary {tokenizer.vocabulary.size}"
     )
+    if tokenizer.lossy:
+        out.print(f"lossy: {tokenizer.lossy}", soft_wrap=True)
 
 
 def shown_token(token: bytes) -> str:

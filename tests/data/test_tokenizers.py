@@ -67,6 +67,27 @@ def test_decode_undoes_encode(tokenizer: Tokenizer, text: str) -> None:
     assert ids.dtype == np.int32 and np.all(ids >= tokenizer.vocabulary.first_ordinary)
     assert tokenizer.decode(ids) == text
     assert b"".join(tokenizer.tokens[id] for id in ids) == text.encode()
+    same, sizes = tokenizer.encode_with_bytes(text)
+    assert same.tolist() == ids.tolist() and sizes.dtype == np.int32
+    assert sizes.tolist() == [len(tokenizer.tokens[id]) for id in ids]
+
+
+def test_ids_are_called_by_what_they_stand_for(tokenizer: Tokenizer) -> None:
+    """Fails if a special token is shown as nothing, or a token by its number."""
+    assert [tokenizer.id_to_token(id) for id in range(4)] == [
+        "<pad>",
+        "<mask>",
+        "<bos>",
+        "<eos>",
+    ]
+    (letter,) = tokenizer.encode("q")
+    assert tokenizer.id_to_token(int(letter)) == "q"
+
+
+def test_oneline_a_tokenizer_of_ours_has_no_chat_template(tokenizer: Tokenizer) -> None:
+    """Fails if a conversation is made up."""
+    with pytest.raises(UserError, match=r"^the tokenizer has no chat template: [^\n]*$"):
+        tokenizer.chat([{"role": "user", "content": "Hi"}])
 
 
 @pytest.mark.parametrize("text", ["\n" * 9, "\r\n" * 9, "\0" * 99, "▁" * 9])

@@ -50,14 +50,14 @@ class TokenizerFacts(Config, frozen=True):
     digest: str
 
 
-FACTS, MODEL = "tokenizer.facts.json", "tokenizer.model"
+FACTS = "tokenizer.facts.json"
 
 
 def save_tokenizer(tokenizer: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
-    """Writes the tokenizer to a folder: its own file, if it has one, and facts beside it."""
+    """Writes the tokenizer to a folder: its own files byte for byte, and facts beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    if tokenizer.model is not None:
-        (folder / MODEL).write_bytes(tokenizer.model)
+    for name, content in tokenizer.files.items():
+        (folder / name).write_bytes(content)
     (folder / FACTS).write_text(dump(TokenizerFacts(kind=config, digest=tokenizer.digest)))
 
 
@@ -66,15 +66,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises UserError where a file is missing, damaged, or of another tokenizer.
     """
-    facts, model = folder / FACTS, folder / MODEL
+    facts = folder / FACTS
     try:
         saved = parse(TokenizerFacts, facts.read_bytes(), str(facts))
-        tokenizer = saved.kind.read(model.read_bytes() if model.exists() else None)
+        tokenizer = saved.kind.read_folder(folder)
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no tokenizer, it has no {FACTS}") from None
     if tokenizer.digest != saved.digest:
         raise UserError(
-            f"{model}: damaged, or of another tokenizer: its digest is"
+            f"{folder}: damaged, or of another tokenizer: its digest is"
             f" {tokenizer.digest[:12]}, and must be {saved.digest[:12]}"
         )
     return tokenizer

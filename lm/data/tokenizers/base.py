@@ -1,20 +1,26 @@
-"""What a tokenizer owes: text to ids and back, losing nothing."""
+"""What a tokenizer owes: text to ids and back, and the bytes that each id stands for."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from lm.config import Config
+from lm.config import Config, UserError
 from lm.data.words import begins_word
 from lm.example import Vocabulary
 
 PAD, MASK, BOS, EOS, ORDINARY = range(5)
-
+SPECIAL = ("<pad>", "<mask>", "<bos>", "<eos>")
+"""How the special tokens are written where an id is shown; no text is read as one."""
+MODEL = "tokenizer.model"
+"""The file of a tokenizer that is learnt here."""
 
 Sentinels = Annotated[
     int,
@@ -23,7 +29,7 @@ Sentinels = Annotated[
 
 
 class Tokenizer:
-    """`decode(encode(text)) == text` for every text that UTF-8 can hold.
+    """`decode(encode(text)) == text` for every text that UTF-8 can hold, unless it is `lossy`.
 
     `tokens[id]` is the bytes that an id stands for (none, for the special tokens). A word may
     begin with any token whose first character begins one (`lm.data.words`): `▁the` does,
@@ -38,32 +44,46 @@ class Tokenizer:
         encode_ordinary: Callable[[Sequence[str]], list[np.ndarray]],
         sentinels: int = 0,
         model: bytes | None = None,
+        vocabulary: Vocabulary | None = None,
         added: Sequence[str] = (),
     ) -> None:
-        ordinary = ORDINARY + sentinels
-        self.tokens = (b"",) * ordinary + tuple(tokens) + (b"",) * len(added)
+        """Special tokens and sentinels are put before `tokens`, unless a vocabulary is given:
+        then these are all there are, and what is encoded are their ids. `added` come last.
+        """
+        first = 0 if vocabulary else ORDINARY + sentinels
+        end = first + len(tokens)
+        self.tokens = (b"",) * first + tuple(tokens) + (b"",) * len(added)
         digest = sha(f"{digest} {sentinels}".encode()) if sentinels else digest
         self.digest = sha(digest.encode() + msgspec.json.encode(added)) if added else digest
         self.model = model
         """Its own file, if it has one."""
-        end = len(self.tokens) - len(added)
         self.added = {name: end + number for number, name in enumerate(added)}
         """Ids of the tokens that were added, by name: for whoever builds rows by ids. A text
         that spells a name is encoded as any other."""
+        self.lossy: str | None = None
+        """Why the text need not be what `decode` gives back, in words; None: it always is."""
+        self.chat_template: str | None = None
+        """How messages become one text, in Jinja; None: it has no such template."""
         self._encode_ordinary = encode_ordinary
-        self.vocabulary = Vocabulary(
+        new = tuple(range(end, len(self.tokens)))
+        if vocabulary and added:
+            vocabulary = replace(
+                vocabulary,
+                size=len(self.tokens),
+                begins_word=(*vocabulary.begins_word, *(True for _ in new)),
+                special=(*vocabulary.special, *new),
+            )
+        self.vocabulary = vocabulary or Vocabulary(
             size=len(self.tokens),
             pad=PAD,
             mask=MASK,
             bos=BOS,
             eos=EOS,
-            first_ordinary=ordinary,
-            begins_word=tuple(map(_begins_word, self.tokens)),
-            character_bytes=tuple(
-                token[0] if len(token) == 1 and token[0] >= 128 else 0 for token in self.tokens
-            ),
-            sentinels=tuple(range(ORDINARY, ordinary)),
-            special=tuple(range(end, len(self.tokens))),
+            first_ordinary=first,
+            begins_word=tuple(map(begins_a_word, self.tokens)),
+            character_bytes=character_bytes(self.tokens),
+            sentinels=tuple(range(ORDINARY, first)),
+            special=new,
         )
 
     def encode(self, text: str) -> np.ndarray:
@@ -79,6 +99,54 @@ class Tokenizer:
         """The ids of each text, int32[n] each, on all cores."""
         first = self.vocabulary.first_ordinary
         return [ids.astype(np.int32) + first for ids in self._encode_ordinary(texts)]
+
+    def encode_with_bytes(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `text`, int32[n], and how many of its bytes each stands for, int32[n].
+
+        The bytes sum to those of the text, unless it has no token at all. What lies between two
+        tokens counts with the second, and what follows the last one with the last.
+
+        >>> from lm.data.tokenizers import Bytes
+        >>> [array.tolist() for array in Bytes().open().encode_with_bytes("hé")]
+        [[108, 199, 173], [1, 1, 1]]
+        """
+        ids = self.encode(text)
+        return ids, self._sizes[ids]
+
+    def id_to_token(self, id: int) -> str:
+        """What an id is called where it is shown.
+
+        >>> from lm.data.tokenizers import Bytes
+        >>> tokenizer = Bytes(sentinels=1).open()
+        >>> [tokenizer.id_to_token(id) for id in (2, 4, 109)]
+        ['<bos>', '<extra_id_0>', 'h']
+        """
+        if id < ORDINARY:
+            return SPECIAL[id]
+        if id in self.vocabulary.sentinels:
+            return f"<extra_id_{id - ORDINARY}>"
+        return self.tokens[id].decode(errors="replace")
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+    ) -> np.ndarray:
+        """The ids of a conversation, int32[n], by the chat template.
+
+        A message has a `role` and a `content`, which is text: whatever it spells, no special
+        token comes of it. With `add_generation_prompt` the answer's beginning is added. Raises
+        UserError where there is no template, or it refuses the messages.
+        """
+        raise UserError("the tokenizer has no chat template: give the model text")
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Its own files by name, byte for byte; none where its settings are all there is."""
+        return {} if self.model is None else {MODEL: self.model}
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Bytes of each token, int32[V]."""
+        return np.array([len(token) for token in self.tokens], np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special tokens vanish, bytes that are no UTF-8 become U+FFFD.
@@ -147,10 +215,29 @@ class Base(Config):
         """
         raise NotImplementedError
 
+    def read_folder(self, folder: Path) -> Tokenizer:
+        """The tokenizer whose own files lie in a folder; raises `UserError` like `read`."""
+        file = folder / MODEL
+        return self.read(file.read_bytes() if file.exists() else None)
 
-def _begins_word(token: bytes) -> bool:
+
+def begins_a_word(token: bytes) -> bool:
+    """Whether a word may begin with a token of these bytes; with a special one it does.
+
+    >>> [begins_a_word(token) for token in (b" the", b"self", b"")]
+    [True, False, True]
+    """
     first = token.decode(errors="ignore")[:1]
     return begins_word(first) if first else not token
+
+
+def character_bytes(tokens: Sequence[bytes]) -> tuple[int, ...]:
+    r"""Of each token that is a part of a character its byte, else 0.
+
+    >>> character_bytes((b"a", b"\xc3", "é".encode()))
+    (0, 195, 0)
+    """
+    return tuple(token[0] if len(token) == 1 and token[0] >= 128 else 0 for token in tokens)
 
 
 def sha(content: bytes) -> str:

@@ -94,7 +94,7 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
             ]
 
         digest = sha(b"sentencepiece %d " % _VERSION + model)
-        return Tokenizer(tokens, digest, encode, self.sentinels, model, self.added)
+        return Tokenizer(tokens, digest, encode, self.sentinels, model, added=self.added)
 
     def _path(self, corpus_digest: str, validation: float) -> Path:
         """Where a learnt tokenizer is kept: named by what it was learnt from, and how."""
