@@ -6,19 +6,28 @@ from pathlib import Path
 from lm.config import Config, UserError, dump, parse
 from lm.data.tokenizers.base import Base, Tokenizer
 from lm.data.tokenizers.bytes import Bytes
+from lm.data.tokenizers.foreign import Foreign
+from lm.data.tokenizers.hf_folder import from_hf_folder, to_hf_folder
+from lm.data.tokenizers.huggingface import HuggingFace
 from lm.data.tokenizers.sentencepiece import SentencePiece
+from lm.data.tokenizers.sentencepiece_model import SentencePieceModel
 
-TokenizerConfig = Bytes | SentencePiece
+TokenizerConfig = Bytes | SentencePiece | HuggingFace | SentencePieceModel
 
 __all__ = [
     "Base",
     "Bytes",
+    "Foreign",
+    "HuggingFace",
     "SentencePiece",
+    "SentencePieceModel",
     "Tokenizer",
     "TokenizerConfig",
+    "from_hf_folder",
     "load_tokenizer",
     "open_tokenizer",
     "save_tokenizer",
+    "to_hf_folder",
     "vocabulary_size",
 ]
 

@@ -73,7 +73,7 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
         cores = os.cpu_count() or 1
 
         def encode(texts: Sequence[str]) -> list[np.ndarray]:
-            chunks = [_CHUNK.findall(text) for text in texts]
+            chunks = [re.findall(CHUNK, text) for text in texts]
             plain = [
                 "" if chunk[0] == "\u2581" else chunk for parts in chunks for chunk in parts
             ]
@@ -113,7 +113,7 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
 
 _VERSION = 1  # of the training settings, the chunks and the order of ids
 _SAMPLE = 2_000_000  # bytes to learn from; more did not shorten the encoding of other text
-_CHUNK = re.compile("\u2581+|[^\u2581]{1,4095}\n|[^\u2581]{1,4096}")
+CHUNK = "\u2581+|[^\u2581]{1,4095}\n|[^\u2581]{1,4096}"
 """Encoded apart: a line of any length then takes time in proportion, and U+2581, which
 sentencepiece takes for a space, goes by its bytes."""
 
@@ -162,7 +162,7 @@ def _sample(texts: Iterator[str], size: int) -> Iterator[str]:
     """Chunks that are spread evenly over the texts and hold about `_SAMPLE` bytes."""
     due = 0.0
     for text in texts:
-        for chunk in _CHUNK.findall(text):
+        for chunk in re.findall(CHUNK, text):
             due += min(1.0, _SAMPLE / size)
             if due >= 1 and chunk[0] != "\u2581":
                 due -= 1
