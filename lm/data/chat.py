@@ -69,15 +69,17 @@ def render(
     plain = rendered(str, str)
     hidden = rendered(private.hide_special, private.hide_special)
     parts = private.parts(hidden)
-    # Two doubts: the template may look into what is hidden, and a message may spell a special
-    # token together with the template's text.
-    looked = private.show(hidden) != plain
-    apart = private.parts(rendered(private.hide_marks, private.hide_special))
-    joined = _specials(apart) != _specials(parts)
-    if looked or joined:
+    if private.show(hidden) != plain:
+        found = private.spelled(_texts(messages))
         raise UserError(
-            "the chat template takes messages apart in which a special token is spelled: it"
-            f" cannot be told which are the template's; leave out {', '.join(special[:3])} ..."
+            f"the chat template takes apart a message that spells {found}: it cannot be told"
+            " which special tokens are the template's own"
+        )
+    apart = private.parts(rendered(private.hide_marks, private.hide_special))
+    if _specials(apart) != _specials(parts):
+        raise UserError(
+            "the chat template and a message spell a special token together: it cannot be told"
+            " which are the template's own"
         )
     return [(private.show(text), marked) for text, marked in parts]
 
@@ -105,6 +107,12 @@ class _Private:
         self._all = str.maketrans(self._hidden)
         self._marks = str.maketrans(
             {c: hidden for c, hidden in self._hidden.items() if not re.match(r"[\w\s-]", c)}
+        )
+
+    def spelled(self, texts: Sequence[str]) -> str:
+        """The first special token that is spelled in one of these."""
+        return next(
+            (found[0] for text in texts if (found := self._special.search(text))), "one"
         )
 
     def hide_special(self, text: str) -> str:
@@ -179,7 +187,8 @@ def _compile(template: str) -> jinja2.Template:
     )
     sandbox.filters["tojson"] = _to_json
     sandbox.globals["raise_exception"] = _refuse
-    sandbox.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    now = datetime.datetime.now()  # once, as a template is rendered several times
+    sandbox.globals["strftime_now"] = now.strftime
     try:
         return sandbox.from_string(template)
     except jinja2.TemplateError as error:

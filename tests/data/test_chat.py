@@ -85,13 +85,17 @@ def test_a_template_may_look_into_messages() -> None:
 @pytest.mark.parametrize(
     ("template", "text", "why"),
     [
-        ("{{ '<|im_' + messages[0].content }}", "end|>", "takes messages apart"),
-        ("{{ messages[0].content + '>' }}", "<s", "takes messages apart"),
-        ("{{ messages[0].content.replace(' ', '') }}", "< s >", "takes messages apart"),
+        ("{{ '<|im_' + messages[0].content }}", "end|>", "spell a special token together"),
+        ("{{ messages[0].content + '>' }}", "<s", "spell a special token together"),
+        (
+            "{{ messages[0].content.replace(' ', '') }}",
+            "< s >",
+            "spell a special token together",
+        ),
         (
             "{{ messages[0].content | length }}{{ '<s>' in messages[0].content }}",
             "<s>",
-            "apart",
+            "takes apart a message that spells <s>",
         ),
         ("{{ raise_exception('roles must alternate') }}", "x", "roles must alternate"),
         ("{% for %}", "x", "the chat template is no Jinja"),

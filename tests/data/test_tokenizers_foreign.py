@@ -529,7 +529,7 @@ def test_older_files_say_the_same_as_a_tokenizer_json(tmp_path) -> None:
     older = {
         "gpt2": ("vocab.json", "merges.txt"),
         "bert": ("vocab.txt",),
-        "llama": ("tokenizer.model",),
+        "llama": ("tokenizer.model", "chat_template.jinja"),
     }
     for name, files in older.items():
         wanted = golden(name)
@@ -549,6 +549,10 @@ def test_older_files_say_the_same_as_a_tokenizer_json(tmp_path) -> None:
             # SentencePiece counts a space that stands for U+2581 with the token after it.
             assert sizes.tolist() == its_sizes.tolist() or "\u2581" in each["text"]
             assert sizes.sum() == its_sizes.sum()
+        for chat in wanted.get("chats", []) if tokenizer.chat_template else []:
+            prompt = chat["add_generation_prompt"]
+            ids = tokenizer.chat(chat["messages"], add_generation_prompt=prompt)
+            assert ids.tolist() == chat.get("ids", ids.tolist())
 
 
 def test_tiktokens_ids_and_bytes(tmp_path) -> None:
