@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import sentencepiece
@@ -570,3 +571,18 @@ def test_tiktokens_ids_and_bytes(tmp_path) -> None:
     for each in wanted["encodings"]:
         ids, sizes = tokenizer.encode_with_bytes(each["text"])
         assert (ids.tolist(), sizes.tolist()) == (each["ids"], each["bytes"]), each["text"]
+
+
+def test_tokens_may_be_added_behind_the_models_table(tmp_path):
+    """Fails if an added token takes the id of another, is read from text, or has no row."""
+    folder = write(tmp_path, "byte-level")
+    tokenizer, config = from_hf_folder(folder, size=300)
+    more = msgspec.structs.replace(config, added=("<user>", "<bot>"))
+    found = more.read_folder(folder)
+    assert more.vocabulary_size == found.vocabulary.size == 302
+    assert found.added == {"<user>": 300, "<bot>": 301}
+    assert not found.vocabulary.is_ordinary[300:].any()
+    text = "<user> the hall"
+    assert found.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert found.decode([300, *found.encode(text), 301]) == text
+    assert found.digest != tokenizer.digest

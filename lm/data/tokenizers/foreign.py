@@ -43,7 +43,7 @@ FILES = (
 Id = Annotated[int, Meta(ge=0)]
 
 
-class Foreign(Base):
+class Foreign(Base, kw_only=True):
     """What is known of a foreign tokenizer besides its files."""
 
     size: Annotated[int, Meta(ge=1, description="ids: rows of the model's table of tokens")]
@@ -65,7 +65,7 @@ class Foreign(Base):
 
     @property
     def vocabulary_size(self) -> int:
-        return self.size
+        return self.size + len(self.added)
 
     def kept(self, corpus_digest: str, validation: float) -> None:
         return None
@@ -144,8 +144,11 @@ class ForeignTokenizer(Tokenizer):
             eos_counts=False,
         )
         content = b"".join(b"%s %d " % (n.encode(), len(c)) + c for n, c in files.items())
-        digest = sha(b"foreign 1 " + msgspec.json.encode(config) + content)
-        super().__init__(by_id, digest, self.encode_texts, vocabulary=vocabulary)
+        plain = msgspec.structs.replace(config, added=())
+        digest = sha(b"foreign 1 " + msgspec.json.encode(plain) + content)
+        super().__init__(
+            by_id, digest, self.encode_texts, vocabulary=vocabulary, added=config.added
+        )
         self.config, self.lossy = config, lossy
         self.names = dict(names)
         """What each id is called in the files."""
