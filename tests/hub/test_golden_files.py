@@ -85,3 +85,37 @@ def test_a_tokenizer_is_whole(folder):
         chats = reference["chats"]
         assert len(chats) == 6 and sum("ids" in chat for chat in chats) == 4
         assert all(chat["messages"][-1]["content"].strip() in chat["text"] for chat in chats)
+
+
+KNOWN = {
+    "bert-base-uncased": 109_514_298,
+    "bert-base-uncased-bare": 108_891_648,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "llama2-7b": 6_738_415_616,
+    "llama3-8b": 8_030_261_248,
+    "llama3.2-1b": 1_235_814_400,
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-8b": 8_190_735_360,
+    "smollm2-135m": 134_515_008,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-v1.1-base": 247_577_856,
+}
+"""Parameters as published, of which a tied matrix counts once."""
+
+
+def test_the_published_sizes_count_as_published():
+    """Fails if a size is built of other settings than the published one, or has no source."""
+    sizes = json.loads((GOLDEN / "published_sizes.json").read_text())
+    assert sizes.pop("versions").keys() == {"torch", "transformers"}
+    sources = sizes.pop("sources")
+    assert {size["family"] for size in sizes.values()} == sources.keys()
+    assert {name: sizes[name]["parameters"] for name in KNOWN} == KNOWN
+    printed = {name for name, size in sizes.items() if "parameters_as_printed" in size}
+    assert len(sizes) == 60 and len(printed) == 10
