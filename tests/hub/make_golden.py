@@ -36,6 +36,8 @@ class Golden:
     """How names of tensors end that change no answer: a pooler; key biases without rotary."""
     separate_head: bool = False
     """T5 v1.1: transformers 5 ties the head at first, and unties it where a file has both."""
+    shards: str | None = None
+    """Size of shards of bfloat16 weights; where none is given, one file in float32."""
     inputs: tuple[str, ...] = ()
     """Further inputs: `token_type_ids`, `decoder_input_ids`."""
 
@@ -264,6 +266,11 @@ MODELS = {
             },
         },
     ),
+    "llama-shards": Golden(
+        "LlamaForCausalLM",
+        LLAMA | {"attention_bias": True},
+        shards="15KB",
+    ),
     "smollm": Golden(
         "LlamaForCausalLM",
         LLAMA
@@ -438,9 +445,13 @@ def make(name: str, golden: Golden) -> None:
         made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
         made.all_tied_weights_keys.pop("lm_head.weight")
     roughen(made)
-    made.save_pretrained(folder)
+    if golden.shards:
+        made.to(torch.bfloat16).save_pretrained(folder, max_shard_size=golden.shards)
+    else:
+        made.save_pretrained(folder)
 
-    loaded = model.from_pretrained(folder, attn_implementation="eager").eval()
+    options = {"attn_implementation": "eager", "dtype": torch.float32}
+    loaded = model.from_pretrained(folder, **options).eval()
     inputs = rows(loaded.config, golden)
     output, answers = answer(loaded, inputs)
     assert all(value.std() > 1 or output != "logits" for value in answers), name
@@ -452,7 +463,7 @@ def make(name: str, golden: Golden) -> None:
         with tempfile.TemporaryDirectory() as other:
             shutil.copy(folder / "model.safetensors", other)
             shutil.copy(folder / "config.before_5.json", Path(other, "config.json"))
-            older = model.from_pretrained(other, attn_implementation="eager").eval()
+            older = model.from_pretrained(other, **options).eval()
         pairs = zip(answers, answer(older, inputs)[1], strict=True)
         assert all(torch.equal(ours, same) for ours, same in pairs), name
 
