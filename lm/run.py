@@ -256,6 +256,8 @@ def check_channels(run: Run) -> None:
 
     It is asked of runs that are trained: an objective is proven without any text.
     """
+    if why := run.objective.refuse_training():
+        raise UserError(why)
     if run.objective.whole and run.data.packing != "whole":
         kind = run.objective.__struct_config__.tag
         raise UserError(

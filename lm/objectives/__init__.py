@@ -18,8 +18,9 @@ from lm.objectives.plain import Plain
 from lm.objectives.prefix import Prefix
 from lm.objectives.shifted import Shifted
 from lm.objectives.spans import Spans
+from lm.objectives.states import States
 
-Objective = Plain | Mixture | Curriculum | Classify
+Objective = Plain | Mixture | Curriculum | Classify | States
 
 __all__ = [
     "AnyOrder",
@@ -39,4 +40,5 @@ __all__ = [
     "Scheduled",
     "Shifted",
     "Spans",
+    "States",
 ]

@@ -85,6 +85,10 @@ class Base(Config):
         """What is wrong with the fields, in one line that begins with one; None if nothing."""
         return None
 
+    def refuse_training(self) -> str | None:
+        """Why nothing can be trained with it, in one line; None if it can."""
+        return None
+
     def at(self, step: int, steps: int, seed: int) -> Self:
         """The objective of a step, if steps differ in which it is; each is compiled once."""
         return self
