@@ -9,28 +9,23 @@
 """
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from msgspec import Meta
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from lm.config import Config, UserError, dump, parse, read_json
+from lm.config import Config, UserError, dump, parse
 from lm.data import LengthModel, Tokenizer, TokenizerConfig
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.model import Model
 from lm.numerics import Precision
 from lm.objectives import Objective
 from lm.output.files import write_whole
+from lm.output.tensors import SHARD, WEIGHTS, LazyArray, holds_arrays, read_arrays, write_arrays
 
-SHARD = 5 * 10**9
-"""Bytes of a file of parameters, at most."""
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_INDEX = f"{_WEIGHTS}.index.json"
+_CONFIG = "config.json"
 
 
 class Consumed(Config):
@@ -59,8 +54,13 @@ class Provenance(Config):
     steps: Annotated[int, Meta(ge=0, description="optimizer steps of the whole run")] = 0
     corpus_digest: Annotated[str, Meta(description="of the text it was trained on")] = ""
     start: Annotated[str, Meta(description="digest of the model that it started from")] = ""
-    consumed: Annotated[Consumed, Meta(description="what went into it")] = Consumed()
+    consumed: (
+        Annotated[Consumed, Meta(description="what went into it; null: unknown")] | None
+    ) = Consumed()
     commit: Annotated[str, Meta(description="of the code that trained it")] = ""
+    source: Annotated[str, Meta(description="folder or name that it was imported from")] = ""
+    revision: Annotated[str, Meta(description="of that name, where it is known")] = ""
+    family: Annotated[str, Meta(description="model_type of what was imported")] = ""
 
 
 class Started(Config):
@@ -70,7 +70,9 @@ class Started(Config):
     origin: Annotated[Provenance, Meta(description="where that model comes from")] = (
         Provenance()
     )
-    consumed: Annotated[Consumed, Meta(description="what had gone into it")] = Consumed()
+    consumed: (
+        Annotated[Consumed, Meta(description="what had gone into it; null: unknown")] | None
+    ) = Consumed()
 
 
 class Card(Config):
@@ -100,14 +102,16 @@ class Artifact(NamedTuple):
         found = hashlib.sha256(dump(self.card.model).encode())
         found.update(self.tokenizer.digest.encode())
         for name, array in sorted(by_name(self.params).items()):
+            # Of the numbers as they are used, in whatever type they are kept.
+            array = np.ascontiguousarray(array, np.float32)
             found.update(f"{name} {array.dtype} {array.shape}".encode())
-            found.update(np.ascontiguousarray(array).view(np.uint8).data)
+            found.update(array.view(np.uint8).data)
         return found.hexdigest()[:16]
 
 
 def is_artifact(folder: Path) -> bool:
     """Whether a folder holds an artifact, and not a run."""
-    return any((folder / name).exists() for name in (_WEIGHTS, _INDEX))
+    return holds_arrays(folder)
 
 
 def save_artifact(artifact: Artifact, folder: Path, *, shard: int = SHARD) -> None:
@@ -115,23 +119,25 @@ def save_artifact(artifact: Artifact, folder: Path, *, shard: int = SHARD) -> No
 
     Raises UserError where the folder holds files already.
     """
+    arrays = {name: LazyArray.of(array) for name, array in by_name(artifact.params).items()}
+    write_artifact(artifact.card, artifact.tokenizer, arrays, folder, shard=shard)
+
+
+def write_artifact(
+    card: Card,
+    tokenizer: Tokenizer,
+    arrays: Mapping[str, LazyArray],
+    folder: Path,
+    *,
+    shard: int = SHARD,
+) -> None:
+    """The same of parameters by name, of which a file's are in memory at a time."""
     check_folder(folder)
     folder.mkdir(exist_ok=True)
-    save_tokenizer(artifact.tokenizer, artifact.card.tokenizer, folder / "tokenizer")
-    shards = list(_shards(by_name(artifact.params), shard))
-    names = [_WEIGHTS]
-    if len(shards) > 1:
-        total = len(shards)
-        names = [f"model-{n:05}-of-{total:05}.safetensors" for n in range(1, total + 1)]
-    for name, arrays in zip(names, shards, strict=True):
-        save_file(arrays, folder / name)
-    if len(shards) > 1:
-        where = {key: name for name, part in zip(names, shards, strict=True) for key in part}
-        size = sum(array.nbytes for part in shards for array in part.values())
-        index = {"metadata": {"total_size": size}, "weight_map": where}
-        write_whole(folder / _INDEX, json.dumps(index, indent=2) + "\n")
+    save_tokenizer(tokenizer, card.tokenizer, folder / "tokenizer")
+    write_arrays(folder, arrays, shard=shard)
     # Last, as without it the folder is no artifact.
-    write_whole(folder / _CONFIG, dump(artifact.card))
+    write_whole(folder / _CONFIG, dump(card))
 
 
 def check_folder(folder: Path) -> None:
@@ -145,26 +151,15 @@ def check_folder(folder: Path) -> None:
 def load_artifact(folder: Path) -> Artifact:
     """What a folder holds; raises UserError in one line where it is damaged or no artifact."""
     card = load_card(folder)
-    files = [_WEIGHTS]
-    if (folder / _INDEX).exists():
-        weight_map = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{folder / _INDEX}: damaged: it has no weight_map")
-        files = sorted(set(map(str, weight_map.values())))
-    arrays: dict[str, np.ndarray] = {}
-    for name in files:
-        try:
-            arrays |= load_file(folder / name)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder / name}: damaged: {error}") from None
-    return Artifact(card, load_tokenizer(folder / "tokenizer"), as_tree(arrays))
+    params = {name: array.whole() for name, array in read_arrays(folder).items()}
+    return Artifact(card, load_tokenizer(folder / "tokenizer"), as_tree(params))
 
 
 def load_card(folder: Path) -> Card:
     """What an artifact is, without its parameters; raises UserError like `load_artifact`."""
     config = folder / _CONFIG
     if not is_artifact(folder) or not config.exists():
-        raise UserError(f"{folder}: no artifact: it has no {_CONFIG} with {_WEIGHTS}")
+        raise UserError(f"{folder}: no artifact: it has no {_CONFIG} with {WEIGHTS}")
     return parse(Card, config.read_bytes(), str(config))
 
 
@@ -195,16 +190,3 @@ def as_tree(arrays: Mapping[str, Any]) -> dict[str, Any]:
             here = here.setdefault(folder, {})
         here[name] = array
     return tree
-
-
-def _shards(arrays: Mapping[str, np.ndarray], most: int) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays by name, in files of at most so many bytes, or of one array."""
-    part: dict[str, np.ndarray] = {}
-    size = 0
-    for name, array in sorted(arrays.items()):
-        if part and size + array.nbytes > most:
-            yield part
-            part, size = {}, 0
-        part[name] = np.ascontiguousarray(array)
-        size += array.nbytes
-    yield part

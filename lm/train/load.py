@@ -1,31 +1,36 @@
 """A trained model from an artifact or a run directory, and what a run starts from."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import msgspec
+import numpy as np
 
 from lm.artifact import (
     Artifact,
     Card,
     Consumed,
     Provenance,
+    Started,
     as_tree,
     by_name,
     is_artifact,
-    load_artifact,
     load_card,
     save_artifact,
 )
-from lm.config import UserError
+from lm.config import UserError, validate_fields
 from lm.cost import ledger
 from lm.data import Data, LengthModel, Tokenizer, Tokens, vocabulary_size
 from lm.data.tokenizers import load_tokenizer
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
+from lm.hub.folder import is_hf_folder, open_folder
+from lm.numerics import Precision
+from lm.output.tensors import LazyArray, read_arrays
 from lm.run import Run, decided_by, read_run, splits, steps, validate
 from lm.train.checkpoint import restore
 from lm.train.directory import (
@@ -91,20 +96,26 @@ def load_run(directory: Path) -> ModelWithText:
     return ModelWithText(there.run, tokens, there.program, there.params)
 
 
-def load_model(path: Path | str) -> LoadedModel:
-    """The model of an artifact, or of a run directory's newest intact checkpoint.
+def load_model(path: Path | str, *, precision: Precision | None = None) -> LoadedModel:
+    """The model of an artifact, a Hugging Face folder or a run's newest intact checkpoint.
 
-    No corpus is read. Raises UserError in one line where the path holds neither, or is damaged.
+    No corpus is read. Parameters are float32. `precision` is of the operands of matrix
+    products: unless given that of training, and float32 where others trained it. Raises
+    UserError in one line where the path holds none of these, or is damaged.
 
     >>> load_model("nowhere")
     Traceback (most recent call last):
     lm.config.struct.UserError: nowhere: no such file or directory
     """
     path = Path(path)
+    if is_hf_folder(path):
+        foreign = open_folder(path)
+        return _loaded(foreign.card, foreign.tokenizer, foreign.arrays, path, precision)
     if is_artifact(path):
-        return _of_artifact(load_artifact(path), path)
+        tokenizer = load_tokenizer(path / "tokenizer")
+        return _loaded(load_card(path), tokenizer, read_arrays(path), path, precision)
     run = validate(read_run(path))
-    return _of_run(run, path, run_tokenizer(run, path))
+    return _of_run(run, path, run_tokenizer(run, path), precision=precision)
 
 
 def save_model(model: LoadedModel, folder: Path | str) -> None:
@@ -113,34 +124,60 @@ def save_model(model: LoadedModel, folder: Path | str) -> None:
 
 
 def settings_of(path: Path) -> Run:
-    """The settings of a run directory or an artifact, without its parameters."""
+    """The settings of whatever `load_model` takes, without its parameters."""
+    if is_hf_folder(path):
+        return _run_of(open_folder(path).card)
     if not is_artifact(path):
         return read_run(path)
     return _run_of(load_card(path))
 
 
 def tokenizer_at(path: Path) -> Tokenizer:
-    """The tokenizer of a run directory or an artifact."""
+    """The tokenizer of whatever `load_model` takes."""
+    if is_hf_folder(path):
+        return open_folder(path).tokenizer
     if is_artifact(path):
         return load_tokenizer(path / "tokenizer")
     return run_tokenizer(read_run(path), path)
 
 
-def _of_artifact(artifact: Artifact, path: Path) -> LoadedModel:
-    card = artifact.card
-    run = validate(_run_of(card))
-    program = _program(run, artifact.tokenizer)
-    given, wanted = by_name(artifact.params), by_name(program.abstract.params)
-    for name in [*wanted, *given]:
-        if name not in given or name not in wanted or given[name].shape != wanted[name].shape:
+def _loaded(
+    card: Card,
+    tokenizer: Tokenizer,
+    arrays: Mapping[str, LazyArray],
+    path: Path,
+    precision: Precision | None,
+) -> LoadedModel:
+    """A model whose parameters lie in files, placed as they are read."""
+    # Not as a run that is trained, of which more is asked.
+    run = validate_fields(_with(_run_of(card), precision))
+    if why := run.model.check():
+        raise UserError(f"{path}: model.{why}")
+    program = _program(run, tokenizer)
+    wanted = by_name(program.abstract.params)
+    for name in [*wanted, *arrays]:
+        if name not in arrays or name not in wanted or arrays[name].shape != wanted[name].shape:
             raise UserError(
-                f"{path}: damaged: parameter {name} is {_shape(given, name)}, and its"
+                f"{path}: damaged: parameter {name} is {_shape(arrays, name)}, and its"
                 f" config.json says {_shape(wanted, name)}"
             )
-    placed = {name: hosts.put(given[name], wanted[name].sharding) for name in wanted}
-    return LoadedModel(
-        run, artifact.tokenizer, program, as_tree(placed), card.lengths, card.origin
-    )
+    placed = {name: _placed(arrays[name], wanted[name].sharding) for name in wanted}
+    return LoadedModel(run, tokenizer, program, as_tree(placed), card.lengths, card.origin)
+
+
+def _placed(array: LazyArray, where: jax.sharding.Sharding) -> jax.Array:
+    """The array in float32 on the devices, each of which reads what it needs, in its turn."""
+    parts = []
+    for device, part in where.addressable_devices_indices_map(array.shape).items():
+        assert part is not None
+        read = np.asarray(array.read(part), np.float32)
+        parts.append(jax.device_put(read, device).block_until_ready())
+    return jax.make_array_from_single_device_arrays(array.shape, where, parts)
+
+
+def _with(run: Run, precision: Precision | None) -> Run:
+    """The run with its matrix products in a precision, if one is given."""
+    return run if precision is None else msgspec.structs.replace(run, precision=precision)
 
 
 def _run_of(card: Card) -> Run:
@@ -157,15 +194,21 @@ def _shape(arrays: Any, name: str) -> str:
 
 
 def _of_run(
-    run: Run, directory: Path, tokenizer: Tokenizer, *, corpus_digest: str | None = None
+    run: Run,
+    directory: Path,
+    tokenizer: Tokenizer,
+    *,
+    corpus_digest: str | None = None,
+    precision: Precision | None = None,
 ) -> LoadedModel:
-    program = _program(run, tokenizer)
+    decided = decided_by(run)
+    program = _program(_with(run, precision), tokenizer)
     run = program.run
     place = checkpoints_of(run, directory)
     found = restore(place, {"params": program.abstract.params})
     data = {"tokenizer_digest": tokenizer.digest}
     data |= {"corpus_digest": corpus_digest} if corpus_digest else {}
-    refuse_others(decided_by(run) | data, place, found, known=True)
+    refuse_others(decided | data, place, found, known=True)
     if not bool(all_finite(found.state["params"])):
         raise UserError(
             f"{place}: the parameters of checkpoint {found.step} are not finite: the run"
@@ -210,6 +253,13 @@ def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Prov
         steps=steps(run),
         corpus_digest=extra.get("decided_by", {}).get("corpus_digest", ""),
         start="" if start is None else start.digest,
-        consumed=mine if start is None else mine.plus(start.consumed),
+        consumed=_with_start(mine, start),
         commit=newest.get("commit") or "",
     )
+
+
+def _with_start(mine: Consumed, start: Started | None) -> Consumed | None:
+    """What went into a model, with what had gone into its start; None where that is unknown."""
+    if start is None:
+        return mine
+    return None if start.consumed is None else mine.plus(start.consumed)
