@@ -10,7 +10,9 @@ COMMANDS = {
     "train": "train a run: RUN.json, or STUDY[/SCALE]:RUN",
     "score": "score trained runs in bits per byte",
     "generate": "continue a text, or fill its blanks",
-    "export": "write a model to a folder of its own: an artifact",
+    "import": "make an artifact of a Hugging Face folder, or of a name on the hub",
+    "export": "write a model to a folder: an artifact, or as transformers reads it",
+    "reference": "write what transformers answers, so that an import is checked by it",
     "prove": "prove that no prediction depends on what it must not see",
     "audit": "prove that two runs saw the same rows in the same order",
     "tokens": "show the tokens of a text, with ids and bytes a token",
@@ -21,6 +23,8 @@ COMMANDS = {
 }
 """Commands with their one line of help; each is the module of its name in lm/commands, which
 has `add_arguments(parser)` and `main(given)`, and is imported only where it is given."""
+MODULES = {"import": "import_model"}
+"""Where Python has the word for itself."""
 OF_TABLES = ("fit", "compare")
 """Those that use no jax."""
 
@@ -36,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
         if name == given_name:
-            module = importlib.import_module(f"lm.commands.{name}")
+            module = importlib.import_module(f"lm.commands.{MODULES.get(name, name)}")
             module.add_arguments(command)
     given, rest = parser.parse_known_args(arguments)
     if "overrides" in given and not any(text.startswith("-") for text in rest):
