@@ -30,7 +30,7 @@ def is_hf_folder(folder: Path) -> bool:
         return False
 
 
-class Foreign(NamedTuple):
+class Opened(NamedTuple):
     """What a Hugging Face folder holds, in our words."""
 
     card: Card
@@ -117,7 +117,7 @@ class HfFolder:
         return (f"{passed[0]}{more}: there, and no part of what is computed",)
 
 
-def open_folder(folder: Path, *, source: str = "", revision: str = "") -> Foreign:
+def open_folder(folder: Path, *, source: str = "", revision: str = "") -> Opened:
     """What a Hugging Face folder holds; no array is read yet.
 
     `source` and `revision` say where it comes from, if that is not the folder. Raises UserError
@@ -140,7 +140,7 @@ def open_folder(folder: Path, *, source: str = "", revision: str = "") -> Foreig
             source=source or str(folder), revision=revision, family=opened.kind, consumed=None
         ),
     )
-    return Foreign(card, tokenizer, opened.arrays, said)
+    return Opened(card, tokenizer, opened.arrays, said)
 
 
 def shapes_of(settings: Settings) -> Shapes:

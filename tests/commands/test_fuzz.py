@@ -164,7 +164,7 @@ def command(draw: random.Random, world: World) -> list[str]:
     weights = {
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
-        **{"export": 2, "": 1},
+        **{"export": 2, "import": 2, "reference": 1, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
@@ -180,6 +180,8 @@ def command(draw: random.Random, world: World) -> list[str]:
             draw.choice(DIRECTORIES),
             draw.choice(("absent", "causal")),
         ],
+        "import": lambda: [draw.choice(DIRECTORIES), draw.choice(("absent", "causal"))],
+        "reference": lambda: [draw.choice(DIRECTORIES)],
         "audit": lambda: [draw.choice(DIRECTORIES), draw.choice(DIRECTORIES)],
         "tokens": lambda: [
             draw.choice(("one", *WORDS)),
@@ -205,13 +207,16 @@ def command(draw: random.Random, world: World) -> list[str]:
     return line
 
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # what is drawn may be a name, and nothing is fetched here
+
 STUDIES = ("bert_vs_gpt", "isoflop", "known_truth", "curriculum", "mask_rate")
 
 
 def options_of(name: str) -> tuple[str, ...]:
     """The options of a command, as its parser has them."""
     parser = Parser(add_help=False)
-    importlib.import_module(f"lm.commands.{name}").add_arguments(parser)
+    module = cli.MODULES.get(name, name)
+    importlib.import_module(f"lm.commands.{module}").add_arguments(parser)
     return tuple(option for action in parser._actions for option in action.option_strings)
 
 
