@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from lm.config import UserError, read_json
+from lm.config import UserError
 from lm.distributed.process import Parser
 from lm.output.console import console
 
@@ -17,7 +17,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Writes reference.npz into the folder."""
-    from lm.hub.folder import CONFIG, is_hf_folder, open_folder
+    from lm.hub.folder import HfFolder, is_hf_folder, open_folder
     from lm.hub.parity import REFERENCE, draw_rows
 
     if not given.folder.is_dir() or not is_hf_folder(given.folder):
@@ -39,7 +39,8 @@ def main(given: argparse.Namespace) -> None:
     import torch
     import transformers
 
-    name = read_json(given.folder / CONFIG)["architectures"][0]
+    theirs = HfFolder(given.folder)
+    name = theirs.family.architecture(theirs.kind, theirs.settings)
     model = getattr(transformers, name).from_pretrained(
         given.folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )

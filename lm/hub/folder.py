@@ -46,6 +46,8 @@ class HfFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder}: no Hugging Face folder: it has no {CONFIG}")
         options = read_json(folder / CONFIG)
         if not isinstance(options, dict) or not isinstance(options.get("model_type"), str):
             raise UserError(f"{folder / CONFIG}: has no model_type")

@@ -129,6 +129,12 @@ def test_what_is_known_and_not_computed_is_said():
     assert open_folder(GOLDEN / "bert-bare").said[0].startswith("pooler.dense.bias and 1 more")
 
 
+def test_a_folder_of_something_else_is_said_to_be(tmp_path):
+    """Fails if a traceback says that a file is missing."""
+    with pytest.raises(UserError, match=r"no Hugging Face folder: it has no config.json"):
+        open_folder(tmp_path)
+
+
 def test_pickles_are_not_read(tmp_path):
     """Fails if a file that runs code is loaded, or how to convert it is left out."""
     (tmp_path / "config.json").write_bytes((GOLDEN / "gpt2" / "config.json").read_bytes())
