@@ -20,7 +20,7 @@ def is_weight(axes: tuple[str, ...]) -> bool:
 
 
 _SIDES = (
-    *(("heads", "head"), ("kv", "head"), ("embed",), ("mlp",)),
+    *(("heads", "head"), ("kv", "head"), ("heads",), ("embed",), ("mlp",)),
     *(("vocab",), ("classes",), ("head",), ("last_embed",), ("act_embed",)),
     *(("positions",), ("token_types",), ("buckets",)),
 )

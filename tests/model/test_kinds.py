@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr
 
 from lm.data import Bytes, Data
 from lm.distributed import mesh
-from lm.example import BidirectionalMask, CausalMask, Example, Source, positions_of
+from lm.example import Batch, BidirectionalMask, CausalMask, Example, Source, positions_of
 from lm.generate import answer, generate
 from lm.loss import cross_entropy, logits
 from lm.model import EncoderDecoder, Transformer, build
@@ -24,7 +24,9 @@ from lm.model.attention.xla import pairs
 from lm.model.positions import Alibi, Linear, Local, NoPositions, Rotary, Yarn
 from lm.model.presets import presets
 from lm.objectives import Causal, Masked, Spans
+from lm.optimizer import Adamw, Muon
 from lm.run import Run
+from lm.train.step import prepare
 from lm.verify.dependence import modules
 from lm.verify.leaks import prove
 from lm.verify.rows import VOCABULARY as LETTERS
@@ -287,6 +289,26 @@ def test_a_decoder_answers_by_its_source(name):
     scores[:, [token for token in range(TOKENS) if token not in legal]] = -np.inf
     for place, token in enumerate(found[0]):
         assert scores[place].argmax() == token
+
+
+@every_kind
+@pytest.mark.parametrize("optimizer", [Adamw(), Muon()], ids=["adamw", "muon"])
+def test_it_can_be_trained(name, optimizer):
+    """Fails if an optimizer cannot tell what a parameter is by the names of its axes."""
+    model = KINDS[name]
+    objective = Spans(stack="encoder_decoder") if model.reads_source else Causal()
+    data = Data(tokenizer=Bytes(sentinels=64), length=32, batch=2)
+    run = Run(model=model, objective=objective, optimizer=optimizer, data=data)
+    program = prepare(run, Bytes(sentinels=64).open().vocabulary, alone())
+    rows = jax.ShapeDtypeStruct((2, 32), jnp.int32)
+    given = program.abstract, Batch(rows, rows), np.uint32(0), objective
+    state, metrics = jax.eval_shape(program.update, *given)
+    assert jax.tree.structure(state) == jax.tree.structure(program.abstract)
+    assert metrics["loss"].shape == ()
+
+
+def alone():
+    return mesh.make(mesh.Mesh(), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("name", ["t5-small"])
