@@ -30,7 +30,7 @@ _HOMES = {
     "load_model": "lm.train.load",
     "save_model": "lm.train.load",
     "score_text": "lm.evaluate.given_text",
-    "generate_text": "lm.generate.text",
+    "generate_text": "lm.train.use",
 }
 """The public API: each name and the module that it is in."""
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from lm.config import UserError as UserError
     from lm.data import Data as Data
     from lm.evaluate.given_text import score_text as score_text
-    from lm.generate.text import generate_text as generate_text
     from lm.model import Transformer as Transformer
     from lm.objectives import Causal as Causal
     from lm.objectives import Masked as Masked
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from lm.train.load import load_model as load_model
     from lm.train.load import save_model as save_model
     from lm.train.train import train_run as train_run
+    from lm.train.use import generate_text as generate_text
 
 
 def __getattr__(name: str) -> Any:

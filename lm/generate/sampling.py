@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ def generate(
     *,
     vocabulary: Vocabulary,
     length: int,
+    begin: Literal["bos", "given"] = "bos",
     count: int,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -30,11 +31,13 @@ def generate(
 ) -> list[list[int]]:
     """Up to `count` tokens that a causal model puts after each prompt; fewer if a text ends.
 
-    All rows at once, each position read once. The model sees a bos token and what came
-    before, of which it forgets the older half whenever a row is `length` positions long.
+    All rows at once, each position read once. The model sees a bos token, unless the prompts
+    have what begins a text (`given`), and what came before, of which it forgets the older half
+    whenever a row is `length` positions long.
     Temperature 0 takes the likeliest token; `top_k` leaves out all but that many.
     """
     texts = [list(prompt) for prompt in prompts]
+    before = [vocabulary.bos] if begin == "bos" else []
     going = list(range(len(texts)))
     key = jax.random.key(seed)
     done = 0
@@ -42,9 +45,7 @@ def generate(
         longest = max(len(texts[row]) for row in going)
         half = min(length // 2, length - 2)
         window = length - 1 if longest + count - done < length else half
-        seen = [
-            [vocabulary.bos, *texts[row][max(0, len(texts[row]) - window) :]] for row in going
-        ]
+        seen = [[*before, *texts[row][max(0, len(texts[row]) - window) :]] for row in going]
         width = max(map(len, seen))
         steps = min(count - done, length - width)
         # Few widths and capacities, so that few programs are compiled. Rows end at the right.

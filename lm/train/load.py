@@ -45,6 +45,7 @@ from lm.train.directory import (
 )
 from lm.train.faults import all_finite
 from lm.train.step import Program, prepare
+from lm.train.use import Usable
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ModelWithText:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Usable):
     """A trained model with what it needs to read and write text, and no corpus."""
 
     run: Run
