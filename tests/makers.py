@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -86,3 +87,31 @@ def result(**columns: Any) -> Result:
     return Result(
         costs=costs, training=training, evaluation=evaluation(**asked) if asked else None
     )
+
+
+def save_untrained(
+    folder: Path, objective: Any, model: Any, *, length: int, precision: str = "float32"
+) -> None:
+    """An artifact of a model that nobody trained, on bytes, with a sentinel for each span."""
+    # Others of these values need no jax.
+    import flax.linen as nn
+    import jax
+    import numpy as np
+
+    from lm.artifact import Artifact, Card, save_artifact
+    from lm.data import Bytes
+    from lm.model import blank_example, build
+
+    config = Bytes(sentinels=4)
+    tokenizer = config.open()
+    module = build(model, tokenizer.vocabulary.size, mesh=None)
+    examples = [blank_example(model, 1, 2)]
+    examples += [replace(examples[0], head=head) for head in objective.heads]
+    params: dict[str, Any] = {}
+    for example in examples:
+        params |= module.init(jax.random.key(0), example)["params"]
+    card = Card(
+        model=model, objective=objective, tokenizer=config, length=length, precision=precision
+    )
+    params = jax.tree.map(np.asarray, nn.unbox(params))
+    save_artifact(Artifact(card, tokenizer, params), folder)

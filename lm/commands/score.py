@@ -48,6 +48,24 @@ def add_arguments(parser: Parser) -> None:
         default=[],
         help="these files in place of the held-out text, each one document, by any model",
     )
+    parser.add_argument(
+        "--length",
+        type=int,
+        metavar="N",
+        help="cut each file into rows of at most N tokens after a bos token; models of others"
+        " are always scored so, by default in rows as long as they allow",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="S",
+        help="begin such rows S tokens apart, each scored in what none before it holds",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of the matrix products, if another than the model is loaded with",
+    )
     parser.add_argument("--rows", type=int, metavar="N", help="score this many windows only")
     parser.add_argument(
         "--mc-se", type=float, metavar="X", help="draw masks until their error is at most X"
@@ -61,6 +79,7 @@ def add_arguments(parser: Parser) -> None:
 def main(given: argparse.Namespace) -> None:
     """Scores, and prints one run's scores with their errors, or a table of several runs."""
     from lm.evaluate.evaluate import evaluate
+    from lm.evaluate.given_text import score_given
     from lm.evaluate.scoring import score_by
 
     names = [name.replace("-", "_") for name in given.scorer]
@@ -71,35 +90,39 @@ def main(given: argparse.Namespace) -> None:
         print_json(found) if given.json else _print_validation(validation)
         return
     # Before anything is loaded, as a refusal after minutes of scoring would be too late.
-    chosen = _chosen(given.directories, names, effort)
+    chosen = _chosen(given.directories, names, effort, given.stride)
     prepare_machine()
     if given.paired:
-        found = _paired(chosen, effort, given.text)
+        found = _paired(chosen, effort, given)
         print_json(found) if given.json else _print_paired(found)
         return
     if alone:
-        everything = evaluate(_load(given.directories[0], []), effort)
+        everything = evaluate(_load(given.directories[0], given), effort)
         if everything is None:
             raise UserError(f"{given.directories[0]}: it predicts no tokens, and has no score")
         print_json(everything) if given.json else _print_found(everything)
         return
     scores = {}
     for directory, by_name in chosen.items():
-        trained = _load(directory, given.text)
+        trained = _load(directory, given)
+        by = score_given if given.text else score_by
         scores[str(directory)] = {
-            name: score_by(trained, scorer, effort).brief() for name, scorer in by_name.items()
+            name: by(trained, scorer, effort).brief() for name, scorer in by_name.items()
         }
+    if given.json:
+        by_run = {run: {"scores": of} for run, of in scores.items()}
+        print_json(next(iter(by_run.values())) if len(scores) == 1 else by_run)
+        return
     if len(scores) == 1:
-        (only,) = scores.values()
-        print_json({"scores": only}) if given.json else _print_scores(only)
-    elif given.json:
-        print_json({run: {"scores": of} for run, of in scores.items()})
+        _print_scores(next(iter(scores.values())))
     else:
         made = table(*_COLUMNS, "mc_se", "text_se")
         for run, of in scores.items():
             for name, score in of.items():
                 made.add_row(*_cells(run, name, score), *_errors(score))
         print_table(made)
+    for run, of in scores.items():
+        _print_windows(f"{run}: " if len(scores) > 1 else "", next(iter(of.values())))
 
 
 def _validation(directory: Path) -> dict[str, float]:
@@ -114,14 +137,15 @@ def _validation(directory: Path) -> dict[str, float]:
     return {"validation_loss": training.validation_loss, **training.validation_terms}
 
 
-def _load(path: Path, text: list[Path]) -> "ModelWithText":
+def _load(path: Path, given: argparse.Namespace) -> "ModelWithText":
     """A model with the text that it is scored on: the files given, or its own held-out text."""
     from lm.artifact import is_artifact
     from lm.evaluate.given_text import with_text
     from lm.train.load import load_model, load_run
 
-    if text:
-        return with_text(load_model(path), text)
+    if given.text:
+        model = load_model(path, precision=given.precision)
+        return with_text(model, given.text, length=given.length, stride=given.stride)
     if is_artifact(path):
         raise UserError(f"{path}: an artifact has no text of its own; name files with --text")
     return load_run(path)
@@ -129,12 +153,17 @@ def _load(path: Path, text: list[Path]) -> "ModelWithText":
 
 def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
     """What the options ask for; UserError where one of them cannot be."""
+    from lm.evaluate.given_text import check_windows
     from lm.evaluate.scoring import Effort
 
     for option in ("block", "rows", "mc_se"):
         value = getattr(given, option)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{option.replace('_', '-')} {value}: must be > 0")
+    for option in ("length", "stride", "precision"):
+        if getattr(given, option) is not None and not given.text:
+            raise UserError(f"--{option} {getattr(given, option)}: name files with --text too")
+    check_windows(given.length, given.stride)
     effort = Effort(mc_se=given.mc_se)
     if given.rows is not None:
         effort = replace(effort, rows=given.rows, curve_rows=given.rows)
@@ -148,13 +177,14 @@ def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
 
 
 def _chosen(
-    directories: list[Path], names: list[str], effort: "Effort"
+    directories: list[Path], names: list[str], effort: "Effort", stride: int | None
 ) -> dict[Path, dict[str, "Scorer"]]:
     """The named scorers that are valid for each run; if none is named, all but the orders.
 
     Raises UserError for a name that is valid for none of the runs, and for a run for which no
     name is valid.
     """
+    from lm.evaluate.given_text import no_scorer, usual
     from lm.evaluate.scorers.base import refuses
     from lm.evaluate.scoring import scorers, valid
     from lm.train.load import settings_of
@@ -167,14 +197,20 @@ def _chosen(
         if unknown := [name for name in names if name not in there]:
             legal = ", ".join(map(_dashed, there))
             raise UserError(f"--scorer {_dashed(unknown[0])}: no such scorer; one of {legal}")
-        asked = names or [n for n, scorer in there.items() if not scorer.only_by_name]
-        fits = valid(run, effort)
+        asked, fits = names or list(usual(there, stride)), valid(run, effort)
         found[directory] = {name: fits[name] for name in asked if name in fits}
         used |= set(found[directory])
         if not fits:
             raise UserError(
                 f"{directory}: it predicts no tokens, which bits per byte are of; of a finished"
                 " run, `lm score RUN_DIR` without options prints what its validation found"
+            )
+        if stride is not None and not usual(fits, stride):
+            raise UserError(f"{directory}: {no_scorer(run, stride)}")
+        if masks := [n for n in names if stride is not None and there[n].prediction != "next"]:
+            raise UserError(
+                f"--scorer {_dashed(masks[0])}: strided windows are for the chain rule alone;"
+                " leave out --stride"
             )
         missing = [name for name in names if name not in fits]
         if not found[directory] or (missing and len(directories) == 1):
@@ -188,14 +224,14 @@ def _chosen(
 
 
 def _paired(
-    chosen: Mapping[Path, Mapping[str, "Scorer"]], effort: "Effort", text: list[Path]
+    chosen: Mapping[Path, Mapping[str, "Scorer"]], effort: "Effort", given: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     """Each run's first scorer, and how far it lies above the first run's, by document."""
     from lm.evaluate.bits import paired
     from lm.evaluate.scoring import score_by, windows_for
 
     asked = {directory: next(iter(by_name.items())) for directory, by_name in chosen.items()}
-    models = {directory: _load(directory, text) for directory in asked}
+    models = {directory: _load(directory, given) for directory in asked}
     first, *others = asked
     windows = {d: windows_for(models[d], scorer, effort) for d, (_, scorer) in asked.items()}
     for directory in others:
@@ -267,6 +303,20 @@ def _print_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
             f"{_dashed(name):<15} {score['bits_per_byte']:.4f} bits per byte "
             f" {score['kind']:<13}  layout {_layout(score)}{''.join(errors)}"
         )
+
+
+def _print_windows(run: str, score: Mapping[str, Any]) -> None:
+    """What given text was cut into, and what its tokens do not tell."""
+    if "prefix" not in score:
+        return
+    apart = f", {score['stride']} apart" if score["stride"] else ""
+    prefix = score["prefix"]
+    print(
+        f"{run}{score['bytes']:,} bytes in windows of at most {score['length']} tokens{apart},"
+        f" after {prefix['token']} ({prefix['id']})"
+    )
+    if score["lossy"]:
+        print(f"{run}lossy: {score['lossy']}")
 
 
 def _layout(score: Mapping[str, Any]) -> str:

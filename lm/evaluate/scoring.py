@@ -82,7 +82,7 @@ def score_of(
     exact = scorer.kind == "exact"
     number = 1 if exact else replicates if mc_se is None else max(2, replicates)
     layout_RL = windows.layout(scorer.layout_given)
-    nats_KRL = nats_by(trained, scorer, windows, number).mean(axis=1)
+    nats_KRL = windows.scored(nats_by(trained, scorer, windows, number).mean(axis=1))
     while True:
         found = measure(
             nats_KRL,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 
 from lm.config import UserError
@@ -29,7 +28,7 @@ from lm.model import Module, build
 from lm.numerics import Precision
 from lm.objectives.base import Prediction
 from lm.run import Run
-from lm.train.step import Program, prepare
+from lm.train.step import Program
 
 if TYPE_CHECKING:
     from lm.train.load import LoadedModel
@@ -192,13 +191,6 @@ def generate_text(
         [text], count=count, temperature=temperature, top_k=top_k, seed=seed
     )
     return str(added)
-
-
-def with_precision(model: "LoadedModel", precision: Precision) -> "LoadedModel":
-    """The same model with the operands of its matrix products in another precision."""
-    run = msgspec.structs.replace(model.run, precision=precision)
-    program = prepare(run, model.tokenizer.vocabulary, model.program.mesh)
-    return dataclasses.replace(model, run=run, program=program)
 
 
 def place_rows(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:

@@ -1,26 +1,26 @@
 """A loaded model is asked for logits, states and text, whatever it was trained to predict."""
 
-from dataclasses import replace
+import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
-from lm.artifact import Artifact, Card, save_artifact
 from lm.config import UserError
-from lm.data import Bytes
 from lm.example import Batch
 from lm.generate.question import possible
 from lm.loss import logits
-from lm.model import EncoderDecoder, Transformer, blank_example, build
+from lm.model import EncoderDecoder, Transformer
 from lm.model.ends import Transform
 from lm.model.layers import LayerNorm
 from lm.model.positions import Learned
 from lm.objectives import Causal, Classify, Masked, Spans
 from lm.train.load import load_model
-from lm.train.use import generate_text, with_precision
+from lm.train.step import prepare
+from lm.train.use import generate_text
+from tests.makers import save_untrained
 
 LENGTH = 12
 SMALL = {"depth": 2, "width": 16, "heads": 2}
@@ -50,29 +50,20 @@ def models(tmp_path_factory):
     """Models that nobody trained, from artifacts."""
     found, folder = {}, tmp_path_factory.mktemp("use")
     for name, (objective, model) in MODELS.items():
-        config = Bytes(sentinels=4)
-        tokenizer = config.open()
-        module = build(model, tokenizer.vocabulary.size, mesh=None)
-        examples = [blank_example(model, 1, 2)]
-        examples += [replace(examples[0], head=head) for head in objective.heads]
-        params = {}
-        for example in examples:
-            params |= module.init(jax.random.key(0), example)["params"]
-        params = jax.tree.map(np.asarray, nn.unbox(params))
-        card = Card(
-            model=model,
-            objective=objective,
-            tokenizer=config,
-            length=LENGTH,
-            precision="bfloat16",
-        )
-        save_artifact(Artifact(card, tokenizer, params), folder / name)
+        save_untrained(folder / name, objective, model, length=LENGTH, precision="bfloat16")
         found[name] = load_model(folder / name)
     return found
 
 
 ROWS = np.array([[2, 70, 80, 90, 3], [2, 71, 3, 0, 0]])
 SEGMENTS = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+
+
+def with_precision(model, precision):
+    """The same model with its matrix products in another precision."""
+    run = msgspec.structs.replace(model.run, precision=precision)
+    program = prepare(run, model.tokenizer.vocabulary, model.program.mesh)
+    return dataclasses.replace(model, run=run, program=program)
 
 
 def test_logits_are_what_is_trained(models):
