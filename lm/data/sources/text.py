@@ -17,7 +17,10 @@ from lm.data.sources.base import Base
 class Text(Base, frozen=True, tag="text"):
     """UTF-8 text files, read as they are: line ends and a byte order mark are text."""
 
-    paths: Annotated[tuple[str, ...], Meta(min_length=1, description="files or globs (** too)")]
+    paths: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="files or globs (** too); $NAME is of the environment"),
+    ]
     documents: Annotated[
         Literal["file", "paragraph"],
         Meta(description="a document is a file, or a run of lines between blank ones"),
@@ -64,7 +67,7 @@ def find_files(paths: tuple[str, ...]) -> list[tuple[str, Path]]:
     """(id, path) of every file; ids are relative to the folder that holds them all."""
     files = set[str]()
     for pattern in paths:
-        pattern = os.path.expanduser(pattern)
+        pattern = os.path.expandvars(os.path.expanduser(pattern))
         matches = [
             path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)
         ]
