@@ -1,7 +1,8 @@
 """A study: a grid of runs, each trained and asked the same questions, and the report on them.
 
 A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(runs)`
-and `EFFORT`, how much a scale spends on scoring where that is not the usual.
+and `EFFORT`, how much a scale spends on scoring where that is not the usual. One that asks more
+of what was trained has `after(runs, directory)`, which keeps what it finds beside the runs.
 """
 
 import argparse
@@ -83,6 +84,8 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             # All runs are for one process; several may each train some of them.
             with only_writer(directory, shared=bool(given.run)):
                 failed = train(runs, names, directory, effort_of(study, given.scale))
+                if hasattr(study, "after"):
+                    study.after(results(runs, directory), directory)
         if hosts.is_first():
             draw(study, runs, directory)
         if failed:
