@@ -28,10 +28,10 @@ from lm.output.numbers import with_error
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.analyses.given import models_table, read_scores, score_models
-from lm.study.grid import ANY_ORDER, GPT, Cell, Size, variant_of
+from lm.study.grid import ANY_ORDER, GPT, Size, StudyRun, variant_of
 from lm.study.report.values import Report
 from lm.study.sentences import NO_ANSWER
-from lm.train.load import load
+from lm.train.load import load_run
 
 VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
 VALID = Text(paths=("$YARDSTICK_CORPORA/wikitext-2/valid.txt",), documents="paragraph")
@@ -60,7 +60,7 @@ def runs(scale: str) -> dict[str, Run]:
     return PLANS[scale].runs(VARIANTS)
 
 
-def after(cells: list[Cell], directory: Path) -> None:
+def after(cells: list[StudyRun], directory: Path) -> None:
     """Scores what was trained and what is at hand on one text."""
     done = [cell for cell in cells if cell.result is not None]
     if not done:
@@ -74,14 +74,14 @@ def after(cells: list[Cell], directory: Path) -> None:
     score_models(models, texts, length=run.data.length - 1, file=directory / SCORES)
 
 
-def _texts(cell: Cell, folder: Path) -> list[Path]:
+def _texts(cell: StudyRun, folder: Path) -> list[Path]:
     """A file for each document that is read."""
     corpus = cell.run.data.corpus
     if isinstance(corpus, Text):
         test = Path(os.path.expandvars(corpus.paths[0])).with_name("test.txt")
         there = [text.decode() for _, _, text in paragraphs(test) if len(text) >= LEAST]
     else:
-        split = load(cell.directory).tokens.validation
+        split = load_run(cell.directory).tokens.validation
         there = [split.text(number)[:LEAST] for number in range(len(split.ids))]
     chosen = there[:: max(1, len(there) // PARAGRAPHS)][:PARAGRAPHS]
     folder.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def _texts(cell: Cell, folder: Path) -> list[Path]:
     return files
 
 
-def report(cells: list[Cell]) -> Report:
+def report(cells: list[StudyRun]) -> Report:
     """What the models at hand need for the text; which have no number, and why."""
     scores, refused = read_scores(cells[0].directory.parent / SCORES)
     bytes_of = {score.document_bytes for of in scores.values() for score in of.values()}

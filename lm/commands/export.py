@@ -61,14 +61,14 @@ def main(given: argparse.Namespace) -> None:
 def _write_hf(source: Path, folder: Path, precision: str) -> None:
     """Writes beside the folder, compares, and only then gives it its name."""
     from lm.artifact import by_name
-    from lm.hub.base import Settings
+    from lm.hub.base import FamilySettings
     from lm.hub.writing import choose_family, write_folder
     from lm.output.tensors import LazyArray
     from lm.train.load import load_model
 
     model = load_model(source, precision="float32")
     card = model.artifact.card
-    settings = Settings(
+    settings = FamilySettings(
         model=card.model,
         objective=card.objective,
         length=card.length,

@@ -23,7 +23,7 @@ def main(given: argparse.Namespace) -> None:
     """Writes the artifact, checks it against a file of answers, and says what it holds."""
     from lm.artifact import check_folder, write_artifact
     from lm.hub.folder import open_folder
-    from lm.hub.names import fetch, is_name
+    from lm.hub.names import download, is_name
 
     check_folder(given.folder)
     source, revision = Path(given.model), ""
@@ -31,7 +31,7 @@ def main(given: argparse.Namespace) -> None:
         if given.revision:
             raise UserError(f"--revision {given.revision}: {source} is a folder, and has none")
     elif is_name(given.model):
-        source, revision = fetch(given.model, revision=given.revision)
+        source, revision = download(given.model, revision=given.revision)
     else:
         raise UserError(f"{source}: there is no such folder, and it is no name")
     prepare_machine()

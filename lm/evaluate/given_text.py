@@ -21,7 +21,7 @@ from lm.run import Run
 from lm.train.load import LoadedModel, ModelWithText
 
 
-class Prefix(Record):
+class RowPrefix(Record):
     """The token that stands before the first one of a row."""
 
     id: int
@@ -31,7 +31,7 @@ class Prefix(Record):
 class TextScore(Score, kw_only=True):
     """How well given text is predicted, and in which windows."""
 
-    prefix: Prefix
+    prefix: RowPrefix
     """What stands before the first token of a document, or of each row where `length` was
     given."""
     length: int
@@ -126,7 +126,7 @@ def score_given(there: ModelWithText, scorer: Scorer, effort: Effort) -> TextSco
     cut, bos = text.cut, text.tokenizer.vocabulary.bos
     return TextScore(
         **asdict(score),
-        prefix=Prefix(id=bos, token=text.tokenizer.id_to_token(bos)),
+        prefix=RowPrefix(id=bos, token=text.tokenizer.id_to_token(bos)),
         length=cut.length if cut else there.run.data.length - 1,
         stride=cut.stride if cut else None,
         lossy=text.lossy,

@@ -10,7 +10,7 @@ from lm.model import Model
 from lm.objectives import Objective
 
 
-class Settings(NamedTuple):
+class FamilySettings(NamedTuple):
     """What a config.json of theirs says, in our words."""
 
     model: Model
@@ -89,19 +89,19 @@ class Family:
     uncomputed: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of arrays that are known and not computed."""
 
-    def settings(self, options: Options, names: Collection[str]) -> Settings:
+    def settings(self, options: Options, names: Collection[str]) -> FamilySettings:
         """What a config.json says, of a file with arrays of these names."""
         raise NotImplementedError
 
-    def options(self, kind: str, settings: Settings) -> dict[str, Any]:
+    def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
         """The options of a model as near as the kind can say; read again, they may differ."""
         raise NotImplementedError
 
-    def rules(self, kind: str, settings: Settings) -> list[Rule]:
+    def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         """Where each array is; rules of arrays that the model lacks are passed over."""
         raise NotImplementedError
 
-    def architecture(self, kind: str, settings: Settings) -> str:
+    def architecture(self, kind: str, settings: FamilySettings) -> str:
         """The class of transformers for it."""
         raise NotImplementedError
 

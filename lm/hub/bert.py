@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, ClassVar
 
-from lm.hub.base import ACTIVATIONS, THEIRS, Family, Options, Settings, words
+from lm.hub.base import ACTIVATIONS, THEIRS, Family, FamilySettings, Options, words
 from lm.hub.rules import Rule
 from lm.model import Transformer
 from lm.model.ends import Transform
@@ -37,7 +37,7 @@ class Bert(Family):
         r"^lm_head\.bias$",
     )
 
-    def settings(self, options: Options, names: Collection[str]) -> Settings:
+    def settings(self, options: Options, names: Collection[str]) -> FamilySettings:
         kind = options.values["model_type"]
         headed = any(name.startswith(_HEADS[kind]) for name in names)
         options.must("is_decoder", False)
@@ -73,9 +73,9 @@ class Bert(Family):
             output_bias="bias" if headed else "none",
         )
         objective = Masked() if headed else States()
-        return Settings(model, objective, length, options.take("vocab_size"))
+        return FamilySettings(model, objective, length, options.take("vocab_size"))
 
-    def options(self, kind: str, settings: Settings) -> dict[str, Any]:
+    def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
         model, positions = settings.model, settings.model.positions
         offset, places = 0, settings.length
         if isinstance(positions, Learned):
@@ -107,11 +107,11 @@ class Bert(Family):
             "position_embedding_type": "absolute",
         }
 
-    def architecture(self, kind: str, settings: Settings) -> str:
+    def architecture(self, kind: str, settings: FamilySettings) -> str:
         name = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}[kind]
         return name + ("Model" if isinstance(settings.objective, States) else "ForMaskedLM")
 
-    def rules(self, kind: str, settings: Settings) -> list[Rule]:
+    def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         tied = settings.model.embedding == "tied"
         distil = kind == "distilbert"
         block = f"{kind}.transformer.layer.{{n}}." if distil else f"{kind}.encoder.layer.{{n}}."

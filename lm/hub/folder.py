@@ -11,7 +11,7 @@ import numpy as np
 from lm.artifact import Card, Provenance, by_name
 from lm.config import UserError, read_json, validate_fields
 from lm.data.tokenizers import Tokenizer, from_hf_folder
-from lm.hub.base import Family, Options, Settings
+from lm.hub.base import Family, FamilySettings, Options
 from lm.hub.families import family_of
 from lm.hub.rules import Shapes, names, to_ours
 from lm.hub.without import has_tokenizer, without_tokenizer
@@ -57,7 +57,7 @@ class HfFolder:
         found = self._arrays()
         asked = Options(options, where)
         try:
-            self.settings: Settings = self.family.settings(asked, found.keys())
+            self.settings: FamilySettings = self.family.settings(asked, found.keys())
             validate_fields(self.settings.model)
         except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise UserError(
@@ -145,7 +145,7 @@ def open_folder(folder: Path, *, source: str = "", revision: str = "") -> Opened
     return Opened(card, tokenizer, opened.arrays, said)
 
 
-def shapes_of(settings: Settings) -> Shapes:
+def shapes_of(settings: FamilySettings) -> Shapes:
     """The shape of each of our arrays for a model; nothing is allocated."""
     return _shapes(settings.model, settings.vocabulary)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from lm.config import UserError
-from lm.hub.base import ACTIVATIONS, THEIRS, Family, Options, Settings, words
+from lm.hub.base import ACTIVATIONS, THEIRS, Family, FamilySettings, Options, words
 from lm.hub.rules import Rule
 from lm.model import Transformer
 from lm.model.layers import LayerNorm
@@ -25,7 +25,7 @@ class Gpt2(Family):
     )
     uncomputed: ClassVar[tuple[str, ...]] = (r"\.attn\.(masked_)?bias$",)
 
-    def settings(self, options: Options, names: Collection[str]) -> Settings:
+    def settings(self, options: Options, names: Collection[str]) -> FamilySettings:
         del names
         options.must("add_cross_attention", False)
         scaled = options.take("scale_attn_weights", True)
@@ -50,11 +50,11 @@ class Gpt2(Family):
             attention_scale="by_layer" if by_layer else "rsqrt_head" if scaled else "one",
             embedding="tied" if options.take("tie_word_embeddings", True) else "untied",
         )
-        return Settings(
+        return FamilySettings(
             model, Causal(), options.take("n_positions", 1024), options.take("vocab_size")
         )
 
-    def options(self, kind: str, settings: Settings) -> dict[str, Any]:
+    def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
         model, positions = settings.model, settings.model.positions
         places = positions.length if isinstance(positions, Learned) else settings.length
         return {
@@ -71,10 +71,10 @@ class Gpt2(Family):
             "tie_word_embeddings": model.embedding == "tied",
         }
 
-    def architecture(self, kind: str, settings: Settings) -> str:
+    def architecture(self, kind: str, settings: FamilySettings) -> str:
         return "GPT2LMHeadModel"
 
-    def rules(self, kind: str, settings: Settings) -> list[Rule]:
+    def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         block = "transformer.h.{n}."
         found = [
             Rule("embedding", "transformer.wte.weight"),

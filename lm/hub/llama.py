@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from lm.config import UserError
-from lm.hub.base import ACTIVATIONS, GATES, THEIRS, Family, Options, Settings
+from lm.hub.base import ACTIVATIONS, GATES, THEIRS, Family, FamilySettings, Options
 from lm.hub.rotary import read_rotary, written_rotary
 from lm.hub.rules import Rule
 from lm.hub.windows import layer_types_of, local_of
@@ -30,7 +30,7 @@ class Llama(Family):
     ignored: ClassVar[frozenset[str]] = frozenset({"attention_dropout", "is_llama_config"})
     uncomputed: ClassVar[tuple[str, ...]] = (r"rotary_emb\.inv_freq$",)
 
-    def settings(self, options: Options, names: Collection[str]) -> Settings:
+    def settings(self, options: Options, names: Collection[str]) -> FamilySettings:
         del names
         kind = options.values["model_type"]
         width, heads = options.take("hidden_size"), options.take("num_attention_heads")
@@ -65,7 +65,7 @@ class Llama(Family):
             embedding="tied" if options.take("tie_word_embeddings", False) else "untied",
             local=self._windows(options, kind),
         )
-        return Settings(model, Causal(), length, options.take("vocab_size"))
+        return FamilySettings(model, Causal(), length, options.take("vocab_size"))
 
     @staticmethod
     def _bias(options: Options, kind: str, name: str) -> bool:
@@ -95,7 +95,7 @@ class Llama(Family):
                  for n in range(depth)]  # fmt: skip
         return local_of(options.take("layer_types", types), window)
 
-    def options(self, kind: str, settings: Settings) -> dict[str, Any]:
+    def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
         model = settings.model
         found = {
             "vocab_size": settings.vocabulary,
@@ -128,10 +128,10 @@ class Llama(Family):
             }
         return found
 
-    def architecture(self, kind: str, settings: Settings) -> str:
+    def architecture(self, kind: str, settings: FamilySettings) -> str:
         return _CLASSES[kind]
 
-    def rules(self, kind: str, settings: Settings) -> list[Rule]:
+    def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         block = "model.layers.{n}."
         found = [
             Rule("embedding", "model.embed_tokens.weight"),

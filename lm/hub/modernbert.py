@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
 from lm.config import UserError
-from lm.hub.base import ACTIVATIONS, GATES, THEIRS, Family, Options, Settings, words
+from lm.hub.base import ACTIVATIONS, GATES, THEIRS, Family, FamilySettings, Options, words
 from lm.hub.rotary import parameters_of, rotary_of
 from lm.hub.rules import Rule
 from lm.hub.windows import layer_types_of, local_of
@@ -32,7 +32,7 @@ class ModernBert(Family):
         """
     )
 
-    def settings(self, options: Options, names: Collection[str]) -> Settings:
+    def settings(self, options: Options, names: Collection[str]) -> FamilySettings:
         kind = options.values["model_type"]
         decoder = kind == "modernbert-decoder"
         headed = any(name.startswith(_HEADS[kind]) for name in names)
@@ -78,7 +78,7 @@ class ModernBert(Family):
         )
         objective = Causal() if decoder else Masked(rate=0.3) if headed else States()
         length = options.take("max_position_embeddings", 8192)
-        return Settings(model, objective, length, options.take("vocab_size"))
+        return FamilySettings(model, objective, length, options.take("vocab_size"))
 
     @staticmethod
     def _rotaries(options: Options) -> tuple[Rotary, Rotary]:
@@ -109,7 +109,7 @@ class ModernBert(Family):
             )
         return found[0]
 
-    def options(self, kind: str, settings: Settings) -> dict[str, Any]:
+    def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
         model = settings.model
         rotary = model.positions if isinstance(model.positions, Rotary) else Rotary()
         local, near, window = model.local, rotary, 128
@@ -152,13 +152,13 @@ class ModernBert(Family):
         ]
         return found | {"global_attn_every_n_layers": first[0] if first else model.depth}
 
-    def architecture(self, kind: str, settings: Settings) -> str:
+    def architecture(self, kind: str, settings: FamilySettings) -> str:
         if kind == "modernbert-decoder":
             return "ModernBertDecoderForCausalLM"
         bare = isinstance(settings.objective, States)
         return "ModernBertModel" if bare else "ModernBertForMaskedLM"
 
-    def rules(self, kind: str, settings: Settings) -> list[Rule]:
+    def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         block, head = "model.layers.{n}.", _HEADS[kind]
         found = [
             Rule("embedding", "model.embeddings.tok_embeddings.weight"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lm.config import UserError
 
 
-class Fetched(NamedTuple):
+class Downloaded(NamedTuple):
     """A folder of the cache, and which commit of the name it is."""
 
     folder: Path
@@ -26,7 +26,7 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text) is not None
 
 
-def fetch(name: str, *, revision: str | None = None) -> Fetched:
+def download(name: str, *, revision: str | None = None) -> Downloaded:
     """The files of a name, from the cache or the hub (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`).
 
     Raises UserError in one line where there is no such name, no right to it, or no way to it.
@@ -61,5 +61,5 @@ def fetch(name: str, *, revision: str | None = None) -> Fetched:
     except (HfHubHTTPError, OSError) as error:
         why = f"could not be fetched: {str(error).splitlines()[0]}"
     else:
-        return Fetched(Path(folder), Path(folder).name)
+        return Downloaded(Path(folder), Path(folder).name)
     raise UserError(f"{name}: {why}")

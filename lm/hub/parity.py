@@ -14,13 +14,13 @@ from lm.model import Module
 from lm.objectives import Base
 
 REFERENCE = "reference.npz"
-"""Rows and what transformers answers to them, beside a model (`lm reference`)."""
+"""RowsByName and what transformers answers to them, beside a model (`lm reference`)."""
 REFERENCE_TOLERANCE = 1e-3
 WRITTEN_TOLERANCE = 1e-4
 ROWS, LENGTH = 2, 24
 """Of rows that are drawn to compare with."""
 
-Rows = Mapping[str, np.ndarray]
+RowsByName = Mapping[str, np.ndarray]
 """By transformers' names, int [B, L] each: `input_ids`, `attention_mask`, and where the model
 reads them `token_type_ids`, `decoder_input_ids`, `decoder_attention_mask`."""
 
@@ -28,7 +28,7 @@ reads them `token_type_ids`, `decoder_input_ids`, `decoder_attention_mask`."""
 def draw_rows(
     vocabulary: Vocabulary, *, length: int, types: int = 0, source: bool = False, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Rows of random ordinary tokens; the second is padded by a third."""
+    """RowsByName of random ordinary tokens; the second is padded by a third."""
     draw = np.random.default_rng(seed)
     ordinary, length = np.flatnonzero(vocabulary.is_ordinary), min(LENGTH, length)
     mask_BL = np.ones((ROWS, length), np.int32)
@@ -46,7 +46,7 @@ def draw_rows(
     return found
 
 
-def answers(module: Module, params: Any, objective: Base, rows: Rows) -> np.ndarray:
+def answers(module: Module, params: Any, objective: Base, rows: RowsByName) -> np.ndarray:
     """What a model says at every position, float32[B, L, V]; its states where it predicts
     nothing.
     """
@@ -84,14 +84,14 @@ def answers(module: Module, params: Any, objective: Base, rows: Rows) -> np.ndar
     return np.asarray(jax.jit(answer)(params, placed), np.float32)
 
 
-def difference(found: np.ndarray, wanted: np.ndarray, rows: Rows) -> float:
+def difference(found: np.ndarray, wanted: np.ndarray, rows: RowsByName) -> float:
     """The largest difference at positions that are no padding."""
     real_BL = rows.get("decoder_attention_mask", rows["attention_mask"]) > 0
     return float(np.abs(found - wanted)[real_BL].max())
 
 
 def read_reference(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
-    """Rows and answers of the file in a folder; None where there is no such file."""
+    """RowsByName and answers of the file in a folder; None where there is no such file."""
     file = folder / REFERENCE
     if not file.exists():
         return None

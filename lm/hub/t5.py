@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from lm.config import UserError
-from lm.hub.base import ACTIVATIONS, GATES, THEIRS, Family, Options, Settings, words
+from lm.hub.base import ACTIVATIONS, GATES, THEIRS, Family, FamilySettings, Options, words
 from lm.hub.rules import Rule
 from lm.model import EncoderDecoder
 from lm.model.layers import RmsNorm
@@ -21,7 +21,7 @@ class T5(Family):
         "classifier_dropout dropout_rate initializer_factor n_positions"
     )
 
-    def settings(self, options: Options, names: Collection[str]) -> Settings:
+    def settings(self, options: Options, names: Collection[str]) -> FamilySettings:
         options.must("is_decoder", False)
         options.must("is_encoder_decoder", True)
         words = str(options.take("feed_forward_proj", "relu")).split("-")
@@ -65,9 +65,9 @@ class T5(Family):
         # Distances have no end; they were trained on rows of 512.
         length = options.take("n_positions", 512)
         objective = Spans(stack="encoder_decoder")
-        return Settings(model, objective, length, options.take("vocab_size"))
+        return FamilySettings(model, objective, length, options.take("vocab_size"))
 
-    def options(self, kind: str, settings: Settings) -> dict[str, Any]:
+    def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
         model, positions = settings.model, settings.model.positions
         buckets = positions if isinstance(positions, Buckets) else Buckets()
         word = THEIRS[model.mlp]
@@ -94,10 +94,10 @@ class T5(Family):
             "scale_decoder_outputs": scaled,
         }
 
-    def architecture(self, kind: str, settings: Settings) -> str:
+    def architecture(self, kind: str, settings: FamilySettings) -> str:
         return "T5ForConditionalGeneration"
 
-    def rules(self, kind: str, settings: Settings) -> list[Rule]:
+    def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         found = [
             Rule("embedding", "shared.weight"),
             Rule("unembedding", "lm_head.weight"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.data.tokenizers import Tokenizer, to_hf_folder
-from lm.hub.base import Family, Options, Settings
+from lm.hub.base import Family, FamilySettings, Options
 from lm.hub.families import KINDS, spelled_out
 from lm.hub.folder import CONFIG, shapes_of
 from lm.hub.rules import names, to_theirs
@@ -25,11 +25,11 @@ class Written(NamedTuple):
 
     kind: str
     family: Family
-    settings: Settings
+    settings: FamilySettings
     options: dict[str, Any]
 
 
-def choose_family(settings: Settings, *, first: str = "") -> Written:
+def choose_family(settings: FamilySettings, *, first: str = "") -> Written:
     """The family that has all parts of a model; `first` is asked before the others.
 
     Whether it has is seen by reading what it writes. Raises UserError that names the family
@@ -61,7 +61,7 @@ def choose_family(settings: Settings, *, first: str = "") -> Written:
     )
 
 
-def _differing(mine: Settings, other: Settings) -> list[str]:
+def _differing(mine: FamilySettings, other: FamilySettings) -> list[str]:
     """What of a model another one has otherwise, as overrides that would make it so."""
     found = []
     ours, theirs = mine.objective, other.objective

@@ -154,13 +154,13 @@ def layer_inputs(config: "Transformer") -> LayerInputs | None:
     depth, norm = config.depth, None
     if config.first_norm == "none":
         # One norm less than there are layers; the first has a row that nothing reads.
-        later = Norms(config.norm, depth - 1, name="later_norm_1")(config.width)
+        later = LaterNorms(config.norm, depth - 1, name="later_norm_1")(config.width)
         norm = {name: jnp.pad(rows, ((1, 0), (0, 0))) for name, rows in later.items()}
     local = (False,) * depth if config.local is None else config.local.is_local(depth)
     return LayerInputs(jnp.arange(depth), jnp.array(local), norm)
 
 
-class Norms(nn.Module):
+class LaterNorms(nn.Module):
     """The parameters of the norms of some layers, [rows, D] each."""
 
     kind: NormKind

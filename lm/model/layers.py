@@ -12,19 +12,19 @@ from lm.config import Config
 from lm.distributed.mesh import constrain
 from lm.numerics import Einsum
 
-Epsilon = Annotated[float, Meta(gt=0, description="added to the mean square")]
+NormEpsilon = Annotated[float, Meta(gt=0, description="added to the mean square")]
 
 
 class RmsNorm(Config, tag="rms"):
     """Divided by the root of the mean square, and scaled (Zhang & Sennrich 2019)."""
 
-    epsilon: Epsilon = 1e-6
+    epsilon: NormEpsilon = 1e-6
 
 
 class LayerNorm(Config, tag="layer"):
     """The same after the mean is taken off, with a bias or without (Ba et al. 2016)."""
 
-    epsilon: Epsilon = 1e-6
+    epsilon: NormEpsilon = 1e-6
     bias: Annotated[Literal["none", "bias"], Meta(description="whether it is added to")] = (
         "bias"
     )

@@ -79,8 +79,8 @@ def hub():
 def fetched(name, cache, **environment):
     """What a process that fetches a name prints, one line."""
     code = (
-        "import sys\nfrom lm.config import UserError\nfrom lm.hub.names import fetch\n"
-        "try: print(*fetch(sys.argv[1]))\nexcept UserError as error: print('refused', error)"
+        "import sys\nfrom lm.config import UserError\nfrom lm.hub.names import download\n"
+        "try: print(*download(sys.argv[1]))\nexcept UserError as error: print('refused', error)"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     env = clean | {"HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"} | environment

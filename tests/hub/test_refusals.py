@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from lm.config import UserError
 from lm.data import Bytes
-from lm.hub.base import Settings
+from lm.hub.base import FamilySettings
 from lm.hub.folder import HfFolder, open_folder
 from lm.hub.writing import choose_family
 from lm.model import Transformer
@@ -162,7 +162,7 @@ EXPORTS = {
 @pytest.mark.parametrize(("model", "objective", "kind"), EXPORTS.values(), ids=EXPORTS)
 def test_models_of_ours_find_their_family(model, objective, kind):
     """Fails if a model that a family has is refused, or goes to another family."""
-    assert choose_family(Settings(model, objective, 32, 260)).kind == kind
+    assert choose_family(FamilySettings(model, objective, 32, 260)).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -178,4 +178,4 @@ def test_models_of_ours_find_their_family(model, objective, kind):
 def test_what_no_family_has_is_named(model, objective, said):
     """Fails if a part is dropped on the way out."""
     with pytest.raises(UserError, match=said):
-        choose_family(Settings(model, objective, 64, Bytes().vocabulary_size))
+        choose_family(FamilySettings(model, objective, 64, Bytes().vocabulary_size))

@@ -7,7 +7,7 @@ import pytest
 
 from lm.cli import main
 from lm.data import Bytes
-from lm.hub.base import Settings
+from lm.hub.base import FamilySettings
 from lm.hub.folder import HfFolder, shapes_of
 from lm.hub.parity import answers, difference, read_reference
 from lm.hub.writing import choose_family, write_folder
@@ -49,7 +49,7 @@ def test_transformers_reads_what_we_write_of_theirs(name, tmp_path):
 )
 def test_transformers_reads_what_we_write_of_ours(model, tmp_path):
     """Fails if the default model, or a gated one, is not what its family computes."""
-    settings = Settings(model, Causal(), 64, 260)
+    settings = FamilySettings(model, Causal(), 64, 260)
     draw = np.random.default_rng(0)
     arrays = {
         name: LazyArray.of(draw.normal(name.endswith("scale"), 0.1, shape).astype(np.float32))

@@ -10,7 +10,7 @@ import pytest
 
 from lm.config import UserError, dump, parse
 from lm.data import Bytes, Data
-from lm.example import CausalMask
+from lm.example import CausalMask, Output
 from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import (
@@ -179,7 +179,7 @@ def test_a_loss_is_divided_once_by_its_own_weight(objective, rows, ask):
     @jax.jit  # one program for the whole and its parts, which differ in weights alone
     def terms(rows_B):
         one = replace(example, weights=example.weights * rows_B[:, None])
-        return part.loss((states, table), one, einsum=Einsum("float32"))
+        return part.loss(Output(states, table), one, einsum=Einsum("float32"))
 
     first_B = jnp.arange(len(states)) < 3
     whole, first, second = terms(first_B | True), terms(first_B), terms(~first_B)

@@ -14,7 +14,7 @@ from lm.output.numbers import decimals
 from lm.study.report.values import Column, Row, Table
 from lm.train.load import load_model
 
-Found = dict[str, dict[str, TextScore] | str]
+ScoresByModel = dict[str, dict[str, TextScore] | str]
 """By model its scores, the headline first, or why it has none."""
 
 
@@ -22,7 +22,7 @@ def score_models(
     models: Mapping[str, Path], texts: Sequence[Path], *, length: int, file: Path
 ) -> None:
     """Scores models on the same files in rows of a length; keeps scores and refusals."""
-    found: Found = {}
+    found: ScoresByModel = {}
     for label, path in models.items():
         try:
             found[label] = score_text(load_model(path), texts, length=length)
@@ -34,7 +34,7 @@ def score_models(
 
 def read_scores(file: Path) -> tuple[dict[str, dict[str, TextScore]], dict[str, str]]:
     """The scores by model that `score_models` kept, and why other models have none."""
-    found = msgspec.json.decode(file.read_bytes(), type=Found) if file.exists() else {}
+    found = msgspec.json.decode(file.read_bytes(), type=ScoresByModel) if file.exists() else {}
     scores = {label: of for label, of in found.items() if not isinstance(of, str)}
     return scores, {label: why for label, why in found.items() if isinstance(why, str)}
 
