@@ -9,7 +9,7 @@ from lm.model import Transformer
 from lm.model.ends import Transform
 from lm.model.layers import LayerNorm
 from lm.model.positions import Learned
-from lm.objectives import Masked, States
+from lm.objectives import Masked, StatesOnly
 
 _HEADS = {"bert": "cls.predictions.", "roberta": "lm_head.", "distilbert": "vocab_"}
 """How the names of each kind's masked head begin."""
@@ -72,7 +72,7 @@ class Bert(Family):
             transform=Transform(activation=of_head) if headed else None,
             output_bias="bias" if headed else "none",
         )
-        objective = Masked() if headed else States()
+        objective = Masked() if headed else StatesOnly()
         return FamilySettings(model, objective, length, options.take("vocab_size"))
 
     def options(self, kind: str, settings: FamilySettings) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Bert(Family):
 
     def architecture(self, kind: str, settings: FamilySettings) -> str:
         name = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}[kind]
-        return name + ("Model" if isinstance(settings.objective, States) else "ForMaskedLM")
+        return name + ("Model" if isinstance(settings.objective, StatesOnly) else "ForMaskedLM")
 
     def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         tied = settings.model.embedding == "tied"

@@ -12,7 +12,7 @@ from lm.model import Transformer
 from lm.model.ends import Transform
 from lm.model.layers import LayerNorm
 from lm.model.positions import Rotary
-from lm.objectives import Causal, Masked, States
+from lm.objectives import Causal, Masked, StatesOnly
 
 Bias = Literal["none", "bias"]
 _HEADS = {"modernbert": "head.", "modernbert-decoder": "lm_head."}
@@ -76,7 +76,7 @@ class ModernBert(Family):
             transform=Transform(activation=activation, bias=of_head) if headed else None,
             output_bias=output,
         )
-        objective = Causal() if decoder else Masked(rate=0.3) if headed else States()
+        objective = Causal() if decoder else Masked(rate=0.3) if headed else StatesOnly()
         length = options.take("max_position_embeddings", 8192)
         return FamilySettings(model, objective, length, options.take("vocab_size"))
 
@@ -155,7 +155,7 @@ class ModernBert(Family):
     def architecture(self, kind: str, settings: FamilySettings) -> str:
         if kind == "modernbert-decoder":
             return "ModernBertDecoderForCausalLM"
-        bare = isinstance(settings.objective, States)
+        bare = isinstance(settings.objective, StatesOnly)
         return "ModernBertModel" if bare else "ModernBertForMaskedLM"
 
     def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:

@@ -18,9 +18,9 @@ from lm.objectives.plain import Plain
 from lm.objectives.prefix import Prefix
 from lm.objectives.shifted import Shifted
 from lm.objectives.spans import Spans
-from lm.objectives.states import States
+from lm.objectives.states import StatesOnly
 
-Objective = Plain | Mixture | Curriculum | Classify | States
+Objective = Plain | Mixture | Curriculum | Classify | StatesOnly
 
 __all__ = [
     "AnyOrder",
@@ -40,5 +40,5 @@ __all__ = [
     "Scheduled",
     "Shifted",
     "Spans",
-    "States",
+    "StatesOnly",
 ]

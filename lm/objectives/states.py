@@ -16,7 +16,7 @@ from lm.example import (
 from lm.objectives.base import Base, Prediction
 
 
-class States(Base, tag="states"):
+class StatesOnly(Base, tag="states"):
     """Nothing is predicted: what an encoder without a head was left with. Not to train on."""
 
     attention_mask: ClassVar[AttentionMask] = BidirectionalMask()
@@ -45,7 +45,7 @@ class States(Base, tag="states"):
         ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> batch = Batch(jnp.array([[2, 5, 3]]), jnp.ones((1, 3), int))
-        >>> States()(batch, vocabulary, jax.random.key(0)).weights.tolist()
+        >>> StatesOnly()(batch, vocabulary, jax.random.key(0)).weights.tolist()
         [[0.0, 0.0, 0.0]]
         """
         return Example(

@@ -15,7 +15,7 @@ from lm.hub.writing import choose_family
 from lm.model import Transformer
 from lm.model.layers import LayerNorm
 from lm.model.positions import Learned
-from lm.objectives import Causal, Masked, Prefix, States
+from lm.objectives import Causal, Masked, Prefix, StatesOnly
 from lm.run import Run, check_channels
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hub"
@@ -146,7 +146,7 @@ def test_pickles_are_not_read(tmp_path):
 def test_nothing_is_trained_on_states():
     """Fails if a run with nothing to predict begins."""
     with pytest.raises(UserError, match=r"^objective.type=states predicts nothing"):
-        check_channels(Run(objective=States()))
+        check_channels(Run(objective=StatesOnly()))
 
 
 GPT2 = Transformer(

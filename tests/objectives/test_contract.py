@@ -29,7 +29,7 @@ from lm.objectives import (
     Scheduled,
     Shifted,
     Spans,
-    States,
+    StatesOnly,
 )
 from lm.run import Run, validate
 
@@ -72,8 +72,8 @@ def parts_of(objective):
 def test_every_objective_has_a_case():
     """Fails if an objective is added and none of these tests sees it."""
     assert set(get_args(Plain)) <= set(get_args(Objective))
-    # States predict nothing, and are refused in training.
-    assert {type(case) for case in CASES.values()} == set(get_args(Objective)) - {States}
+    # StatesOnly predict nothing, and are refused in training.
+    assert {type(case) for case in CASES.values()} == set(get_args(Objective)) - {StatesOnly}
 
 
 @pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
