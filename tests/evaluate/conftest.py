@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.example import Example, Vocabulary, mask_array
+from lm.example import Example, Output, Vocabulary, mask_array
 from lm.numerics import Einsum
 
 # Pad and mask stand in for sentinels: no scorer shows both, and none is ever said.
@@ -63,7 +63,7 @@ class Tiny:
         )
         return self.states(variables["params"], whole), (seen, read + new.shape[2])
 
-    def states(self, p: dict[str, jax.Array], example: Example) -> tuple[jax.Array, jax.Array]:
+    def states(self, p: dict[str, jax.Array], example: Example) -> Output:
         own_BLD = 2 * p["token"][example.inputs] * p["place"][example.positions]
         mask_BLM = mask_array(example.attention_mask, example.segments).astype(jnp.float32)
         mean_BLD = mask_BLM @ jnp.tanh(own_BLD) / mask_BLM.sum(-1, keepdims=True)
@@ -79,7 +79,8 @@ class Tiny:
         )
         bias_V = bias_V.at[VOCABULARY.eos].set(self.end)
         hidden_BPD = jnp.pad(state_BLD, ((0, 0), (0, 0), (0, 1)), constant_values=1.0)
-        return hidden_BPD, jnp.concatenate([p["unembedding"], bias_V[:, None]], axis=1)
+        table_VD = jnp.concatenate([p["unembedding"], bias_V[:, None]], axis=1)
+        return Output(hidden_BPD, table_VD)
 
 
 @pytest.fixture
