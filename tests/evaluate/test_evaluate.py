@@ -220,14 +220,18 @@ def test_a_model_is_asked_what_it_was_trained_to_predict(objective, names, atten
         assert scorer.layout_given == shown.get(scorer.prediction, "ends of documents")
 
 
+SPANS = ["objective.type=spans", "data.tokenizer.sentinels=8"]
+
+
 @pytest.mark.parametrize(
     ("changes", "headline", "names"),
     [
         (
-            ["objective.type=spans", "data.tokenizer.sentinels=8"],
+            [*SPANS, "objective.stack=encoder_decoder", "model.type=encoder_decoder"],
             "spans",
             ["spans"],
         ),
+        pytest.param(SPANS, "spans", ["spans"], marks=pytest.mark.slow),
         pytest.param(
             ["objective.type=mixture"],
             "chain_rule",

@@ -15,7 +15,12 @@ from lm.train.load import ModelWithText
 
 
 def probe_of(trained: ModelWithText, number: int) -> Probe | None:
-    """The probe for what tokens are: states of a source, roles in Python; None elsewhere."""
+    """The probe for what tokens are: states of a source, roles in Python; None elsewhere.
+
+    None too for an encoder-decoder, which has no one state of a token.
+    """
+    if trained.run.model.reads_source:
+        return None
     samples = []
     for split in (trained.tokens.train, trained.tokens.validation):
         rows = -(-number // (trained.run.data.length - 1))
