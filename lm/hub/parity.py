@@ -10,11 +10,12 @@ import numpy as np
 
 from lm.config import UserError
 from lm.example import CausalMask, Example, Source, Vocabulary, positions_of
+from lm.loss import logits
 from lm.model import Module
 from lm.objectives import Base
 
 REFERENCE = "reference.npz"
-"""RowsByName and what transformers answers to them, beside a model (`lm reference`)."""
+"""Rows and what transformers answers to them, beside a model (`lm reference`)."""
 REFERENCE_TOLERANCE = 1e-3
 WRITTEN_TOLERANCE = 1e-4
 ROWS, LENGTH = 2, 24
@@ -28,7 +29,7 @@ reads them `token_type_ids`, `decoder_input_ids`, `decoder_attention_mask`."""
 def draw_rows(
     vocabulary: Vocabulary, *, length: int, types: int = 0, source: bool = False, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """RowsByName of random ordinary tokens; the second is padded by a third."""
+    """Rows of random ordinary tokens; the second is padded by a third."""
     draw = np.random.default_rng(seed)
     ordinary, length = np.flatnonzero(vocabulary.is_ordinary), min(LENGTH, length)
     mask_BL = np.ones((ROWS, length), np.int32)
@@ -73,12 +74,7 @@ def answers(module: Module, params: Any, objective: Base, rows: RowsByName) -> n
         if not objective.predictions:
             hidden_BLD: jax.Array = output.hidden_BPD
             return hidden_BLD
-        logits_BLV = module.einsum("BPD,VD->BPV", output.hidden_BPD, output.unembedding_VD)
-        if output.bias_V is not None:
-            logits_BLV = logits_BLV + output.bias_V[None, None]
-        if output.softcap is not None:
-            logits_BLV = output.softcap * jnp.tanh(logits_BLV / output.softcap)
-        return logits_BLV
+        return logits(output, einsum=module.einsum)
 
     placed = {name: jnp.asarray(array, jnp.int32) for name, array in rows.items()}
     return np.asarray(jax.jit(answer)(params, placed), np.float32)
@@ -91,7 +87,7 @@ def difference(found: np.ndarray, wanted: np.ndarray, rows: RowsByName) -> float
 
 
 def read_reference(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
-    """RowsByName and answers of the file in a folder; None where there is no such file."""
+    """Rows and answers of the file in a folder; None where there is no such file."""
     file = folder / REFERENCE
     if not file.exists():
         return None
