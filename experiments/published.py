@@ -48,7 +48,7 @@ SCALES = tuple(PLANS)
 EFFORT = scales.EFFORT
 LABELS = {
     "minilm": "MiniLM-L6",
-    "smollm2-135m-instruct": "SmolLM2-135M-Instruct Q4_1 (a 4-bit model's weights)",
+    "smollm2-135m-instruct": "SmolLM2-135M-Instruct Q4_1",
 }
 """Of folders whose name does not say what they hold."""
 SCORES, PARAGRAPHS, LEAST = "scores.json", 40, 500
@@ -94,10 +94,10 @@ def _texts(cell: StudyRun, folder: Path) -> list[Path]:
 def report(cells: list[StudyRun]) -> Report:
     """What the models at hand need for the text; which have no number, and why."""
     scores, refused = read_scores(cells[0].directory.parent / SCORES)
-    bytes_of = {score.document_bytes for of in scores.values() for score in of.values()}
+    first = {label: next(iter(of.values())) for label, of in scores.items()}
+    bytes_of = {score.document_bytes for score in first.values()}
     answer = NO_ANSWER
-    if scores:
-        first = {label: next(iter(of.values())) for label, of in scores.items()}
+    if first:
         told = [
             f"{label} needs {with_error(score.bits_per_byte, score.text_se)} ({score.kind})"
             for label, score in sorted(first.items(), key=lambda item: item[1].bits_per_byte)
@@ -124,7 +124,7 @@ def report(cells: list[StudyRun]) -> Report:
                 " why: size, training text, tokens read and tokenizer differ at once, and a"
                 " published model may have read this text in training. WikiText-2 is in a form"
                 " of its own (<unk> for rare words, spaces around punctuation), which our runs"
-                " learnt from its valid part. A bound may lie above what its model knows."
+                " learnt from its valid part. Q4_1 stands for the weights of a 4-bit model. A bound may lie above what its model knows."
                 " Windows are alike in tokens: a larger vocabulary sees more bytes at once, and"
                 " none sees beyond its paragraph. Our runs have one seed and an untuned rate.",
             ),

@@ -39,7 +39,7 @@ def test_the_report_ranks_what_has_a_number_and_says_why_others_have_none(cells,
         "GPT": {"chain_rule": score((10.0, 30.0))},
         "BERT": {"any_order": score((15.0, 35.0), kind="bound", mc_se=0.01)},
         "other": {"chain_rule": score((5.0, 25.0), lossy="letters are lower-cased")},
-        "MiniLM-L6": "the model predicts no tokens, and has no score",
+        "MiniLM-L6": "it has no head over the vocabulary, so it predicts no tokens and has no score",
     }
     (tmp_path / published.SCORES).write_bytes(msgspec.json.encode(found))
     drawn = published.report(cells)
@@ -50,7 +50,9 @@ def test_the_report_ranks_what_has_a_number_and_says_why_others_have_none(cells,
     assert rows["GPT"]["above_se"] == pytest.approx(0, abs=1e-9)
     assert "above" not in rows["other"] and rows["other"]["lossy"]
     (refused, last) = drawn.sections
-    assert refused.blocks == ("MiniLM-L6: the model predicts no tokens, and has no score.",)
+    assert refused.blocks == (
+        "MiniLM-L6: it has no head over the vocabulary, so it predicts no tokens and has no score.",
+    )
     assert last.heading == "What this does and does not show" and not drawn.warnings
 
 
