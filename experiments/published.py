@@ -124,7 +124,8 @@ def report(cells: list[StudyRun]) -> Report:
                 " why: size, training text, tokens read and tokenizer differ at once, and a"
                 " published model may have read this text in training. WikiText-2 is in a form"
                 " of its own (<unk> for rare words, spaces around punctuation), which our runs"
-                " learnt from its valid part. Q4_1 stands for the weights of a 4-bit model. A bound may lie above what its model knows."
+                " learnt from its valid part. Q4_1 stands for the weights of a 4-bit model. A"
+                " bound may lie above what its model knows."
                 " Windows are alike in tokens: a larger vocabulary sees more bytes at once, and"
                 " none sees beyond its paragraph. Our runs have one seed and an untuned rate.",
             ),

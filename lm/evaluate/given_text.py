@@ -116,7 +116,7 @@ def no_scorer(run: Run, stride: int | None) -> str:
             f"--stride {stride}: strided windows are for the chain rule, and the model was not"
             " trained to predict the next token"
         )
-    return "it has no head over the vocabulary, so it predicts no tokens and has no score"
+    return "it predicts no tokens, as it has no masked or causal head"
 
 
 def score_given(there: ModelWithText, scorer: Scorer, effort: Effort) -> TextScore:

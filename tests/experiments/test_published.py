@@ -39,7 +39,7 @@ def test_the_report_ranks_what_has_a_number_and_says_why_others_have_none(cells,
         "GPT": {"chain_rule": score((10.0, 30.0))},
         "BERT": {"any_order": score((15.0, 35.0), kind="bound", mc_se=0.01)},
         "other": {"chain_rule": score((5.0, 25.0), lossy="letters are lower-cased")},
-        "MiniLM-L6": "it has no head over the vocabulary, so it predicts no tokens and has no score",
+        "MiniLM-L6": "it predicts no tokens, as it has no masked or causal head",
     }
     (tmp_path / published.SCORES).write_bytes(msgspec.json.encode(found))
     drawn = published.report(cells)
@@ -51,7 +51,7 @@ def test_the_report_ranks_what_has_a_number_and_says_why_others_have_none(cells,
     assert "above" not in rows["other"] and rows["other"]["lossy"]
     (refused, last) = drawn.sections
     assert refused.blocks == (
-        "MiniLM-L6: it has no head over the vocabulary, so it predicts no tokens and has no score.",
+        "MiniLM-L6: it predicts no tokens, as it has no masked or causal head.",
     )
     assert last.heading == "What this does and does not show" and not drawn.warnings
 
