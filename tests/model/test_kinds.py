@@ -10,6 +10,7 @@ from functools import cache
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr
@@ -25,8 +26,12 @@ from lm.model.positions import Alibi, Linear, Local, NoPositions, Rotary, Yarn
 from lm.model.presets import presets
 from lm.objectives import Causal, Masked, Spans
 from lm.optimizer import Adamw, Muon
-from lm.run import Run
+from lm.run import CheckpointSettings, Run
+from lm.train.load import load_run
 from lm.train.step import prepare
+from lm.train.trackers import Trackers
+from lm.train.trackers.jsonl import read_metrics
+from lm.train.train import train_run
 from lm.verify.dependence import modules
 from lm.verify.leaks import prove
 from lm.verify.rows import VOCABULARY as LETTERS
@@ -305,6 +310,48 @@ def test_it_can_be_trained(name, optimizer):
     state, metrics = jax.eval_shape(program.update, *given)
     assert jax.tree.structure(state) == jax.tree.structure(program.abstract)
     assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n == "t5-small" else pytest.mark.slow) for n in KINDS],
+)
+def test_it_learns_and_goes_on_from_where_it_was_stopped(name, run, tmp_path):
+    """Fails if a kind learns nothing, or a part of it is not kept in a checkpoint."""
+    model = KINDS[name]
+    objective = Spans(stack="encoder_decoder") if model.reads_source else Causal()
+    made = msgspec.structs.replace(
+        run,
+        model=model,
+        objective=objective,
+        data=msgspec.structs.replace(run.data, tokenizer=Bytes(sentinels=8)),
+        checkpoints=CheckpointSettings(steps=3),
+    )
+    whole = train_run(made, tmp_path / "whole")
+    losses = [r["loss"] for r in read_metrics(tmp_path / "whole") if "loss" in r]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
+
+    class Interrupt(BaseException):
+        pass
+
+    original, calls = Trackers.write, []
+
+    def write(self, step, values):
+        original(self, step, values)
+        calls.append(step)
+        if len(calls) == 8:
+            raise Interrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupt):
+        patch.setattr(Trackers, "write", write)
+        train_run(made, tmp_path / "stopped")
+    again = train_run(made, tmp_path / "stopped")
+    assert again["validation_loss"] == whole["validation_loss"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_run(tmp_path / "stopped").params,
+        load_run(tmp_path / "whole").params,
+    )
 
 
 def alone():
