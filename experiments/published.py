@@ -45,7 +45,7 @@ PLANS = {
     ),
 }
 SCALES = tuple(PLANS)
-EFFORT = scales.EFFORT
+EFFORT = {name: effort for name, effort in scales.EFFORT.items() if name in PLANS}
 LABELS = {
     "minilm": "MiniLM-L6",
     "smollm2-135m-instruct": "SmolLM2-135M-Instruct Q4_1",

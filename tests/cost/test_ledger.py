@@ -17,6 +17,7 @@ from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
 from lm.example import Batch, Vocabulary
 from lm.model import Transformer, build
+from lm.model.layers import LayerNorm, RmsNorm
 from lm.objectives import (
     AnyOrder,
     Causal,
@@ -54,10 +55,10 @@ def alone() -> jax.sharding.Mesh:
 @pytest.mark.parametrize(
     ("mlp", "kv_heads", "embedding", "norm"),
     [
-        ("gelu", None, "tied", "rms"),
-        ("relu2", 2, "untied", "rms"),
-        ("swiglu", 1, "tied", "layer"),
-        ("geglu", 2, "untied", "layer"),
+        ("gelu", None, "tied", RmsNorm()),
+        ("relu2", 2, "untied", RmsNorm()),
+        ("swiglu", 1, "tied", LayerNorm()),
+        ("geglu", 2, "untied", LayerNorm()),
     ],
 )
 def test_parameters_are_those_of_the_tree(mlp, kv_heads, embedding, norm):
@@ -157,7 +158,7 @@ FROZEN: list[tuple[Objective, dict[str, str], tuple[str, ...]]] = [
         *(
             pytest.param(objective, model, settings, marks=pytest.mark.slow)
             for objective in (Causal(), Masked(), Prefix())
-            for model in ({}, {"mlp": "swiglu", "kv_heads": 1, "norm": "layer"})
+            for model in ({}, {"mlp": "swiglu", "kv_heads": 1, "norm": LayerNorm()})
             for settings in ({}, {"remat": "matmuls"}, BLOCK)
         ),
     ],

@@ -138,7 +138,7 @@ def test_the_chain_rule_is_the_sum_over_the_stream_done_by_hand(causal, causal_f
     )
     alone = causal.program.module.clone(mesh=mesh.make(Mesh(), jax.devices()[:1]))
     params = jax.device_get(causal.params)
-    hidden_BLD, table_VD = jax.jit(alone.apply)({"params": params}, example)
+    hidden_BLD, table_VD, *_ = jax.jit(alone.apply)({"params": params}, example)
     logits_BLV = np.asarray(hidden_BLD, np.float64) @ np.asarray(table_VD, np.float64).T
     logits_BLV -= logits_BLV.max(-1, keepdims=True)
     log_BLV = logits_BLV - np.log(np.exp(logits_BLV).sum(-1, keepdims=True))

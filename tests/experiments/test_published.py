@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from experiments import published
-from lm.evaluate.given_text import Prefix, TextScore
+from lm.evaluate.given_text import RowPrefix, TextScore
 from lm.model import Transformer
 from lm.objectives import Causal, Classify
 from lm.study.analyses.given import read_scores, score_models
-from lm.study.grid import Cell
+from lm.study.grid import StudyRun
 from tests.makers import result, save_untrained
 
 
@@ -20,7 +20,7 @@ def score(nats, **changes):
         "bits_per_byte": sum(nats) / math.log(2) / 20, "layout_bits": None, "mc_se": 0.0,
         "text_se": 0.1, "kind": "exact", "tokens": 20, "bytes": 20, "nats": sum(nats),
         "document_nats": nats, "document_bytes": (10, 10),
-        "prefix": Prefix(id=1, token="<s>"), "length": 63, "stride": None, "lossy": None,
+        "prefix": RowPrefix(id=1, token="<s>"), "length": 63, "stride": None, "lossy": None,
     }  # fmt: skip
     return TextScore(**usual | changes)
 
@@ -28,7 +28,7 @@ def score(nats, **changes):
 @pytest.fixture
 def cells(tmp_path):
     return [
-        Cell(name, run, result(bits_per_byte=2.0), tmp_path / name)
+        StudyRun(name, run, result(bits_per_byte=2.0), tmp_path / name)
         for name, run in published.runs("smoke").items()
     ]
 
@@ -93,5 +93,5 @@ def test_the_text_is_paragraphs_beside_the_training_text(tmp_path, monkeypatch):
     monkeypatch.setenv("YARDSTICK_CORPORA", str(tmp_path))
     assert published.VALID.files() == [("valid.txt", folder / "valid.txt")]
     name, run = next(iter(published.runs("laptop").items()))
-    files = published._texts(Cell(name, run, None, tmp_path / name), tmp_path / "text")
+    files = published._texts(StudyRun(name, run, None, tmp_path / name), tmp_path / "text")
     assert [file.read_text() for file in files] == [f"{each}\n" for each in long]

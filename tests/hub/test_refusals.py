@@ -126,7 +126,11 @@ def test_a_tied_head_that_is_written_twice_is_taken(changed):
 
 def test_what_is_known_and_not_computed_is_said():
     """Fails if a pooler is refused, or passed over in silence."""
-    assert open_folder(GOLDEN / "bert-bare").said[0].startswith("pooler.dense.bias and 1 more")
+    assert (
+        open_folder(GOLDEN / "bert-bare")
+        .said[0]
+        .startswith("bert.pooler.dense.bias and 1 more")
+    )
 
 
 def test_a_folder_of_something_else_is_said_to_be(tmp_path):

@@ -346,5 +346,6 @@ def test_what_a_mesh_must_divide_is_what_the_parameters_have(config):
             if mesh.LAYOUT[name]:
                 sizes.setdefault(name, set()).add(size)
     assert sizes.pop("vocab") == {VOCABULARY}
+    assert sizes.pop("last_embed") == {config.width}
     assert sizes == {axis: {size} for axis, (_, size) in config.splits().items()}
     assert all(hasattr(config, field) for field, _ in config.splits().values())

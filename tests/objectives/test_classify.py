@@ -12,7 +12,7 @@ import pytest
 from lm.cli import main
 from lm.config import UserError
 from lm.data import Bytes, Data, Jsonl
-from lm.example import Batch
+from lm.example import Batch, Output
 from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import Causal, Classify
@@ -131,7 +131,7 @@ def test_loss_and_accuracy_are_of_labelled_documents_alone() -> None:
     objective = Classify(classes=3)
     example = objective(batch, None, jax.random.key(0))  # type: ignore[arg-type]
     states = jnp.zeros((2, 2, 3)).at[0, 0, 2].set(5.0).at[1, 0, 1].set(5.0)
-    found = objective.loss((states, jnp.eye(3)), example, einsum=Einsum("float32"))
+    found = objective.loss(Output(states, jnp.eye(3)), example, einsum=Einsum("float32"))
     right, wrong = -np.log(np.exp(5) / (2 + np.exp(5))), -np.log(1 / (2 + np.exp(5)))
     assert float(found["loss"].mean) == pytest.approx((right + wrong) / 2, rel=1e-5)
     assert float(found["accuracy"].mean) == 0.5

@@ -163,13 +163,13 @@ def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
 
 
 SPLIT_BY_COLUMNS = """
-from lm.model import transformer
-constrain = transformer.constrain
+from lm.model import ends
+constrain = ends.constrain
 
 def left(x, mesh, axes):
     return x if tuple(axes) == ("vocab", "act_embed") else constrain(x, mesh, axes)
 
-transformer.constrain = left
+ends.constrain = left
 from lm.plan import compile as compiled
 compiled.main()
 """
