@@ -77,7 +77,7 @@ def test_models_are_scored_and_refusals_are_kept_in_words(tmp_path):
     file = tmp_path / "scores.json"
     score_models(models, [tmp_path / "a.txt"], length=8, file=file)
     scores, refused = read_scores(file)
-    assert refused["gone"] == "there is no such folder"
+    assert refused["gone"] == "no such file or directory"
     assert "predicts no tokens" in refused["encoder"] and len(refused) == 2
     (found,) = scores["gpt"].values()
     assert (found.bytes, found.length, found.document_bytes) == (13, 8, (13,))

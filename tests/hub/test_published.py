@@ -61,3 +61,20 @@ def test_smollm2_gives_the_known_probabilities():
     assert logp_LV[-1, 7042] == pytest.approx(-0.2581, abs=2e-4)
     nats = -logp_LV[np.arange(4), ids[1:]].sum()
     assert nats == pytest.approx(14.7665, abs=1e-3)
+
+
+def test_smollm2_goes_on_and_answers_as_known():
+    """Fails if the cache, the chat template or the end of an answer is another's."""
+    model = at_hand("smollm2-135m-instruct")
+    chat = model.tokenizer.chat(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+    )
+    assert len(chat) == 37
+    begun = model.tokenizer.encode("Once upon a time")
+    answer, story = model.generate([chat, begun], count=26, temperature=0)
+    assert answer == [504, 3575, 282, 4649, 314, 7042, 30]
+    assert model.tokenizer.decode(story).startswith(
+        ", the city of Nova Haven was a thriving metropolis, with towering skyscrapers and"
+        " bustling streets."
+    )
