@@ -189,6 +189,34 @@ def positions_of(segments_BL: jax.Array) -> jax.Array:
     return index_BL - start_BL
 
 
+def unanswered(
+    inputs_BL: jax.Array,
+    segments_BL: jax.Array,
+    attention_mask: AttentionMask,
+    *,
+    positions_BL: jax.Array | None = None,
+    target_positions_BP: jax.Array | None = None,
+    source: Source | None = None,
+    token_types_BL: jax.Array | None = None,
+) -> Example:
+    """An example that has no answer to hold a model to: what it says there, is asked.
+
+    It speaks at the target positions; None: at all.
+    """
+    asked_BP = inputs_BL if target_positions_BP is None else target_positions_BP
+    return Example(
+        inputs=inputs_BL,
+        target_positions=target_positions_BP,
+        targets=jnp.zeros_like(asked_BP),
+        weights=jnp.zeros(asked_BP.shape),
+        segments=segments_BL,
+        positions=positions_of(segments_BL) if positions_BL is None else positions_BL,
+        attention_mask=attention_mask,
+        source=source,
+        token_types=token_types_BL,
+    )
+
+
 def content_of(
     tokens_BL: jax.Array, segments_BL: jax.Array, vocabulary: Vocabulary
 ) -> jax.Array:

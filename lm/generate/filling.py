@@ -9,8 +9,14 @@ import numpy as np
 
 from lm.config import UserError
 from lm.distributed.hosts import fetch
-from lm.example import AttentionMask, BidirectionalMask, CausalMask, Vocabulary, positions_of
-from lm.generate.question import possible, question
+from lm.example import (
+    AttentionMask,
+    BidirectionalMask,
+    CausalMask,
+    Vocabulary,
+    unanswered,
+)
+from lm.generate.question import possible
 from lm.loss import logits
 from lm.model import Module
 from lm.objectives.base import MaskPrediction
@@ -117,9 +123,8 @@ def _logits(
     target_positions_BP: jax.Array,
     attention_mask: AttentionMask,
 ) -> jax.Array:
-    positions_BL = positions_of(segments_BL)
-    example = question(
-        tokens_BL, target_positions_BP, segments_BL, positions_BL, attention_mask
+    example = unanswered(
+        tokens_BL, segments_BL, attention_mask, target_positions_BP=target_positions_BP
     )
     return logits(module.apply({"params": params}, example), einsum=module.einsum)
 

@@ -1,29 +1,8 @@
-"""What a model is asked when nobody knows the answer, and what it may answer."""
+"""What a model may answer when nobody knows what comes."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lm.example import AttentionMask, Example, Vocabulary
-
-
-def question(
-    inputs_BL: jax.Array,
-    target_positions_BP: jax.Array,
-    segments_BL: jax.Array,
-    positions_BL: jax.Array,
-    attention_mask: AttentionMask,
-) -> Example:
-    """An example that asks what stands somewhere and has no answer to hold it to."""
-    return Example(
-        inputs=inputs_BL,
-        target_positions=target_positions_BP,
-        targets=jnp.zeros_like(target_positions_BP),
-        weights=jnp.zeros(target_positions_BP.shape),
-        segments=segments_BL,
-        positions=positions_BL,
-        attention_mask=attention_mask,
-    )
+from lm.example import Vocabulary
 
 
 def possible(vocabulary: Vocabulary) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What comes after a text: one token after the other, by a causal model with its cache."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.distributed.hosts import fetch
-from lm.example import CausalMask, Source, Vocabulary, positions_of
-from lm.generate.question import possible, question
+from lm.example import CausalMask, Source, Vocabulary, positions_of, unanswered
+from lm.generate.question import possible
 from lm.loss import logits
 from lm.model import Module
 
@@ -149,8 +148,14 @@ def _continue(
     ) -> tuple[jax.Array, Any]:
         """Scores of the token that comes next."""
         last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
-        example = question(inputs_BL, last_B1, segments_BL, positions_BL, CausalMask())
-        example = replace(example, source=source)
+        example = unanswered(
+            inputs_BL,
+            segments_BL,
+            CausalMask(),
+            positions_BL=positions_BL,
+            target_positions_BP=last_B1,
+            source=source,
+        )
         output, cache = module.apply({"params": params}, example, cache)
         return logits(output, einsum=module.einsum)[:, 0], cache
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.config import UserError
-from lm.example import CausalMask, Example, Source, Vocabulary, positions_of
+from lm.example import CausalMask, Source, Vocabulary, positions_of, unanswered
 from lm.loss import logits
 from lm.model import Module
 from lm.objectives import Base
@@ -59,16 +59,9 @@ def answers(module: Module, params: Any, objective: Base, rows: RowsByName) -> n
             source = Source(inputs_BL, segments_BL, positions_of(segments_BL))
             inputs_BL, segments_BL = rows["decoder_input_ids"], rows["decoder_attention_mask"]
             mask = CausalMask()
-        example = Example(
-            inputs=inputs_BL,
-            target_positions=None,
-            targets=inputs_BL,
-            weights=jnp.ones(inputs_BL.shape),
-            segments=segments_BL,
-            positions=positions_of(segments_BL),
-            attention_mask=mask,
-            source=source,
-            token_types=rows.get("token_type_ids"),
+        types_BL = rows.get("token_type_ids")
+        example = unanswered(
+            inputs_BL, segments_BL, mask, source=source, token_types_BL=types_BL
         )
         output = module.apply({"params": params}, example)
         if not objective.predictions:

@@ -15,6 +15,7 @@ from lm.example import (
     Example,
     Output,
     Source,
+    unanswered,
 )
 from lm.model.attention import Attention, pairs
 from lm.model.base import Remat
@@ -116,15 +117,12 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, embedding_VD: jax.Array, source: Source) -> jax.Array:
-        c, nobody = self.config, jnp.zeros_like(source.inputs_BM)
-        example = Example(
-            inputs=source.inputs_BM,
-            target_positions=None,
-            targets=nobody,
-            weights=nobody,
-            segments=source.segments_BM,
-            positions=source.positions_BM,
-            attention_mask=BidirectionalMask(),
+        c = self.config
+        example = unanswered(
+            source.inputs_BM,
+            source.segments_BM,
+            BidirectionalMask(),
+            positions_BL=source.positions_BM,
         )
         seen = see(self, c, example, None)
         x_BMD = embed(self, c, embedding_VD, example)

@@ -21,6 +21,7 @@ from lm.example import (
     Head,
     Source,
     positions_of,
+    unanswered,
 )
 from lm.generate.sampling import generate
 from lm.loss import logits
@@ -227,20 +228,13 @@ def _longest(segments_BL: np.ndarray) -> int:
 
 def _example(arrays: list[jax.Array], attention_mask: AttentionMask) -> Example:
     """An example that speaks at every position and has no answer to hold it to."""
-    tokens_BL, segments_BL, types_BL, *source = arrays
-    source_BM, source_segments_BM = source or (None, None)
-    return Example(
-        inputs=tokens_BL,
-        target_positions=None,
-        targets=tokens_BL,
-        weights=jnp.zeros(tokens_BL.shape),
-        segments=segments_BL,
-        positions=positions_of(segments_BL),
-        attention_mask=attention_mask,
-        source=None
-        if source_BM is None or source_segments_BM is None
-        else Source(source_BM, source_segments_BM, positions_of(source_segments_BM)),
-        token_types=types_BL,
+    tokens_BL, segments_BL, types_BL, *read = arrays
+    source = None
+    if read:
+        source_BM, source_segments_BM = read
+        source = Source(source_BM, source_segments_BM, positions_of(source_segments_BM))
+    return unanswered(
+        tokens_BL, segments_BL, attention_mask, source=source, token_types_BL=types_BL
     )
 
 

@@ -11,7 +11,7 @@ import scipy.optimize
 
 from lm.distributed.hosts import fetch
 from lm.evaluate.bits import ratio_se
-from lm.example import AttentionMask, Example, positions_of
+from lm.example import AttentionMask, unanswered
 from lm.model.base import Module
 from lm.results import Probe
 
@@ -107,15 +107,7 @@ def features(
     attention_mask: AttentionMask,
 ) -> jax.Array:
     """The module's last states at all positions with nothing masked, float32[B, L, D]."""
-    example = Example(
-        inputs=tokens_BL,
-        target_positions=None,
-        targets=tokens_BL,
-        weights=jnp.zeros(tokens_BL.shape),
-        segments=segments_BL,
-        positions=positions_of(segments_BL),
-        attention_mask=attention_mask,
-    )
+    example = unanswered(tokens_BL, segments_BL, attention_mask)
     return module.apply({"params": params}, example)[0].astype(jnp.float32)
 
 
