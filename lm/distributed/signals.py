@@ -99,18 +99,24 @@ def _heard(handle: Callable[[int, Mapping[int, Any]], None]) -> Iterator[None]:
 
 def keep_alive(needed: bool) -> None:
     """Says whether this process holds what it has to save, for which it may take its time."""
-    global _needed
+    global _needed, _saved
+    if _needed and not needed:
+        _saved = time.monotonic()
     _needed = needed
 
 
 _needed = False
+_saved = 0.0
+"""When it last held something (s)."""
 
 
 def _guard(told: int) -> None:
     while number := os.read(told, 1):
         if number[0] in REQUESTS:
+            asked = time.monotonic()
             time.sleep(PATIENCE)
-            if not _needed:
+            # What was saved since is on its way to its end, and says which step it was.
+            if not _needed and _saved < asked:
                 _end()
 
 
