@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given.run(given)
     except UserError as error:
-        print(f"tpu: {error}", file=sys.stderr)
+        # What the user named may have line ends.
+        print(f"tpu: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("fsspec", "google", "grpc"):

@@ -153,6 +153,7 @@ def test_launching_where_jax_is_not_says_that_nothing_was_checked(monkeypatch):
         (["launch", "bert", "--scale", "x", "--slice", "y", *BUCKET, *WHERE], "no such study"),
         (["launch", "speed", "--scale", "x", "--slice", "y", *BUCKET, *WHERE], "no such study"),
         ([*LAUNCH, "--slice", "tpu7x-8"], "manifest --kind jobset"),
+        ([*LAUNCH, "--scale", "a\nb"], "--scale a b: not of bert_vs_gpt"),
         (["manifest", *STUDY, "--kind", "jobset"], "needs --slice and --bucket"),
         ([*LAUNCH, "--slice", "v3-8", "--slices", "2"], "slices of v3 cannot be one run"),
         (
