@@ -154,6 +154,7 @@ def _load(path: Path, given: argparse.Namespace) -> "ModelWithText":
 def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
     """What the options ask for; UserError where one of them cannot be."""
     from lm.evaluate.given_text import check_windows
+    from lm.evaluate.scorers import SCORERS
     from lm.evaluate.scoring import Effort
 
     for option in ("block", "rows", "mc_se"):
@@ -169,7 +170,9 @@ def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
         effort = replace(effort, rows=given.rows, curve_rows=given.rows)
     if names:
         effort = replace(effort, orders=given.rows or ORDER_ROWS, block=given.block or 1)
-    elif given.block is not None:
+    if given.block is not None and not any(
+        name in SCORERS and SCORERS[name].block for name in names
+    ):
         raise UserError(f"--block {given.block}: name the order that it is of with --scorer")
     if given.paired and len(set(given.directories)) < 2:
         raise UserError("--paired: give the run to compare with, then those to compare")

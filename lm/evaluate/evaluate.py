@@ -24,7 +24,7 @@ def evaluate(trained: ModelWithText, effort: Effort = USUAL) -> Evaluation | Non
     asked = {
         name: scorer
         for name, scorer in valid(trained.run, effort).items()
-        if effort.orders is not None or not scorer.only_by_name
+        if not scorer.only_by_name or (effort.orders is not None and scorer.kind == "exact")
     }
     if not asked:
         return None  # its validation tells all that is asked of it

@@ -79,8 +79,8 @@ def score_of(
     With `mc_se`, estimates are added until theirs is not above it; raises UserError where that
     would take too many. How many are missing is predicted from those there are.
     """
-    exact = scorer.kind == "exact"
-    number = 1 if exact else replicates if mc_se is None else max(2, replicates)
+    number = replicates if mc_se is None else max(2, replicates)
+    number = number if scorer.draws else 1
     layout_RL = windows.layout(scorer.layout_given)
     nats_KRL = windows.scored(nats_by(trained, scorer, windows, number).mean(axis=1))
     while True:

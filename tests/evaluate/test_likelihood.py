@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -17,7 +18,7 @@ from lm.evaluate.scorers.base import refuses
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.curve import MaskFractions
 from lm.evaluate.scorers.fixed_order import FixedOrder
-from lm.evaluate.scorers.pseudo import Pseudo
+from lm.evaluate.scorers.pseudo import Pseudo, PseudoOfAll
 from lm.evaluate.scorers.spans import BehindSentinel
 from lm.example import BidirectionalMask, CausalMask, Example, UntilMask, positions_of
 
@@ -31,6 +32,7 @@ SCORERS = [
     MaskFractions((0.5, 0.5), prediction="masked before"),
     FixedOrder("random"),
     FixedOrder("most confident first"),
+    PseudoOfAll(within_words=True),
 ]
 
 
@@ -95,16 +97,22 @@ def by_hand(logs, row, order, block):
     return nats, turns
 
 
+def rows_of(tokens, segments):
+    """Rows of which all content is scored."""
+    tokens, segments = jnp.asarray(tokens), jnp.asarray(segments)
+    return scorers.ScoredRows(tokens, segments, (segments > 0) & (tokens != BOS))
+
+
 def unmask(scorer, module, params, tokens, vocabulary):
     """Turns and nats of rows that all have the same decoding order."""
     keys = jnp.broadcast_to(jax.random.key(5), len(tokens))
 
     @jax.jit
     def compute(tokens, keys):
-        ones = jnp.ones_like(tokens)
-        return scorer.unmask(module, params, tokens, ones, vocabulary=vocabulary, key_B=keys)
+        rows = rows_of(tokens, jnp.ones_like(tokens))
+        return scorer.unmask(module, params, rows, vocabulary=vocabulary, key_B=keys)
 
-    turns, nats = compute(tokens, keys)
+    turns, (nats, _) = compute(tokens, keys)
     return np.asarray(turns), np.asarray(nats)
 
 
@@ -220,13 +228,11 @@ def test_a_random_order_is_the_row_s_own_and_the_same_for_all_models(module, voc
     """Fails if all rows share an order, or parameters or the replicate decide it."""
     tokens = np.tile(np.array([BOS, 4, 5, 6, 4, 5], np.int32), (6, 1))
     keys = jax.vmap(lambda r: jax.random.fold_in(jax.random.key(0), r))(jnp.arange(6))
-    ones = np.ones_like(tokens)
+    rows = rows_of(tokens, np.ones_like(tokens))
     scorer = FixedOrder("random")
     turns = [
         np.asarray(
-            scorer.unmask(
-                module, module.init(s), tokens, ones, vocabulary=vocabulary, key_B=keys
-            )[0]
+            scorer.unmask(module, module.init(s), rows, vocabulary=vocabulary, key_B=keys)[0]
         )
         for s in (0, 1)
     ]
@@ -344,7 +350,8 @@ def test_a_fraction_masks_exactly_that_fraction(vocabulary, fraction):
     build = jax.jit(MaskFractions((fraction,)).build_example, static_argnames="vocabulary")
     keys = jax.random.split(jax.random.key(0), length)
     segments = content.astype(np.int32)
-    example, at = build(tokens, segments, vocabulary=vocabulary, key_B=keys, sample=2)
+    rows = rows_of(tokens, segments)
+    example, at = build(rows, vocabulary=vocabulary, key_B=keys, sample=2)
     number = np.array([max(1, math.floor(fraction * n + 0.5)) for n in range(length)])
     number[0] = 0
     masked = np.asarray(example.inputs == MASK)
@@ -362,7 +369,9 @@ def test_samples_take_turns_around_the_row(vocabulary):
     build = jax.jit(MaskFractions((0.25,) * 4).build_example, static_argnames="vocabulary")
     key = jax.random.key(3)[None]
     samples = [
-        build(tokens, jnp.ones_like(tokens), vocabulary=vocabulary, key_B=key, sample=k)[0]
+        build(
+            rows_of(tokens, jnp.ones_like(tokens)), vocabulary=vocabulary, key_B=key, sample=k
+        )[0]
         for k in range(4)
     ]
     masked = sum(np.asarray(example.inputs == MASK).astype(int) for example in samples)
@@ -409,7 +418,7 @@ def test_batch_size_and_padding_change_nothing(module, params, vocabulary, score
     later = score(scorer, module, params, batches(7), vocabulary=vocabulary, first=1)
     np.testing.assert_array_equal(later, whole[1:])
     same = (whole[0] == whole[1]).all()
-    assert same == (scorer.kind == "exact")  # replicates are independent
+    assert same != scorer.draws  # replicates are independent
 
 
 def test_rows_may_be_spread_over_devices(module, params, vocabulary):
@@ -428,3 +437,82 @@ def test_rows_may_be_spread_over_devices(module, params, vocabulary):
     here = score(AnyOrderBound(), module, params, windows, vocabulary=vocabulary)
     np.testing.assert_allclose(there, here, rtol=1e-5)
     assert placed == [(16, 3), (16, 3), (16,)]
+
+
+@pytest.mark.parametrize("within_words", [False, True])
+def test_pseudo_likelihood_masks_each_token_in_its_turn(
+    module, params, vocabulary, within_words
+):
+    """Fails if a token sees itself, one is left out, or, within words, the rest of its word is
+    seen or what stands before it in its word is not.
+    """
+    row = [BOS, 4, 5, 6, 5]
+    word = [0, 1, 1, 2, 2]
+    vocabulary = replace(vocabulary, begins_word=tuple(i not in (5,) for i in range(7)))
+    nats = subset_nats(module, params, row)
+    asked = {
+        i: (i, *(j for j in range(i + 1, 5) if within_words and word[j] == word[i]))
+        for i in range(1, 5)
+    }
+    expected = [0.0, *(nats[subset][i] for i, subset in asked.items())]
+    tokens = np.array([row], np.int32)
+    found = score(
+        PseudoOfAll(within_words=within_words),
+        module,
+        params,
+        [(tokens, np.ones_like(tokens))],
+        vocabulary=vocabulary,
+    )
+    np.testing.assert_allclose(found[0, 0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [ChainRule(), BehindSentinel(), FixedOrder("left to right"), PseudoOfAll()],
+    ids=lambda s: s.name,
+)
+def test_what_is_context_is_seen_and_not_scored(module, params, vocabulary, scorer):
+    """Fails if context is masked or counted, or if what is scored does not depend on it."""
+    tokens = jnp.array([[BOS, 4, 5, 6, 5], [BOS, 6, 5, 6, 5]])
+    scored = jnp.arange(5)[None, :] >= jnp.array([[3], [3]])
+    rows = scorers.ScoredRows(tokens, jnp.ones_like(tokens), scored)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    @jax.jit
+    def compute(rows):
+        return scorer.nats(module, params, rows, vocabulary=vocabulary, key_B=keys, sample=0)
+
+    nats, likeliest = map(np.asarray, compute(rows))
+    assert (nats[:, :3] == 0).all() and likeliest[:, :3].all()
+    assert (nats[:, 3:] > 0).all() and (abs(nats[0, 3:] - nats[1, 3:]) > 1e-4).all()
+    if isinstance(scorer, FixedOrder):
+        by_subset = subset_nats(module, params, tokens[0].tolist())
+        expected = by_subset[3, 4][3], by_subset[4,][4]
+        np.testing.assert_allclose(nats[0, 3:], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("scorer", [ChainRule(), FixedOrder("left to right")])
+def test_likeliest_is_what_no_other_token_beats(module, params, vocabulary, scorer):
+    """Fails if the comparison is turned around, or taken where another token was predicted."""
+    tokens, segments = strings(2)
+    keys = jax.random.split(jax.random.key(0), len(tokens))
+
+    @jax.jit
+    def compute(rows):
+        return scorer.nats(module, params, rows, vocabulary=vocabulary, key_B=keys, sample=0)
+
+    likeliest = np.asarray(compute(rows_of(tokens, segments)).likeliest_BL)
+    # All ids compete, the special ones too: none of these strings need be the likeliest.
+    for row in range(len(tokens)):
+        if isinstance(scorer, ChainRule):
+            logs = log_probabilities(
+                module, params, tokens[[row]], segments[[row]], CausalMask()
+            )[0]
+            expected = [logs[i - 1].argmax() == tokens[row, i] for i in (1, 2)]
+        else:
+            logs = subset_logs(module, params, tokens[row].tolist())
+            expected = [
+                logs[1, 2][1].argmax() == tokens[row, 1],
+                logs[2,][2].argmax() == tokens[row, 2],
+            ]
+        assert likeliest[row].tolist() == [True, *expected]

@@ -11,11 +11,11 @@ from lm.data import Bytes, Hmm, open_tokenizer
 from lm.data.sources.hmm import ALPHABET
 from lm.evaluate.oracle import Oracle
 from lm.evaluate.scorers.any_order import AnyOrderBound
-from lm.evaluate.scorers.base import score
+from lm.evaluate.scorers.base import ScoredRows, score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.curve import MaskFractions
 from lm.evaluate.scorers.pseudo import Pseudo
-from lm.example import Batch
+from lm.example import Batch, content_of
 
 SOURCE = Hmm(states=4, symbols=6, length=9, concentration=0.3)
 TOKENIZER = open_tokenizer(Bytes())
@@ -58,9 +58,13 @@ def test_what_it_says_of_masked_tokens_is_forward_backward(scorer, symbols, wind
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), n))(
         jnp.arange(24, dtype=jnp.uint32)
     )
+    tokens, segments = map(jnp.array, windows[0])
     for sample in range(scorer.samples):
         example, at = scorer.build_example(
-            *map(jnp.array, windows[0]), vocabulary=VOCABULARY, key_B=keys, sample=sample
+            ScoredRows(tokens, segments, content_of(tokens, segments, VOCABULARY)),
+            vocabulary=VOCABULARY,
+            key_B=keys,
+            sample=sample,
         )
         hidden = np.zeros(windows[0][0].shape, bool)
         row, slot = np.nonzero(np.asarray(example.weights) > 0)

@@ -7,7 +7,7 @@ from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import Scorer
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scorers.fixed_order import FixedOrder
-from lm.evaluate.scorers.pseudo import Pseudo
+from lm.evaluate.scorers.pseudo import Pseudo, PseudoOfAll
 from lm.evaluate.scorers.spans import BehindSentinel
 
 SCORERS: dict[str, Scorer] = {
@@ -18,6 +18,8 @@ SCORERS: dict[str, Scorer] = {
     "left_to_right": FixedOrder("left to right"),
     "random_order": FixedOrder("random"),
     "confident_first": FixedOrder("most confident first"),
+    "pseudo_all": PseudoOfAll(),
+    "pseudo_words": PseudoOfAll(within_words=True),
 }
 """By the name that results and command lines use; the first that is valid is the headline."""
 
@@ -27,7 +29,7 @@ def described() -> str:
 
     >>> described()
     'chain-rule, spans, any-order, pseudo; by name alone: left-to-right, random-order, \
-confident-first'
+confident-first, pseudo-all, pseudo-words'
     """
     usual, slow = (
         [n.replace("_", "-") for n, scorer in SCORERS.items() if scorer.only_by_name == only]

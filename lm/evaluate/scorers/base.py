@@ -8,7 +8,7 @@ token, so that bits per byte, by document or by window, are sums over one array.
 import math
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,29 @@ import numpy as np
 from lm.distributed.hosts import fetch
 from lm.evaluate.effort import Effort
 from lm.evaluate.layout import LayoutGiven
-from lm.example import Example, Vocabulary
-from lm.loss import token_nats
+from lm.example import BidirectionalMask, Example, Vocabulary, content_of, positions_of
+from lm.loss import token_and_least_nats
 from lm.model.base import Module
 from lm.objectives.base import Base, MaskPrediction, Prediction
 from lm.results import Kind
+
+
+class ScoredRows(NamedTuple):
+    """Rows, and which of their tokens are scored: the others are context, and always seen."""
+
+    tokens_BL: jax.Array
+    segments_BL: jax.Array
+    scored_BL: jax.Array
+
+
+class TokenNats(NamedTuple):
+    """What is attributed to each token of rows."""
+
+    nats_BL: jax.Array
+    """-log p, float32[B, L]; 0 where none is scored."""
+    likeliest_BL: jax.Array
+    """Whether no other token was likelier where it was predicted, bool[B, L]; so it is where
+    none is scored."""
 
 
 class Scorer(Protocol):
@@ -52,6 +70,11 @@ class Scorer(Protocol):
         ...
 
     @property
+    def draws(self) -> bool:
+        """Whether masks are drawn at random, so that replicates differ."""
+        ...
+
+    @property
     def only_by_name(self) -> bool:
         """Whether it takes so many passes that it is asked only where it is named."""
         ...
@@ -68,16 +91,15 @@ class Scorer(Protocol):
         self,
         module: Module,
         params: Any,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
         sample: jax.Array | int,
-    ) -> jax.Array:
-        """What a sample attributes to each token, float32[B, L]; 0 where there is no content.
+    ) -> TokenNats:
+        """What a sample attributes to each token; 0 where none is scored.
 
-        `key_B` are the rows' keys: others in every replicate, unless the scorer is exact.
+        `key_B` are the rows' keys: others in every replicate, if the scorer draws.
         """
         ...
 
@@ -86,10 +108,15 @@ class Usual:
     """A scorer that is the same for all models and takes a pass or a few a window."""
 
     only_by_name: ClassVar[bool] = False
+    kind: ClassVar[Kind]
 
     @property
     def block(self) -> int | None:
         return None
+
+    @property
+    def draws(self) -> bool:
+        return self.kind != "exact"
 
     def fitted(self, objective: Base, *, length: int, effort: Effort) -> Self:
         return self
@@ -157,7 +184,7 @@ def score(
         arrays = [place(np.pad(array, fill)) for array in (tokens_BL, segments_BL)]
         number_B = place(np.arange(start, start + batch, dtype=np.uint32))
         numbers = range(first, first + replicates)
-        drawn = [0 if scorer.kind == "exact" else number for number in numbers]
+        drawn = [number if scorer.draws else 0 for number in numbers]
         keys = [jax.random.fold_in(jax.random.key(seed), number) for number in drawn]
         predictions = [
             [
@@ -177,8 +204,7 @@ class ExampleScorer(Usual):
 
     def build_example(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
@@ -194,21 +220,28 @@ class ExampleScorer(Usual):
         self,
         module: Module,
         params: Any,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
         sample: jax.Array | int,
-    ) -> jax.Array:
+    ) -> TokenNats:
         example, at_BP = self.build_example(
-            tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B, sample=sample
+            rows, vocabulary=vocabulary, key_B=key_B, sample=sample
         )
         output = module.apply({"params": params}, example)
-        nats_BP = token_nats(output, example.targets, einsum=module.einsum, mesh=module.mesh)
+        nats_BP, least_BP = token_and_least_nats(
+            output, example.targets, einsum=module.einsum, mesh=module.mesh
+        )
+        used_BP = example.weights > 0
         # Not a product: what a model says of padding may be anything, NaN too.
-        nats_BP = jnp.where(example.weights > 0, example.weights * nats_BP, 0.0)
-        return at_positions(jnp.zeros(tokens_BL.shape), at_BP).add(nats_BP, mode="drop")
+        weighted_BP = jnp.where(used_BP, example.weights * nats_BP, 0.0)
+        missed_BP = used_BP & (nats_BP > least_BP)
+        nothing_BL = jnp.zeros(rows.tokens_BL.shape)
+        return TokenNats(
+            at_positions(nothing_BL, at_BP).add(weighted_BP, mode="drop"),
+            at_positions(nothing_BL, at_BP).add(missed_BP, mode="drop") == 0,
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -224,16 +257,38 @@ def nats_of(
     sample: jax.Array,
 ) -> jax.Array:
     """What one sample attributes to each token, float32[B, L]: the compiled part of `score`."""
+    rows = ScoredRows(tokens_BL, segments_BL, content_of(tokens_BL, segments_BL, vocabulary))
     key_B = jax.vmap(partial(jax.random.fold_in, key))(number_B)
     return scorer.nats(
-        module,
-        params,
-        tokens_BL,
-        segments_BL,
-        vocabulary=vocabulary,
-        key_B=key_B,
-        sample=sample,
+        module, params, rows, vocabulary=vocabulary, key_B=key_B, sample=sample
+    ).nats_BL
+
+
+def ask_masked(
+    module: Module,
+    params: Any,
+    rows: ScoredRows,
+    masked_BL: jax.Array,
+    at_BP: jax.Array,
+    prediction: MaskPrediction,
+    vocabulary: Vocabulary,
+) -> tuple[jax.Array, jax.Array]:
+    """-log p of the tokens at these places, and of the likeliest there, float32[B, P] each.
+
+    The model sees the rows with the mask token where they are masked.
+    """
+    tokens_BL, segments_BL, _ = rows
+    example = Example(
+        inputs=jnp.where(masked_BL, vocabulary.mask_token, tokens_BL),
+        target_positions=answer_positions(at_BP, prediction),
+        targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
+        weights=jnp.ones(at_BP.shape),
+        segments=segments_BL,
+        positions=positions_of(segments_BL),
+        attention_mask=BidirectionalMask(),
     )
+    output = module.apply({"params": params}, example)
+    return token_and_least_nats(output, example.targets, einsum=module.einsum, mesh=module.mesh)
 
 
 def mask_count(fraction: float, content: int) -> int:

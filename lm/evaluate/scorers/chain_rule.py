@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from lm.evaluate.layout import LayoutGiven
-from lm.evaluate.scorers.base import ExampleScorer, shift_left
-from lm.example import CausalMask, Example, Vocabulary, content_of, positions_of
+from lm.evaluate.scorers.base import ExampleScorer, ScoredRows, shift_left
+from lm.example import CausalMask, Example, Vocabulary, positions_of
 from lm.objectives import Prediction
 from lm.results import Kind
 
@@ -28,20 +28,19 @@ class ChainRule(ExampleScorer):
 
     def build_example(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
         sample: jax.Array | int,
     ) -> tuple[Example, jax.Array]:
-        """Every position speaks of the next one, where that is content."""
-        content_BL = content_of(tokens_BL, segments_BL, vocabulary)
+        """Every position speaks of the next one, where that is scored."""
+        tokens_BL, segments_BL, scored_BL = rows
         example = Example(
             inputs=tokens_BL,
             target_positions=None,
             targets=shift_left(tokens_BL),
-            weights=shift_left(content_BL).astype(jnp.float32),
+            weights=shift_left(scored_BL).astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
             attention_mask=CausalMask(),

@@ -10,9 +10,15 @@ import jax.numpy as jnp
 
 from lm.evaluate.effort import Effort
 from lm.evaluate.layout import LayoutGiven
-from lm.evaluate.scorers.base import Usual, answer_positions, at_positions, mask_prediction_of
-from lm.example import BidirectionalMask, Example, Vocabulary, content_of, positions_of
-from lm.loss import token_and_least_nats, token_nats
+from lm.evaluate.scorers.base import (
+    ScoredRows,
+    TokenNats,
+    Usual,
+    ask_masked,
+    at_positions,
+    mask_prediction_of,
+)
+from lm.example import Vocabulary
 from lm.model.base import Module
 from lm.objectives.base import Base, MaskPrediction
 from lm.results import Kind
@@ -27,11 +33,11 @@ PASSES = 32
 class FixedOrder(Usual):
     """-log p of a row that is written in one order, some tokens at a time: exact.
 
-    At first all content is masked. In each step the model says what the next `block` tokens of
-    the order are, given those unmasked before, and they are unmasked. A block's tokens are
-    taken as independent of each other, which is how such a model writes several at once; with
-    one token a step this is the likelihood of an order (Uria et al. 2014). As each step's
-    places are chosen without a look at what is masked, it sums to one over all strings.
+    At first all that is scored is masked. In each step the model says what the next `block`
+    tokens of the order are, given those unmasked before, and they are unmasked. A block's
+    tokens are taken as independent of each other, which is how such a model writes several at
+    once; with one token a step this is the likelihood of an order (Uria et al. 2014). As each
+    step's places are chosen without a look at what is masked, it sums to one over all strings.
 
     random: an order for each row, that the seed and the row's number fix for all models. most
     confident first: next are the places whose likeliest token has the highest probability, as
@@ -75,65 +81,53 @@ class FixedOrder(Usual):
         self,
         module: Module,
         params: Any,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
         sample: jax.Array | int,
-    ) -> jax.Array:
-        return self.unmask(
-            module, params, tokens_BL, segments_BL, vocabulary=vocabulary, key_B=key_B
-        )[1]
+    ) -> TokenNats:
+        return self.unmask(module, params, rows, vocabulary=vocabulary, key_B=key_B)[1]
 
     def unmask(
         self,
         module: Module,
         params: Any,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        """The step in which each token is unmasked, from 1, and its nats; 0: no content."""
-        length = tokens_BL.shape[1]
-        index_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
+    ) -> tuple[jax.Array, TokenNats]:
+        """The step in which each token is unmasked, from 1, and its nats; 0: not scored."""
+        shape = rows.tokens_BL.shape
+        length = shape[1]
+        index_BL = jnp.broadcast_to(jnp.arange(length), shape)
         block = min(self.block, length)
 
-        def build_example(masked_BL: jax.Array, at_BP: jax.Array) -> Example:
-            return Example(
-                inputs=jnp.where(masked_BL, vocabulary.mask_token, tokens_BL),
-                target_positions=answer_positions(at_BP, self.prediction),
-                targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
-                weights=jnp.ones(at_BP.shape),
-                segments=segments_BL,
-                positions=positions_of(segments_BL),
-                attention_mask=BidirectionalMask(),
+        def predicted(
+            masked_BL: jax.Array, at_BP: jax.Array
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            nats_BP, least_BP = ask_masked(
+                module, params, rows, masked_BL, at_BP, self.prediction, vocabulary
             )
+            return at_BP, nats_BP, least_BP
 
         def first(rank_BL: jax.Array, masked_BL: jax.Array) -> jax.Array:
             """The masked places of the lowest rank, the leftmost of those that are equal."""
             return jax.lax.top_k(-jnp.where(masked_BL, rank_BL, jnp.inf), block)[1]
 
-        def known(rank_BL: jax.Array, masked_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-            at_BP = first(rank_BL, masked_BL)
-            example = build_example(masked_BL, at_BP)
-            output = module.apply({"params": params}, example)
-            return at_BP, token_nats(
-                output, example.targets, einsum=module.einsum, mesh=module.mesh
-            )
+        def known(
+            rank_BL: jax.Array, masked_BL: jax.Array
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            return predicted(masked_BL, first(rank_BL, masked_BL))
 
-        def confident(masked_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-            example = build_example(masked_BL, index_BL)
-            output = module.apply({"params": params}, example)
-            nats_BL, least_BL = token_and_least_nats(
-                output, example.targets, einsum=module.einsum, mesh=module.mesh
-            )
+        def confident(masked_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            _, nats_BL, least_BL = predicted(masked_BL, index_BL)
             at_BP = first(least_BL, masked_BL)
-            return at_BP, jnp.take_along_axis(nats_BL, at_BP, axis=1)
+            nats_BP = jnp.take_along_axis(nats_BL, at_BP, axis=1)
+            return at_BP, nats_BP, jnp.take_along_axis(least_BL, at_BP, axis=1)
 
-        choose: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+        choose: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
         match self.order:
             case "left to right":
                 choose = partial(known, index_BL.astype(jnp.float32))
@@ -144,26 +138,25 @@ class FixedOrder(Usual):
                 choose = confident
 
         def step(carry: _Unmasked) -> _Unmasked:
-            number, masked_BL, step_BL, nats_BL = carry
-            at_BP, nats_BP = choose(masked_BL)
+            number, masked_BL, step_BL, (nats_BL, likeliest_BL) = carry
+            at_BP, nats_BP, least_BP = choose(masked_BL)
             # A row that has fewer left than a block leaves slots unused.
             used_BP = jnp.take_along_axis(masked_BL, at_BP, axis=1)
             at_BP = jnp.where(used_BP, at_BP, length)
             masked_BL = at_positions(masked_BL, at_BP).set(False, mode="drop")
             step_BL = at_positions(step_BL, at_BP).set(number, mode="drop")
-            return (
-                number + 1,
-                masked_BL,
-                step_BL,
-                at_positions(nats_BL, at_BP).set(nats_BP, mode="drop"),
+            nats_BL = at_positions(nats_BL, at_BP).set(nats_BP, mode="drop")
+            likeliest_BL = at_positions(likeliest_BL, at_BP).set(
+                nats_BP <= least_BP, mode="drop"
             )
+            return number + 1, masked_BL, step_BL, TokenNats(nats_BL, likeliest_BL)
 
-        content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-        never_BL, no_BL = jnp.zeros(tokens_BL.shape, jnp.int32), jnp.zeros(tokens_BL.shape)
-        carry = jnp.int32(1), content_BL, never_BL, no_BL
-        _, _, step_BL, nats_BL = jax.lax.while_loop(lambda carry: carry[1].any(), step, carry)
-        return step_BL, nats_BL
+        never_BL = jnp.zeros(shape, jnp.int32)
+        none = TokenNats(jnp.zeros(shape), jnp.ones(shape, bool))
+        carry = jnp.int32(1), rows.scored_BL, never_BL, none
+        _, _, step_BL, found = jax.lax.while_loop(lambda carry: carry[1].any(), step, carry)
+        return step_BL, found
 
 
-_Unmasked = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""The next step, what is masked, and of each token its step and its nats."""
+_Unmasked = tuple[jax.Array, jax.Array, jax.Array, TokenNats]
+"""The next step, what is masked, and of each token its step and what is attributed to it."""

@@ -10,19 +10,20 @@ from lm.evaluate.effort import Effort
 from lm.evaluate.layout import LayoutGiven
 from lm.evaluate.scorers.base import (
     ExampleScorer,
+    ScoredRows,
     answer_positions,
     at_positions,
     mask_prediction_of,
 )
-from lm.example import BidirectionalMask, Example, Vocabulary, content_of, positions_of
+from lm.example import BidirectionalMask, Example, Vocabulary, positions_of
 from lm.objectives.base import Base, MaskPrediction
 
 
 @dataclass(frozen=True)
 class MaskedScorer(ExampleScorer):
-    """Masks a uniform set of m of a row's n content tokens and counts each of them n/m times.
+    """Masks a uniform set of m of a row's n scored tokens and counts each of them n/m times.
 
-    The samples' sets are successive stretches of one random circle of the content positions:
+    The samples' sets are successive stretches of one random circle of the scored positions:
     each is uniform by itself, and together they cover all positions equally often, within one.
     """
 
@@ -43,8 +44,7 @@ class MaskedScorer(ExampleScorer):
 
     def build_example(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
@@ -53,29 +53,31 @@ class MaskedScorer(ExampleScorer):
         """Shows the mask token at the set's positions and asks for what stood there.
 
         >>> from lm.evaluate.scorers.curve import MaskFractions
+        >>> from lm.example import content_of
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
         >>> tokens, segments = jnp.array([[2, 5, 6, 7, 3, 0]]), jnp.array([[1, 1, 1, 1, 1, 0]])
+        >>> rows = ScoredRows(tokens, segments, content_of(tokens, segments, vocabulary))
         >>> example, at = MaskFractions((0.5,)).build_example(
-        ...     tokens, segments, vocabulary=vocabulary, key_B=jax.random.key(0)[None], sample=0
+        ...     rows, vocabulary=vocabulary, key_B=jax.random.key(0)[None], sample=0
         ... )
         >>> int((example.inputs == 1).sum()), example.weights.tolist()  # 2 of 4, n/m = 2
         (2, [[2.0, 2.0, 0.0]])
         """
+        tokens_BL, segments_BL, scored_BL = rows
         length = tokens_BL.shape[1]
-        content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-        content_B = content_BL.sum(1)
+        scored_B = scored_BL.sum(1)
         draws_BL = jax.vmap(lambda key: jax.random.uniform(key, (length + 1,)))(key_B)
-        # content first, in random order
-        circle_BL = jnp.argsort(jnp.where(content_BL, draws_BL[:, 1:], 2.0), axis=1)
-        masked_KB = self.mask_counts(content_B, draws_BL[:, 0], length)
-        masked_KB = jnp.minimum(masked_KB, content_B[None, :])  # a row of padding has none
+        # what is scored first, in random order
+        circle_BL = jnp.argsort(jnp.where(scored_BL, draws_BL[:, 1:], 2.0), axis=1)
+        masked_KB = self.mask_counts(scored_B, draws_BL[:, 0], length)
+        masked_KB = jnp.minimum(masked_KB, scored_B[None, :])  # a row of padding has none
         masked_B, start_B = masked_KB[sample], (masked_KB.cumsum(0) - masked_KB)[sample]
 
         slot_1P = jnp.arange(self.target_count(length))[None, :]
         used_BP = slot_1P < masked_B[:, None]
-        place_BP = (start_B[:, None] + slot_1P) % jnp.maximum(content_B, 1)[:, None]
+        place_BP = (start_B[:, None] + slot_1P) % jnp.maximum(scored_B, 1)[:, None]
         at_BP = jnp.take_along_axis(circle_BL, place_BP, axis=1)
         example = Example(
             inputs=at_positions(tokens_BL, jnp.where(used_BP, at_BP, length)).set(
@@ -83,7 +85,7 @@ class MaskedScorer(ExampleScorer):
             ),
             target_positions=answer_positions(at_BP, self.prediction),
             targets=jnp.take_along_axis(tokens_BL, at_BP, axis=1),
-            weights=used_BP * (content_B / jnp.maximum(masked_B, 1))[:, None],
+            weights=used_BP * (scored_B / jnp.maximum(masked_B, 1))[:, None],
             segments=segments_BL,
             positions=positions_of(segments_BL),
             attention_mask=BidirectionalMask(),

@@ -7,8 +7,8 @@ import jax
 
 from lm.evaluate.effort import Effort
 from lm.evaluate.layout import LayoutGiven
-from lm.evaluate.scorers.base import ExampleScorer
-from lm.example import Example, Vocabulary, content_of
+from lm.evaluate.scorers.base import ExampleScorer, ScoredRows
+from lm.example import Example, Vocabulary
 from lm.objectives import Prediction
 from lm.objectives.base import Base
 from lm.objectives.spans import Spans, lay_out
@@ -37,8 +37,7 @@ class BehindSentinel(ExampleScorer):
 
     def build_example(
         self,
-        tokens_BL: jax.Array,
-        segments_BL: jax.Array,
+        rows: ScoredRows,
         *,
         vocabulary: Vocabulary,
         key_B: jax.Array,
@@ -51,18 +50,20 @@ class BehindSentinel(ExampleScorer):
         ...     size=12, pad=0, mask=1, bos=2, eos=3, first_ordinary=6,
         ...     begins_word=(True,) * 12, sentinels=(4, 5),
         ... )
+        >>> tokens = jnp.array([[2, 7, 8, 3]])
         >>> example, at = BehindSentinel().build_example(
-        ...     jnp.array([[2, 7, 8, 3]]), jnp.ones((1, 4), int), vocabulary=vocabulary,
-        ...     key_B=jax.random.key(0)[None], sample=0,
+        ...     ScoredRows(tokens, jnp.ones_like(tokens), tokens != 2),
+        ...     vocabulary=vocabulary, key_B=jax.random.key(0)[None], sample=0,
         ... )
         >>> example.inputs.tolist(), example.targets.tolist(), at.tolist()
         ([[2, 4, 0, 0, 2, 4, 7, 8, 3, 5]], [[4, 7, 8, 3, 5, 0]], [[4, 1, 2, 3, 4, 4]])
         """
+        tokens_BL, segments_BL, scored_BL = rows
         length = tokens_BL.shape[1]
         layout = lay_out(
             tokens_BL,
             segments_BL,
-            content_of(tokens_BL, segments_BL, vocabulary),
+            scored_BL,
             vocabulary,
             text=length,
             # A document of two positions or more takes one more: at most half as many again.

@@ -35,7 +35,7 @@ def test_a_new_scorer_is_a_line(monkeypatch):
         why
         == "the slow chain rule needs a model that was trained to predict which token is next"
     )
-    assert described().endswith("confident-first, slow")
+    assert described().endswith("pseudo-words, slow")
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -48,7 +48,7 @@ def test_a_scorer_declares_all_that_is_owed(name):
         assert fitted == again and hash(fitted) == hash(again)
         assert fitted.kind in ("exact", "bound", "no likelihood")
         assert fitted.samples >= 1 and fitted.name and fitted.layout_given
-        assert (fitted.block is None) == (not fitted.only_by_name)
+        assert (fitted.block is not None) == (fitted.only_by_name and fitted.kind == "exact")
         assert fitted.rows(effort) == 3
 
 
