@@ -9,6 +9,7 @@ from lm.distributed.process import Parser, one_line_errors
 COMMANDS = {
     "train": "train a run: RUN.json, or STUDY[/SCALE]:RUN",
     "score": "score trained runs in bits per byte",
+    "eval": "what models can do without training: public tasks, and one's own",
     "generate": "continue a text, or fill its blanks",
     "import": "make an artifact of a Hugging Face folder, or of a name on the hub",
     "export": "write a model to a folder: an artifact, or as transformers reads it",

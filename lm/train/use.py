@@ -92,7 +92,7 @@ class Usable:
         Raises UserError for arrays that do not fit.
         """
         given = tokens_BL, segments_BL, types_BL, source_BM, source_segments_BM
-        return self._answer(_hidden, given, precision)
+        return self._answer(hidden_states, given, precision)
 
     def generate(
         self,
@@ -164,8 +164,6 @@ class Usable:
             )
         if reads and len(rows[3]) != size:
             raise UserError(f"source_BM: {len(rows[3])} rows, and tokens_BL has {size}")
-        widest = self.run.objective.last.attention_mask
-        causal = "next" in self.predicts or reads or isinstance(widest, CausalMask)
         module = build(
             model,
             vocabulary.size,
@@ -174,8 +172,16 @@ class Usable:
             attention=self.run.attention,
         )
         placed = [place_rows(array, self.program.mesh) for array in rows]
-        mask = CausalMask() if causal else BidirectionalMask()
-        return np.asarray(hosts.fetch(compute(module, self.params, placed, mask))[:size])
+        return np.asarray(
+            hosts.fetch(compute(module, self.params, placed, used_mask(self.run)))[:size]
+        )
+
+
+def used_mask(run: Run) -> AttentionMask:
+    """What positions see where a model is used, of all that it was trained with."""
+    widest = run.objective.last.attention_mask
+    causal = "next" in run.objective.predictions or run.model.reads_source
+    return CausalMask() if causal or isinstance(widest, CausalMask) else BidirectionalMask()
 
 
 def generate_text(
@@ -251,9 +257,10 @@ _STATES = Head("states", outputs=1)
 
 
 @partial(jax.jit, static_argnums=0)
-def _hidden(
+def hidden_states(
     module: Module, params: Any, arrays: list[jax.Array], attention_mask: AttentionMask
 ) -> jax.Array:
+    """The states before the head, float32[B, L, D], of tokens, segments and token types."""
     width = module.config.width
     head = {"table": jnp.zeros((1, width)), "bias": jnp.zeros(1)}
     example = dataclasses.replace(_example(arrays, attention_mask), head=_STATES)

@@ -1,0 +1,246 @@
+"""What a task owes, what it asks of a candidate, and what a candidate says of itself.
+
+A *candidate* is whatever sits a task: a model with a scorer, an n-gram model. A *task* turns
+files into items, items into requests, and what it is answered into columns of numbers, an item
+a row, of which every metric is a function: so that each metric has an interval over items, and
+two candidates a paired difference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from msgspec import Meta
+
+from lm.config import Config, UserError
+from lm.results import Kind
+
+
+class Request(NamedTuple):
+    """A text of which a candidate gives the probability: `continuation`, behind `context`."""
+
+    context: str
+    continuation: str
+    after: str = ""
+    """What stands behind both: seen by those who see both sides, and never scored."""
+    number: int = 0
+    """Requests that are compared have one number, and masks that are drawn are the same."""
+
+
+class Likelihood(NamedTuple):
+    """What a candidate says of a continuation."""
+
+    log_p: float
+    """Its log-probability in nats, or what stands for it: see `Candidate.kind`."""
+    likeliest: bool
+    """Whether no token of it had a likelier rival: it is what a greedy reader writes."""
+    tokens: int
+    """How many tokens were scored."""
+    cut: int = 0
+    """How many tokens of the context were left out, as they did not fit."""
+
+
+Note = Callable[[Sequence[int], Sequence[Likelihood]], None]
+"""Told of each batch that is done: the places of its requests, and what was found."""
+
+
+class Candidate(Protocol):
+    """What sits a task; a new one gives likelihoods, and refuses what it cannot in one line."""
+
+    @property
+    def digest(self) -> str:
+        """What decides its answers: the model, and how it is asked."""
+        ...
+
+    @property
+    def scorer(self) -> str:
+        """By which rule it gives probabilities."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """What its log-probabilities are: exact, a bound, or no likelihood."""
+        ...
+
+    @property
+    def around(self) -> str:
+        """What stands before the first token and behind the last, in words."""
+        ...
+
+    @property
+    def sees_after(self) -> bool:
+        """Whether it sees what stands behind a continuation."""
+        ...
+
+    def likelihoods(
+        self, requests: Sequence[Request], note: Note = lambda *_: None
+    ) -> list[Likelihood]:
+        """The log-probability of each continuation."""
+        ...
+
+    def states(self, texts: Sequence[str]) -> np.ndarray:
+        """One vector for each text, float32[N, D], pooled as `around` says."""
+        ...
+
+    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
+        """What it writes after each prompt: the likeliest tokens, up to `count` or a stop."""
+        ...
+
+
+class Conditions(Config):
+    """Under which conditions a task is sat: the same for every candidate."""
+
+    items: Annotated[int, Meta(ge=1, description="first items of each file")] | None = None
+    shots: Annotated[int, Meta(ge=0, description="solved items before each")] = 0
+    seeds: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...],
+        Meta(min_length=1, description="of the draw of these, a result each"),
+    ] = (0,)
+    calibration: (
+        Annotated[
+            str,
+            Meta(
+                description="divide by each answer's probability where this stands in every"
+                " field of the item, as N/A (Zhao et al. 2021); null: do not"
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Item(NamedTuple):
+    """A line of a task's files."""
+
+    fields: Mapping[str, Any]
+    group: str
+    """Which part of the task it is of; empty: the task has no parts."""
+    place: str
+    """FILE:LINE, for messages."""
+
+
+class Answers(NamedTuple):
+    """What came of a task's items under each seed."""
+
+    columns: np.ndarray
+    """float64[seeds, items, columns]: see `Task.columns`."""
+    cut: np.ndarray
+    """int[seeds, items]: tokens of context that were left out."""
+
+
+class Statistic(NamedTuple):
+    """A metric as a function of columns."""
+
+    of: Callable[[np.ndarray], float]
+    """float64[items, columns] to its value."""
+    scale: float = 1.0
+    """Of what is printed: 1, or 100 where that is the custom."""
+
+
+class Task(Config):
+    """Base of the forms that tasks have: a frozen value, whose fields say where its items are.
+
+    Files are read relative to the folder of tasks (`lm.evaluate.tasks.files`).
+    """
+
+    headline: ClassVar[str]
+    """The metric that a table shows, if the task has no field that says which."""
+    needs: ClassVar[str] = "likelihoods"
+    """What it asks a candidate for: likelihoods, states, or text."""
+
+    files: Annotated[
+        tuple[str, ...],
+        Meta(
+            min_length=1, description="jsonl, json or tsv files or globs; !PATTERN leaves out"
+        ),
+    ]
+    names: Annotated[
+        tuple[str, ...], Meta(description="of a tsv file's columns, if its first line is none")
+    ] = ()
+    group: Annotated[
+        tuple[str, ...], Meta(description="fields that say which part an item is of")
+    ] = ()
+    demonstrations: Annotated[
+        tuple[str, ...],
+        Meta(description="files of solved items; none: the other items of the task's own"),
+    ] = ()
+
+    @property
+    def metric(self) -> str:
+        """The metric that a table shows."""
+        return self.headline
+
+    def prompt_text(self, candidate: Candidate) -> str:
+        """The template of a candidate's prompt, for the record; empty: there is none."""
+        return ""
+
+    @property
+    def statistics(self) -> Mapping[str, Statistic]:
+        """Every metric, the headline among them, by name."""
+        raise NotImplementedError
+
+    def check(self, item: Item) -> None:
+        """Raises UserError, naming the place, where an item lacks what the task needs."""
+        raise NotImplementedError
+
+    def sit(
+        self,
+        candidate: Candidate,
+        items: Sequence[Item],
+        pool: Sequence[Item],
+        conditions: Conditions,
+    ) -> Answers:
+        """Asks a candidate; `pool` has the solved items that demonstrations are drawn from."""
+        raise NotImplementedError
+
+    def baselines(self, items: Sequence[Item]) -> dict[str, float]:
+        """The headline of who knows nothing, by name."""
+        return {}
+
+    def field(self, item: Item, name: str) -> Any:
+        """A field of an item; raises UserError where there is none."""
+        if name not in item.fields:
+            there = ", ".join(item.fields) or "none"
+            raise UserError(f"{item.place}: no field {name}; it has {there}")
+        return item.fields[name]
+
+    def text(self, item: Item, name: str) -> str:
+        """A field of an item that is text; raises UserError where it is none."""
+        value = self.field(item, name)
+        if not isinstance(value, str):
+            raise UserError(f"{item.place}: {name} is {value!r}; must be text")
+        return value
+
+
+TASKS_VARIABLE = "YARDSTICK_TASKS"
+"""The environment variable that names the folder of tasks."""
+
+
+class HubFiles(NamedTuple):
+    """Where a task's items are on the Hugging Face hub, and how a row becomes an item."""
+
+    name: str
+    configs: tuple[str, ...]
+    split: str
+    item: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    demonstrations: str | None = None
+    """The split of solved items."""
+
+
+class NamedTask(NamedTuple):
+    """A public task."""
+
+    task: Task
+    about: str
+    """One line: what it asks, how many items there are, and who made it."""
+    hub: HubFiles | None = None
+
+
+def folder_of(given: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The folder of tasks: what is given, else what the environment says; None: there is none.
+
+    >>> folder_of(None, {}), str(folder_of(None, {"YARDSTICK_TASKS": "t"}))
+    (None, 't')
+    """
+    named = environment.get(TASKS_VARIABLE)
+    return given or (Path(named) if named else None)

@@ -1,0 +1,416 @@
+"""A model that sits tasks: what it finds likely, its states, and what it writes."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.config import UserError, dump
+from lm.data import Tokenizer
+from lm.distributed import hosts
+from lm.distributed import mesh as _mesh
+from lm.evaluate.effort import Effort
+from lm.evaluate.scorers.base import ScoredRows, Scorer, TokenNats
+from lm.evaluate.scoring import scorers, valid
+from lm.evaluate.tasks.base import Likelihood, Note, Request
+from lm.example import Vocabulary
+from lm.generate.sampling import generate
+from lm.model import Module
+from lm.results import Kind
+from lm.run import Run
+from lm.train.load import LoadedModel
+from lm.train.use import hidden_states, place_rows, used_mask
+
+USUAL = ("chain_rule", "spans", "left_to_right", "pseudo_words")
+"""Scorers of tasks where none is named: those of these that are valid for a model."""
+SAMPLES = 16
+"""Masks drawn for a text by a scorer that draws."""
+POSITIONS = 4096
+"""Positions that a device computes at once."""
+WIDTHS = sorted({width for power in range(3, 22) for width in (1 << power, 3 << (power - 1))})
+"""Positions of the rows of a batch, which are filled up to one of these: a program for each."""
+
+Prefix = str
+"""What stands before the first token: bos, eos, none, or a token by its spelling."""
+Pool = Literal["mean", "first", "last"]
+"""Which states make a text's vector: all of its tokens', the first one's, the last one's."""
+
+
+def task_scorers(run: Run, names: Sequence[str] = ()) -> list[str]:
+    """The scorers that a model sits tasks with: those named, or the usual ones that are valid.
+
+    Raises UserError for a name that is none, or is not valid for the model.
+    """
+    there = valid(run, Effort(block=1))
+    for name in names:
+        if name not in there:
+            known = name in scorers(run)
+            what = "not valid for this model" if known else "no such scorer"
+            raise UserError(
+                f"--scorer {name.replace('_', '-')}: {what}; one of"
+                f" {', '.join(each.replace('_', '-') for each in there) or 'none'}"
+            )
+    return list(names) or [name for name in USUAL if name in there]
+
+
+class _Row(NamedTuple):
+    """A row to be scored, and which request it is of."""
+
+    request: int
+    tokens: list[int]
+    start: int
+    """Where what is scored begins, and where it ends."""
+    stop: int
+    number: int
+
+
+@dataclass(frozen=True)
+class ModelCandidate:
+    """A model that sits tasks, by a scorer.
+
+    What does not fit into a row is cut from the left of the context; a continuation that does
+    not fit by itself is scored in parts, without context, and counts as cut.
+    """
+
+    run: Run
+    tokenizer: Tokenizer
+    module: Module
+    params: Any
+    mesh: jax.sharding.Mesh
+    name: str | None
+    """Of the scorer; None: it is asked for states alone."""
+    prefix: Prefix = "bos"
+    pool: Pool = "mean"
+    identity: str = ""
+    """Which model it is: its digest."""
+    positions: int = field(default=POSITIONS, compare=False)
+
+    @staticmethod
+    def of(
+        model: LoadedModel, name: str | None, *, prefix: Prefix = "bos", pool: Pool = "mean"
+    ) -> "ModelCandidate":
+        """A loaded model that sits tasks by the scorer of a name."""
+        program = model.program
+        return ModelCandidate(
+            model.run,
+            model.tokenizer,
+            program.module,
+            model.params,
+            program.mesh,
+            name,
+            prefix,
+            pool,
+            identity=model.artifact.digest,
+        )
+
+    @property
+    def digest(self) -> str:
+        asked = f"{self.identity} {dump(self.run.model)} {self.run.precision}"
+        how = f"{self.scorer} {self.around} {self.pool} {SAMPLES}"
+        return hashlib.sha256(f"{asked} {how}".encode()).hexdigest()[:16]
+
+    @property
+    def scorer(self) -> str:
+        return "states" if self._scorer is None else self._scorer.name
+
+    @property
+    def kind(self) -> Kind:
+        return "no likelihood" if self._scorer is None else self._scorer.kind
+
+    @property
+    def around(self) -> str:
+        shown = [self._shown(token) for token in self._before]
+        before = f"after {shown[0]}" if shown else "the first token unscored"
+        behind = f", before {self._shown(self._behind[0])}" if self._behind else ""
+        return before + behind
+
+    @property
+    def sees_after(self) -> bool:
+        return self._scorer is not None and self._scorer.layout_given == "ends of documents"
+
+    def likelihoods(
+        self, requests: Sequence[Request], note: Note = lambda *_: None
+    ) -> list[Likelihood]:
+        scorer = self._scorer
+        if scorer is None:
+            raise UserError("the model predicts no tokens: it can sit no task of likelihoods")
+        distinct = list(dict.fromkeys(requests))
+        rows, cut = self._rows(distinct)
+        waiting = [0] * len(distinct)
+        for row in rows:
+            waiting[row.request] += 1
+        log_p, likeliest = np.zeros(len(distinct)), np.ones(len(distinct), bool)
+        counted = np.zeros(len(distinct), int)
+        found: dict[Request, Likelihood] = {}
+        places: dict[Request, list[int]] = {}
+        for place, request in enumerate(requests):
+            places.setdefault(request, []).append(place)
+        for batch, nats_BL, likeliest_BL in self._scored(rows, scorer):
+            done = []
+            for r, row in enumerate(batch):
+                scored = slice(row.start, row.stop)
+                log_p[row.request] -= nats_BL[r, scored].sum()
+                likeliest[row.request] &= bool(likeliest_BL[r, scored].all())
+                counted[row.request] += row.stop - row.start
+                waiting[row.request] -= 1
+                if not waiting[row.request]:
+                    done.append(row.request)
+            for number in done:
+                found[distinct[number]] = Likelihood(
+                    float(log_p[number]),
+                    bool(likeliest[number]),
+                    int(counted[number]),
+                    cut[number],
+                )
+            told = [(place, number) for number in done for place in places[distinct[number]]]
+            note([p for p, _ in told], [found[distinct[number]] for _, number in told])
+        return [found[request] for request in requests]
+
+    def states(self, texts: Sequence[str]) -> np.ndarray:
+        """One vector for each text, float32[N, D]: of the last hidden states."""
+        distinct = list(dict.fromkeys(texts))
+        most = self._longest - len(self._before) - len(self._behind)
+        rows = [
+            _Row(number, [*self._before, *ids[:most].tolist(), *self._behind], 0, 0, number)
+            for number, ids in enumerate(self.tokenizer.encode_all(distinct))
+        ]
+        vectors: dict[int, np.ndarray] = {}
+        for batch, tokens_BL, segments_BL in self._batches(rows):
+            arrays = [
+                place_rows(array, self.mesh)
+                for array in (tokens_BL, segments_BL, np.zeros_like(tokens_BL))
+            ]
+            hidden_BLD = hosts.fetch(
+                hidden_states(self.module, self.params, arrays, used_mask(self.run))
+            )
+            for r, row in enumerate(batch):
+                hidden_LD = hidden_BLD[r, : len(row.tokens)]
+                vectors[row.request] = {
+                    "mean": hidden_LD.mean(axis=0),
+                    "first": hidden_LD[0],
+                    "last": hidden_LD[-1],
+                }[self.pool]
+        by_text = {text: vectors[number] for number, text in enumerate(distinct)}
+        return np.array([by_text[text] for text in texts], np.float32)
+
+    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
+        """What it writes after each prompt: the likeliest tokens, up to `count` or a stop."""
+        if "next" not in self.run.objective.predictions:
+            raise UserError(
+                "the model was not trained to predict the next token: it writes none"
+            )
+        encoded = self.tokenizer.encode_all(list(prompts))
+        order = sorted(range(len(prompts)), key=lambda p: len(encoded[p]))
+        most = max(1, self._longest - count - len(self._before))
+        found = [""] * len(prompts)
+        size = max(1, self.positions // min(self._longest, most + count))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            given = [[*self._before, *encoded[p][-most:].tolist()] for p in part]
+            added = generate(
+                self.module,
+                self.params,
+                given,
+                vocabulary=self.tokenizer.vocabulary,
+                length=self._longest,
+                begin="given",
+                count=count,
+                temperature=0.0,
+            )
+            for p, ids in zip(part, added, strict=True):
+                found[p] = _until(self.tokenizer.decode(ids), stop)
+        return found
+
+    # What is asked
+
+    @cached_property
+    def _scorer(self) -> Scorer | None:
+        if self.name is None:
+            return None
+        effort = Effort(samples=SAMPLES, block=1)
+        return scorers(self.run, effort)[self.name]
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return self.tokenizer.vocabulary
+
+    @property
+    def _longest(self) -> int:
+        return self.run.data.length
+
+    @cached_property
+    def _before(self) -> list[int]:
+        """What stands before the first token."""
+        vocabulary = self._vocabulary
+        match self.prefix:
+            case "bos":
+                return [vocabulary.bos]
+            case "eos":
+                return [vocabulary.eos]
+            case "none":
+                if self._scorer is not None and self._scorer.prediction != "next":
+                    raise UserError(
+                        "--prefix none: the model masks tokens, and can score the first one;"
+                        " one of bos, eos, a token"
+                    )
+                return []
+        for token in range(vocabulary.size):
+            if self.tokenizer.id_to_token(token) == self.prefix:
+                return [token]
+        raise UserError(
+            f"--prefix {self.prefix}: no such token; one of bos, eos, none, a token"
+        )
+
+    @cached_property
+    def _behind(self) -> list[int]:
+        """What stands behind the last token: an encoder of others has always seen an end."""
+        told = not self._vocabulary.eos_counts and "next" not in self.run.objective.predictions
+        return [self._vocabulary.eos] if told else []
+
+    def _shown(self, token: int) -> str:
+        return f"{self.tokenizer.id_to_token(token)} ({token})"
+
+    def _rows(self, requests: Sequence[Request]) -> tuple[list[_Row], list[int]]:
+        """The rows of all requests, and how many tokens of each one's context are cut."""
+        pairs = [split_spaces(each) for each in requests]
+        encode = self.tokenizer.encode_all
+        contexts = encode([context for context, _ in pairs])
+        wholes = encode([context + continuation for context, continuation in pairs])
+        behind = (
+            encode([c + t + each.after for (c, t), each in zip(pairs, requests, strict=True)])
+            if self.sees_after and any(each.after for each in requests)
+            else wholes
+        )
+        rows, cut = [], []
+        for number, (request, context, whole, longer) in enumerate(
+            zip(requests, contexts, wholes, behind, strict=True)
+        ):
+            start = _common(context, whole)
+            stop = len(whole) if longer is whole else _common(whole, longer)
+            ids = longer.tolist()
+            room = self._longest - len(self._before) - len(self._behind)
+            if stop <= start:
+                raise UserError(
+                    f"{request.continuation!r}: no token of it can be scored behind"
+                    f" {request.context[-40:]!r}"
+                )
+            if stop - start > room:
+                parts = [(at, min(at + room, stop)) for at in range(start, stop, room)]
+                cut.append(start or 1)
+            else:
+                # What stands behind is given up last: it is what makes a cloze one.
+                last = min(len(ids), start + room)
+                parts = [(max(0, last - room), last)]
+                cut.append(parts[0][0])
+            for first, last in parts:
+                tokens = [*self._before, *ids[first:last], *self._behind]
+                shift = len(self._before) - first
+                # Without a prefix nothing says what the first token is.
+                begin = max(start, first) + shift
+                begin += int(not begin and not self._before)
+                end = min(stop, last) + shift
+                rows.append(_Row(number, tokens, begin, end, request.number))
+        return rows, cut
+
+    # How it is computed
+
+    def _batches(
+        self, rows: Sequence[_Row]
+    ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
+        """Rows of like lengths, the longest first: tokens and segments, int32[B, L] each."""
+        shards = _mesh.num_shards(self.mesh, "batch")
+        along = _mesh.num_shards(self.mesh, "length")
+        by_width: dict[int, list[_Row]] = {}
+        for row in sorted(rows, key=lambda row: -len(row.tokens)):
+            width = next(width for width in WIDTHS if width >= len(row.tokens))
+            width = min(width, max(self._longest, len(row.tokens)))
+            by_width.setdefault(-(-width // along) * along, []).append(row)
+        for width, of in by_width.items():
+            size = shards * max(1, self.positions // width)
+            size = min(size, -(-len(of) // shards) * shards)
+            for start in range(0, len(of), size):
+                batch = of[start : start + size]
+                tokens_BL = np.full((size, width), self._vocabulary.pad, np.int32)
+                segments_BL = np.zeros((size, width), np.int32)
+                for r, row in enumerate(batch):
+                    tokens_BL[r, : len(row.tokens)] = row.tokens
+                    segments_BL[r, : len(row.tokens)] = 1
+                yield batch, tokens_BL, segments_BL
+
+    def _scored(
+        self, rows: Sequence[_Row], scorer: Scorer
+    ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
+        """Batches of rows, the nats of each token, and whether it was the likeliest."""
+        for batch, tokens_BL, segments_BL in self._batches(rows):
+            scored_BL = np.zeros(tokens_BL.shape, bool)
+            number_B = np.zeros(len(tokens_BL), np.uint32)
+            for r, row in enumerate(batch):
+                scored_BL[r, row.start : row.stop] = True
+                number_B[r] = row.number
+            arrays = [
+                place_rows(array, self.mesh)
+                for array in (tokens_BL, segments_BL, scored_BL, number_B)
+            ]
+            given = scorer, self.module, self._vocabulary, self.params, *arrays
+            found = [_nats(*given, sample) for sample in range(scorer.samples)]
+            nats_SBL = np.array([hosts.fetch(each.nats_BL) for each in found], np.float64)
+            likeliest_SBL = np.array([hosts.fetch(each.likeliest_BL) for each in found])
+            yield batch, nats_SBL.mean(axis=0), np.logical_and.reduce(likeliest_SBL)
+
+
+def split_spaces(request: Request) -> tuple[str, str]:
+    """The context and the continuation, to which spaces at the context's end belong.
+
+    Tokenizers begin words with the space before them.
+
+    >>> split_spaces(Request("Paris is ", "big"))
+    ('Paris is', ' big')
+    """
+    context = request.context.rstrip()
+    return context, request.context[len(context) :] + request.continuation
+
+
+def _common(first: np.ndarray, second: np.ndarray) -> int:
+    """How many ids both begin with: where texts meet, a token may be of both.
+
+    >>> _common(np.array([3, 4, 5]), np.array([3, 4, 9, 6]))
+    2
+    """
+    least = min(len(first), len(second))
+    same = first[:least] == second[:least]
+    return least if same.all() else int(same.argmin())
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first stop.
+
+    >>> _until("Paris. Next", [".", "x"])
+    'Paris'
+    """
+    ends = [at for each in stop if (at := text.find(each)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _nats(
+    scorer: Scorer,
+    module: Module,
+    vocabulary: Vocabulary,
+    params: Any,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    scored_BL: jax.Array,
+    number_B: jax.Array,
+    sample: jax.Array,
+) -> TokenNats:
+    """What one sample of a scorer attributes to each token of rows."""
+    rows = ScoredRows(tokens_BL, segments_BL, scored_BL)
+    key_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(number_B)
+    return scorer.nats(
+        module, params, rows, vocabulary=vocabulary, key_B=key_B, sample=jnp.int32(sample)
+    )

@@ -1,0 +1,183 @@
+"""Items from files: jsonl, json and tsv, in a folder or in archives that lie in it."""
+
+import csv
+import fnmatch
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lm.config import UserError
+from lm.evaluate.tasks.base import TASKS_VARIABLE, HubFiles, Item, Task
+
+_ARCHIVES = (".tar.xz", ".tar.gz", ".tar")
+
+
+def read_items(
+    task: Task,
+    folder: Path | None,
+    *,
+    of: Sequence[str] | None = None,
+    hub: HubFiles | None = None,
+    most: int | None = None,
+    split: str | None = None,
+) -> list[Item]:
+    """The items of a task's files (or of the files `of`), at most so many of each file.
+
+    They lie in the folder, or in an archive in it that is named like their first folder: files
+    `glue/SST-2/dev.tsv` may stand in `glue.tar.xz`. Where they do not, and the task is one of
+    the hub's, `datasets` reads it, if that is installed. Raises UserError where there is
+    nothing, or a line is no item.
+    """
+    patterns = task.files if of is None else tuple(of)
+    found = _matching(folder, patterns)
+    if not found and hub is not None and (there := _from_hub(hub, split or hub.split, most)):
+        items = [Item(fields, _group(task, fields), place) for fields, place in there]
+    elif not found:
+        where = f"nothing in {folder}" if folder is not None else "no folder of tasks is named"
+        raise UserError(
+            f"{' '.join(patterns)}: {where}; name the folder that has it with --data or"
+            f" {TASKS_VARIABLE}"
+            + (f", or install `datasets`, which reads {hub.name} from the hub" if hub else "")
+        )
+    else:
+        items = []
+        for name, content in found:
+            lines = _lines(name, content, task.names)
+            for number, (place, fields) in enumerate(lines):
+                if most is not None and number >= most:
+                    break
+                items.append(Item(fields, _group(task, fields), place))
+    for item in items:
+        task.check(item)
+    if not items:
+        raise UserError(f"{' '.join(patterns)}: no items")
+    return items
+
+
+def _group(task: Task, fields: Any) -> str:
+    return "/".join(str(fields.get(name, "")) for name in task.group)
+
+
+def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Names and contents of the files that match, in the order of their names."""
+    found: dict[str, bytes] = {}
+    for pattern in patterns:
+        if pattern.startswith("!"):
+            continue
+        # A name that begins at the root says by itself where it is.
+        root = Path("/") if pattern.startswith("/") else folder
+        if root is None:
+            continue
+        inner = pattern.lstrip("/")
+        try:
+            files = [path for path in sorted(root.glob(inner)) if path.is_file()]
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"{pattern}: {error}") from None
+        found |= {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+        archives = [root / f"{inner.split('/')[0]}{ending}" for ending in _ARCHIVES]
+        if not files and (archive := next(filter(Path.is_file, archives), None)):
+            there = _in_archive(str(archive))
+            found |= {name: there[name] for name in fnmatch.filter(there, inner)}
+    left_out = {
+        name
+        for pattern in patterns
+        if pattern.startswith("!")
+        for name in fnmatch.filter(found, pattern[1:].lstrip("/"))
+    }
+    return sorted((name, found[name]) for name in found.keys() - left_out)
+
+
+@cache
+def _in_archive(path: str) -> dict[str, bytes]:
+    """Every file of an archive, in memory: some megabytes."""
+    try:
+        with tarfile.open(path) as archive:
+            return {
+                member.name.removeprefix("./"): file.read()
+                for member in archive
+                if (file := archive.extractfile(member)) is not None
+            }
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{path}: no archive that can be read: {error}") from None
+
+
+def _lines(
+    name: str, content: bytes, names: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each line is, and its fields."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8: {error}") from None
+    if name.endswith(".tsv"):
+        yield from _of_tsv(name, text, names)
+        return
+    if name.endswith(".json"):
+        whole = _parsed(name, text)
+        if not isinstance(whole, list):
+            raise UserError(f"{name}: must be a list of objects")
+        numbered: Any = enumerate(whole, 1)
+    else:
+        numbered = (
+            (number, _parsed(f"{name}:{number}", line))
+            for number, line in enumerate(io.StringIO(text, newline="\n"), 1)
+            if line.strip()
+        )
+    for number, fields in numbered:
+        if not isinstance(fields, dict):
+            raise UserError(f"{name}:{number}: {str(fields)[:40]!r}; must be an object")
+        yield f"{name}:{number}", fields
+
+
+def _parsed(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: no JSON: {error}") from None
+
+
+def _of_tsv(name: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of fields between tabs, of which quotation marks are a part, as GLUE has them."""
+    rows = csv.reader(
+        io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True
+    )
+    header = list(names)
+    try:
+        for number, row in enumerate(rows, 1):
+            if not header:
+                header = row
+                continue
+            if len(row) != len(header):
+                raise UserError(
+                    f"{name}:{number}: {len(row)} fields; must be {len(header)}:"
+                    f" {', '.join(header)}"
+                )
+            yield f"{name}:{number}", dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _from_hub(
+    hub: HubFiles, split: str, most: int | None
+) -> list[tuple[dict[str, Any], str]] | None:
+    """Items as `datasets` reads them; None where that is not installed."""
+    try:
+        import datasets
+    except ImportError:
+        return None
+    found = []
+    for config in hub.configs or (None,):
+        place = f"{hub.name}/{config}" if config else hub.name
+        try:
+            rows = datasets.load_dataset(hub.name, config, split=split)
+        except Exception as error:  # of many types, of network and of files
+            raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
+        for number, row in enumerate(rows):
+            if most is not None and number >= most:
+                break
+            found.append((dict(hub.item(row)), f"{place}:{number + 1}"))
+    return found

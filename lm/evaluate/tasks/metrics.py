@@ -1,0 +1,152 @@
+"""Metrics as functions of columns, and their intervals over items and seeds."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 1000
+"""Draws of a bootstrap."""
+LEVEL = 0.95
+"""Of an interval."""
+
+
+class Interval(NamedTuple):
+    """A number, and between which two it lies at `LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(column: int) -> Callable[[np.ndarray], float]:
+    """The mean of a column.
+
+    >>> mean(1)(np.array([[0, 1.0], [0, 2.0]]))
+    1.5
+    """
+
+    def of(columns: np.ndarray) -> float:
+        return float(columns[:, column].mean())
+
+    return of
+
+
+def f1(truth: int, guess: int) -> Callable[[np.ndarray], float]:
+    """F1 of class 1: the harmonic mean of precision and recall; 0 where nothing is found.
+
+    >>> round(f1(0, 1)(np.array([[1, 1], [1, 0], [0, 1], [0, 0]])), 3)
+    0.5
+    """
+
+    def of(columns: np.ndarray) -> float:
+        true, guessed = columns[:, truth] == 1, columns[:, guess] == 1
+        both = true.sum() + guessed.sum()
+        return float(2 * (true & guessed).sum() / both) if both else 0.0
+
+    return of
+
+
+def matthews(truth: int, guess: int) -> Callable[[np.ndarray], float]:
+    """Matthews' correlation of two classes; 0 where a class is missing.
+
+    >>> matthews(0, 1)(np.array([[1, 1], [0, 0], [1, 1], [0, 0]]))
+    1.0
+    """
+    return _correlation(truth, guess, rank=False)
+
+
+def pearson(first: int, second: int) -> Callable[[np.ndarray], float]:
+    """Pearson's correlation of two columns; 0 where one is constant.
+
+    >>> pearson(0, 1)(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))
+    1.0
+    """
+    return _correlation(first, second, rank=False)
+
+
+def spearman(first: int, second: int) -> Callable[[np.ndarray], float]:
+    """Spearman's: the same of ranks, where equal values share theirs.
+
+    >>> spearman(0, 1)(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 600.0]]))
+    1.0
+    """
+    return _correlation(first, second, rank=True)
+
+
+def _correlation(first: int, second: int, *, rank: bool) -> Callable[[np.ndarray], float]:
+    def of(columns: np.ndarray) -> float:
+        pair = columns[:, [first, second]].T
+        if rank:
+            pair = stats.rankdata(pair, axis=1)
+        centred = pair - pair.mean(axis=1, keepdims=True)
+        lengths = np.sqrt((centred**2).sum(axis=1))
+        if not lengths.all():
+            return 0.0
+        # Rounding must not make it more than one.
+        return float(np.clip(centred[0] @ centred[1] / lengths.prod(), -1, 1))
+
+    return of
+
+
+def interval(
+    of: Callable[[np.ndarray], float], columns_SIK: np.ndarray, *, seed: int = 0
+) -> Interval:
+    """A metric's mean over S seeds, with its percentile bootstrap interval.
+
+    Items are drawn, and seeds where there are several: the same items under each, as each seed
+    asked the same ones (Efron and Tibshirani 1993, section 13).
+
+    >>> interval(mean(0), np.ones((1, 9, 1)))
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
+    return _bootstrap(lambda drawn: _over_seeds(of, drawn), columns_SIK, seed)
+
+
+def difference(
+    of: Callable[[np.ndarray], float],
+    mine_SIK: np.ndarray,
+    others_SIK: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Interval:
+    """How far one candidate's metric lies above another's on the same items: paired.
+
+    What makes an item hard for both does not count as error. Raises ValueError where the items
+    are not as many.
+
+    >>> hard = np.arange(8.0).reshape(1, 8, 1)
+    >>> difference(mean(0), hard + 1, hard)
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
+    if mine_SIK.shape[1] != others_SIK.shape[1]:
+        raise ValueError("the candidates were not asked the same items")
+    seeds = max(len(mine_SIK), len(others_SIK))
+    # A candidate that draws nothing is the same under every seed.
+    both_SIK2 = np.stack(
+        [np.broadcast_to(each, (seeds, *each.shape[1:])) for each in (mine_SIK, others_SIK)],
+        axis=-1,
+    )
+
+    def between(drawn: np.ndarray) -> float:
+        return _over_seeds(of, drawn[..., 0]) - _over_seeds(of, drawn[..., 1])
+
+    return _bootstrap(between, both_SIK2, seed)
+
+
+def _over_seeds(of: Callable[[np.ndarray], float], columns_SIK: np.ndarray) -> float:
+    return float(np.mean([of(columns_IK) for columns_IK in columns_SIK]))
+
+
+def _bootstrap(
+    of: Callable[[np.ndarray], float], columns_SI: np.ndarray, seed: int
+) -> Interval:
+    seeds, items = columns_SI.shape[:2]
+    random = np.random.default_rng(seed)
+    found = np.empty(RESAMPLES)
+    for draw in range(RESAMPLES):
+        drawn = columns_SI[:, random.integers(items, size=items)]
+        found[draw] = of(drawn[random.integers(seeds, size=seeds)] if seeds > 1 else drawn)
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(of(columns_SI), float(low), float(high))

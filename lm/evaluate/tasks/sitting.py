@@ -1,0 +1,241 @@
+"""A candidate sits a task: items read, likelihoods kept as they come, the result written."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lm.config import UserError, dump
+from lm.evaluate.tasks.base import (
+    Answers,
+    Candidate,
+    Conditions,
+    HubFiles,
+    Item,
+    Likelihood,
+    Note,
+    Request,
+    Task,
+)
+from lm.evaluate.tasks.files import read_items
+from lm.evaluate.tasks.result import GroupResult, TaskResult, estimates, read_task_result
+from lm.output.files import write_whole
+from lm.output.plain import to_json
+from lm.results import Kind
+
+
+class Sheet(NamedTuple):
+    """A task with its items, read once for all candidates."""
+
+    name: str
+    task: Task
+    items: list[Item]
+    pool: list[Item]
+    """Solved items that demonstrations are drawn from; empty: none are asked for."""
+    conditions: Conditions
+
+    @property
+    def places(self) -> str:
+        """The digest of the items, in order."""
+        content = json.dumps([dict(item.fields) for item in self.items], default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def digest(self, candidate: Candidate) -> str:
+        """What decides the result: the task, its items, the conditions, and who sits it."""
+        pool = json.dumps([dict(item.fields) for item in self.pool], default=str)
+        parts = [dump(self.task), self.places, pool, dump(self.conditions), candidate.digest]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def sheet_of(
+    name: str,
+    task: Task,
+    folder: Path | None,
+    conditions: Conditions,
+    hub: HubFiles | None = None,
+) -> Sheet:
+    """Reads a task's items; raises UserError where there are none, or too few to draw from."""
+    items = read_items(task, folder, hub=hub, most=conditions.items)
+    pool: list[Item] = []
+    if conditions.shots and task.demonstrations:
+        split = hub.demonstrations if hub else None
+        pool = read_items(task, folder, of=task.demonstrations, hub=hub, split=split)
+    elif conditions.shots:
+        pool = read_items(task, folder, hub=hub)
+    return Sheet(name, task, items, pool, conditions)
+
+
+def sit(
+    candidate: Candidate,
+    sheet: Sheet,
+    *,
+    model: str = "",
+    kept: Path | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> TaskResult:
+    """How a candidate does at a task.
+
+    With a folder `kept`, the result is written there as TASK-DIGEST.json, what is there already
+    is read, and likelihoods are kept as they come, so that the same call goes on after an
+    interruption. `progress` is told of how many requests were answered.
+    """
+    path = None if kept is None else kept / f"{sheet.name}-{sheet.digest(candidate)}.json"
+    if path is not None and path.exists():
+        return read_task_result(path)
+    part = None
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_suffix(".part")
+    remembering = Remembering(candidate, part, progress)
+    answers = sheet.task.sit(remembering, sheet.items, sheet.pool, sheet.conditions)
+    found = _result(sheet, candidate, answers, model)
+    if path is not None:
+        write_whole(path, to_json(found) + "\n")
+    if part is not None:
+        part.unlink(missing_ok=True)
+    return found
+
+
+def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) -> TaskResult:
+    task, conditions, columns_SIK = sheet.task, sheet.conditions, answers.columns
+    if not np.isfinite(columns_SIK).all():
+        raise UserError(f"{sheet.name}: the model answers with what is no number")
+    metrics = estimates(task, columns_SIK)
+    headline, of = metrics[task.metric], task.statistics[task.metric].of
+    seeds = conditions.seeds if conditions.shots else conditions.seeds[:1]
+    several = len(columns_SIK) > 1
+    cut_I = answers.cut.max(axis=0)
+    return TaskResult(
+        task=sheet.name,
+        model=model,
+        metric=task.metric,
+        value=headline.value,
+        low=headline.low,
+        high=headline.high,
+        metrics=metrics,
+        by_seed={
+            str(seed): of(columns_IK)
+            for seed, columns_IK in zip(seeds, columns_SIK, strict=True)
+        }
+        if several
+        else {},
+        groups=_groups(of, sheet.items, columns_SIK),
+        baselines=task.baselines(sheet.items),
+        scorer=candidate.scorer,
+        kind=candidate.kind,
+        around=candidate.around,
+        prompt=task.prompt_text(candidate),
+        shots=conditions.shots,
+        seeds=seeds,
+        calibration=conditions.calibration,
+        asked=len(sheet.items),
+        cut=int((cut_I > 0).sum()),
+        cut_tokens=int(cut_I.sum()),
+        places=sheet.places,
+        columns=tuple(
+            tuple(tuple(map(float, row)) for row in columns_IK) for columns_IK in columns_SIK
+        ),
+    )
+
+
+def _groups(
+    of: Callable[[np.ndarray], float], items: Sequence[Item], columns_SIK: np.ndarray
+) -> dict[str, GroupResult]:
+    """The headline of each part, and of each part that these are parts of."""
+    found: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        names = item.group.split("/") if item.group else []
+        for depth in range(1, len(names) + 1):
+            found.setdefault("/".join(names[:depth]), []).append(number)
+    return {
+        name: GroupResult(
+            value=float(np.mean([of(columns_IK[rows]) for columns_IK in columns_SIK])),
+            asked=len(rows),
+        )
+        for name, rows in sorted(found.items())
+    }
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """A candidate whose likelihoods are written down as they come, and read again."""
+
+    candidate: Candidate
+    path: Path | None
+    progress: Callable[[int], None]
+
+    @property
+    def digest(self) -> str:
+        return self.candidate.digest
+
+    @property
+    def scorer(self) -> str:
+        return self.candidate.scorer
+
+    @property
+    def kind(self) -> Kind:
+        return self.candidate.kind
+
+    @property
+    def around(self) -> str:
+        return self.candidate.around
+
+    @property
+    def sees_after(self) -> bool:
+        return self.candidate.sees_after
+
+    def states(self, texts: Sequence[str]) -> np.ndarray:
+        return self.candidate.states(texts)
+
+    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
+        return self.candidate.written(prompts, count=count, stop=stop)
+
+    def likelihoods(
+        self, requests: Sequence[Request], note: Note = lambda *_: None
+    ) -> list[Likelihood]:
+        known = self._read()
+        names = [_name(request) for request in requests]
+        missing = [place for place, name in enumerate(names) if name not in known]
+        self.progress(len(requests) - len(missing))
+
+        def keep(places: Sequence[int], found: Sequence[Likelihood]) -> None:
+            lines = [
+                json.dumps([names[missing[place]], *each]) + "\n"
+                for place, each in zip(places, found, strict=True)
+            ]
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write("".join(lines))
+            self.progress(len(places))
+            note([missing[place] for place in places], found)
+
+        if missing:
+            found = self.candidate.likelihoods([requests[place] for place in missing], keep)
+            known |= {names[place]: each for place, each in zip(missing, found, strict=True)}
+        return [known[name] for name in names]
+
+    def _read(self) -> dict[str, Likelihood]:
+        """What is written down; a last line that a kill cut off is left out, and cut off."""
+        if self.path is None or not self.path.exists():
+            return {}
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(self.path, len(whole))
+        found = {}
+        for line in whole.splitlines():
+            try:
+                name, log_p, likeliest, tokens, cut = json.loads(line)
+            except ValueError:
+                raise UserError(f"{self.path}: damaged; remove it and ask again") from None
+            found[name] = Likelihood(float(log_p), bool(likeliest), int(tokens), int(cut))
+        return found
+
+
+def _name(request: Request) -> str:
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:24]
