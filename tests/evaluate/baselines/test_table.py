@@ -1,11 +1,9 @@
 """Baselines against texts whose code length is known."""
 
-import lzma
-
 import numpy as np
 import pytest
 
-from lm.evaluate.baselines import baselines, gzip_size, window_contents, xz_size
+from lm.evaluate.baselines import baselines, window_contents
 
 
 def of_bytes(documents, windows, training):
@@ -61,17 +59,6 @@ def test_a_window_knows_nothing_of_the_one_before():
         assert result[f"{name}, whole text"] < 4.5
         assert result[f"{name}, by document"] > 7.9
         assert result[f"{name}, by window"] > 7.9
-
-
-def test_xz_remembers_the_whole_text():
-    """Fails when the dictionary is smaller than the data; gzip's is 32 KB by design."""
-    random = np.random.default_rng(0)
-    block = random.bytes(10_000)
-    data = block + random.bytes(300_000) + block
-    assert xz_size(data) < 311_500
-    assert gzip_size(data) > 319_000
-    full = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
-    assert xz_size(data) == len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=full))
 
 
 def test_tokens_that_cannot_be_are_refused():

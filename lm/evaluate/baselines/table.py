@@ -1,10 +1,10 @@
 """What predictors without a neural network need for the same text, in bits per byte."""
 
-import lzma
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+
+from lm.evaluate.baselines.compressors import COMPRESSORS
 
 
 def baselines(
@@ -43,8 +43,7 @@ def baselines(
         "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / scored),
         "unigram": float(-(counts_V * np.log2(probability_V)).sum() / scored),
     }
-    compressors: dict[str, Callable[[bytes], int]] = {"gzip": gzip_size, "xz": xz_size}
-    for name, compressed in compressors.items():
+    for name, compressed in COMPRESSORS.items():
         result[f"{name}, whole text"] = 8 * compressed(b"".join(documents)) / size
         result[f"{name}, by document"] = 8 * sum(map(compressed, documents)) / size
         result[f"{name}, by window"] = 8 * sum(map(compressed, windows)) / scored
@@ -64,30 +63,3 @@ def window_contents(
         b"".join(tokens[token] for token in tokens_L[content_L > 0])
         for tokens_L, content_L in zip(tokens_RL, content_RL, strict=True)
     ]
-
-
-def gzip_size(data: bytes) -> int:
-    """Bytes that gzip needs at level 9, without its header and checksum.
-
-    >>> import gzip
-    >>> len(gzip.compress(b"to be or not to be", 9)) - gzip_size(b"to be or not to be")
-    18
-    """
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return len(deflate.compress(data) + deflate.flush())
-
-
-def xz_size(data: bytes) -> int:
-    """Bytes that xz needs at preset 9 extreme, without headers, index and checksum.
-
-    The dictionary is cut to the data, which changes nothing but the time.
-
-    >>> xz_size(b"a" * 5000) + 50 < len(lzma.compress(b"a" * 5000))
-    True
-    """
-    compression = {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
-        "dict_size": 1 << min(26, max(12, len(data).bit_length())),
-    }
-    return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=[compression]))
