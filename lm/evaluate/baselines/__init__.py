@@ -1,4 +1,9 @@
-"""Predictors without a neural network, in the same unit as models."""
+"""Predictors without a neural network: what a model must beat on the same text.
+
+`table.py` gives bits per byte under counts of tokens and compressors (`compressors.py`);
+`ngram.py` is a Kneser-Ney n-gram model of token ids, the best of what came before networks.
+"""
 
 from lm.evaluate.baselines.compressors import gzip_size, xz_size
+from lm.evaluate.baselines.ngram import NGram
 from lm.evaluate.baselines.table import baselines, window_contents
