@@ -21,7 +21,18 @@ from lm.data.batches import (
 )
 from lm.data.corpora import Digest, Survey, forget, fraction_of, survey
 from lm.data.lengths import LengthModel
-from lm.data.sources import Channel, Corpus, Document, Hmm, Jsonl, Stdlib, Stretch, Text, Tfds
+from lm.data.sources import (
+    Channel,
+    Corpus,
+    Document,
+    Hmm,
+    Jsonl,
+    Rules,
+    Stdlib,
+    Stretch,
+    Text,
+    Tfds,
+)
 from lm.data.store import Split, open_store
 from lm.data.tokenizers import (
     Bytes,

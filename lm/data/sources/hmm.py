@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from lm.data.sources.base import Base
+from lm.data.sources.draws import philox, uniform
 
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + "-_"
 """Symbol k is written as character k: one byte, so one token of the `bytes` tokenizer."""
@@ -98,7 +99,7 @@ class Hmm(Base, frozen=True, tag="hmm"):
                     for index in range(first, stop)
                 ]
             )
-        return self.source().draw(_uniform(bits_NT2))
+        return self.source().draw(uniform(bits_NT2))
 
     def sizes(self, first: int, stop: int) -> np.ndarray:
         """How many symbols the documents `first .. stop - 1` have, int64[N].
@@ -111,7 +112,7 @@ class Hmm(Base, frozen=True, tag="hmm"):
         more_T = np.cumprod(np.full(self._longest - 1, 1 - 1 / self.length))
         # Four to a step of the counter, as above; a document takes the first.
         bits = self._bits(2).advance(first).random_raw(4 * (stop - first))[::4]
-        return 1 + np.searchsorted(-more_T, -_uniform(bits), side="left")
+        return 1 + np.searchsorted(-more_T, -uniform(bits), side="left")
 
     def contents(self) -> Iterator[tuple[str, int, bytes]]:
         """A few thousand documents are in memory at a time."""
@@ -141,12 +142,7 @@ class Hmm(Base, frozen=True, tag="hmm"):
         return self.length if self.lengths == "equal" else 32 * self.length
 
     def _bits(self, purpose: int) -> np.random.Philox:
-        return np.random.Philox(np.random.SeedSequence([self.seed, purpose]))
-
-
-def _uniform(bits: np.ndarray) -> np.ndarray:
-    """Raw bits as numbers from [0, 1)."""
-    return (bits >> np.uint64(11)) * 2.0**-53
+        return philox(self.seed, purpose)
 
 
 def index_of(id: str) -> int:
