@@ -156,11 +156,18 @@ class Run(Config):
             " first valid scorer; 0: none. A multiple of data.batch compiles nothing anew",
         ),
     ] = 0
+    evaluation_tasks: Annotated[
+        tuple[str, ...],
+        Meta(description="tasks asked at each validation: names of lm eval, or JSON files"),
+    ] = ()
+    evaluation_items: Annotated[
+        int, Meta(ge=1, description="items of each of their files, the first ones")
+    ] = 100
 
 
 EXECUTION = (
     *("microbatches", "remat", "unroll", "attention", "mesh", "checkpoints", "faults"),
-    *("trackers", "evaluation_windows"),
+    *("trackers", "evaluation_windows", "evaluation_tasks", "evaluation_items"),
 )
 """Fields that may differ when a run goes on: they change how it runs, not what it finds.
 

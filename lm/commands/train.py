@@ -25,13 +25,14 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Trains, and prints what result.json says."""
-    from lm.evaluate.evaluators import evaluate_during
+    from lm.evaluate.evaluators import check_evaluators, evaluate_during
     from lm.run import validate
     from lm.train.train import train_run
 
     name, overrides = with_defaults(given.run, given.overrides)
     run, default, evaluator = find_run(name)
     run = validate(override(run, overrides))
+    check_evaluators(run)
     prepare_machine()
     target = Path(given.dir) if given.dir else Path("runs") / default
     result = train_run(run, target, evaluate=evaluator, evaluate_during=evaluate_during)

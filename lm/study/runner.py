@@ -24,7 +24,7 @@ from lm.data import vocabulary_size
 from lm.distributed import hosts
 from lm.distributed.process import Parser, one_line_errors, prepare_machine
 from lm.evaluate.evaluate import evaluate
-from lm.evaluate.evaluators import evaluate_during
+from lm.evaluate.evaluators import check_evaluators, evaluate_during
 from lm.evaluate.scoring import Effort
 from lm.output.numbers import count
 from lm.results import Result, read_result
@@ -115,6 +115,8 @@ def train(
     Returns the names of those that diverged, which keeps nobody from running the others.
     """
     evaluator = partial(evaluate, effort=effort)
+    for run in runs.values():
+        check_evaluators(run)
     failed = []
     for name in names:
         try:

@@ -1,15 +1,21 @@
 """Evaluators that are asked while a model is trained."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from lm.config import override
+from lm.config import UserError, override
 from lm.evaluate.effort import Effort
-from lm.evaluate.evaluators import EVALUATORS, evaluate_during
+from lm.evaluate.evaluators import EVALUATORS, check_evaluators, evaluate_during
 from lm.evaluate.scoring import score_by, valid
+from lm.evaluate.tasks import open_sheet
+from lm.evaluate.tasks.base import Conditions
+from lm.evaluate.tasks.candidate import ModelCandidate
+from lm.evaluate.tasks.sitting import sit
 from lm.run import Run
-from lm.train.load import load_run
+from lm.train.load import load_model, load_run
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 
@@ -73,3 +79,36 @@ def test_all_evaluators_are_asked(run, tmp_path, monkeypatch):
     )
     train_run(run, tmp_path, evaluate_during=evaluate_during)
     assert [r["width"] for r in read_metrics(tmp_path) if "width" in r] == [16.0, 16.0]
+
+
+def test_tasks_are_curves_beside_the_loss(run, tmp_path):
+    """Fails if a task is not asked of the parameters of its step, by the model's own scorer,
+    or of the items that were asked for.
+    """
+    lines = [
+        {"better": "def f ( x ) :", "worse": ": ) x ( f def"},
+        {"better": "return self", "worse": "self return"},
+        {"better": "import os", "worse": "os import"},
+    ]
+    data = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "pairs.jsonl").write_text(data)
+    task = tmp_path / "pairs.json"
+    task.write_text(json.dumps({"type": "pairs", "files": ["pairs.jsonl"]}))
+    asked = [f'evaluation_tasks=["{task}"]', "evaluation_items=2"]
+    run = override(run, asked)
+    check_evaluators(run)
+    train_run(run, tmp_path / "run", evaluate_during=evaluate_during)
+    records = read_metrics(tmp_path / "run")
+    curve = {r["step"]: r["pairs_accuracy"] for r in records if "pairs_accuracy" in r}
+    assert list(curve) == [8, 16]
+    assert {r["pairs_scorer"] for r in records if "pairs_scorer" in r} == {"chain rule"}
+    model = load_model(tmp_path / "run")
+    sheet = open_sheet(str(task), None, Conditions(items=2))
+    found = sit(ModelCandidate.of(model, "chain_rule"), sheet)
+    assert found.asked == 2 and found.value == curve[16]
+
+
+def test_a_task_that_cannot_be_asked_is_refused_before_training(run, tmp_path):
+    """Fails if a wrong name is found at the first validation, after hours."""
+    with pytest.raises(UserError, match="no such task"):
+        check_evaluators(override(run, ['evaluation_tasks=["blimpp"]']))
