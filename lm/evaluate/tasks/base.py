@@ -8,7 +8,7 @@ two candidates a paired difference.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from msgspec import Meta
@@ -164,6 +164,11 @@ class Task(Config):
         tuple[str, ...],
         Meta(description="files of solved items; none: the other items of the task's own"),
     ] = ()
+    draw: Annotated[
+        Literal["task", "part"],
+        Meta(description="for each item from all of them, or from those of its own part"),
+    ] = "task"
+    between: Annotated[str, Meta(description="what stands after each of them")] = "\n\n"
 
     @property
     def metric(self) -> str:

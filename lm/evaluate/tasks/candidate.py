@@ -290,8 +290,8 @@ class ModelCandidate:
         for number, (request, context, whole, longer) in enumerate(
             zip(requests, contexts, wholes, behind, strict=True)
         ):
-            start = _common(context, whole)
-            stop = len(whole) if longer is whole else _common(whole, longer)
+            start = common_ids(context, whole)
+            stop = len(whole) if longer is whole else common_ids(whole, longer)
             ids = longer.tolist()
             room = self._longest - len(self._before) - len(self._behind)
             if stop <= start:
@@ -375,10 +375,10 @@ def split_spaces(request: Request) -> tuple[str, str]:
     return context, request.context[len(context) :] + request.continuation
 
 
-def _common(first: np.ndarray, second: np.ndarray) -> int:
+def common_ids(first: np.ndarray, second: np.ndarray) -> int:
     """How many ids both begin with: where texts meet, a token may be of both.
 
-    >>> _common(np.array([3, 4, 5]), np.array([3, 4, 9, 6]))
+    >>> common_ids(np.array([3, 4, 5]), np.array([3, 4, 9, 6]))
     2
     """
     least = min(len(first), len(second))

@@ -1,6 +1,7 @@
 """Which of several texts is found likeliest: answers to a question, or two sentences."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -185,7 +186,7 @@ class Choice(Task, tag="choice"):
         columns, cut = [], []
         for seed in seeds:
             before = solved_before(
-                items, pool, lambda item: self._solved(item, template), conditions, seed
+                self, items, pool, partial(self._solved, template), conditions, seed
             )
             pairs = list(zip(items, before, strict=True))
             asked = [self._asked(item, text, template) for item, text in pairs]
@@ -230,7 +231,7 @@ class Choice(Task, tag="choice"):
             after=_filled(template.after, item),
         )
 
-    def _solved(self, item: Item, template: Template) -> str:
+    def _solved(self, template: Template, item: Item) -> str:
         """A demonstration: an item with its right answer."""
         right = self._answer(self._texts(item, template)[self._gold(item)], item)
         return _filled(template.prompt, item) + right + _filled(template.after, item)

@@ -58,7 +58,7 @@ class LastWord(Task, tag="last_word"):
         columns, cut = [], []
         # Without demonstrations nothing is drawn, and all seeds are alike.
         for seed in conditions.seeds if conditions.shots else conditions.seeds[:1]:
-            before = solved_before(items, pool, self._solved, conditions, seed)
+            before = solved_before(self, items, pool, self._solved, conditions, seed)
             found = candidate.likelihoods(
                 [
                     Request(

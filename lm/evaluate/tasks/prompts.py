@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import UserError
-from lm.evaluate.tasks.base import Conditions, Item
-
-BETWEEN = "\n\n"
-"""What stands between a solved item and the next."""
+from lm.evaluate.tasks.base import Conditions, Item, Task
 
 
 def fill_template(template: str, fields: Mapping[str, Any], place: str) -> str:
@@ -43,6 +40,7 @@ def template_fields(template: str) -> list[str]:
 
 
 def solved_before(
+    task: Task,
     items: Sequence[Item],
     pool: Sequence[Item],
     solve: Callable[[Item], str],
@@ -52,24 +50,31 @@ def solved_before(
     """What stands before each item's prompt: the solved items that a seed draws, all the same.
 
     Where the pool is the task's own items, an item's own solution is left out, and one more is
-    drawn in its place. Raises UserError where there are too few.
+    drawn in its place. Where the task says so, they are drawn for each part from its own.
+    Raises UserError where there are too few.
     """
     if not conditions.shots:
         return [""] * len(items)
-    needed = conditions.shots + 1
     own = {item.place for item in items}
-    if not any(item.place in own for item in pool):
-        needed = conditions.shots
-    if len(pool) < needed:
-        raise UserError(
-            f"shots={conditions.shots}: there are {len(pool)} items to draw from; at most"
-            f" {len(pool) - needed + conditions.shots}"
-        )
-    drawn = np.random.default_rng(seed).permutation(len(pool))[:needed]
-    chosen = [pool[int(index)] for index in drawn]
-    texts = {item.place: solve(item) for item in chosen}
+    needed = conditions.shots + any(item.place in own for item in pool)
+    apart = task.draw == "part"
+    parts = sorted({item.group for item in items}) if apart else [""]
+    drawn: dict[str, list[tuple[str, str]]] = {}
+    for number, part in enumerate(parts):
+        there = [item for item in pool if not apart or item.group == part]
+        if len(there) < needed:
+            where = f" in {part}" if apart else ""
+            raise UserError(
+                f"shots={conditions.shots}: there are {len(there)} items to draw from{where};"
+                f" at most {max(0, len(there) - needed + conditions.shots)}"
+            )
+        random = np.random.default_rng([seed, number] if apart else seed)
+        chosen = [there[int(index)] for index in random.permutation(len(there))[:needed]]
+        drawn[part] = [(item.place, solve(item) + task.between) for item in chosen]
     found = []
     for item in items:
-        others = [texts[each.place] for each in chosen if each.place != item.place]
-        found.append("".join(text + BETWEEN for text in others[: conditions.shots]))
+        others = [
+            text for place, text in drawn[item.group if apart else ""] if place != item.place
+        ]
+        found.append("".join(others[: conditions.shots]))
     return found
