@@ -1,4 +1,4 @@
-"""One thing is added in one place: nine files and nine lines, and all of them work together.
+"""One thing is added in one place: ten files and ten lines, and all of them work together.
 
 The files are those that docs/extending*.md show, and the lines those that its table names.
 """
@@ -24,6 +24,7 @@ ADDITIONS = {
     "optimizer": ("lm/optimizer/sgd.py", "Sgd", "Optimizer = "),
     "tracker": ("lm/train/trackers/last.py", "Last", '"last": Last'),
     "scorer": ("lm/evaluate/scorers/smoothed.py", "Smoothed", '"smoothed": Smoothed()'),
+    "task": ("lm/evaluate/tasks/colours.py", "colours", '"colours": colours.TASK'),
     "law": ("lm/scaling/logarithm.py", "Logarithm", "(Parametric, "),
     "study": ("experiments/prefixes.py", "", ""),
 }
@@ -37,6 +38,7 @@ LINES = {
     "optimizer": "lm/optimizer/__init__.py",
     "tracker": "lm/train/trackers/__init__.py",
     "scorer": "lm/evaluate/scorers/__init__.py",
+    "task": "lm/evaluate/tasks/__init__.py",
     "law": "lm/scaling/catalog.py",
 }
 
@@ -54,7 +56,7 @@ def examples() -> dict[str, str]:
 
 
 def extend(tree: Path) -> None:
-    """Adds all nine to a copy of the package: a file each, and one line in what lists them."""
+    """Adds all ten to a copy of the package: a file each, and one line in what lists them."""
     code = examples()
     assert code.keys() == ADDITIONS.keys()
     for kind, (file, name, within) in ADDITIONS.items():
@@ -68,7 +70,7 @@ def extend(tree: Path) -> None:
         match kind:
             case "tracker":
                 new = line.replace("{", f"{{{within}, ", 1)
-            case "scorer":
+            case "scorer" | "task":
                 new = f"{line}\n    {within},"
             case "law":
                 new = line.replace("(Parametric, ", f"(Parametric, {name}, ")
@@ -77,7 +79,8 @@ def extend(tree: Path) -> None:
         text = text.replace(line, new)
         # What the line names must be imported; it is a part of the line.
         first = text.index("\nfrom lm.")
-        listing.write_text(f"{text[:first]}\nfrom {module} import {name}{text[first:]}")
+        imported = module if name[0].isupper() else module.rpartition(".")[0]
+        listing.write_text(f"{text[:first]}\nfrom {imported} import {name}{text[first:]}")
 
 
 def within_or_table(line: str, within: str) -> bool:
@@ -85,6 +88,8 @@ def within_or_table(line: str, within: str) -> bool:
         return line.startswith("TRACKERS: ")
     if within.startswith('"smoothed"'):
         return line.startswith("SCORERS: ")
+    if within.startswith('"colours"'):
+        return line.startswith("TASKS: ")
     return within in line and not line.startswith(('"', "    from", "#"))
 
 
@@ -110,6 +115,11 @@ settings = [
 ]
 main(["train", "-", "--dir", str(here / "run"), *settings, "--json"])
 main(["score", str(here / "run"), "--scorer", "smoothed", "--json"])
+(here / "colours").mkdir()
+(here / "colours" / "test.jsonl").write_text(
+    '{"thing": "grass", "colour": "green"}\\n{"thing": "sky", "colour": "blue"}\\n'
+)
+main(["eval", str(here / "run"), "--tasks", "colours", "--data", str(here), "--json"])
 main(["prove", "-", "objective.type=late", "model.type=pairs"])
 runs = Runs(*(np.array(x) for x in ([3.0, 2.5, 2.0], [1e3, 1e4, 1e5], [1e5, 1e5, 1e5],
                                     [1e9, 1e10, 1e11])))
@@ -142,12 +152,12 @@ def run(tree: Path, *command: str) -> str:
     return ran.stdout
 
 
-def test_nine_additions_of_a_file_and_a_line_work_together(tree, tmp_path):
+def test_ten_additions_of_a_file_and_a_line_work_together(tree, tmp_path):
     """Fails if anything of a kind must be named anywhere but in its file and its line."""
     out = run(tree, "-c", PROGRAM, str(tmp_path))
     record = json.loads((tmp_path / "run" / "last.json").read_text())
     assert record["step"] == 16  # 4096 tokens in batches of 8 rows of 32
-    assert '"smoothed"' in out and '"exact"' in out
+    assert '"smoothed"' in out and '"exact"' in out and '"colours": [' in out
     assert json.loads(out.splitlines()[-1])["n"] == pytest.approx(0.5 / 2.302585, rel=1e-5)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["params_total"] == 261 * 64 + 2 * 64 * 256
