@@ -123,6 +123,31 @@ def test_a_text_of_two_documents_by_hand():
     assert model.nats([0], [0, 1])[0] == pytest.approx(-math.log(0.5 / 3 + 0.375 / 2))
 
 
+def test_known_answers_of_kenlm():
+    """Fails when counts, discounts or marks are others than KenLM's (at commit 4cb443e).
+
+    What `lmplz -o 3` says of the same words, in nats of whole documents; its one word for all
+    that it has not seen is the last id here.
+    """
+    state, words = 1, []
+    for _ in range(2510):
+        state = (1103515245 * state + 12345) % 2**31
+        words.append(int(300 * (state / 2**31) ** 4))
+    seen = sorted(set(words[:2400]))
+    ids = [seen.index(word) if word in seen else len(seen) for word in words]
+    documents = [ids[start : start + 12] for start in range(0, 2400, 12)]
+    model = NGram.fit(documents, order=3, size=len(seen) + 1)
+    discounts = [level.discounts[1:].tolist() for level in model.levels]
+    assert discounts == [
+        pytest.approx([0.271523, 1.36315, 1.98968], rel=1e-5),
+        pytest.approx([0.822545, 1.22401, 1.68393], rel=1e-5),
+        pytest.approx([0.940088, 1.41936, 2.19421], rel=1e-5),
+    ]
+    held_out = [ids[2400:2430], ids[2500:2510], documents[5], [len(seen), 0, 0], []]
+    found = [nats_n.sum() for nats_n in model.nats_all(held_out, end=True)]
+    assert found == pytest.approx([155.95777, 52.16183, 35.41106, 13.97614, 3.64962], abs=2e-5)
+
+
 def test_probabilities_sum_to_one():
     """Fails when what is discounted is not what is passed on, or the end has no share."""
     model = NGram.fit(drawn(0, 300), size=SIZE)
