@@ -45,18 +45,17 @@ def choose(
     asked: Sequence[Asked],
     *,
     norm: Norm,
-    neutral: Sequence[str] | None = None,
+    neutral: Sequence[Asked] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is chosen of each, float64[items, columns], and what was cut of it, int[items].
 
     Columns are whether it was right by each of `NORMS`, the right choice, the one chosen by
     `norm`, and whether others were as likely. Among k that are equally likely the right one
-    counts 1/k. With `neutral` contexts, a choice's probability is divided by the one that it
-    has there.
+    counts 1/k. With `neutral` surroundings, a choice's probability is divided by the one that
+    it has there.
     """
-    contexts = [asked_.context for asked_ in asked]
-    found = _ask(candidate, asked, contexts)
-    behind = None if neutral is None else _ask(candidate, asked, neutral)
+    found = _ask(candidate, asked)
+    behind = None if neutral is None else _ask(candidate, neutral)
     columns = np.zeros((len(asked), len(NORMS) + 3))
     for number, each in enumerate(asked):
         logs = np.array([choice.log_p for choice in found[number]])
@@ -79,11 +78,11 @@ def choose(
     return columns, cut
 
 
-def _ask(candidate: Candidate, asked: Sequence[Asked], contexts: Sequence[str]) -> list[Any]:
+def _ask(candidate: Candidate, asked: Sequence[Asked]) -> list[Any]:
     """The likelihoods of each one's continuations."""
     requests = [
-        Request(context, continuation, each.after, number)
-        for number, (each, context) in enumerate(zip(asked, contexts, strict=True))
+        Request(each.context, continuation, each.after, number)
+        for number, each in enumerate(asked)
         for continuation in each.continuations
     ]
     answers = iter(candidate.likelihoods(requests))
@@ -168,6 +167,7 @@ class Choice(Task, tag="choice"):
             for name in template_fields(template.prompt) + template_fields(template.after):
                 self.field(item, name)
             gold, texts = self._gold(item), self._texts(item, template)
+            self._answer("", item)
             if not 0 <= gold < len(texts) or len(texts) < 2:
                 raise UserError(
                     f"{item.place}: {self.gold} is {gold}, and there are {len(texts)} choices"
@@ -192,7 +192,13 @@ class Choice(Task, tag="choice"):
             asked = [self._asked(item, text, template) for item, text in pairs]
             neutral = None
             if (blank := conditions.calibration) is not None:
-                neutral = [text + _filled(template.prompt, item, blank) for item, text in pairs]
+                neutral = [
+                    each._replace(
+                        context=text + _filled(template.prompt, item, blank),
+                        after=_filled(template.after, item, blank),
+                    )
+                    for each, (item, text) in zip(asked, pairs, strict=True)
+                ]
             found = choose(candidate, asked, norm=self.norm, neutral=neutral)
             columns.append(found[0])
             cut.append(found[1])
