@@ -38,7 +38,7 @@ class Likelihood(NamedTuple):
     tokens: int
     """How many tokens were scored."""
     cut: int = 0
-    """How many tokens of the context were left out, as they did not fit."""
+    """How many tokens of what stands around it were left out, as they did not fit."""
 
 
 Note = Callable[[Sequence[int], Sequence[Likelihood]], None]
@@ -221,11 +221,15 @@ TASKS_VARIABLE = "YARDSTICK_TASKS"
 """The environment variable that names the folder of tasks."""
 
 
+EVERY_CONFIG = ("*",)
+
+
 class HubFiles(NamedTuple):
     """Where a task's items are on the Hugging Face hub, and how a row becomes an item."""
 
     name: str
     configs: tuple[str, ...]
+    """Parts that it is made of; `EVERY_CONFIG`: all there are; none: it has no parts."""
     split: str
     item: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     demonstrations: str | None = None

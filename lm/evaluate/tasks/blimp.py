@@ -1,6 +1,6 @@
 """BLiMP: minimal pairs of English sentences, by paradigm and phenomenon."""
 
-from lm.evaluate.tasks.base import HubFiles, NamedTask
+from lm.evaluate.tasks.base import EVERY_CONFIG, HubFiles, NamedTask
 from lm.evaluate.tasks.choice import Pairs
 
 TASK = NamedTask(
@@ -11,7 +11,7 @@ TASK = NamedTask(
         group=("linguistics_term", "UID"),
     ),
     "the grammatical one of two sentences, 67 paradigms of 1,000 (Warstadt et al. 2020)",
-    HubFiles("nyu-mll/blimp", ("*",), "train", dict),
+    HubFiles("nyu-mll/blimp", EVERY_CONFIG, "train", dict),
 )
 PUBLISHED = {"5-gram": 0.612, "LSTM": 0.698, "Transformer-XL": 0.696, "GPT-2": 0.830}
 """Accuracies over all paradigms (Warstadt et al. 2020, table 3)."""

@@ -3,15 +3,18 @@
 import csv
 import fnmatch
 import io
+import itertools
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lm.config import UserError
-from lm.evaluate.tasks.base import TASKS_VARIABLE, HubFiles, Item, Task
+from lm.evaluate.tasks.base import EVERY_CONFIG, TASKS_VARIABLE, HubFiles, Item, Task
 
 _ARCHIVES = (".tar.xz", ".tar.gz", ".tar")
 
@@ -73,13 +76,16 @@ def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, b
         if root is None:
             continue
         inner = pattern.lstrip("/")
+        archives = [root / f"{inner.split('/')[0]}{ending}" for ending in _ARCHIVES]
         try:
             files = [path for path in sorted(root.glob(inner)) if path.is_file()]
+            found |= {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+            archive = None if files else next(filter(Path.is_file, archives), None)
+        except OSError as error:
+            raise UserError(f"{error.filename or pattern}: {error.strerror}") from None
         except (ValueError, NotImplementedError) as error:
-            raise UserError(f"{pattern}: {error}") from None
-        found |= {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-        archives = [root / f"{inner.split('/')[0]}{ending}" for ending in _ARCHIVES]
-        if not files and (archive := next(filter(Path.is_file, archives), None)):
+            raise UserError(f"{pattern!r}: {error}") from None
+        if archive is not None:
             there = _in_archive(str(archive))
             found |= {name: there[name] for name in fnmatch.filter(there, inner)}
     left_out = {
@@ -99,10 +105,11 @@ def _in_archive(path: str) -> dict[str, bytes]:
             return {
                 member.name.removeprefix("./"): file.read()
                 for member in archive
-                if (file := archive.extractfile(member)) is not None
+                if member.isfile() and (file := archive.extractfile(member))
             }
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{path}: no archive that can be read: {error}") from None
+    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{path}: no archive that can be read: {why}") from None
 
 
 def _lines(
@@ -130,6 +137,8 @@ def _lines(
     for number, fields in numbered:
         if not isinstance(fields, dict):
             raise UserError(f"{name}:{number}: {str(fields)[:40]!r}; must be an object")
+        if not _is_unicode(fields):
+            raise UserError(f"{name}:{number}: half of a surrogate pair, which is no text")
         yield f"{name}:{number}", fields
 
 
@@ -140,6 +149,15 @@ def _parsed(place: str, text: str) -> Any:
         raise UserError(f"{place}: no JSON: {error}") from None
 
 
+def _is_unicode(fields: Any) -> bool:
+    """Whether UTF-8 can hold what JSON has escaped."""
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _of_tsv(name: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Lines of fields between tabs, of which quotation marks are a part, as GLUE has them."""
     rows = csv.reader(
@@ -148,6 +166,8 @@ def _of_tsv(name: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, d
     header = list(names)
     try:
         for number, row in enumerate(rows, 1):
+            if not row:
+                continue
             if not header:
                 header = row
                 continue
@@ -170,14 +190,18 @@ def _from_hub(
     except ImportError:
         return None
     found = []
-    for config in hub.configs or (None,):
-        place = f"{hub.name}/{config}" if config else hub.name
-        try:
+    place = hub.name
+    try:
+        configs = hub.configs or (None,)
+        if configs == EVERY_CONFIG:
+            configs = datasets.get_dataset_config_names(hub.name)
+        for config in configs:
+            place = f"{hub.name}/{config}" if config else hub.name
             rows = datasets.load_dataset(hub.name, config, split=split)
-        except Exception as error:  # of many types, of network and of files
-            raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
-        for number, row in enumerate(rows):
-            if most is not None and number >= most:
-                break
-            found.append((dict(hub.item(row)), f"{place}:{number + 1}"))
+            for number, row in enumerate(itertools.islice(rows, most), 1):
+                place = f"{hub.name}/{config}:{number}" if config else f"{hub.name}:{number}"
+                found.append((dict(hub.item(row)), place))
+    except Exception as error:  # of many types, of network, of files and of rows
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{place}: {type(error).__name__}: {why}".rstrip(": ")) from None
     return found
