@@ -110,8 +110,9 @@ class ModelCandidate:
 
     @property
     def digest(self) -> str:
-        asked = f"{self.identity} {dump(self.run.model)} {self.run.precision}"
-        how = f"{self.scorer} {self.around} {self.pool} {SAMPLES}"
+        run = self.run
+        asked = f"{self.identity} {dump(run.model)} {dump(run.objective.last)} {run.precision}"
+        how = f"{self.scorer} {self.around} {self.pool} {SAMPLES} {self._longest}"
         return hashlib.sha256(f"{asked} {how}".encode()).hexdigest()[:16]
 
     @property
@@ -139,6 +140,9 @@ class ModelCandidate:
         scorer = self._scorer
         if scorer is None:
             raise UserError("the model predicts no tokens: it can sit no task of likelihoods")
+        if not (scorer.draws or self.name == "random_order"):
+            # What is drawn for an item's number is nothing: one text is one for all items.
+            requests = [request._replace(number=0) for request in requests]
         distinct = list(dict.fromkeys(requests))
         rows, cut = self._rows(distinct)
         waiting = [0] * len(distinct)
@@ -173,12 +177,18 @@ class ModelCandidate:
 
     def states(self, texts: Sequence[str]) -> np.ndarray:
         """One vector for each text, float32[N, D]: of the last hidden states."""
+        if self.run.model.reads_source:
+            raise UserError("the model reads a source by an encoder: its states are of no text")
         distinct = list(dict.fromkeys(texts))
         most = self._longest - len(self._before) - len(self._behind)
         rows = [
             _Row(number, [*self._before, *ids[:most].tolist(), *self._behind], 0, 0, number)
             for number, ids in enumerate(self.tokenizer.encode_all(distinct))
         ]
+        if not all(row.tokens for row in rows):
+            raise UserError(
+                "a text of no tokens has no states: take another --prefix than none"
+            )
         vectors: dict[int, np.ndarray] = {}
         for batch, tokens_BL, segments_BL in self._batches(rows):
             arrays = [
@@ -294,7 +304,9 @@ class ModelCandidate:
             stop = len(whole) if longer is whole else common_ids(whole, longer)
             ids = longer.tolist()
             room = self._longest - len(self._before) - len(self._behind)
-            if stop <= start:
+            # Without a prefix nothing says what the first token is.
+            unscored = int(not self._before)
+            if stop <= max(start, unscored):
                 raise UserError(
                     f"{request.continuation!r}: no token of it can be scored behind"
                     f" {request.context[-40:]!r}"
@@ -306,13 +318,11 @@ class ModelCandidate:
                 # What stands behind is given up last: it is what makes a cloze one.
                 last = min(len(ids), start + room)
                 parts = [(max(0, last - room), last)]
-                cut.append(parts[0][0])
+                cut.append(parts[0][0] + len(ids) - last)
             for first, last in parts:
                 tokens = [*self._before, *ids[first:last], *self._behind]
                 shift = len(self._before) - first
-                # Without a prefix nothing says what the first token is.
-                begin = max(start, first) + shift
-                begin += int(not begin and not self._before)
+                begin = max(max(start, first) + shift, unscored)
                 end = min(stop, last) + shift
                 rows.append(_Row(number, tokens, begin, end, request.number))
         return rows, cut
