@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,9 @@ def main(given: argparse.Namespace) -> None:
         check_exists(folder)
     names = list(dict.fromkeys(given.tasks))
     sheets = [open_sheet(name, folder, conditions) for name in names]
+    twice = [name for name, times in Counter(s.name for s in sheets).items() if times > 1]
+    if twice:
+        raise UserError(f"--tasks: {twice[0]} is the name of two, and results go by it")
     models = list(dict.fromkeys(given.models))
     scorers = [name.replace("-", "_") for name in given.scorer]
     # Before anything is loaded, as a refusal after minutes would be too late.

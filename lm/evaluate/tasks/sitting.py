@@ -89,7 +89,12 @@ def sit(
         return read_task_result(path)
     part = None
     if path is not None:
-        path.parent.mkdir(exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{path.parent}: {error.strerror}; name another folder for results with --out"
+            ) from None
         part = path.with_suffix(".part")
     remembering = Remembering(candidate, part, progress)
     answers = sheet.task.sit(remembering, sheet.items, sheet.pool, sheet.conditions)
@@ -231,9 +236,9 @@ class Remembering:
         for line in whole.splitlines():
             try:
                 name, log_p, likeliest, tokens, cut = json.loads(line)
-            except ValueError:
+                found[name] = Likelihood(float(log_p), bool(likeliest), int(tokens), int(cut))
+            except (ValueError, TypeError):
                 raise UserError(f"{self.path}: damaged; remove it and ask again") from None
-            found[name] = Likelihood(float(log_p), bool(likeliest), int(tokens), int(cut))
         return found
 
 
