@@ -107,6 +107,15 @@ DIRECTORIES = (
 """Two trained runs, and copies of one in which a file is not what it was."""
 TABLES = ("good.csv", "holes.csv", "nan.csv", "words.csv", "header.csv", "rows.json", "empty")
 
+SHEETS = (
+    *("pairs.json", "words.json", "alike.json") * 4,
+    "own.json",
+    "sst2",
+    "blimp",
+    "run.json",
+)
+"""Tasks: three that can be sat, one whose items are missing, and what is none."""
+
 
 class World(NamedTuple):
     """Files that command lines name: `causal` and `masked` are trained runs."""
@@ -141,6 +150,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             if path.is_file() and words.random() < 0.5:
                 path.write_bytes(content)
     (folder / "run.json").write_text(dump(run))
+    for name, task, item in (
+        ("pairs", {"type": "pairs"}, {"better": "one two", "worse": "two one"}),
+        ("words", {"type": "last_word"}, {"context": "one", "continuation": "two"}),
+        ("alike", {"type": "similarity"}, {"sentence1": "a", "sentence2": "b", "score": 1}),
+        ("own", {"type": "choice", "prompt": "{absent}"}, {"query": "one", "gold": 3}),
+    ):
+        (folder / f"{name}.jsonl").write_text((json.dumps(item) + "\n") * 3)
+        (folder / f"{name}.json").write_text(json.dumps(task | {"files": [f"{name}.jsonl"]}))
     (folder / "folder").mkdir()
     (folder / "empty").touch()
     (folder / "noise").write_bytes(bytes(words.choices(range(256), k=500)))
@@ -164,7 +181,7 @@ def command(draw: random.Random, world: World) -> list[str]:
     weights = {
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
-        **{"export": 2, "import": 2, "reference": 1, "": 1},
+        **{"export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
@@ -175,6 +192,11 @@ def command(draw: random.Random, world: World) -> list[str]:
             draw.choice(("one", "o___e")),
             "--count",
             "2",
+        ],
+        "eval": lambda: [
+            draw.choice(DIRECTORIES),
+            *("--tasks", draw.choice(SHEETS), "--items", "2"),
+            *draw.choice(((), ("--data", "folder"), ("--json",), ("--shots", "1"))),
         ],
         "export": lambda: [
             draw.choice(DIRECTORIES),
@@ -201,7 +223,7 @@ def command(draw: random.Random, world: World) -> list[str]:
     if name == "train":
         line += [*world.settings[2:], f"seed={draw.randrange(3)}"]
     # What is legal takes its time where a model is at work, so that most of it is spoilt.
-    slow = name in ("train", "score", "generate") and draw.random() < 0.95
+    slow = name in ("train", "score", "generate", "eval") and draw.random() < 0.95
     for _ in range(draw.choice((1, 1, 2, 3) if slow else (0, 1, 1, 2, 3))):
         line = draw.choice(SPOIL)(draw, line) if line else []
     return line
