@@ -206,6 +206,8 @@ OTHER: dict[str, Any] = {
     "evaluations": 1,
     "evaluation_rows": 1,
     "evaluation_windows": 1,
+    "evaluation_tasks": ("blimp",),
+    "evaluation_items": 1,
     "trackers": (),
     "microbatches": 2,
     "remat": "block",
@@ -230,6 +232,8 @@ def test_only_execution_may_differ_between_runs_of_one_result(name):
         "faults",
         "trackers",
         "evaluation_windows",
+        "evaluation_tasks",
+        "evaluation_items",
     }
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})

@@ -15,7 +15,8 @@ import msgspec
 
 import experiments
 import lm.artifact
-import lm.run  # noqa: F401 - with lm.artifact, all settings that there are
+import lm.evaluate.tasks
+import lm.run  # noqa: F401 - with these, all settings that there are
 from lm.config import Config, essence, validate_fields
 from lm.config.convert import default_of
 
