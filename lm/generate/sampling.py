@@ -37,13 +37,14 @@ def generate(
     """
     texts = [list(prompt) for prompt in prompts]
     before = [vocabulary.bos] if begin == "bos" else []
+    room = length - len(before)
     going = list(range(len(texts)))
     key = jax.random.key(seed)
     done = 0
     while done < count and going:
         longest = max(len(texts[row]) for row in going)
         half = min(length // 2, length - 2)
-        window = length - 1 if longest + count - done < length else half
+        window = room if longest + count - done <= room else half
         seen = [[*before, *texts[row][max(0, len(texts[row]) - window) :]] for row in going]
         width = max(map(len, seen))
         steps = min(count - done, length - width)

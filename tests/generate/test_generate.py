@@ -238,3 +238,17 @@ def test_an_end_that_is_told_stands_after_the_text(module, params, vocabulary):
     assert fill(module, params, text, vocabulary=told, length=6) == [5, best, 6, 4]
     with pytest.raises(UserError, match="at most 4"):
         fill(module, params, [*text, 4], vocabulary=told, length=6)
+
+
+def test_what_fits_is_seen_whole(tiny, settings):
+    """Fails if of a text that fits with what is added, to the last position, a part is
+    forgotten, whether the bos token is given or not."""
+    module = tiny(end=-1e9)
+    params = module.init(0)
+    text = np.random.default_rng(1).integers(4, 7, size=LENGTH - 4).tolist()
+    row = [BEGIN, *text]
+    for _ in range(3):
+        row.append(int(probabilities(module, params, row, CausalMask())[-1].argmax()))
+    for begin, given in (("bos", text), ("given", [BEGIN, *text])):
+        said = continue_(module, params, given, begin=begin, count=3, temperature=0, **settings)
+        assert said == row[-3:]
