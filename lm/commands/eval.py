@@ -56,7 +56,8 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         help="a rule to score by (see lm score); may be given again; by default chain-rule, or"
-        " left-to-right and pseudo-words",
+        " left-to-right and pseudo-words; of texts that a T5 writes greedy-answer, if it was"
+        " tuned on pairs of texts",
     )
     parser.add_argument(
         "--prefix",
@@ -137,17 +138,22 @@ def _asked(
     run: Any, sheets: Sequence["Sheet"], names: Sequence[str]
 ) -> dict[str, list[str | None]]:
     """By which scorers a model sits each task; None: it is asked for no likelihoods."""
-    from lm.evaluate.tasks.candidate import task_scorers
+    from lm.evaluate.tasks.candidate import WRITERS, task_scorers, task_writers
 
+    written = [sheet for sheet in sheets if sheet.task.needs == "text"]
+    # Each kind of task is asked by those of the names that are its own.
+    named = [name for name in names if not (written and name in WRITERS)]
     found: dict[str, list[str | None]] = {}
     for sheet in sheets:
         match sheet.task.needs:
             case "likelihoods":
-                scorers: list[str | None] = [*task_scorers(run, names)]
+                scorers: list[str | None] = [*task_scorers(run, named)]
                 if not scorers:
                     raise UserError(
                         f"{sheet.name}: the model predicts no tokens, which the task is about"
                     )
+            case "text":
+                scorers = [*task_writers(run, names)]
             case _:
                 scorers = [None]
         found[sheet.name] = scorers

@@ -41,8 +41,16 @@ class Likelihood(NamedTuple):
     """How many tokens of what stands around it were left out, as they did not fit."""
 
 
-Note = Callable[[Sequence[int], Sequence[Likelihood]], None]
-"""Told of each batch that is done: the places of its requests, and what was found."""
+class Completion(NamedTuple):
+    """What a candidate writes after a prompt."""
+
+    text: str
+    cut: int = 0
+    """How many tokens of the prompt were left out, as they did not fit."""
+
+
+Note = Callable[[Sequence[int], Sequence[Any]], None]
+"""Told of each batch that is done: the places of what was asked, and what was found."""
 
 
 class Candidate(Protocol):
@@ -83,7 +91,14 @@ class Candidate(Protocol):
         """One vector for each text, float32[N, D], pooled as `around` says."""
         ...
 
-    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
+    def written(
+        self,
+        prompts: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
         """What it writes after each prompt: the likeliest tokens, up to `count` or a stop."""
         ...
 
@@ -126,6 +141,8 @@ class Answers(NamedTuple):
     """float64[seeds, items, columns]: see `Task.columns`."""
     cut: np.ndarray
     """int[seeds, items]: tokens of context that were left out."""
+    texts: tuple[tuple[str, ...], ...] = ()
+    """By seed and item, what was written; empty: the task asks for no text."""
 
 
 class Statistic(NamedTuple):
@@ -133,8 +150,6 @@ class Statistic(NamedTuple):
 
     of: Callable[[np.ndarray], float]
     """float64[items, columns] to its value."""
-    scale: float = 1.0
-    """Of what is printed: 1, or 100 where that is the custom."""
 
 
 class Task(Config):

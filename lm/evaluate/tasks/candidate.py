@@ -1,6 +1,7 @@
 """A model that sits tasks: what it finds likely, its states, and what it writes."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,9 +18,9 @@ from lm.distributed import mesh as _mesh
 from lm.evaluate.effort import Effort
 from lm.evaluate.scorers.base import ScoredRows, Scorer, TokenNats
 from lm.evaluate.scoring import scorers, valid
-from lm.evaluate.tasks.base import Likelihood, Note, Request
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Request
 from lm.example import Vocabulary
-from lm.generate.sampling import generate
+from lm.generate.sampling import answer, generate
 from lm.model import Module
 from lm.results import Kind
 from lm.run import Run
@@ -28,6 +29,10 @@ from lm.train.use import hidden_states, place_rows, used_mask
 
 USUAL = ("chain_rule", "spans", "left_to_right", "pseudo_words")
 """Scorers of tasks where none is named: those of these that are valid for a model."""
+WRITERS = ("greedy", "greedy_answer")
+"""Ways to write: the likeliest token, one after the other. A model of spans writes what stands
+at a sentinel behind the prompt, as it was trained to; as an answer, what its decoder says of
+the prompt alone: right for one that was fine-tuned on pairs of texts (T5, FLAN)."""
 SAMPLES = 16
 """Masks drawn for a text by a scorer that draws."""
 POSITIONS = 4096
@@ -58,6 +63,29 @@ def task_scorers(run: Run, names: Sequence[str] = ()) -> list[str]:
     return list(names) or [name for name in USUAL if name in there]
 
 
+def task_writers(run: Run, names: Sequence[str] = ()) -> list[str]:
+    """The ways in which a model writes: those of `WRITERS` among the names, or the usual one.
+
+    Raises UserError for a model that writes nothing, and for a way that is not its own.
+    """
+    goes_on = "next" in run.objective.predictions
+    if not goes_on and not ("spans" in run.objective.predictions and run.model.reads_source):
+        raise UserError(
+            "the model was trained to predict neither the next token nor spans of a source: it"
+            " writes no text"
+        )
+    there = WRITERS[:1] if goes_on else WRITERS
+    for name in names:
+        # Scorers are for tasks of likelihoods, which may be asked beside these.
+        if name not in there and name not in scorers(run):
+            what = "not valid for this model" if name in WRITERS else "no such way to write"
+            raise UserError(
+                f"--scorer {name.replace('_', '-')}: {what}; one of"
+                f" {', '.join(each.replace('_', '-') for each in there)}"
+            )
+    return [name for name in names if name in there] or [there[0]]
+
+
 class _Row(NamedTuple):
     """A row to be scored, and which request it is of."""
 
@@ -83,7 +111,7 @@ class ModelCandidate:
     params: Any
     mesh: jax.sharding.Mesh
     name: str | None
-    """Of the scorer; None: it is asked for states alone."""
+    """Of the scorer, or of the way to write; None: it is asked for states alone."""
     prefix: Prefix = "bos"
     pool: Pool = "mean"
     identity: str = ""
@@ -94,7 +122,7 @@ class ModelCandidate:
     def of(
         model: LoadedModel, name: str | None, *, prefix: Prefix = "bos", pool: Pool = "mean"
     ) -> "ModelCandidate":
-        """A loaded model that sits tasks by the scorer of a name."""
+        """A loaded model that sits tasks by the scorer, or the way to write, of a name."""
         program = model.program
         return ModelCandidate(
             model.run,
@@ -117,7 +145,7 @@ class ModelCandidate:
 
     @property
     def scorer(self) -> str:
-        return "states" if self._scorer is None else self._scorer.name
+        return (self.name or "states") if self._scorer is None else self._scorer.name
 
     @property
     def kind(self) -> Kind:
@@ -125,9 +153,13 @@ class ModelCandidate:
 
     @property
     def around(self) -> str:
-        shown = [self._shown(token) for token in self._before]
-        before = f"after {shown[0]}" if shown else "the first token unscored"
-        behind = f", before {self._shown(self._behind[0])}" if self._behind else ""
+        if self.name in WRITERS:
+            first, last = self._source_ends if self._writes_spans else (self._before, [])
+            before = f"after {self._shown(first[0])}" if first else "after nothing"
+        else:
+            first, last = self._before, self._behind
+            before = f"after {self._shown(first[0])}" if first else "the first token unscored"
+        behind = f", before {' '.join(map(self._shown, last))}" if last else ""
         return before + behind
 
     @property
@@ -139,7 +171,9 @@ class ModelCandidate:
     ) -> list[Likelihood]:
         scorer = self._scorer
         if scorer is None:
-            raise UserError("the model predicts no tokens: it can sit no task of likelihoods")
+            raise UserError(
+                "the model is asked by no scorer: it can sit no task of likelihoods"
+            )
         if not (scorer.draws or self.name == "random_order"):
             # What is drawn for an item's number is nothing: one text is one for all items.
             requests = [request._replace(number=0) for request in requests]
@@ -208,42 +242,98 @@ class ModelCandidate:
         by_text = {text: vectors[number] for number, text in enumerate(distinct)}
         return np.array([by_text[text] for text in texts], np.float32)
 
-    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
-        """What it writes after each prompt: the likeliest tokens, up to `count` or a stop."""
-        if "next" not in self.run.objective.predictions:
+    def written(
+        self,
+        prompts: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        """What it writes after each prompt: the likeliest tokens, up to `count` or a stop.
+
+        Of a prompt that does not fit, its beginning is cut. Raises UserError for a model that
+        writes nothing, and where no prompt would fit.
+        """
+        task_writers(self.run)
+        first, last = self._source_ends if self._writes_spans else (self._before, [])
+        if count > (most := self._longest - 2):
             raise UserError(
-                "the model was not trained to predict the next token: it writes none"
+                f"count={count}: the model sees {self._longest} positions, the prompt's among"
+                f" them; at most {most}"
             )
-        encoded = self.tokenizer.encode_all(list(prompts))
-        order = sorted(range(len(prompts)), key=lambda p: len(encoded[p]))
-        most = max(1, self._longest - count - len(self._before))
-        found = [""] * len(prompts)
-        size = max(1, self.positions // min(self._longest, most + count))
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            given = [[*self._before, *encoded[p][-most:].tolist()] for p in part]
-            added = generate(
+        # An encoder's positions are its own; others must hold what is written as well.
+        taken = len(first) + len(last) + (0 if self._writes_spans else count)
+        room = self._longest - taken
+        encoded = [ids.tolist() for ids in self.tokenizer.encode_all(list(prompts))]
+        by_width: dict[int, list[int]] = {}
+        for place in sorted(range(len(prompts)), key=lambda place: -len(encoded[place])):
+            seen = min(len(encoded[place]), room)
+            by_width.setdefault(1 << max(3, seen.bit_length()), []).append(place)
+        found: dict[int, Completion] = {}
+        for width, of in by_width.items():
+            size = min(len(of), max(1, self.positions // (width + count)))
+            for start in range(0, len(of), size):
+                batch = of[start : start + size]
+                rows = [[*first, *encoded[place][-room:], *last] for place in batch]
+                if not all(rows):
+                    raise UserError("a prompt of no tokens, after nothing: --prefix bos, say")
+                # Filled up, so that one program serves all.
+                added = self._added([*rows, *rows[:1] * (size - len(rows))], count)
+                for place, ids in zip(batch, added, strict=False):
+                    text = _until(self.tokenizer.decode(ids), stop)
+                    found[place] = Completion(text, max(0, len(encoded[place]) - room))
+                note(batch, [found[place] for place in batch])
+        return [found[place] for place in range(len(prompts))]
+
+    def _added(self, rows: Sequence[list[int]], count: int) -> list[list[int]]:
+        """The likeliest tokens after each row, or at its sentinel."""
+        vocabulary = self._vocabulary
+        if not self._writes_spans:
+            return generate(
                 self.module,
                 self.params,
-                given,
-                vocabulary=self.tokenizer.vocabulary,
+                rows,
+                vocabulary=vocabulary,
                 length=self._longest,
                 begin="given",
                 count=count,
                 temperature=0.0,
             )
-            for p, ids in zip(part, added, strict=True):
-                found[p] = _until(self.tokenizer.decode(ids), stop)
-        return found
+        said = answer(
+            self.module,
+            self.params,
+            rows,
+            vocabulary=vocabulary,
+            # The sentinel that it begins with is none of the text.
+            count=count + 1,
+            temperature=0.0,
+        )
+        return [_first_span(ids, vocabulary.sentinels)[:count] for ids in said]
 
     # What is asked
 
     @cached_property
     def _scorer(self) -> Scorer | None:
-        if self.name is None:
+        if self.name is None or self.name in WRITERS:
             return None
         effort = Effort(samples=SAMPLES, block=1)
         return scorers(self.run, effort)[self.name]
+
+    @property
+    def _writes_spans(self) -> bool:
+        return "next" not in self.run.objective.predictions
+
+    @property
+    def _source_ends(self) -> tuple[list[int], list[int]]:
+        """What stands before a prompt that an encoder reads, and behind it.
+
+        T5's rows begin with nothing: what begins its decoder's is padding.
+        """
+        vocabulary = self._vocabulary
+        begins = [] if self._before == [vocabulary.pad] else self._before
+        gap = [] if self.name == "greedy_answer" else [vocabulary.sentinels[0]]
+        return begins, gap + self._behind
 
     @property
     def _vocabulary(self) -> Vocabulary:
@@ -404,6 +494,16 @@ def _until(text: str, stop: Sequence[str]) -> str:
     """
     ends = [at for each in stop if (at := text.find(each)) >= 0]
     return text[: min(ends)] if ends else text
+
+
+def _first_span(ids: Sequence[int], sentinels: Sequence[int]) -> list[int]:
+    """What a decoder says of the first sentinel, up to the next one.
+
+    >>> _first_span([9, 5, 6, 8, 7], sentinels=(9, 8)), _first_span([5, 6], sentinels=(9, 8))
+    ([5, 6], [5, 6])
+    """
+    rest = ids[1:] if ids and ids[0] in sentinels else ids
+    return list(itertools.takewhile(lambda token: token not in sentinels, rest))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

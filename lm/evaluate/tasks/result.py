@@ -74,6 +74,8 @@ class TaskResult(Record):
     """Digest of the items, in order: what two results must share to be compared."""
     columns: tuple[tuple[tuple[float, ...], ...], ...]
     """By seed and item, what the metrics are functions of."""
+    texts: tuple[tuple[str, ...], ...] = ()
+    """By seed and item, what was written; empty: the task asks for no text."""
 
     @property
     def array(self) -> np.ndarray:
@@ -82,7 +84,7 @@ class TaskResult(Record):
 
     def brief(self) -> "TaskResult":
         """The same without what it is made of, item by item."""
-        return msgspec.structs.replace(self, columns=())
+        return msgspec.structs.replace(self, columns=(), texts=())
 
 
 def above(task: Task, mine: TaskResult, other: TaskResult) -> Estimate:

@@ -1,19 +1,22 @@
-"""A candidate sits a task: items read, likelihoods kept as they come, the result written."""
+"""A candidate sits a task: items read, answers kept as they come, the result written."""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from lm.config import UserError, dump
 from lm.evaluate.tasks.base import (
     Answers,
     Candidate,
+    Completion,
     Conditions,
     HubFiles,
     Item,
@@ -27,6 +30,8 @@ from lm.evaluate.tasks.result import GroupResult, TaskResult, estimates, read_ta
 from lm.output.files import write_whole
 from lm.output.plain import to_json
 from lm.results import Kind
+
+_Found = TypeVar("_Found", bound=tuple[Any, ...])
 
 
 class Sheet(NamedTuple):
@@ -81,7 +86,7 @@ def sit(
     """How a candidate does at a task.
 
     With a folder `kept`, the result is written there as TASK-DIGEST.json, what is there already
-    is read, and likelihoods are kept as they come, so that the same call goes on after an
+    is read, and answers are kept as they come, so that the same call goes on after an
     interruption. `progress` is told of how many requests were answered.
     """
     path = None if kept is None else kept / f"{sheet.name}-{sheet.digest(candidate)}.json"
@@ -145,6 +150,7 @@ def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) ->
         columns=tuple(
             tuple(tuple(map(float, row)) for row in columns_IK) for columns_IK in columns_SIK
         ),
+        texts=answers.texts,
     )
 
 
@@ -168,7 +174,7 @@ def _groups(
 
 @dataclass(frozen=True)
 class Remembering:
-    """A candidate whose likelihoods are written down as they come, and read again."""
+    """A candidate whose answers are written down as they come, and read again."""
 
     candidate: Candidate
     path: Path | None
@@ -197,18 +203,38 @@ class Remembering:
     def states(self, texts: Sequence[str]) -> np.ndarray:
         return self.candidate.states(texts)
 
-    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
-        return self.candidate.written(prompts, count=count, stop=stop)
+    def written(
+        self,
+        prompts: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        ask = partial(self.candidate.written, count=count, stop=stop)
+        names = [_name((prompt, count, stop)) for prompt in prompts]
+        return self._remembered(Completion, names, prompts, ask, note)
 
     def likelihoods(
         self, requests: Sequence[Request], note: Note = lambda *_: None
     ) -> list[Likelihood]:
-        known = self._read()
         names = [_name(request) for request in requests]
-        missing = [place for place, name in enumerate(names) if name not in known]
-        self.progress(len(requests) - len(missing))
+        return self._remembered(Likelihood, names, requests, self.candidate.likelihoods, note)
 
-        def keep(places: Sequence[int], found: Sequence[Likelihood]) -> None:
+    def _remembered(
+        self,
+        of: type[_Found],
+        names: Sequence[str],
+        asked: Sequence[Any],
+        ask: Callable[..., list[_Found]],
+        note: Note,
+    ) -> list[_Found]:
+        """What is known of what is asked, by its name, and of the rest what `ask` gives."""
+        known = self._read(of)
+        missing = [place for place, name in enumerate(names) if name not in known]
+        self.progress(len(asked) - len(missing))
+
+        def keep(places: Sequence[int], found: Sequence[_Found]) -> None:
             lines = [
                 json.dumps([names[missing[place]], *each]) + "\n"
                 for place, each in zip(places, found, strict=True)
@@ -220,11 +246,11 @@ class Remembering:
             note([missing[place] for place in places], found)
 
         if missing:
-            found = self.candidate.likelihoods([requests[place] for place in missing], keep)
+            found = ask([asked[place] for place in missing], note=keep)
             known |= {names[place]: each for place, each in zip(missing, found, strict=True)}
         return [known[name] for name in names]
 
-    def _read(self) -> dict[str, Likelihood]:
+    def _read(self, of: type[_Found]) -> dict[str, _Found]:
         """What is written down; a last line that a kill cut off is left out, and cut off."""
         if self.path is None or not self.path.exists():
             return {}
@@ -235,12 +261,12 @@ class Remembering:
         found = {}
         for line in whole.splitlines():
             try:
-                name, log_p, likeliest, tokens, cut = json.loads(line)
-                found[name] = Likelihood(float(log_p), bool(likeliest), int(tokens), int(cut))
-            except (ValueError, TypeError):
+                name, *values = json.loads(line)
+                found[name] = msgspec.convert(values, of)
+            except (ValueError, TypeError, msgspec.ValidationError):
                 raise UserError(f"{self.path}: damaged; remove it and ask again") from None
         return found
 
 
-def _name(request: Request) -> str:
-    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:24]
+def _name(asked: tuple[Any, ...]) -> str:
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
