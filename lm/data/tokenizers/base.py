@@ -100,6 +100,19 @@ class Tokenizer:
         first = self.vocabulary.first_ordinary
         return [ids.astype(np.int32) + first for ids in self._encode_ordinary(texts)]
 
+    def encode_parts(self, parts: Sequence[str | int]) -> np.ndarray:
+        """The ids of stretches of text and special ids that make up one text together.
+
+        >>> from lm.data.tokenizers import Bytes
+        >>> Bytes().open().encode_parts([BOS, "h"]).tolist()
+        [2, 108]
+        """
+        found = [
+            self.encode(part) if isinstance(part, str) else np.array([part], np.int32)
+            for part in parts
+        ]
+        return np.concatenate([np.zeros(0, np.int32), *found])
+
     def encode_with_bytes(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The ids of `text`, int32[n], and how many of its bytes each stands for, int32[n].
 
@@ -136,6 +149,12 @@ class Tokenizer:
         token comes of it. With `add_generation_prompt` the answer's beginning is added. Raises
         UserError where there is no template, or it refuses the messages.
         """
+        raise UserError("the tokenizer has no chat template: give the model text")
+
+    def chat_parts(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+    ) -> list[str | int]:
+        """A conversation as `chat` encodes it: stretches of text, and ids of special tokens."""
         raise UserError("the tokenizer has no chat template: give the model text")
 
     @property

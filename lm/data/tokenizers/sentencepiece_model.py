@@ -65,13 +65,6 @@ class _Processed(ForeignTokenizer):
         ends = np.array(found["offsets"], np.int64).reshape(-1, 2)[:, 1]
         return np.array(found["ids"], np.int32), ends
 
-    def encode_parts(self, parts: Sequence[str | int]) -> np.ndarray:
-        found = [
-            self.encode(part) if isinstance(part, str) else np.array([part], np.int32)
-            for part in parts
-        ]
-        return np.concatenate([np.zeros(0, np.int32), *found])
-
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         ordinary = self.vocabulary.is_ordinary
         return str(

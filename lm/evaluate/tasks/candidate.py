@@ -86,6 +86,16 @@ def task_writers(run: Run, names: Sequence[str] = ()) -> list[str]:
     return [name for name in names if name in there] or [there[0]]
 
 
+class TokenRequest(NamedTuple):
+    """A request in token ids, without what stands before the first and behind the last."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    after: tuple[int, ...] = ()
+    number: int = 0
+    """As a request's."""
+
+
 class _Row(NamedTuple):
     """A row to be scored, and which request it is of."""
 
@@ -120,7 +130,12 @@ class ModelCandidate:
 
     @staticmethod
     def of(
-        model: LoadedModel, name: str | None, *, prefix: Prefix = "bos", pool: Pool = "mean"
+        model: LoadedModel,
+        name: str | None,
+        *,
+        prefix: Prefix = "bos",
+        pool: Pool = "mean",
+        positions: int = POSITIONS,
     ) -> "ModelCandidate":
         """A loaded model that sits tasks by the scorer, or the way to write, of a name."""
         program = model.program
@@ -134,6 +149,7 @@ class ModelCandidate:
             prefix,
             pool,
             identity=model.artifact.digest,
+            positions=positions,
         )
 
     @property
@@ -154,10 +170,10 @@ class ModelCandidate:
     @property
     def around(self) -> str:
         if self.name in WRITERS:
-            first, last = self._source_ends if self._writes_spans else (self._before, [])
+            first, last = self._source_ends if self._writes_spans else (self.before, [])
             before = f"after {self._shown(first[0])}" if first else "after nothing"
         else:
-            first, last = self._before, self._behind
+            first, last = self.before, self._behind
             before = f"after {self._shown(first[0])}" if first else "the first token unscored"
         behind = f", before {' '.join(map(self._shown, last))}" if last else ""
         return before + behind
@@ -169,6 +185,42 @@ class ModelCandidate:
     def likelihoods(
         self, requests: Sequence[Request], note: Note = lambda *_: None
     ) -> list[Likelihood]:
+        return self.token_likelihoods(self.encode(requests), note)
+
+    def encode(self, requests: Sequence[Request]) -> list[TokenRequest]:
+        """Requests in token ids. Texts are encoded whole: where context and continuation meet,
+        a token that is of both belongs to the continuation.
+
+        Raises UserError where a continuation has no token of its own.
+        """
+        pairs = [split_spaces(each) for each in requests]
+        encode = self.tokenizer.encode_all
+        contexts = encode([context for context, _ in pairs])
+        wholes = encode([context + continuation for context, continuation in pairs])
+        behind = (
+            encode([c + t + each.after for (c, t), each in zip(pairs, requests, strict=True)])
+            if self.sees_after and any(each.after for each in requests)
+            else wholes
+        )
+        found = []
+        for request, context, whole, longer in zip(
+            requests, contexts, wholes, behind, strict=True
+        ):
+            start = common_ids(context, whole)
+            stop = len(whole) if longer is whole else common_ids(whole, longer)
+            if stop <= start:
+                raise UserError(
+                    f"{request.continuation!r}: no token of it can be scored behind"
+                    f" {request.context[-40:]!r}"
+                )
+            ids = tuple(longer.tolist())
+            found.append(TokenRequest(ids[:start], ids[start:stop], ids[stop:], request.number))
+        return found
+
+    def token_likelihoods(
+        self, requests: Sequence[TokenRequest], note: Note = lambda *_: None
+    ) -> list[Likelihood]:
+        """The log-probability of each continuation, of requests in token ids."""
         scorer = self._scorer
         if scorer is None:
             raise UserError(
@@ -184,8 +236,8 @@ class ModelCandidate:
             waiting[row.request] += 1
         log_p, likeliest = np.zeros(len(distinct)), np.ones(len(distinct), bool)
         counted = np.zeros(len(distinct), int)
-        found: dict[Request, Likelihood] = {}
-        places: dict[Request, list[int]] = {}
+        found: dict[TokenRequest, Likelihood] = {}
+        places: dict[TokenRequest, list[int]] = {}
         for place, request in enumerate(requests):
             places.setdefault(request, []).append(place)
         for batch, nats_BL, likeliest_BL in self._scored(rows, scorer):
@@ -214,9 +266,10 @@ class ModelCandidate:
         if self.run.model.reads_source:
             raise UserError("the model reads a source by an encoder: its states are of no text")
         distinct = list(dict.fromkeys(texts))
-        most = self._longest - len(self._before) - len(self._behind)
         rows = [
-            _Row(number, [*self._before, *ids[:most].tolist(), *self._behind], 0, 0, number)
+            _Row(
+                number, [*self.before, *ids[: self.room].tolist(), *self._behind], 0, 0, number
+            )
             for number, ids in enumerate(self.tokenizer.encode_all(distinct))
         ]
         if not all(row.tokens for row in rows):
@@ -250,13 +303,28 @@ class ModelCandidate:
         stop: Sequence[str],
         note: Note = lambda *_: None,
     ) -> list[Completion]:
-        """What it writes after each prompt: the likeliest tokens, up to `count` or a stop.
+        """What it writes after each prompt: the likeliest tokens, up to `count` or a stop."""
+        encoded = [ids.tolist() for ids in self.tokenizer.encode_all(list(prompts))]
+        return self.continued(encoded, count=count, stop=stop, note=note)
 
-        Of a prompt that does not fit, its beginning is cut. Raises UserError for a model that
-        writes nothing, and where no prompt would fit.
+    def continued(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        count: int,
+        stop: Sequence[str],
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        """What it writes after each prompt's ids, up to `count` tokens or a stop.
+
+        A temperature of 0 takes the likeliest. Of a prompt that does not fit, its beginning is
+        cut. Raises UserError for a model that writes nothing, and where no prompt would fit.
         """
         task_writers(self.run)
-        first, last = self._source_ends if self._writes_spans else (self._before, [])
+        first, last = self._source_ends if self._writes_spans else (self.before, [])
         if count > (most := self._longest - 2):
             raise UserError(
                 f"count={count}: the model sees {self._longest} positions, the prompt's among"
@@ -265,29 +333,36 @@ class ModelCandidate:
         # An encoder's positions are its own; others must hold what is written as well.
         taken = len(first) + len(last) + (0 if self._writes_spans else count)
         room = self._longest - taken
-        encoded = [ids.tolist() for ids in self.tokenizer.encode_all(list(prompts))]
         by_width: dict[int, list[int]] = {}
-        for place in sorted(range(len(prompts)), key=lambda place: -len(encoded[place])):
-            seen = min(len(encoded[place]), room)
+        for place in sorted(range(len(prompts)), key=lambda place: -len(prompts[place])):
+            seen = min(len(prompts[place]), room)
             by_width.setdefault(1 << max(3, seen.bit_length()), []).append(place)
         found: dict[int, Completion] = {}
         for width, of in by_width.items():
             size = min(len(of), max(1, self.positions // (width + count)))
             for start in range(0, len(of), size):
                 batch = of[start : start + size]
-                rows = [[*first, *encoded[place][-room:], *last] for place in batch]
+                rows = [[*first, *prompts[place][-room:], *last] for place in batch]
                 if not all(rows):
                     raise UserError("a prompt of no tokens, after nothing: --prefix bos, say")
                 # Filled up, so that one program serves all.
-                added = self._added([*rows, *rows[:1] * (size - len(rows))], count)
+                rows += rows[:1] * (size - len(rows))
+                added = self._added(rows, count, temperature, top_k, seed + start)
                 for place, ids in zip(batch, added, strict=False):
                     text = _until(self.tokenizer.decode(ids), stop)
-                    found[place] = Completion(text, max(0, len(encoded[place]) - room))
+                    found[place] = Completion(text, max(0, len(prompts[place]) - room))
                 note(batch, [found[place] for place in batch])
         return [found[place] for place in range(len(prompts))]
 
-    def _added(self, rows: Sequence[list[int]], count: int) -> list[list[int]]:
-        """The likeliest tokens after each row, or at its sentinel."""
+    def _added(
+        self,
+        rows: Sequence[list[int]],
+        count: int,
+        temperature: float,
+        top_k: int | None,
+        seed: int,
+    ) -> list[list[int]]:
+        """What is written after each row, or at its sentinel."""
         vocabulary = self._vocabulary
         if not self._writes_spans:
             return generate(
@@ -298,7 +373,9 @@ class ModelCandidate:
                 length=self._longest,
                 begin="given",
                 count=count,
-                temperature=0.0,
+                temperature=temperature,
+                top_k=top_k,
+                seed=seed,
             )
         said = answer(
             self.module,
@@ -307,9 +384,16 @@ class ModelCandidate:
             vocabulary=vocabulary,
             # The sentinel that it begins with is none of the text.
             count=count + 1,
-            temperature=0.0,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
         )
         return [_first_span(ids, vocabulary.sentinels)[:count] for ids in said]
+
+    @property
+    def room(self) -> int:
+        """How many tokens of text a row has room for."""
+        return self._longest - len(self.before) - len(self._behind)
 
     # What is asked
 
@@ -331,7 +415,7 @@ class ModelCandidate:
         T5's rows begin with nothing: what begins its decoder's is padding.
         """
         vocabulary = self._vocabulary
-        begins = [] if self._before == [vocabulary.pad] else self._before
+        begins = [] if self.before == [vocabulary.pad] else self.before
         gap = [] if self.name == "greedy_answer" else [vocabulary.sentinels[0]]
         return begins, gap + self._behind
 
@@ -344,7 +428,7 @@ class ModelCandidate:
         return self.run.data.length
 
     @cached_property
-    def _before(self) -> list[int]:
+    def before(self) -> list[int]:
         """What stands before the first token."""
         vocabulary = self._vocabulary
         match self.prefix:
@@ -375,31 +459,20 @@ class ModelCandidate:
     def _shown(self, token: int) -> str:
         return f"{self.tokenizer.id_to_token(token)} ({token})"
 
-    def _rows(self, requests: Sequence[Request]) -> tuple[list[_Row], list[int]]:
+    def _rows(self, requests: Sequence[TokenRequest]) -> tuple[list[_Row], list[int]]:
         """The rows of all requests, and how many tokens of each one's context are cut."""
-        pairs = [split_spaces(each) for each in requests]
-        encode = self.tokenizer.encode_all
-        contexts = encode([context for context, _ in pairs])
-        wholes = encode([context + continuation for context, continuation in pairs])
-        behind = (
-            encode([c + t + each.after for (c, t), each in zip(pairs, requests, strict=True)])
-            if self.sees_after and any(each.after for each in requests)
-            else wholes
-        )
+        room = self.room
         rows, cut = [], []
-        for number, (request, context, whole, longer) in enumerate(
-            zip(requests, contexts, wholes, behind, strict=True)
-        ):
-            start = common_ids(context, whole)
-            stop = len(whole) if longer is whole else common_ids(whole, longer)
-            ids = longer.tolist()
-            room = self._longest - len(self._before) - len(self._behind)
+        for number, request in enumerate(requests):
+            ids = [*request.context, *request.continuation, *request.after]
+            start = len(request.context)
+            stop = start + len(request.continuation)
             # Without a prefix nothing says what the first token is.
-            unscored = int(not self._before)
+            unscored = int(not self.before)
             if stop <= max(start, unscored):
                 raise UserError(
-                    f"{request.continuation!r}: no token of it can be scored behind"
-                    f" {request.context[-40:]!r}"
+                    f"{self.tokenizer.decode(request.continuation)!r}: no token of it can be"
+                    " scored: it has one, and nothing stands before it"
                 )
             if stop - start > room:
                 parts = [(at, min(at + room, stop)) for at in range(start, stop, room)]
@@ -410,8 +483,8 @@ class ModelCandidate:
                 parts = [(max(0, last - room), last)]
                 cut.append(parts[0][0] + len(ids) - last)
             for first, last in parts:
-                tokens = [*self._before, *ids[first:last], *self._behind]
-                shift = len(self._before) - first
+                tokens = [*self.before, *ids[first:last], *self._behind]
+                shift = len(self.before) - first
                 begin = max(max(start, first) + shift, unscored)
                 end = min(stop, last) + shift
                 rows.append(_Row(number, tokens, begin, end, request.number))
