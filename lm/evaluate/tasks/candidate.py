@@ -504,8 +504,10 @@ class ModelCandidate:
             width = min(width, max(self._longest, len(row.tokens)))
             by_width.setdefault(-(-width // along) * along, []).append(row)
         for width, of in by_width.items():
-            size = shards * max(1, self.positions // width)
-            size = min(size, -(-len(of) // shards) * shards)
+            most = shards * max(1, self.positions // width)
+            # As many in each: the last one takes as long as any, however few rows it has.
+            even = -(-len(of) // -(-len(of) // most))
+            size = -(-even // shards) * shards
             for start in range(0, len(of), size):
                 batch = of[start : start + size]
                 tokens_BL = np.full((size, width), self._vocabulary.pad, np.int32)
