@@ -179,12 +179,11 @@ class Yardstick(TemplateLM):
         for numbers in by_settings.values():
             prompts = [self._prompt(requests[number].args[0]) for number in numbers]
             given = _generation(requests[numbers[0]].args[1])
-            room = self.candidate.room_before(given["count"])
-            cut += [len(ids) - room for ids in prompts if len(ids) > room]
             written = self.candidate.continued(prompts, **given)
-            for number, text in zip(numbers, written, strict=True):
-                found[number] = text
-                self.cache_hook.add_partial("generate_until", requests[number].args, text)
+            cut += [each.cut for each in written if each.cut]
+            for number, each in zip(numbers, written, strict=True):
+                found[number] = each.text
+                self.cache_hook.add_partial("generate_until", requests[number].args, each.text)
         _warn_of_cuts(cut, len(requests))
         return found
 

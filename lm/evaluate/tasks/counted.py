@@ -9,7 +9,7 @@ import numpy as np
 from lm.config import UserError
 from lm.data import Tokenizer
 from lm.evaluate.baselines.ngram import NGram
-from lm.evaluate.tasks.base import Likelihood, Note, Request
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Request
 from lm.evaluate.tasks.candidate import common_ids, split_spaces
 from lm.results import Kind
 from lm.run import steps
@@ -71,7 +71,14 @@ class NGramCandidate:
     def states(self, texts: Sequence[str]) -> np.ndarray:
         raise UserError("an n-gram model has no states")
 
-    def written(self, prompts: Sequence[str], *, count: int, stop: Sequence[str]) -> list[str]:
+    def written(
+        self,
+        prompts: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
         raise UserError("an n-gram model writes no text here")
 
 

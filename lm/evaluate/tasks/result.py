@@ -1,8 +1,6 @@
 """What came of a task, typed, as it is kept beside the model."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -108,15 +106,14 @@ def estimates(task: Task, columns_SIK: np.ndarray) -> dict[str, Estimate]:
     }
 
 
-def read_task_result(path: Path) -> TaskResult:
+def as_task_result(text: str, path: Path) -> TaskResult:
     """What a file of `lm eval` holds; raises UserError where it is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=TaskResult)
+        return msgspec.json.decode(text, type=TaskResult)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise UserError(f"{path}: damaged: {error}; remove it and ask again") from None
 
 
-def flattened(found: TaskResult) -> Mapping[str, Any]:
-    """The columns of a row of a table of results."""
-    simple = ("task", "model", "metric", "value", "low", "high", "scorer", "kind", "asked")
-    return {name: found[name] for name in simple} | dict(found.baselines)
+def read_task_result(path: Path) -> TaskResult:
+    """The same of a file."""
+    return as_task_result(path.read_text(), path)

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from lm.config import UserError, dump
+from lm.distributed import hosts
 from lm.evaluate.tasks.base import (
     Answers,
     Candidate,
@@ -26,7 +27,7 @@ from lm.evaluate.tasks.base import (
     Task,
 )
 from lm.evaluate.tasks.files import read_items
-from lm.evaluate.tasks.result import GroupResult, TaskResult, estimates, read_task_result
+from lm.evaluate.tasks.result import GroupResult, TaskResult, as_task_result, estimates
 from lm.output.files import write_whole
 from lm.output.plain import to_json
 from lm.results import Kind
@@ -90,25 +91,31 @@ def sit(
     interruption. `progress` is told of how many requests were answered.
     """
     path = None if kept is None else kept / f"{sheet.name}-{sheet.digest(candidate)}.json"
-    if path is not None and path.exists():
-        return read_task_result(path)
     part = None
     if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{path.parent}: {error.strerror}; name another folder for results with --out"
-            ) from None
+        if (there := hosts.broadcast_from_first(partial(_finished, path))) is not None:
+            return as_task_result(there, path)
         part = path.with_suffix(".part")
     remembering = Remembering(candidate, part, progress)
     answers = sheet.task.sit(remembering, sheet.items, sheet.pool, sheet.conditions)
     found = _result(sheet, candidate, answers, model)
-    if path is not None:
+    if path is not None and part is not None and hosts.is_first():
         write_whole(path, to_json(found) + "\n")
-    if part is not None:
         part.unlink(missing_ok=True)
     return found
+
+
+def _finished(path: Path) -> str | None:
+    """What a finished result's file holds; where there is none, its folder is made."""
+    if path.exists():
+        return path.read_text()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: {error.strerror}; name another folder for results with --out"
+        ) from None
+    return None
 
 
 def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) -> TaskResult:
@@ -230,7 +237,7 @@ class Remembering:
         note: Note,
     ) -> list[_Found]:
         """What is known of what is asked, by its name, and of the rest what `ask` gives."""
-        known = self._read(of)
+        known = self._known(of)
         missing = [place for place, name in enumerate(names) if name not in known]
         self.progress(len(asked) - len(missing))
 
@@ -239,7 +246,7 @@ class Remembering:
                 json.dumps([names[missing[place]], *each]) + "\n"
                 for place, each in zip(places, found, strict=True)
             ]
-            if self.path is not None:
+            if self.path is not None and hosts.is_first():
                 with self.path.open("a") as file:
                     file.write("".join(lines))
             self.progress(len(places))
@@ -250,22 +257,26 @@ class Remembering:
             known |= {names[place]: each for place, each in zip(missing, found, strict=True)}
         return [known[name] for name in names]
 
-    def _read(self, of: type[_Found]) -> dict[str, _Found]:
-        """What is written down; a last line that a kill cut off is left out, and cut off."""
-        if self.path is None or not self.path.exists():
-            return {}
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(self.path, len(whole))
+    def _known(self, of: type[_Found]) -> dict[str, _Found]:
+        """What is written down, by its name, as the first host has it."""
         found = {}
-        for line in whole.splitlines():
+        for line in hosts.broadcast_from_first(self._read).splitlines():
             try:
                 name, *values = json.loads(line)
                 found[name] = msgspec.convert(values, of)
             except (ValueError, TypeError, msgspec.ValidationError):
                 raise UserError(f"{self.path}: damaged; remove it and ask again") from None
         return found
+
+    def _read(self) -> str:
+        """The lines; a last one that a kill cut off is left out, and cut off."""
+        if self.path is None or not self.path.exists():
+            return ""
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(self.path, len(whole))
+        return whole.decode(errors="replace")
 
 
 def _name(asked: tuple[Any, ...]) -> str:
