@@ -3,22 +3,29 @@
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from lm.config import UserError
 from lm.evaluate.tasks.base import Conditions, Item
-from lm.evaluate.tasks.prompts import BETWEEN, fill_template, solved_before, template_fields
+from lm.evaluate.tasks.choice import Pairs
+from lm.evaluate.tasks.prompts import fill_template, solved_before, template_fields
 
 ITEMS = [Item({"n": n}, "", f"own:{n}") for n in range(8)]
 OTHERS = [Item({"n": 100 + n}, "", f"other:{n}") for n in range(8)]
 
 
-def drawn(items, pool, shots, seed=0):
+TASK = Pairs(files=("none",), between=" | ")
+
+
+def solve(item):
+    return f"<{item.fields['n']}>"
+
+
+def drawn(items, pool, shots, seed=0, task=TASK):
     """The numbers of the solved items before each item."""
-    texts = solved_before(
-        items, pool, lambda item: f"<{item.fields['n']}>", Conditions(shots=shots), seed
-    )
-    assert all(text.count(BETWEEN) == shots for text in texts)
-    assert all(text.endswith(BETWEEN) for text in texts if text)
+    texts = solved_before(task, items, pool, solve, Conditions(shots=shots), seed)
+    assert all(text.count(" | ") == shots for text in texts)
+    assert all(text.endswith(" | ") for text in texts if text)
     return [[int(n) for n in re.findall(r"<(\d+)>", text)] for text in texts]
 
 
@@ -58,6 +65,23 @@ def test_fewer_items_than_are_to_be_shown_are_one_line():
         with pytest.raises(UserError, match=why):
             drawn(ITEMS, pool, shots)
     assert drawn(ITEMS, [], 0) == [[]] * 8
+
+
+def test_each_part_may_be_shown_its_own():
+    """Fails if an item is shown another part's, or all parts draw the same places."""
+    parts = [
+        [Item({"n": 100 * part + n}, f"{part}", f"{part}:{n}") for n in range(9)]
+        for part in range(4)
+    ]
+    items = [item for of in parts for item in of[:2]]
+    pool = [item for of in parts for item in of[2:]]
+    shown = drawn(items, pool, 3, task=replace(TASK, draw="part"))
+    for item, numbers in zip(items, shown, strict=True):
+        assert {number // 100 for number in numbers} == {int(item.group)}
+    assert shown[0] == shown[1]
+    assert len({tuple(number % 100 for number in numbers) for numbers in shown}) > 2
+    with pytest.raises(UserError, match="there are 7 items to draw from in 0; at most 7"):
+        drawn(items, pool, 8, task=replace(TASK, draw="part"))
 
 
 def test_templates():
