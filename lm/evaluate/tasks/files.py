@@ -31,21 +31,22 @@ def read_items(
     """The items of a task's files (or of the files `of`), at most so many of each file.
 
     They lie in the folder, or in an archive in it that is named like their first folder: files
-    `glue/SST-2/dev.tsv` may stand in `glue.tar.xz`. Where they do not, and the task is one of
-    the hub's, `datasets` reads it, if that is installed. Raises UserError where there is
+    `glue/SST-2/dev.tsv` may stand in `glue.tar.xz`. Where no folder is named, and the task is
+    one of the hub's, `datasets` reads it, if that is installed. Raises UserError where there is
     nothing, or a line is no item.
     """
     patterns = task.files if of is None else tuple(of)
     found = _matching(folder, patterns)
-    if not found and hub is not None and (there := _from_hub(hub, split or hub.split, most)):
+    named = f"name the folder that has it with --data or {TASKS_VARIABLE}"
+    there = None
+    if folder is None and not found and hub is not None:
+        there = _from_hub(hub, split or hub.split, most, named)
+    if there is not None:
         items = [Item(fields, _group(task, fields), place) for fields, place in there]
     elif not found:
         where = f"nothing in {folder}" if folder is not None else "no folder of tasks is named"
-        raise UserError(
-            f"{' '.join(patterns)}: {where}; name the folder that has it with --data or"
-            f" {TASKS_VARIABLE}"
-            + (f", or install `datasets`, which reads {hub.name} from the hub" if hub else "")
-        )
+        hint = ", or install `datasets`, which reads it from the hub" if hub else ""
+        raise UserError(f"{' '.join(patterns)}: {where}; {named}{hint if not folder else ''}")
     else:
         items = []
         for name, content in found:
@@ -182,7 +183,7 @@ def _of_tsv(name: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, d
 
 
 def _from_hub(
-    hub: HubFiles, split: str, most: int | None
+    hub: HubFiles, split: str, most: int | None, named: str
 ) -> list[tuple[dict[str, Any], str]] | None:
     """Items as `datasets` reads them; None where that is not installed."""
     try:
@@ -203,5 +204,6 @@ def _from_hub(
                 found.append((dict(hub.item(row)), place))
     except Exception as error:  # of many types, of network, of files and of rows
         why = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{place}: {type(error).__name__}: {why}".rstrip(": ")) from None
+        what = f"{place}: {type(error).__name__}: {why}".rstrip(": ")
+        raise UserError(f"{what}; {named}") from None
     return found

@@ -149,7 +149,7 @@ def test_what_has_no_token_of_its_own_is_refused(model_of, sitting):
     with pytest.raises(UserError, match=r"^'': no token of it can be scored behind 'ab'"):
         candidate.likelihoods([Request("ab", "")])
     # Without a prefix, nothing says what a first token is, and there is no second.
-    with pytest.raises(UserError, match=r"^'x': no token of it can be scored behind ''"):
+    with pytest.raises(UserError, match=r"^'x': no token of it can be scored: it has one"):
         sitting(model_of("causal"), "chain_rule", prefix="none").likelihoods([Request("", "x")])
 
 
@@ -269,6 +269,18 @@ def test_pseudo_likelihoods(model_of, merging, sitting):
         assert candidate.kind == "no likelihood"
 
 
+def test_context_is_never_masked(model_of, sitting):
+    """Fails if a scorer that draws what it masks masks a token of the context, too."""
+    model = model_of("masked")
+    ids = [2, *encoded(model, "abcdefX")]
+    wanted = masked_log(model, ids, {7}, 7)
+    for scorer in ("any_order", "random_order"):
+        found = sitting(model, scorer).likelihoods(
+            [Request("abcdef", "X", number=number) for number in range(4)]
+        )
+        assert [each.log_p for each in found] == pytest.approx([wanted] * 4, **TOLERANCE)
+
+
 def test_what_stands_behind_is_seen_by_who_sees_both_sides_alone(model_of, sitting):
     """Fails if `after` is scored, hidden from a masked model, or shown to a causal one."""
     plain, behind = Request("ab", "cd"), Request("ab", "cd", " ef")
@@ -326,9 +338,12 @@ def test_choices_of_one_item_have_the_same_masks(model_of, sitting):
     asked = [Request("ab", word, number=n) for n, word in ((0, "cdefgh"), (1, "cdefgh"))]
     one, other, same = candidate.likelihoods([*asked, asked[0]])
     assert candidate.kind == "bound" and one == same and one.log_p != other.log_p
+    (alone,) = candidate.likelihoods(asked[1:])
+    assert alone.log_p == pytest.approx(other.log_p, **TOLERANCE)
     # Where another word is as long, the same places are masked.
     shown = []
-    for row in candidate._rows([*asked, Request("ab", "ijklmn")])[0]:
+    encoded = candidate.encode([*asked, Request("ab", "ijklmn")])
+    for row in candidate._rows(encoded)[0]:
         tokens = jnp.array([row.tokens])
         scored = (jnp.arange(len(row.tokens)) >= row.start)[None]
         examples = [
@@ -456,7 +471,7 @@ def test_a_prefix_that_cannot_be_is_one_line(model_of, sitting):
 def test_a_model_without_a_scorer_gives_no_likelihood(model_of, sitting):
     candidate = sitting(model_of("classes"), None)
     assert candidate.scorer == "states"
-    with pytest.raises(UserError, match="predicts no tokens"):
+    with pytest.raises(UserError, match="asked by no scorer"):
         candidate.likelihoods([Request("", "a")])
 
 
