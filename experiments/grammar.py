@@ -34,7 +34,7 @@ from lm.output.numbers import count
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.analyses.on_tasks import (
-    Answer,
+    Sitting,
     accuracy_table,
     ask_runs,
     by_scorer,
@@ -175,7 +175,7 @@ def report(cells: list[StudyRun]) -> Report:
     )
 
 
-def _answer(best: Sequence[Group], answers: Sequence[Answer]) -> str:
+def _answer(best: Sequence[Group], answers: Sequence[Sitting]) -> str:
     told = []
     for group in best:
         found = {name: of for name, (_, of) in by_scorer(group, answers).items()}

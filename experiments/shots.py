@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from msgspec.structs import replace
 
-from lm.data import Bytes, Data, Rules
+from lm.data import Bytes, Data, RuleLists
 from lm.data.sources.rules import LABELS, SYMBOLS
 from lm.evaluate.effort import Effort
 from lm.evaluate.tasks.base import Conditions, Item
@@ -34,7 +34,7 @@ from lm.evaluate.tasks.choice import Choice, Cloze
 from lm.evaluate.tasks.sitting import Sheet
 from lm.run import Run
 from lm.study import runner, sections
-from lm.study.analyses.on_tasks import Answer, ask_runs, draw_line, over_seeds, read_answers
+from lm.study.analyses.on_tasks import Sitting, ask_runs, draw_line, over_seeds, read_answers
 from lm.study.figures import ticks
 from lm.study.grid import GPT_AND_BERTS, Scale, Size, StudyRun, size_text, variant_of
 from lm.study.groups import Group, by_size, groups_of
@@ -45,26 +45,26 @@ from lm.study.sentences import NO_ANSWER, together
 VARIANTS = GPT_AND_BERTS
 
 
-def _data(source: Rules, batch: int) -> Data:
+def _data(source: RuleLists, batch: int) -> Data:
     return Data(corpus=source, tokenizer=Bytes(), length=source.row_length, batch=batch)
 
 
 PLANS = {
     "smoke": Scale(
-        _data(Rules(symbols=4, labels=2, examples=16, documents=400), batch=16),
+        _data(RuleLists(symbols=4, labels=2, examples=16, documents=400), batch=16),
         sizes=(Size(1, 32),),
         tokens=(8192,),
         settings={"evaluations": 1, "evaluation_rows": 16},
     ),
     "laptop": Scale(
-        _data(Rules(), batch=32),
+        _data(RuleLists(), batch=32),
         sizes=(Size(2, 32), Size(2, 64, 2), Size(2, 128, 4)),
         tokens=(3_000_000,),
         seeds=2,
         settings={"evaluations": 4, "evaluation_rows": 64},
     ),
     "v5e-8": Scale(
-        _data(Rules(symbols=52, labels=10, examples=340, documents=1_500_000), batch=512),
+        _data(RuleLists(symbols=52, labels=10, examples=340, documents=1_500_000), batch=512),
         sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3)),
         tokens=(1_000_000_000,),
         seeds=2,
@@ -91,7 +91,7 @@ def runs(scale: str) -> dict[str, Run]:
 def after(cells: list[StudyRun], directory: Path) -> None:
     """Asks all runs for the labels of fresh rules."""
     source = cells[0].run.data.corpus
-    assert isinstance(source, Rules)
+    assert isinstance(source, RuleLists)
     ask_runs(cells, [_sheet(source, shots) for shots in SHOTS], _scorers, directory)
 
 
@@ -100,7 +100,7 @@ def _scorers(cell: StudyRun) -> Sequence[str]:
     return ("chain_rule",) if variant_of(cell) == "causal" else ("left_to_right",)
 
 
-def _sheet(source: Rules, shots: int) -> Sheet:
+def _sheet(source: RuleLists, shots: int) -> Sheet:
     """Symbols of fresh rules, and examples of the same rule to draw from."""
     fresh = replace(source, seed=source.seed + 1, examples=64)
     labels, symbols = fresh.draw(0, RULES)
@@ -138,7 +138,7 @@ def report(cells: list[StudyRun]) -> Report:
     answers = read_answers(cells[0].directory.parent)
     groups = list(groups_of(cells, VARIANTS).values()) if answers else []
     source = cells[0].run.data.corpus
-    assert isinstance(source, Rules)
+    assert isinstance(source, RuleLists)
     best = {shots: source.best_accuracy(shots) for shots in SHOTS}
     return sections.report_of(
         sys.modules[__name__],
@@ -175,13 +175,13 @@ def report(cells: list[StudyRun]) -> Report:
     )
 
 
-def _interval(group: Group, answers: Sequence[Answer], shots: int):  # type: ignore[no-untyped-def]
+def _interval(group: Group, answers: Sequence[Sitting], shots: int):  # type: ignore[no-untyped-def]
     scorer = _scorers(group.cells[0])[0]
     return over_seeds(group, answers, f"shots{shots}", scorer)
 
 
 def _answer(
-    groups: Sequence[Group], answers: Sequence[Answer], best: Mapping[int, float]
+    groups: Sequence[Group], answers: Sequence[Sitting], best: Mapping[int, float]
 ) -> str:
     told = []
     most = SHOTS[-1]
@@ -199,7 +199,7 @@ def _answer(
 
 
 def _table(
-    groups: Sequence[Group], answers: Sequence[Answer], best: Mapping[int, float]
+    groups: Sequence[Group], answers: Sequence[Sitting], best: Mapping[int, float]
 ) -> Table:
     rows = [{"variant": "the best reader"} | {str(n): f"{best[n]:.0%}" for n in SHOTS}]
     for group in groups:
@@ -222,7 +222,7 @@ def _table(
 
 @styled()
 def _figure(
-    groups: Sequence[Group], answers: Sequence[Answer], best: Mapping[int, float]
+    groups: Sequence[Group], answers: Sequence[Sitting], best: Mapping[int, float]
 ) -> Figure:
     sizes = by_size(groups)
     figure, axes = panels(len(sizes), height=3.0, sharey=True)

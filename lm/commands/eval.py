@@ -137,27 +137,19 @@ def _conditions(given: argparse.Namespace, conditions: Any) -> Any:
 def _asked(
     run: Any, sheets: Sequence["Sheet"], names: Sequence[str]
 ) -> dict[str, list[str | None]]:
-    """By which scorers a model sits each task; None: it is asked for no likelihoods."""
-    from lm.evaluate.tasks.candidate import WRITERS, task_scorers, task_writers
+    """In which ways a model sits each task."""
+    from lm.evaluate.tasks.candidate import ways_to_sit
+    from lm.evaluate.tasks.writing import WRITERS
 
-    written = [sheet for sheet in sheets if sheet.task.needs == "text"]
     # Each kind of task is asked by those of the names that are its own.
-    named = [name for name in names if not (written and name in WRITERS)]
-    found: dict[str, list[str | None]] = {}
-    for sheet in sheets:
-        match sheet.task.needs:
-            case "likelihoods":
-                scorers: list[str | None] = [*task_scorers(run, named)]
-                if not scorers:
-                    raise UserError(
-                        f"{sheet.name}: the model predicts no tokens, which the task is about"
-                    )
-            case "text":
-                scorers = [*task_writers(run, names)]
-            case _:
-                scorers = [None]
-        found[sheet.name] = scorers
-    return found
+    written = any(sheet.task.needs == "text" for sheet in sheets)
+    scoring = [name for name in names if not (written and name in WRITERS)]
+    return {
+        sheet.name: ways_to_sit(
+            run, sheet.name, sheet.task, names if sheet.task.needs == "text" else scoring
+        )
+        for sheet in sheets
+    }
 
 
 def _sit(

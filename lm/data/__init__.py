@@ -27,7 +27,7 @@ from lm.data.sources import (
     Document,
     Hmm,
     Jsonl,
-    Rules,
+    RuleLists,
     Stdlib,
     Stretch,
     Text,

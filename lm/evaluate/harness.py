@@ -59,15 +59,9 @@ from rich.progress import Progress
 from lm.config import UserError
 from lm.config.types import nearest_of
 from lm.distributed.process import one_line_errors, prepare_machine
-from lm.evaluate.tasks.base import Likelihood, Request
-from lm.evaluate.tasks.candidate import (
-    POSITIONS,
-    ModelCandidate,
-    Prefix,
-    TokenRequest,
-    common_ids,
-    task_scorers,
-)
+from lm.evaluate.tasks.base import Likelihood, Query
+from lm.evaluate.tasks.candidate import POSITIONS, ModelCandidate, task_scorers
+from lm.evaluate.tasks.rows import TokenQuery, common_ids
 from lm.numerics import Precision
 from lm.train.load import load_model, settings_of
 
@@ -85,7 +79,7 @@ class Yardstick(TemplateLM):
         path: str,
         *,
         scorer: str | None = None,
-        prefix: Prefix = "bos",
+        prefix: str = "bos",
         precision: Precision | None = None,
         positions: int = POSITIONS,
     ) -> None:
@@ -155,11 +149,11 @@ class Yardstick(TemplateLM):
             (text,) = request.args
             # A row has room for the token before a window too.
             cut = get_rolling_token_windows(
-                self.tok_encode(text), -1, max(1, self.candidate.room - 1), 1
+                self.tok_encode(text), -1, max(1, self.candidate.frame.room - 1), 1
             )
             for first, (context, ids) in enumerate(map(make_disjoint_window, cut)):
                 before = tuple(context) if first else ()
-                windows.append(TokenRequest(before, tuple(ids), number=request.doc_id or 0))
+                windows.append(TokenQuery(before, tuple(ids), number=request.doc_id or 0))
                 owners.append(number)
         found = [0.0] * len(requests)
         answers = self._answers(windows, None, disable_tqdm)
@@ -255,10 +249,10 @@ class Yardstick(TemplateLM):
 
     # How that is answered
 
-    def _encoded(self, asked: Sequence[tuple[str, str, int]]) -> list[TokenRequest]:
+    def _encoded(self, asked: Sequence[tuple[str, str, int]]) -> list[TokenQuery]:
         """Contexts and continuations with their items' numbers, in token ids."""
         plain = [
-            Request(context, continuation, number=number)
+            Query(context, continuation, number=number)
             for context, continuation, number in asked
             if context not in self._chats
         ]
@@ -268,7 +262,7 @@ class Yardstick(TemplateLM):
             for each in asked
         ]
 
-    def _encoded_chat(self, context: str, continuation: str, number: int) -> TokenRequest:
+    def _encoded_chat(self, context: str, continuation: str, number: int) -> TokenQuery:
         """A continuation of a conversation, by the same rule where both meet."""
         *head, tail = self._ending_in_text(context)
         encode = self.candidate.tokenizer.encode_parts
@@ -277,7 +271,7 @@ class Yardstick(TemplateLM):
         if start == len(whole):
             raise UserError(f"{continuation!r}: no token of it can be scored in a conversation")
         ids = tuple(whole.tolist())
-        return TokenRequest(self._once(ids[:start]), ids[start:], number=number)
+        return TokenQuery(self._once(ids[:start]), ids[start:], number=number)
 
     def _prompt(self, context: str) -> Sequence[int]:
         """The ids of a context that is written on from."""
@@ -302,11 +296,11 @@ class Yardstick(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        asked = [TokenRequest(tuple(context), tuple(ids)) for _, context, ids in requests]
+        asked = [TokenQuery(tuple(context), tuple(ids)) for _, context, ids in requests]
         return self._answers(asked, [key for key, *_ in requests], disable_tqdm)
 
     def _answers(
-        self, asked: Sequence[TokenRequest], keys: Sequence[Any] | None, disable_tqdm: bool
+        self, asked: Sequence[TokenQuery], keys: Sequence[Any] | None, disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
         """What lm-eval wants of likelihoods; those with keys go into its cache as they come."""
         silent = disable_tqdm or not sys.stderr.isatty()

@@ -149,7 +149,10 @@ def test_what_cannot_be_asked_is_one_line(world, capsys, monkeypatch):
     for arguments, why in (
         (("gpt", "--tasks", "ordr"), "ordr: no such task; a JSON file of one's own, or"),
         (("gpt", "--tasks", "none.json"), "none.json: No such file"),
-        (("gpt", "--tasks", "blimp"), "; name the folder that has it with --data or YARDSTICK_TASKS"),
+        (
+            ("gpt", "--tasks", "blimp"),
+            "; name the folder that has it with --data or YARDSTICK_TASKS",
+        ),
         (("gpt", "--tasks", "blimp", "--data", "other"), "nothing in other; name the folder"),
         (("gpt", "--tasks", "blimp", "--data", "absent"), "absent: no such file"),
         (("absent", "--tasks", "order.json"), "absent: no such file"),

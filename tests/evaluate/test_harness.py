@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lm.config import UserError
-from lm.evaluate.tasks.base import Conditions, Request
+from lm.evaluate.tasks.base import Conditions, Query
 from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.evaluate.tasks.choice import Choice
 from lm.evaluate.tasks.last_word import LastWord
@@ -154,7 +154,7 @@ def test_choices_are_the_native_ones(folder, tasks, kind, scorer, prefix):
     assert metrics["acc_norm,none"] == own.metrics["accuracy_characters"].value
     native = candidate.likelihoods(
         [
-            Request(row["query"], f" {choice}", number=number)
+            Query(row["query"], f" {choice}", number=number)
             for number, row in enumerate(CHOICES)
             for choice in row["choices"]
         ]
@@ -209,7 +209,7 @@ def test_a_long_text_is_scored_in_windows(folder):
         [asked(row["text"]) for row in [*TEXTS, {"text": ""}]], disable_tqdm=True
     )
     assert found[0] == pytest.approx(wanted, abs=1e-4)
-    (short,) = model.candidate.likelihoods([Request("", "short")])
+    (short,) = model.candidate.likelihoods([Query("", "short")])
     assert found[1:] == [pytest.approx(short.log_p, abs=1e-4), 0.0]
 
 

@@ -3,9 +3,9 @@
 from lm.data.sources.base import Base, Channel, Document, Stretch
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.jsonl import Jsonl
-from lm.data.sources.rules import Rules
+from lm.data.sources.rules import RuleLists
 from lm.data.sources.stdlib import Stdlib
 from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
-Corpus = Stdlib | Text | Jsonl | Tfds | Hmm | Rules
+Corpus = Stdlib | Text | Jsonl | Tfds | Hmm | RuleLists

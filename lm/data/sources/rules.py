@@ -14,7 +14,7 @@ LABELS = "0123456789"
 SYMBOLS = ALPHABET[:52]
 
 
-class Rules(Base, frozen=True, tag="rules"):
+class RuleLists(Base, frozen=True, tag="rules"):
     """Each document is a list of examples `k3 `: a symbol, its label, a space.
 
     Which label a symbol has is drawn anew for each document, so that nothing but the document
@@ -40,7 +40,7 @@ class Rules(Base, frozen=True, tag="rules"):
 
         Both are int64, [N, symbols] and [N, examples].
 
-        >>> labels, symbols = Rules(symbols=4, examples=3).draw(0, 2)
+        >>> labels, symbols = RuleLists(symbols=4, examples=3).draw(0, 2)
         >>> labels.shape, symbols.shape, int(symbols.max()) < 4
         ((2, 4), (2, 3), True)
         """
@@ -68,7 +68,7 @@ class Rules(Base, frozen=True, tag="rules"):
     def best_accuracy(self, shots: int) -> float:
         """How often the best reader names the label of a symbol drawn after so many examples.
 
-        >>> [Rules(symbols=2, labels=4).best_accuracy(shots) for shots in (0, 1)]
+        >>> [RuleLists(symbols=2, labels=4).best_accuracy(shots) for shots in (0, 1)]
         [0.25, 0.625]
         """
         unseen = (1 - 1 / self.symbols) ** shots

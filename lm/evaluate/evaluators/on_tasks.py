@@ -4,10 +4,9 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-from lm.config import UserError
 from lm.evaluate.tasks import open_sheet
 from lm.evaluate.tasks.base import Conditions, folder_of
-from lm.evaluate.tasks.candidate import ModelCandidate, task_scorers
+from lm.evaluate.tasks.candidate import ModelCandidate, ways_to_sit
 from lm.evaluate.tasks.sitting import Sheet, sit
 from lm.run import Run
 from lm.train.load import ModelWithText
@@ -23,14 +22,14 @@ class OnTasks:
     def __call__(self, trained: ModelWithText) -> dict[str, float | str]:
         found: dict[str, float | str] = {}
         for sheet in sheets_of(trained.run):
-            scorer = scorer_for(trained.run, sheet)
+            way = ways_to_sit(trained.run, sheet.name, sheet.task)[0]
             candidate = ModelCandidate(
                 trained.run,
                 trained.tokens.tokenizer,
                 trained.program.module,
                 trained.params,
                 trained.program.mesh,
-                scorer,
+                way,
             )
             result = sit(candidate, sheet)
             found[f"{sheet.name}_{result.metric}"] = result.value
@@ -45,22 +44,10 @@ def sheets_of(run: Run) -> list[Sheet]:
     """
     sheets = [_sheet(name, run.evaluation_items) for name in run.evaluation_tasks]
     for sheet in sheets:
-        scorer_for(run, sheet)
+        ways_to_sit(run, f"evaluation_tasks: {sheet.name}", sheet.task)
     return sheets
 
 
 @cache
 def _sheet(name: str, items: int) -> Sheet:
     return open_sheet(name, folder_of(None, os.environ), Conditions(items=items))
-
-
-def scorer_for(run: Run, sheet: Sheet) -> str | None:
-    """The scorer that the model sits a task with; None: the task is of its states."""
-    if sheet.task.needs != "likelihoods":
-        return None
-    if not (there := task_scorers(run)):
-        raise UserError(
-            f"evaluation_tasks: {sheet.name} is about likelihoods, and the model is not trained"
-            " to predict tokens"
-        )
-    return there[0]

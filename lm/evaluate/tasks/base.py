@@ -17,7 +17,7 @@ from lm.config import Config, UserError
 from lm.results import Kind
 
 
-class Request(NamedTuple):
+class Query(NamedTuple):
     """A text of which a candidate gives the probability: `continuation`, behind `context`."""
 
     context: str
@@ -82,7 +82,7 @@ class Candidate(Protocol):
         ...
 
     def likelihoods(
-        self, requests: Sequence[Request], note: Note = lambda *_: None
+        self, queries: Sequence[Query], note: Note = lambda *_: None
     ) -> list[Likelihood]:
         """The log-probability of each continuation."""
         ...

@@ -1,11 +1,10 @@
 """A model that sits tasks: what it finds likely, its states, and what it writes."""
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,16 @@ from lm.distributed import mesh as _mesh
 from lm.evaluate.effort import Effort
 from lm.evaluate.scorers.base import ScoredRows, Scorer, TokenNats
 from lm.evaluate.scoring import scorers, valid
-from lm.evaluate.tasks.base import Completion, Likelihood, Note, Request
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, Task
+from lm.evaluate.tasks.rows import (
+    Frame,
+    TaskRow,
+    TokenQuery,
+    batches_of,
+    encode_queries,
+    rows_of,
+)
+from lm.evaluate.tasks.writing import WRITERS, first_span, task_writers, until_stop
 from lm.example import Vocabulary
 from lm.generate.sampling import answer, generate
 from lm.model import Module
@@ -29,19 +37,10 @@ from lm.train.use import hidden_states, place_rows, used_mask
 
 USUAL = ("chain_rule", "spans", "left_to_right", "pseudo_words")
 """Scorers of tasks where none is named: those of these that are valid for a model."""
-WRITERS = ("greedy", "greedy_answer")
-"""Ways to write: the likeliest token, one after the other. A model of spans writes what stands
-at a sentinel behind the prompt, as it was trained to; as an answer, what its decoder says of
-the prompt alone: right for one that was fine-tuned on pairs of texts (T5, FLAN)."""
 SAMPLES = 16
 """Masks drawn for a text by a scorer that draws."""
 POSITIONS = 4096
 """Positions that a device computes at once."""
-WIDTHS = sorted({width for power in range(3, 22) for width in (1 << power, 3 << (power - 1))})
-"""Positions of the rows of a batch, which are filled up to one of these: a program for each."""
-
-Prefix = str
-"""What stands before the first token: bos, eos, none, or a token by its spelling."""
 Pool = Literal["mean", "first", "last"]
 """Which states make a text's vector: all of its tokens', the first one's, the last one's."""
 
@@ -63,57 +62,28 @@ def task_scorers(run: Run, names: Sequence[str] = ()) -> list[str]:
     return list(names) or [name for name in USUAL if name in there]
 
 
-def task_writers(run: Run, names: Sequence[str] = ()) -> list[str]:
-    """The ways in which a model writes: those of `WRITERS` among the names, or the usual one.
+def ways_to_sit(
+    run: Run, title: str, task: Task, names: Sequence[str] = ()
+) -> list[str | None]:
+    """In which ways a model sits a task, as `ModelCandidate.of` takes them.
 
-    Raises UserError for a model that writes nothing, and for a way that is not its own.
+    Names of scorers where it is asked for likelihoods, of ways to write where for text, and
+    None where for states: those that are named, or the usual ones. Raises UserError where it
+    cannot be asked.
     """
-    goes_on = "next" in run.objective.predictions
-    if not goes_on and not ("spans" in run.objective.predictions and run.model.reads_source):
-        raise UserError(
-            "the model was trained to predict neither the next token nor spans of a source: it"
-            " writes no text"
-        )
-    there = WRITERS[:1] if goes_on else WRITERS
-    for name in names:
-        # Scorers are for tasks of likelihoods, which may be asked beside these.
-        if name not in there and name not in scorers(run):
-            what = "not valid for this model" if name in WRITERS else "no such way to write"
-            raise UserError(
-                f"--scorer {name.replace('_', '-')}: {what}; one of"
-                f" {', '.join(each.replace('_', '-') for each in there)}"
-            )
-    return [name for name in names if name in there] or [there[0]]
-
-
-class TokenRequest(NamedTuple):
-    """A request in token ids, without what stands before the first and behind the last."""
-
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
-    after: tuple[int, ...] = ()
-    number: int = 0
-    """As a request's."""
-
-
-class _Row(NamedTuple):
-    """A row to be scored, and which request it is of."""
-
-    request: int
-    tokens: list[int]
-    start: int
-    """Where what is scored begins, and where it ends."""
-    stop: int
-    number: int
+    match task.needs:
+        case "text":
+            return [*task_writers(run, names)]
+        case "states":
+            return [None]
+    if not (found := task_scorers(run, names)):
+        raise UserError(f"{title}: the model predicts no tokens, which the task is about")
+    return [*found]
 
 
 @dataclass(frozen=True)
 class ModelCandidate:
-    """A model that sits tasks, by a scorer.
-
-    What does not fit into a row is cut from the left of the context; a continuation that does
-    not fit by itself is scored in parts, without context, and counts as cut.
-    """
+    """A model that sits tasks by a scorer; what does not fit into a row is cut: `rows_of`."""
 
     run: Run
     tokenizer: Tokenizer
@@ -122,7 +92,8 @@ class ModelCandidate:
     mesh: jax.sharding.Mesh
     name: str | None
     """Of the scorer, or of the way to write; None: it is asked for states alone."""
-    prefix: Prefix = "bos"
+    prefix: str = "bos"
+    """What stands before the first token: bos, eos, none, or a token by its spelling."""
     pool: Pool = "mean"
     identity: str = ""
     """Which model it is: its digest."""
@@ -133,7 +104,7 @@ class ModelCandidate:
         model: LoadedModel,
         name: str | None,
         *,
-        prefix: Prefix = "bos",
+        prefix: str = "bos",
         pool: Pool = "mean",
         positions: int = POSITIONS,
     ) -> "ModelCandidate":
@@ -183,44 +154,18 @@ class ModelCandidate:
         return self._scorer is not None and self._scorer.layout_given == "ends of documents"
 
     def likelihoods(
-        self, requests: Sequence[Request], note: Note = lambda *_: None
+        self, queries: Sequence[Query], note: Note = lambda *_: None
     ) -> list[Likelihood]:
-        return self.token_likelihoods(self.encode(requests), note)
+        return self.token_likelihoods(self.encode(queries), note)
 
-    def encode(self, requests: Sequence[Request]) -> list[TokenRequest]:
-        """Requests in token ids. Texts are encoded whole: where context and continuation meet,
-        a token that is of both belongs to the continuation.
-
-        Raises UserError where a continuation has no token of its own.
-        """
-        pairs = [split_spaces(each) for each in requests]
-        encode = self.tokenizer.encode_all
-        contexts = encode([context for context, _ in pairs])
-        wholes = encode([context + continuation for context, continuation in pairs])
-        behind = (
-            encode([c + t + each.after for (c, t), each in zip(pairs, requests, strict=True)])
-            if self.sees_after and any(each.after for each in requests)
-            else wholes
-        )
-        found = []
-        for request, context, whole, longer in zip(
-            requests, contexts, wholes, behind, strict=True
-        ):
-            start = common_ids(context, whole)
-            stop = len(whole) if longer is whole else common_ids(whole, longer)
-            if stop <= start:
-                raise UserError(
-                    f"{request.continuation!r}: no token of it can be scored behind"
-                    f" {request.context[-40:]!r}"
-                )
-            ids = tuple(longer.tolist())
-            found.append(TokenRequest(ids[:start], ids[start:stop], ids[stop:], request.number))
-        return found
+    def encode(self, queries: Sequence[Query]) -> list[TokenQuery]:
+        """Queries in token ids, of all that this candidate sees: see `encode_queries`."""
+        return encode_queries(queries, self.tokenizer, sees_after=self.sees_after)
 
     def token_likelihoods(
-        self, requests: Sequence[TokenRequest], note: Note = lambda *_: None
+        self, queries: Sequence[TokenQuery], note: Note = lambda *_: None
     ) -> list[Likelihood]:
-        """The log-probability of each continuation, of requests in token ids."""
+        """The log-probability of each continuation, of queries in token ids."""
         scorer = self._scorer
         if scorer is None:
             raise UserError(
@@ -228,28 +173,28 @@ class ModelCandidate:
             )
         if not (scorer.draws or self.name == "random_order"):
             # What is drawn for an item's number is nothing: one text is one for all items.
-            requests = [request._replace(number=0) for request in requests]
-        distinct = list(dict.fromkeys(requests))
-        rows, cut = self._rows(distinct)
+            queries = [query._replace(number=0) for query in queries]
+        distinct = list(dict.fromkeys(queries))
+        rows, cut = rows_of(distinct, self.frame)
         waiting = [0] * len(distinct)
         for row in rows:
-            waiting[row.request] += 1
+            waiting[row.query] += 1
         log_p, likeliest = np.zeros(len(distinct)), np.ones(len(distinct), bool)
         counted = np.zeros(len(distinct), int)
-        found: dict[TokenRequest, Likelihood] = {}
-        places: dict[TokenRequest, list[int]] = {}
-        for place, request in enumerate(requests):
-            places.setdefault(request, []).append(place)
+        found: dict[TokenQuery, Likelihood] = {}
+        places: dict[TokenQuery, list[int]] = {}
+        for place, query in enumerate(queries):
+            places.setdefault(query, []).append(place)
         for batch, nats_BL, likeliest_BL in self._scored(rows, scorer):
             done = []
             for r, row in enumerate(batch):
                 scored = slice(row.start, row.stop)
-                log_p[row.request] -= nats_BL[r, scored].sum()
-                likeliest[row.request] &= bool(likeliest_BL[r, scored].all())
-                counted[row.request] += row.stop - row.start
-                waiting[row.request] -= 1
-                if not waiting[row.request]:
-                    done.append(row.request)
+                log_p[row.query] -= nats_BL[r, scored].sum()
+                likeliest[row.query] &= bool(likeliest_BL[r, scored].all())
+                counted[row.query] += row.stop - row.start
+                waiting[row.query] -= 1
+                if not waiting[row.query]:
+                    done.append(row.query)
             for number in done:
                 found[distinct[number]] = Likelihood(
                     float(log_p[number]),
@@ -259,17 +204,16 @@ class ModelCandidate:
                 )
             told = [(place, number) for number in done for place in places[distinct[number]]]
             note([p for p, _ in told], [found[distinct[number]] for _, number in told])
-        return [found[request] for request in requests]
+        return [found[query] for query in queries]
 
     def states(self, texts: Sequence[str]) -> np.ndarray:
         """One vector for each text, float32[N, D]: of the last hidden states."""
         if self.run.model.reads_source:
             raise UserError("the model reads a source by an encoder: its states are of no text")
         distinct = list(dict.fromkeys(texts))
+        first, last, _ = self.frame
         rows = [
-            _Row(
-                number, [*self.before, *ids[: self.room].tolist(), *self._behind], 0, 0, number
-            )
+            TaskRow(number, [*first, *ids[: self.frame.room].tolist(), *last], 0, 0, number)
             for number, ids in enumerate(self.tokenizer.encode_all(distinct))
         ]
         if not all(row.tokens for row in rows):
@@ -287,7 +231,7 @@ class ModelCandidate:
             )
             for r, row in enumerate(batch):
                 hidden_LD = hidden_BLD[r, : len(row.tokens)]
-                vectors[row.request] = {
+                vectors[row.query] = {
                     "mean": hidden_LD.mean(axis=0),
                     "first": hidden_LD[0],
                     "last": hidden_LD[-1],
@@ -349,7 +293,7 @@ class ModelCandidate:
                 rows += rows[:1] * (size - len(rows))
                 added = self._added(rows, count, temperature, top_k, seed + start)
                 for place, ids in zip(batch, added, strict=False):
-                    text = _until(self.tokenizer.decode(ids), stop)
+                    text = until_stop(self.tokenizer.decode(ids), stop)
                     found[place] = Completion(text, max(0, len(prompts[place]) - room))
                 note(batch, [found[place] for place in batch])
         return [found[place] for place in range(len(prompts))]
@@ -388,12 +332,12 @@ class ModelCandidate:
             top_k=top_k,
             seed=seed,
         )
-        return [_first_span(ids, vocabulary.sentinels)[:count] for ids in said]
+        return [first_span(ids, vocabulary.sentinels)[:count] for ids in said]
 
-    @property
-    def room(self) -> int:
-        """How many tokens of text a row has room for."""
-        return self._longest - len(self.before) - len(self._behind)
+    @cached_property
+    def frame(self) -> Frame:
+        """What stands around a text, and how long a row may be."""
+        return Frame(self.before, self._behind, self._longest)
 
     # What is asked
 
@@ -459,67 +403,23 @@ class ModelCandidate:
     def _shown(self, token: int) -> str:
         return f"{self.tokenizer.id_to_token(token)} ({token})"
 
-    def _rows(self, requests: Sequence[TokenRequest]) -> tuple[list[_Row], list[int]]:
-        """The rows of all requests, and how many tokens of each one's context are cut."""
-        room = self.room
-        rows, cut = [], []
-        for number, request in enumerate(requests):
-            ids = [*request.context, *request.continuation, *request.after]
-            start = len(request.context)
-            stop = start + len(request.continuation)
-            # Without a prefix nothing says what the first token is.
-            unscored = int(not self.before)
-            if stop <= max(start, unscored):
-                raise UserError(
-                    f"{self.tokenizer.decode(request.continuation)!r}: no token of it can be"
-                    " scored: it has one, and nothing stands before it"
-                )
-            if stop - start > room:
-                parts = [(at, min(at + room, stop)) for at in range(start, stop, room)]
-                cut.append(start or 1)
-            else:
-                # What stands behind is given up last: it is what makes a cloze one.
-                last = min(len(ids), start + room)
-                parts = [(max(0, last - room), last)]
-                cut.append(parts[0][0] + len(ids) - last)
-            for first, last in parts:
-                tokens = [*self.before, *ids[first:last], *self._behind]
-                shift = len(self.before) - first
-                begin = max(max(start, first) + shift, unscored)
-                end = min(stop, last) + shift
-                rows.append(_Row(number, tokens, begin, end, request.number))
-        return rows, cut
-
     # How it is computed
 
     def _batches(
-        self, rows: Sequence[_Row]
-    ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
-        """Rows of like lengths, the longest first: tokens and segments, int32[B, L] each."""
-        shards = _mesh.num_shards(self.mesh, "batch")
-        along = _mesh.num_shards(self.mesh, "length")
-        by_width: dict[int, list[_Row]] = {}
-        for row in sorted(rows, key=lambda row: -len(row.tokens)):
-            width = next(width for width in WIDTHS if width >= len(row.tokens))
-            width = min(width, max(self._longest, len(row.tokens)))
-            by_width.setdefault(-(-width // along) * along, []).append(row)
-        for width, of in by_width.items():
-            most = shards * max(1, self.positions // width)
-            # As many in each: the last one takes as long as any, however few rows it has.
-            even = -(-len(of) // -(-len(of) // most))
-            size = -(-even // shards) * shards
-            for start in range(0, len(of), size):
-                batch = of[start : start + size]
-                tokens_BL = np.full((size, width), self._vocabulary.pad, np.int32)
-                segments_BL = np.zeros((size, width), np.int32)
-                for r, row in enumerate(batch):
-                    tokens_BL[r, : len(row.tokens)] = row.tokens
-                    segments_BL[r, : len(row.tokens)] = 1
-                yield batch, tokens_BL, segments_BL
+        self, rows: Sequence[TaskRow]
+    ) -> Iterator[tuple[list[TaskRow], np.ndarray, np.ndarray]]:
+        return batches_of(
+            rows,
+            longest=self._longest,
+            pad=self._vocabulary.pad,
+            positions=self.positions,
+            shards=_mesh.num_shards(self.mesh, "batch"),
+            along=_mesh.num_shards(self.mesh, "length"),
+        )
 
     def _scored(
-        self, rows: Sequence[_Row], scorer: Scorer
-    ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
+        self, rows: Sequence[TaskRow], scorer: Scorer
+    ) -> Iterator[tuple[list[TaskRow], np.ndarray, np.ndarray]]:
         """Batches of rows, the nats of each token, and whether it was the likeliest."""
         for batch, tokens_BL, segments_BL in self._batches(rows):
             scored_BL = np.zeros(tokens_BL.shape, bool)
@@ -536,49 +436,6 @@ class ModelCandidate:
             nats_SBL = np.array([hosts.fetch(each.nats_BL) for each in found], np.float64)
             likeliest_SBL = np.array([hosts.fetch(each.likeliest_BL) for each in found])
             yield batch, nats_SBL.mean(axis=0), np.logical_and.reduce(likeliest_SBL)
-
-
-def split_spaces(request: Request) -> tuple[str, str]:
-    """The context and the continuation, to which spaces at the context's end belong.
-
-    Tokenizers begin words with the space before them.
-
-    >>> split_spaces(Request("Paris is ", "big"))
-    ('Paris is', ' big')
-    """
-    context = request.context.rstrip()
-    return context, request.context[len(context) :] + request.continuation
-
-
-def common_ids(first: np.ndarray, second: np.ndarray) -> int:
-    """How many ids both begin with: where texts meet, a token may be of both.
-
-    >>> common_ids(np.array([3, 4, 5]), np.array([3, 4, 9, 6]))
-    2
-    """
-    least = min(len(first), len(second))
-    same = first[:least] == second[:least]
-    return least if same.all() else int(same.argmin())
-
-
-def _until(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first stop.
-
-    >>> _until("Paris. Next", [".", "x"])
-    'Paris'
-    """
-    ends = [at for each in stop if (at := text.find(each)) >= 0]
-    return text[: min(ends)] if ends else text
-
-
-def _first_span(ids: Sequence[int], sentinels: Sequence[int]) -> list[int]:
-    """What a decoder says of the first sentinel, up to the next one.
-
-    >>> _first_span([9, 5, 6, 8, 7], sentinels=(9, 8)), _first_span([5, 6], sentinels=(9, 8))
-    ([5, 6], [5, 6])
-    """
-    rest = ids[1:] if ids and ids[0] in sentinels else ids
-    return list(itertools.takewhile(lambda token: token not in sentinels, rest))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -13,17 +13,17 @@ from lm.evaluate.tasks.base import (
     Candidate,
     Conditions,
     Item,
-    Request,
+    Query,
     Statistic,
     Task,
 )
 from lm.evaluate.tasks.metrics import f1, matthews, mean
 from lm.evaluate.tasks.prompts import fill_template, solved_before, template_fields
 
-Norm = Literal["nothing", "tokens", "characters", "bytes"]
+LengthNorm = Literal["nothing", "tokens", "characters", "bytes"]
 """What a choice's log-probability is divided by: its own length, in one of these."""
-NORMS: tuple[Norm, ...] = ("nothing", "tokens", "characters", "bytes")
-ACCURACY: dict[Norm, str] = {
+NORMS: tuple[LengthNorm, ...] = ("nothing", "tokens", "characters", "bytes")
+ACCURACY: dict[LengthNorm, str] = {
     norm: "accuracy" if norm == "nothing" else f"accuracy_{norm}" for norm in NORMS
 }
 _GOLD, _CHOSEN, _TIED = range(len(NORMS), len(NORMS) + 3)
@@ -44,7 +44,7 @@ def choose(
     candidate: Candidate,
     asked: Sequence[Asked],
     *,
-    norm: Norm,
+    norm: LengthNorm,
     neutral: Sequence[Asked] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is chosen of each, float64[items, columns], and what was cut of it, int[items].
@@ -81,7 +81,7 @@ def choose(
 def _ask(candidate: Candidate, asked: Sequence[Asked]) -> list[Any]:
     """The likelihoods of each one's continuations."""
     requests = [
-        Request(each.context, continuation, each.after, number)
+        Query(each.context, continuation, each.after, number)
         for number, each in enumerate(asked)
         for continuation in each.continuations
     ]
@@ -139,7 +139,7 @@ class Choice(Task, tag="choice"):
         tuple[str, ...], Meta(description="what that field says in place of 0, 1, ...")
     ] = ()
     norm: Annotated[
-        Norm, Meta(description="what the headline divides log-probabilities by")
+        LengthNorm, Meta(description="what the headline divides log-probabilities by")
     ] = "nothing"
     f1: Annotated[
         Literal["none", "f1", "matthews"],

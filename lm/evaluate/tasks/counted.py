@@ -9,8 +9,8 @@ import numpy as np
 from lm.config import UserError
 from lm.data import Tokenizer
 from lm.evaluate.baselines.ngram import NGram
-from lm.evaluate.tasks.base import Completion, Likelihood, Note, Request
-from lm.evaluate.tasks.candidate import common_ids, split_spaces
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query
+from lm.evaluate.tasks.rows import common_ids, split_spaces
 from lm.results import Kind
 from lm.run import steps
 from lm.train.load import ModelWithText
@@ -55,9 +55,9 @@ class NGramCandidate:
         return False
 
     def likelihoods(
-        self, requests: Sequence[Request], note: Note = lambda *_: None
+        self, queries: Sequence[Query], note: Note = lambda *_: None
     ) -> list[Likelihood]:
-        pairs = [split_spaces(each) for each in requests]
+        pairs = [split_spaces(each) for each in queries]
         contexts = self.tokenizer.encode_all([context for context, _ in pairs])
         wholes = self.tokenizer.encode_all([a + b for a, b in pairs])
         nats = self.ngram.nats_all(wholes)
@@ -65,7 +65,7 @@ class NGramCandidate:
         for context, whole, nats_n in zip(contexts, wholes, nats, strict=True):
             start = common_ids(context, whole)
             found.append(Likelihood(-float(nats_n[start:].sum()), False, len(whole) - start))
-        note(range(len(requests)), found)
+        note(range(len(queries)), found)
         return found
 
     def states(self, texts: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from lm.evaluate.tasks.base import (
     Candidate,
     Conditions,
     Item,
-    Request,
+    Query,
     Statistic,
     Task,
 )
@@ -61,7 +61,7 @@ class LastWord(Task, tag="last_word"):
             before = solved_before(self, items, pool, self._solved, conditions, seed)
             found = candidate.likelihoods(
                 [
-                    Request(
+                    Query(
                         text + self._filled(self.prompt, item),
                         self._filled(self.word, item),
                         number=number,

@@ -1,10 +1,11 @@
 """Metrics as functions of columns, and their intervals over items and seeds."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from lm.results.record import Record
 
 RESAMPLES = 1000
 """Draws of a bootstrap."""
@@ -12,7 +13,7 @@ LEVEL = 0.95
 """Of an interval."""
 
 
-class Interval(NamedTuple):
+class Estimate(Record):
     """A number, and between which two it lies at `LEVEL`."""
 
     value: float
@@ -90,16 +91,16 @@ def _correlation(first: int, second: int, *, rank: bool) -> Callable[[np.ndarray
     return of
 
 
-def interval(
+def estimate(
     of: Callable[[np.ndarray], float], columns_SIK: np.ndarray, *, seed: int = 0
-) -> Interval:
+) -> Estimate:
     """A metric's mean over S seeds, with its percentile bootstrap interval.
 
     Items are drawn, and seeds where there are several: the same items under each, as each seed
     asked the same ones (Efron and Tibshirani 1993, section 13).
 
-    >>> interval(mean(0), np.ones((1, 9, 1)))
-    Interval(value=1.0, low=1.0, high=1.0)
+    >>> estimate(mean(0), np.ones((1, 9, 1)))
+    Estimate(value=1.0, low=1.0, high=1.0)
     """
     return _bootstrap(lambda drawn: _over_seeds(of, drawn), columns_SIK, seed)
 
@@ -110,7 +111,7 @@ def difference(
     others_SIK: np.ndarray,
     *,
     seed: int = 0,
-) -> Interval:
+) -> Estimate:
     """How far one candidate's metric lies above another's on the same items: paired.
 
     What makes an item hard for both does not count as error. Raises ValueError where the items
@@ -118,7 +119,7 @@ def difference(
 
     >>> hard = np.arange(8.0).reshape(1, 8, 1)
     >>> difference(mean(0), hard + 1, hard)
-    Interval(value=1.0, low=1.0, high=1.0)
+    Estimate(value=1.0, low=1.0, high=1.0)
     """
     if mine_SIK.shape[1] != others_SIK.shape[1]:
         raise ValueError("the candidates were not asked the same items")
@@ -141,7 +142,7 @@ def _over_seeds(of: Callable[[np.ndarray], float], columns_SIK: np.ndarray) -> f
 
 def _bootstrap(
     of: Callable[[np.ndarray], float], columns_SI: np.ndarray, seed: int
-) -> Interval:
+) -> Estimate:
     seeds, items = columns_SI.shape[:2]
     random = np.random.default_rng(seed)
     found = np.empty(RESAMPLES)
@@ -149,4 +150,4 @@ def _bootstrap(
         drawn = columns_SI[:, random.integers(items, size=items)]
         found[draw] = of(drawn[random.integers(seeds, size=seeds)] if seeds > 1 else drawn)
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(of(columns_SI), float(low), float(high))
+    return Estimate(value=of(columns_SI), low=float(low), high=float(high))

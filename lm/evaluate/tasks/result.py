@@ -7,22 +7,9 @@ import numpy as np
 
 from lm.config import UserError
 from lm.evaluate.tasks.base import Task
-from lm.evaluate.tasks.metrics import Interval, difference, interval
+from lm.evaluate.tasks.metrics import Estimate, difference, estimate
 from lm.results import Kind
 from lm.results.record import Record
-
-
-class Estimate(Record):
-    """A metric and between which two numbers it lies at 95%, over items and seeds."""
-
-    value: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(found: Interval) -> "Estimate":
-        """The record of an interval."""
-        return Estimate(value=found.value, low=found.low, high=found.high)
 
 
 class GroupResult(Record):
@@ -95,14 +82,13 @@ def above(task: Task, mine: TaskResult, other: TaskResult) -> Estimate:
             f"{mine.task}: {mine.model} and {other.model} were not asked the same items"
         )
     of = task.statistics[task.metric].of
-    return Estimate.of(difference(of, mine.array, other.array))
+    return difference(of, mine.array, other.array)
 
 
 def estimates(task: Task, columns_SIK: np.ndarray) -> dict[str, Estimate]:
     """Every metric of a task with its interval."""
     return {
-        name: Estimate.of(interval(statistic.of, columns_SIK))
-        for name, statistic in task.statistics.items()
+        name: estimate(statistic.of, columns_SIK) for name, statistic in task.statistics.items()
     }
 
 

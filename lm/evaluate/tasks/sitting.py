@@ -23,7 +23,7 @@ from lm.evaluate.tasks.base import (
     Item,
     Likelihood,
     Note,
-    Request,
+    Query,
     Task,
 )
 from lm.evaluate.tasks.files import read_items
@@ -223,10 +223,10 @@ class Remembering:
         return self._remembered(Completion, names, prompts, ask, note)
 
     def likelihoods(
-        self, requests: Sequence[Request], note: Note = lambda *_: None
+        self, queries: Sequence[Query], note: Note = lambda *_: None
     ) -> list[Likelihood]:
-        names = [_name(request) for request in requests]
-        return self._remembered(Likelihood, names, requests, self.candidate.likelihoods, note)
+        names = [_name(query) for query in queries]
+        return self._remembered(Likelihood, names, queries, self.candidate.likelihoods, note)
 
     def _remembered(
         self,

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator
 from lm.distributed import hosts
 from lm.evaluate.tasks.base import Candidate
 from lm.evaluate.tasks.candidate import ModelCandidate
-from lm.evaluate.tasks.metrics import Interval, interval, mean
+from lm.evaluate.tasks.metrics import Estimate, estimate, mean
 from lm.evaluate.tasks.result import TaskResult
 from lm.evaluate.tasks.sitting import Sheet, sit
 from lm.output.files import write_whole
@@ -31,7 +31,7 @@ TASKS = "tasks.json"
 """Where results are kept, beside the runs."""
 
 
-class Answer(NamedTuple):
+class Sitting(NamedTuple):
     """What a run, or something that is no run, did at a task by a scorer."""
 
     run: str
@@ -59,24 +59,24 @@ def ask_runs(
             for sheet in sheets:
                 kept = cell.directory / "eval"
                 result = sit(candidate, sheet, model=cell.name, kept=kept)
-                found.append(Answer(cell.name, sheet.name, scorer, result))
+                found.append(Sitting(cell.name, sheet.name, scorer, result))
     for name, other in others.items():
         for sheet in sheets:
             result = sit(other, sheet, model=name, kept=directory / "others")
-            found.append(Answer(name, sheet.name, other.scorer, result))
+            found.append(Sitting(name, sheet.name, other.scorer, result))
     if hosts.is_first():
         write_whole(directory / TASKS, msgspec.json.encode(found).decode())
 
 
-def read_answers(directory: Path) -> list[Answer]:
+def read_answers(directory: Path) -> list[Sitting]:
     """What `ask_runs` kept; nothing, where it was not called."""
     file = directory / TASKS
-    return msgspec.json.decode(file.read_bytes(), type=list[Answer]) if file.exists() else []
+    return msgspec.json.decode(file.read_bytes(), type=list[Sitting]) if file.exists() else []
 
 
 def over_seeds(
-    group: Group, answers: Sequence[Answer], task: str, scorer: str
-) -> Interval | None:
+    group: Group, answers: Sequence[Sitting], task: str, scorer: str
+) -> Estimate | None:
     """A group's headline at a task: the mean over its runs, with an interval over both.
 
     Items are drawn, and runs where there are several; None where nobody was asked.
@@ -90,13 +90,13 @@ def over_seeds(
     if not found:
         return None
     # What is right is the first column of choices; seeds of demonstrations are as many.
-    return interval(mean(0), np.concatenate(found))
+    return estimate(mean(0), np.concatenate(found))
 
 
 def draw_line(
     axes: Axes,
     variant: Variant,
-    points: Mapping[float, Interval],
+    points: Mapping[float, Estimate],
     *,
     marker: str = "o",
     hollow: bool = False,
@@ -119,7 +119,7 @@ def draw_line(
     )
 
 
-def by_scorer(group: Group, answers: Sequence[Answer]) -> dict[str, tuple[Kind, Interval]]:
+def by_scorer(group: Group, answers: Sequence[Sitting]) -> dict[str, tuple[Kind, Estimate]]:
     """What each scorer finds of a group at the study's one task, and what it is."""
     found = {}
     for answer in answers:
@@ -129,18 +129,18 @@ def by_scorer(group: Group, answers: Sequence[Answer]) -> dict[str, tuple[Kind, 
     return found
 
 
-def apart(group: Group, answers: Sequence[Answer]) -> list[Answer]:
+def apart(group: Group, answers: Sequence[Sitting]) -> list[Sitting]:
     """The answers of a group's first run."""
     return [answer for answer in answers if answer.run == group.cells[0].name]
 
 
-def others_of(groups: Sequence[Group], answers: Sequence[Answer]) -> list[Answer]:
+def others_of(groups: Sequence[Group], answers: Sequence[Sitting]) -> list[Sitting]:
     """The answers of those that are no run."""
     names = {cell.name for group in groups for cell in group.cells}
     return [answer for answer in answers if answer.run not in names]
 
 
-def accuracy_table(groups: Sequence[Group], answers: Sequence[Answer]) -> Table:
+def accuracy_table(groups: Sequence[Group], answers: Sequence[Sitting]) -> Table:
     """A row a group and scorer, and one for each of those that are no run."""
     rows = [
         {
@@ -149,7 +149,7 @@ def accuracy_table(groups: Sequence[Group], answers: Sequence[Answer]) -> Table:
             "tokens": count(group.tokens),
             "scorer": scorer.replace("_", " "),
             "kind": kind,
-            **found._asdict(),
+            **found,
         }
         for group in groups
         for scorer, (kind, found) in by_scorer(group, answers).items()
@@ -181,7 +181,7 @@ def accuracy_table(groups: Sequence[Group], answers: Sequence[Answer]) -> Table:
 
 @styled()
 def tokens_figure(
-    groups: Sequence[Group], answers: Sequence[Answer], published: Mapping[str, float]
+    groups: Sequence[Group], answers: Sequence[Sitting], published: Mapping[str, float]
 ) -> Figure:
     """Accuracy against tokens, a panel a size, a line each scorer of each variant."""
     sizes = by_size(groups)
@@ -225,7 +225,7 @@ def tokens_figure(
 
 
 @styled()
-def parts_figure(groups: Sequence[Group], answers: Sequence[Answer]) -> Figure:
+def parts_figure(groups: Sequence[Group], answers: Sequence[Sitting]) -> Figure:
     """Accuracy by phenomenon, a row each; for a variant its best and its worst scorer."""
     parts: dict[str, float] = {}
     series = []

@@ -16,8 +16,9 @@ from lm.data import Data
 from lm.distributed import mesh as _mesh
 from lm.evaluate.scorers.base import ScoredRows
 from lm.evaluate.tasks import candidate as asking
-from lm.evaluate.tasks.base import Request
-from lm.evaluate.tasks.candidate import ModelCandidate, split_spaces, task_scorers
+from lm.evaluate.tasks.base import Query
+from lm.evaluate.tasks.candidate import ModelCandidate, task_scorers
+from lm.evaluate.tasks.rows import rows_of, split_spaces
 from lm.objectives import Causal, Masked, Spans
 from lm.run import Run
 
@@ -78,10 +79,10 @@ def test_a_causal_model_gives_the_chain_rule(model_of, sitting, prefix):
     before = PREFIXES[prefix]
     candidate = sitting(model, "chain_rule", prefix=prefix)
     requests = [
-        Request("", "abc"),
-        Request("the cat", " sat"),
-        Request("the cat ", "sat"),
-        Request("é", "ü."),
+        Query("", "abc"),
+        Query("the cat", " sat"),
+        Query("the cat ", "sat"),
+        Query("é", "ü."),
     ]
     found = candidate.likelihoods(requests)
     for request, answer in zip(requests, found, strict=True):
@@ -107,12 +108,12 @@ def test_what_is_likeliest_is_found_so(model_of, sitting):
         ascii_V = log_V[8 : 8 + 128]
         best.append(8 + int(ascii_V.argmax()))
     greedy = model.tokenizer.decode(best)
-    (found,) = sitting(model, "chain_rule").likelihoods([Request("ab", greedy)])
+    (found,) = sitting(model, "chain_rule").likelihoods([Query("ab", greedy)])
     log_p, likeliest = chain(model, [2], encoded(model, "ab") + best, 2)
     assert found.log_p == pytest.approx(log_p, **TOLERANCE) and found.likeliest == likeliest
     # Each of all tokens that may follow: one is the likeliest, and no other.
     every = [chr(code) for code in range(128)]
-    asked = sitting(model, "chain_rule").likelihoods([Request("ab", each) for each in every])
+    asked = sitting(model, "chain_rule").likelihoods([Query("ab", each) for each in every])
     top = logs(model, [row])[0, len(row) - 1]
     wanted = [top.argmax() == 8 + ord(each) for each in every]
     # A space at the end belongs to no context, and to the continuation it stands before.
@@ -136,21 +137,21 @@ def test_where_texts_meet_in_a_token_the_token_is_scored(model_of, merging, sitt
     for context, continuation, start in cases:
         ids = encoded(model, context + continuation)
         log_p, _ = chain(model, [2], ids, start)
-        (found,) = candidate.likelihoods([Request(context, continuation)])
+        (found,) = candidate.likelihoods([Query(context, continuation)])
         assert found.log_p == pytest.approx(log_p, **TOLERANCE), (context, continuation)
         assert found.tokens == len(ids) - start
-    assert split_spaces(Request("a \n", "b")) == ("a", " \nb")
-    assert split_spaces(Request("  ", "b")) == ("", "  b")
+    assert split_spaces(Query("a \n", "b")) == ("a", " \nb")
+    assert split_spaces(Query("  ", "b")) == ("", "  b")
 
 
 def test_what_has_no_token_of_its_own_is_refused(model_of, sitting):
     """Fails if an empty continuation is taken for a certain one."""
     candidate = sitting(model_of("causal"), "chain_rule")
     with pytest.raises(UserError, match=r"^'': no token of it can be scored behind 'ab'"):
-        candidate.likelihoods([Request("ab", "")])
+        candidate.likelihoods([Query("ab", "")])
     # Without a prefix, nothing says what a first token is, and there is no second.
     with pytest.raises(UserError, match=r"^'x': no token of it can be scored: it has one"):
-        sitting(model_of("causal"), "chain_rule", prefix="none").likelihoods([Request("", "x")])
+        sitting(model_of("causal"), "chain_rule", prefix="none").likelihoods([Query("", "x")])
 
 
 def test_a_text_is_computed_once_and_answered_as_often_as_it_is_asked(model_of, sitting):
@@ -161,10 +162,10 @@ def test_a_text_is_computed_once_and_answered_as_often_as_it_is_asked(model_of, 
     rows = []
     scored = ModelCandidate._scored
     requests = [
-        Request("a", "b"),
-        Request("a", "c"),
-        Request("a", "b"),
-        Request("a", "b", number=4),
+        Query("a", "b"),
+        Query("a", "c"),
+        Query("a", "b"),
+        Query("a", "b", number=4),
     ]
 
     class Counting(ModelCandidate):
@@ -185,7 +186,7 @@ def test_a_text_is_computed_once_and_answered_as_often_as_it_is_asked(model_of, 
 
 
 MANY = [
-    Request("ab" * (n % 5), "xyzuvw"[: 1 + n % 6] + "é" * (n % 3), number=n % 4)
+    Query("ab" * (n % 5), "xyzuvw"[: 1 + n % 6] + "é" * (n % 3), number=n % 4)
     for n in range(23)
 ]
 
@@ -219,7 +220,7 @@ def test_contexts_that_do_not_fit_are_cut_from_the_left_and_counted(model_of, si
     context = "abcdefghijklmnopqrst"
     for size, cut in ((3, 0), (4, 1), (23, 20)):
         word = "uvwxyz0123456789!?.,;:-"[:size]
-        (found,) = candidate.likelihoods([Request(context, word)])
+        (found,) = candidate.likelihoods([Query(context, word)])
         ids = encoded(model, (context + word)[-23:])
         log_p, _ = chain(model, [2], ids, len(ids) - size)
         assert (found.cut, found.tokens) == (cut, size)
@@ -232,7 +233,7 @@ def test_a_continuation_that_does_not_fit_is_scored_in_parts(model_of, sitting):
     candidate = sitting(model, "chain_rule")
     word = "".join(chr(97 + n % 26) for n in range(50))
     for context, cut in (("", 1), ("xy", 2)):
-        (found,) = candidate.likelihoods([Request(context, word)])
+        (found,) = candidate.likelihoods([Query(context, word)])
         parts = [encoded(model, word[at : at + 23]) for at in (0, 23, 46)]
         log_p = sum(chain(model, [2], part, 0)[0] for part in parts)
         assert (found.tokens, found.cut) == (50, cut)
@@ -244,7 +245,7 @@ def test_a_masked_model_from_left_to_right(model_of, sitting, name):
     """Fails if the order is another, or context is masked or counted."""
     model = model_of(name)
     ahead = name == "shifted"
-    (found,) = sitting(model, "left_to_right").likelihoods([Request("ab ", "cd")])
+    (found,) = sitting(model, "left_to_right").likelihoods([Query("ab ", "cd")])
     ids = [2, *encoded(model, "ab cd")]
     places = range(3, 6)
     log_p = 0.0
@@ -264,7 +265,7 @@ def test_pseudo_likelihoods(model_of, merging, sitting):
     assert abs(alone - within) > 1e-3
     for scorer, wanted in (("pseudo_all", alone), ("pseudo_words", within)):
         candidate = sitting(model, scorer)
-        (found,) = candidate.likelihoods([Request("c", " abc")])
+        (found,) = candidate.likelihoods([Query("c", " abc")])
         assert found.log_p == pytest.approx(wanted, **TOLERANCE)
         assert candidate.kind == "no likelihood"
 
@@ -276,14 +277,14 @@ def test_context_is_never_masked(model_of, sitting):
     wanted = masked_log(model, ids, {7}, 7)
     for scorer in ("any_order", "random_order"):
         found = sitting(model, scorer).likelihoods(
-            [Request("abcdef", "X", number=number) for number in range(4)]
+            [Query("abcdef", "X", number=number) for number in range(4)]
         )
         assert [each.log_p for each in found] == pytest.approx([wanted] * 4, **TOLERANCE)
 
 
 def test_what_stands_behind_is_seen_by_who_sees_both_sides_alone(model_of, sitting):
     """Fails if `after` is scored, hidden from a masked model, or shown to a causal one."""
-    plain, behind = Request("ab", "cd"), Request("ab", "cd", " ef")
+    plain, behind = Query("ab", "cd"), Query("ab", "cd", " ef")
     causal = sitting(model_of("causal"), "chain_rule")
     one, other = causal.likelihoods([plain, behind])
     assert not causal.sees_after and one == other
@@ -305,7 +306,7 @@ def test_an_encoder_that_was_always_told_the_end_is_told_it(model_of, sitting):
     candidate = sitting(model, "pseudo_all")
     assert candidate.around == "after <bos> (2), before <eos> (3)"
     for context, shown, cut in (("ab", "abcd", 0), ("a" * 25, "a" * 20 + "cd", 5)):
-        (found,) = candidate.likelihoods([Request(context, "cd")])
+        (found,) = candidate.likelihoods([Query(context, "cd")])
         ids = [2, *encoded(model, shown), 3]
         places = (len(ids) - 3, len(ids) - 2)
         wanted = sum(masked_log(model, ids, {place}, place) for place in places)
@@ -322,7 +323,7 @@ def test_what_stands_behind_is_cut_last_and_counted(model_of, sitting):
         ("abcdefghijvw", "klmnopqrstu", "cdefghijvwXYklmnopqrstu", 2),
         ("a", "klmnopqrstuvwxyz01234567", "XYklmnopqrstuvwxyz01234", 4),
     ):
-        (found,) = candidate.likelihoods([Request(before, "XY", after)])
+        (found,) = candidate.likelihoods([Query(before, "XY", after)])
         whole = before + "XY" + after
         shown = whole if not cut else shown
         at = 1 + shown.index("X")
@@ -335,15 +336,15 @@ def test_what_stands_behind_is_cut_last_and_counted(model_of, sitting):
 def test_choices_of_one_item_have_the_same_masks(model_of, sitting):
     """Fails if each request draws its own masks, or all items have the same ones."""
     candidate = sitting(model_of("masked"), "any_order")
-    asked = [Request("ab", word, number=n) for n, word in ((0, "cdefgh"), (1, "cdefgh"))]
+    asked = [Query("ab", word, number=n) for n, word in ((0, "cdefgh"), (1, "cdefgh"))]
     one, other, same = candidate.likelihoods([*asked, asked[0]])
     assert candidate.kind == "bound" and one == same and one.log_p != other.log_p
     (alone,) = candidate.likelihoods(asked[1:])
     assert alone.log_p == pytest.approx(other.log_p, **TOLERANCE)
     # Where another word is as long, the same places are masked.
     shown = []
-    encoded = candidate.encode([*asked, Request("ab", "ijklmn")])
-    for row in candidate._rows(encoded)[0]:
+    encoded = candidate.encode([*asked, Query("ab", "ijklmn")])
+    for row in rows_of(encoded, candidate.frame)[0]:
         tokens = jnp.array([row.tokens])
         scored = (jnp.arange(len(row.tokens)) >= row.start)[None]
         examples = [
@@ -405,7 +406,7 @@ def test_probabilities_sum_to_one_over_all_strings(tiny, vocabulary, objective, 
     assert candidate.kind == "exact"
     for context in ("", "zy"):
         strings = ["".join(each) for each in itertools.product("xyz", repeat=3)]
-        found = candidate.likelihoods([Request(context, each) for each in strings])
+        found = candidate.likelihoods([Query(context, each) for each in strings])
         probabilities = np.exp([each.log_p for each in found])
         assert probabilities.sum() == pytest.approx(1, abs=1e-4)
         assert probabilities.max() > 1.5 / 27
@@ -415,7 +416,7 @@ def test_pseudo_likelihoods_sum_to_no_one(tiny, vocabulary):
     """Fails if what is labelled no likelihood is one, and so is computed otherwise."""
     candidate = tiny_candidate(tiny, vocabulary, Masked(), "pseudo_all")
     strings = ["".join(each) for each in itertools.product("xyz", repeat=3)]
-    found = candidate.likelihoods([Request("zy", each) for each in strings])
+    found = candidate.likelihoods([Query("zy", each) for each in strings])
     assert abs(np.exp([each.log_p for each in found]).sum() - 1) > 0.01
 
 
@@ -429,7 +430,7 @@ def test_a_span_model_answers_behind_a_sentinel(model_of, sitting, name):
     assert task_scorers(model.run) == ["spans"] and not candidate.sees_after
     first, second = model.tokenizer.vocabulary.sentinels[:2]
     ids = encoded(model, "cd")
-    (found,) = candidate.likelihoods([Request("ab", "cd", " unseen")])
+    (found,) = candidate.likelihoods([Query("ab", "cd", " unseen")])
     source = [2, *encoded(model, "ab"), first]
     total = 0.0
     for place in range(2):
@@ -439,7 +440,7 @@ def test_a_span_model_answers_behind_a_sentinel(model_of, sitting, name):
             total += log_LV[len(shown) - 1, ids[place]]
     if name == "t5":
         assert found.log_p == pytest.approx(total, **TOLERANCE)
-    other, longer = candidate.likelihoods([Request("ax", "cd"), Request("ab", "cde")])
+    other, longer = candidate.likelihoods([Query("ax", "cd"), Query("ab", "cde")])
     assert abs(other.log_p - found.log_p) > 1e-3
     assert longer.tokens == 3 and longer.log_p < found.log_p
     assert second != first and found.tokens == 2
@@ -463,16 +464,16 @@ def test_scorers_are_those_that_are_valid(model_of):
 def test_a_prefix_that_cannot_be_is_one_line(model_of, sitting):
     """Fails if an unknown token is taken for none, or a masked model goes without one."""
     with pytest.raises(UserError, match=r"^--prefix zz: no such token; one of bos, eos, none"):
-        sitting(model_of("causal"), "chain_rule", prefix="zz").likelihoods([Request("", "a")])
+        sitting(model_of("causal"), "chain_rule", prefix="zz").likelihoods([Query("", "a")])
     with pytest.raises(UserError, match=r"^--prefix none: the model masks tokens"):
-        sitting(model_of("masked"), "pseudo_all", prefix="none").likelihoods([Request("", "a")])
+        sitting(model_of("masked"), "pseudo_all", prefix="none").likelihoods([Query("", "a")])
 
 
 def test_a_model_without_a_scorer_gives_no_likelihood(model_of, sitting):
     candidate = sitting(model_of("classes"), None)
     assert candidate.scorer == "states"
     with pytest.raises(UserError, match="asked by no scorer"):
-        candidate.likelihoods([Request("", "a")])
+        candidate.likelihoods([Query("", "a")])
 
 
 def test_who_is_asked_otherwise_has_another_digest(model_of, sitting):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lm.evaluate.tasks.base import Request
+from lm.evaluate.tasks.base import Query
 from lm.evaluate.tasks.counted import NGramCandidate, _read
 from lm.run import steps
 from lm.train.load import load_run
@@ -36,10 +36,10 @@ def test_its_likelihoods_chain_over_context_and_continuation(trained):
     candidate = NGramCandidate.of(trained, order=3)
     whole, first, behind, alone = candidate.likelihoods(
         [
-            Request("", "def main"),
-            Request("", "def"),
-            Request("def", " main"),
-            Request("", " main"),
+            Query("", "def main"),
+            Query("", "def"),
+            Query("def", " main"),
+            Query("", " main"),
         ]
     )
     assert whole.log_p == pytest.approx(first.log_p + behind.log_p, abs=1e-9)

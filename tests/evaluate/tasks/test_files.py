@@ -359,10 +359,10 @@ def hub(monkeypatch):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_hub_is_asked_where_no_file_is_there(hub, tmp_path, name):
+def test_the_hub_is_asked_where_no_folder_is_named(hub, name):
     """Fails if a row becomes no item of the task, or another one than the file would have."""
     hub.rows = [ROWS[name]] * 3
-    sheet = open_sheet(name, tmp_path, Conditions(items=2))
+    sheet = open_sheet(name, None, Conditions(items=2))
     fields = sheet.items[0].fields
     assert {key: fields[key] for key in BECOME[name]} == BECOME[name]
     known = TASKS[name].hub
@@ -384,7 +384,14 @@ def test_solved_items_come_from_another_split_of_the_hub(hub):
     assert len(sheet.pool) == 3
 
 
-def test_what_the_hub_refuses_is_one_line(hub, tmp_path):
+def test_a_folder_that_lacks_a_task_is_named_and_the_hub_is_not_asked(hub, tmp_path):
+    """Fails if a mistyped folder is answered by a download."""
+    hub.rows = [ROWS["sst2"]] * 3
+    refused("SST-2/dev.tsv: nothing in", open_sheet, "sst2", tmp_path, NONE)
+    assert not hub.asked
+
+
+def test_what_the_hub_refuses_is_one_line(hub):
     """Fails if an error of the network's, an empty one too, or a row of another form passes."""
     for error in (ConnectionError("no route\nto host"), ValueError()):
 
@@ -392,21 +399,20 @@ def test_what_the_hub_refuses_is_one_line(hub, tmp_path):
             raise error
 
         hub.load_dataset = load_dataset
-        refused("nyu-mll/glue/sst2: ", open_sheet, "sst2", tmp_path, NONE)
+        refused("nyu-mll/glue/sst2: .*--data", open_sheet, "sst2", None, NONE)
     hub.load_dataset = lambda *_, **__: [{"text": "other"}]
-    refused("nyu-mll/glue/sst2:1: ", open_sheet, "sst2", tmp_path, NONE)
+    refused("nyu-mll/glue/sst2:1: ", open_sheet, "sst2", None, NONE)
     hub.load_dataset = lambda *_, **__: [ROWS["arc_easy"] | {"answerKey": "Z"}]
-    refused("allenai/ai2_arc/ARC-Easy:1: ", open_sheet, "arc_easy", tmp_path, NONE)
+    refused("allenai/ai2_arc/ARC-Easy:1: ", open_sheet, "arc_easy", None, NONE)
 
 
-def test_without_datasets_the_hub_is_named(monkeypatch, tmp_path):
+def test_without_datasets_the_hub_is_named(monkeypatch):
     """Fails if nothing says where a public task can be had."""
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refused(
-        "or install `datasets`, which reads nyu-mll/glue", open_sheet, "sst2", tmp_path, NONE
-    )
+    why = "or install `datasets`, which reads it from the hub"
+    refused(why, open_sheet, "sst2", None, NONE)
     bare = HubFiles("x/y", (), "test", dict)
-    refused("which reads x/y", read_items, Pairs(files=("a",)), None, hub=bare)
+    refused(why, read_items, Pairs(files=("a",)), None, hub=bare)
 
 
 # The public tasks' own files

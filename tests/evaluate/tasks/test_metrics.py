@@ -9,8 +9,8 @@ from scipy import stats
 from lm.evaluate.tasks import metrics
 from lm.evaluate.tasks.metrics import (
     difference,
+    estimate,
     f1,
-    interval,
     matthews,
     mean,
     pearson,
@@ -53,7 +53,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(monkeypatch):
     random = np.random.default_rng(0)
     inside = 0
     for _ in range(100):
-        found = interval(mean(0), random.random((1, 60, 1)) < 0.7)
+        found = estimate(mean(0), random.random((1, 60, 1)) < 0.7)
         assert found.low <= found.value <= found.high
         inside += found.low <= 0.7 <= found.high
     # 95, but for four errors of a count; percentiles of 60 items are a bit narrow.
@@ -66,16 +66,16 @@ def test_an_interval_is_as_wide_as_the_error():
     """
     random = np.random.default_rng(0)
     one = random.normal(size=(1, 400, 1))
-    found = interval(mean(0), one)
+    found = estimate(mean(0), one)
     width = 2 * 1.96 * one.std() / math.sqrt(400)
     assert found.high - found.low == pytest.approx(width, rel=0.1)
     assert found.value == pytest.approx(one.mean())
     # Five seeds with the same answers know no more than one does.
-    same = interval(mean(0), np.repeat(one, 5, axis=0))
+    same = estimate(mean(0), np.repeat(one, 5, axis=0))
     assert same.high - same.low == pytest.approx(width, rel=0.1)
     # Seeds that differ by more than items do make it wider.
     apart = one + np.arange(5.0)[:, None, None]
-    spread = interval(mean(0), apart)
+    spread = estimate(mean(0), apart)
     assert spread.value == pytest.approx(one.mean() + 2)
     error = math.sqrt(2 / 5 + one.var() / 400)
     assert spread.high - spread.low == pytest.approx(2 * 1.96 * error, rel=0.1)
@@ -101,5 +101,5 @@ def test_a_paired_difference_knows_less_error_than_both_have():
 def test_a_metric_of_several_seeds_is_the_mean_of_theirs():
     """Fails if the seeds' items are thrown together, which F1 is not the mean of."""
     one, other = columns(4, 1, 1, 4), columns(1, 0, 8, 1)
-    found = interval(f1(0, 1), np.stack([one, other]))
+    found = estimate(f1(0, 1), np.stack([one, other]))
     assert found.value == pytest.approx((f1(0, 1)(one) + f1(0, 1)(other)) / 2)
