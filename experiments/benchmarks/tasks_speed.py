@@ -83,7 +83,7 @@ def sentences(archive: Path, pairs: int) -> list[str]:
 def ours(folder: Path) -> Score:
     """This package, as `lm eval` asks it."""
     from lm.distributed.process import prepare_machine
-    from lm.evaluate.tasks.base import Request
+    from lm.evaluate.tasks.base import Query
     from lm.evaluate.tasks.candidate import ModelCandidate
     from lm.train.load import load_model
 
@@ -91,7 +91,7 @@ def ours(folder: Path) -> Score:
     candidate = ModelCandidate.of(load_model(folder, precision="float32"), "chain_rule")
 
     def score(texts: list[str]) -> list[float]:
-        found = candidate.likelihoods([Request("", text) for text in texts])
+        found = candidate.likelihoods([Query("", text) for text in texts])
         return [each.log_p for each in found]
 
     return score

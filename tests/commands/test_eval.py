@@ -31,7 +31,7 @@ def world(untrained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("YARDSTICK_TASKS", raising=False)
     monkeypatch.setattr("lm.evaluate.tasks.metrics.RESAMPLES", 50)
-    monkeypatch.setattr("lm.evaluate.tasks.candidate.WIDTHS", [24])  # a program a scorer
+    monkeypatch.setattr("lm.evaluate.tasks.rows.WIDTHS", [24])  # a program a scorer
     pairs = [{"better": f"ab {n}", "worse": f"ba{n}", "kind": "xy"[n % 2]} for n in range(6)]
     choices = [
         {"query": "x " * (3 * n), "choices": ["a", "b"], "gold": n % 2} for n in range(6)

@@ -15,7 +15,7 @@ from lm.config import UserError
 from lm.data import Data
 from lm.distributed import mesh as _mesh
 from lm.evaluate.scorers.base import ScoredRows
-from lm.evaluate.tasks import candidate as asking
+from lm.evaluate.tasks import rows as laid_out
 from lm.evaluate.tasks.base import Query
 from lm.evaluate.tasks.candidate import ModelCandidate, task_scorers
 from lm.evaluate.tasks.rows import rows_of, split_spaces
@@ -64,7 +64,7 @@ def masked_log(model, ids, masked, place):
 @pytest.fixture(autouse=True)
 def of_one_width(monkeypatch):
     """Rows of one width are one program; those of many are asked for where that matters."""
-    monkeypatch.setattr(asking, "WIDTHS", [24])
+    monkeypatch.setattr(laid_out, "WIDTHS", [24])
 
 
 PREFIXES = {"bos": [2], "eos": [3], "none": [], "q": [8 + ord("q")]}
@@ -204,7 +204,7 @@ def test_batches_widths_and_devices_change_nothing(
     assert model.program.mesh.size == 8
     usual = sitting(model, scorer)
     found = usual.likelihoods(MANY)
-    monkeypatch.setattr(asking, "WIDTHS", [8, 20])
+    monkeypatch.setattr(laid_out, "WIDTHS", [8, 20])
     other = dataclasses.replace(sitting(alone(model), scorer), positions=40)
     again = other.likelihoods(MANY[::-1])[::-1]
     assert [each.log_p for each in again] == pytest.approx(

@@ -89,7 +89,7 @@ def test_a_paired_difference_knows_less_error_than_both_have():
     found = difference(mean(0), mine, other)
     assert 0.4 < found.low < found.value < found.high < 0.6
     assert difference(mean(0), other, mine).value == pytest.approx(-found.value)
-    assert difference(mean(0), hard, hard) == (0, 0, 0)
+    assert set(difference(mean(0), hard, hard).values()) == {0}
     # One that draws nothing is the same under each of the other's seeds.
     several = np.concatenate([hard, hard + 2])
     found = difference(mean(0), several, hard)

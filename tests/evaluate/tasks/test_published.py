@@ -15,7 +15,7 @@ import pytest
 
 from lm.distributed import mesh
 from lm.evaluate.tasks import open_sheet
-from lm.evaluate.tasks.base import Conditions, Request
+from lm.evaluate.tasks.base import Conditions, Query
 from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.evaluate.tasks.choice import ACCURACY
 from lm.evaluate.tasks.sitting import sit
@@ -66,12 +66,12 @@ def test_log_probabilities_are_those_of_transformers(answers):
     for item in sheet("blimp", 5).items:
         if (name := item.fields["UID"]) in pairs:
             pairs[name] += [item.fields[f"sentence_{which}"] for which in ("good", "bad")]
-    requests = [Request("", text) for texts in pairs.values() for text in texts]
+    requests = [Query("", text) for texts in pairs.values() for text in texts]
     wanted = [log_p for of in blimp.values() for pair in of for log_p in pair]
     assert len(wanted) == len(requests) == 100
     for item, of in zip(sheet("arc_easy", len(arc)).items, arc, strict=True):
         query = f"{item.fields['query']}\nAnswer:"
-        requests += [Request(query, f" {choice}") for choice in item.fields["choices"]]
+        requests += [Query(query, f" {choice}") for choice in item.fields["choices"]]
         wanted += of
     found = [each.log_p for each in smollm2().likelihoods(requests)]
     assert found == pytest.approx(wanted, abs=2e-3)
