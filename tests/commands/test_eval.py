@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -30,6 +31,7 @@ def world(untrained, tmp_path, monkeypatch):
     shutil.copytree(untrained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("YARDSTICK_TASKS", raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # nothing asks the network
     monkeypatch.setattr("lm.evaluate.tasks.metrics.RESAMPLES", 50)
     monkeypatch.setattr("lm.evaluate.tasks.rows.WIDTHS", [24])  # a program a scorer
     pairs = [{"better": f"ab {n}", "worse": f"ba{n}", "kind": "xy"[n % 2]} for n in range(6)]
