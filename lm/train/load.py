@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,11 @@ class LoadedModel(Usable):
     lengths: LengthModel | None
     """How long its documents were; None: it is not known."""
     origin: Provenance
+
+    @cached_property
+    def digest(self) -> str:
+        """What decides its answers: see `Artifact.digest`, which reads all parameters."""
+        return self.artifact.digest
 
     @property
     def artifact(self) -> Artifact:

@@ -87,8 +87,8 @@ class Candidate(Protocol):
         """The log-probability of each continuation."""
         ...
 
-    def states(self, texts: Sequence[str]) -> np.ndarray:
-        """One vector for each text, float32[N, D], pooled as `around` says."""
+    def states(self, texts: Sequence[str]) -> "TextStates":
+        """One vector for each text, pooled from its states."""
         ...
 
     def written(
@@ -132,6 +132,14 @@ class Item(NamedTuple):
     """Which part of the task it is of; empty: the task has no parts."""
     place: str
     """FILE:LINE, for messages."""
+
+
+class TextStates(NamedTuple):
+    """Texts as vectors."""
+
+    vectors_ND: np.ndarray
+    cut_N: np.ndarray
+    """How many tokens of each were left out, as they did not fit."""
 
 
 class Answers(NamedTuple):
@@ -198,6 +206,9 @@ class Task(Config):
     def statistics(self) -> Mapping[str, Statistic]:
         """Every metric, the headline among them, by name."""
         raise NotImplementedError
+
+    def check_conditions(self, conditions: Conditions) -> None:
+        """Raises UserError for conditions that are none of this form's."""
 
     def check(self, item: Item) -> None:
         """Raises UserError, naming the place, where an item lacks what the task needs."""

@@ -17,7 +17,7 @@ from lm.distributed import mesh as _mesh
 from lm.evaluate.effort import Effort
 from lm.evaluate.scorers.base import ScoredRows, Scorer, TokenNats
 from lm.evaluate.scoring import scorers, valid
-from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, Task
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, Task, TextStates
 from lm.evaluate.tasks.rows import (
     Frame,
     TaskRow,
@@ -119,7 +119,7 @@ class ModelCandidate:
             name,
             prefix,
             pool,
-            identity=model.artifact.digest,
+            identity=model.digest,
             positions=positions,
         )
 
@@ -206,15 +206,16 @@ class ModelCandidate:
             note([p for p, _ in told], [found[distinct[number]] for _, number in told])
         return [found[query] for query in queries]
 
-    def states(self, texts: Sequence[str]) -> np.ndarray:
-        """One vector for each text, float32[N, D]: of the last hidden states."""
+    def states(self, texts: Sequence[str]) -> TextStates:
+        """One vector for each text, of last hidden states; what does not fit is cut behind."""
         if self.run.model.reads_source:
             raise UserError("the model reads a source by an encoder: its states are of no text")
         distinct = list(dict.fromkeys(texts))
         first, last, _ = self.frame
+        room, encoded = self.frame.room, self.tokenizer.encode_all(distinct)
         rows = [
-            TaskRow(number, [*first, *ids[: self.frame.room].tolist(), *last], 0, 0, number)
-            for number, ids in enumerate(self.tokenizer.encode_all(distinct))
+            TaskRow(number, [*first, *ids[:room].tolist(), *last], 0, 0, number)
+            for number, ids in enumerate(encoded)
         ]
         if not all(row.tokens for row in rows):
             raise UserError(
@@ -236,8 +237,11 @@ class ModelCandidate:
                     "first": hidden_LD[0],
                     "last": hidden_LD[-1],
                 }[self.pool]
-        by_text = {text: vectors[number] for number, text in enumerate(distinct)}
-        return np.array([by_text[text] for text in texts], np.float32)
+        numbers = {text: number for number, text in enumerate(distinct)}
+        return TextStates(
+            np.array([vectors[numbers[text]] for text in texts], np.float32),
+            np.array([max(0, len(encoded[numbers[text]]) - room) for text in texts]),
+        )
 
     def written(
         self,

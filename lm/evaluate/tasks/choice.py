@@ -288,6 +288,10 @@ class Pairs(Task, tag="pairs"):
     def statistics(self) -> Mapping[str, Statistic]:
         return accuracies()
 
+    def check_conditions(self, conditions: Conditions) -> None:
+        if conditions.shots or conditions.calibration is not None:
+            raise UserError("pairs of sentences stand alone: shots and calibration are of none")
+
     def check(self, item: Item) -> None:
         for name in (self.better, self.worse):
             if not self.text(item, name).strip():
@@ -300,8 +304,6 @@ class Pairs(Task, tag="pairs"):
         pool: Sequence[Item],
         conditions: Conditions,
     ) -> Answers:
-        if conditions.shots or conditions.calibration is not None:
-            raise UserError("pairs of sentences stand alone: shots and calibration are of none")
         asked = [
             Asked("", texts, texts, 0)
             for item in items

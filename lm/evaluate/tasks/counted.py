@@ -9,7 +9,7 @@ import numpy as np
 from lm.config import UserError
 from lm.data import Tokenizer
 from lm.evaluate.baselines.ngram import NGram
-from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, TextStates
 from lm.evaluate.tasks.rows import common_ids, split_spaces
 from lm.results import Kind
 from lm.run import steps
@@ -68,7 +68,7 @@ class NGramCandidate:
         note(range(len(queries)), found)
         return found
 
-    def states(self, texts: Sequence[str]) -> np.ndarray:
+    def states(self, texts: Sequence[str]) -> TextStates:
         raise UserError("an n-gram model has no states")
 
     def written(

@@ -111,6 +111,12 @@ class Generation(Task, tag="generation", kw_only=True):
             self.field(item, name)
         self._references(item)
 
+    def check_conditions(self, conditions: Conditions) -> None:
+        if conditions.calibration is not None:
+            raise UserError(
+                "what is written is no choice among answers: calibration is of none"
+            )
+
     def sit(
         self,
         candidate: Candidate,
@@ -118,10 +124,6 @@ class Generation(Task, tag="generation", kw_only=True):
         pool: Sequence[Item],
         conditions: Conditions,
     ) -> Answers:
-        if conditions.calibration is not None:
-            raise UserError(
-                "what is written is no choice among answers: calibration is of none"
-            )
         columns, cut, texts = [], [], []
         # Without demonstrations nothing is drawn, and all seeds are alike.
         for seed in conditions.seeds if conditions.shots else conditions.seeds[:1]:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
+from lm.config import UserError
 from lm.evaluate.tasks.base import (
     Answers,
     Candidate,
@@ -42,6 +43,10 @@ class LastWord(Task, tag="last_word"):
             "accuracy": Statistic(mean(0)),
             "perplexity": Statistic(lambda columns: float(np.exp(-columns[:, 1].mean()))),
         }
+
+    def check_conditions(self, conditions: Conditions) -> None:
+        if conditions.calibration is not None:
+            raise UserError("a last word is no choice among answers: calibration is of none")
 
     def check(self, item: Item) -> None:
         for template in (self.prompt, self.word):

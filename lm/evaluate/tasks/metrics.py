@@ -1,11 +1,15 @@
 """Metrics as functions of columns, and their intervals over items and seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from scipy import stats
 
 from lm.results.record import Record
+
+Metric = Callable[[np.ndarray], float]
+"""float64[items, columns] to a number."""
 
 RESAMPLES = 1000
 """Draws of a bootstrap."""
@@ -21,7 +25,7 @@ class Estimate(Record):
     high: float
 
 
-def mean(column: int) -> Callable[[np.ndarray], float]:
+def mean(column: int) -> Metric:
     """The mean of a column.
 
     >>> mean(1)(np.array([[0, 1.0], [0, 2.0]]))
@@ -34,7 +38,7 @@ def mean(column: int) -> Callable[[np.ndarray], float]:
     return of
 
 
-def f1(truth: int, guess: int) -> Callable[[np.ndarray], float]:
+def f1(truth: int, guess: int) -> Metric:
     """F1 of class 1: the harmonic mean of precision and recall; 0 where nothing is found.
 
     >>> round(f1(0, 1)(np.array([[1, 1], [1, 0], [0, 1], [0, 0]])), 3)
@@ -49,7 +53,7 @@ def f1(truth: int, guess: int) -> Callable[[np.ndarray], float]:
     return of
 
 
-def matthews(truth: int, guess: int) -> Callable[[np.ndarray], float]:
+def matthews(truth: int, guess: int) -> Metric:
     """Matthews' correlation of two classes; 0 where a class is missing.
 
     >>> matthews(0, 1)(np.array([[1, 1], [0, 0], [1, 1], [0, 0]]))
@@ -58,7 +62,7 @@ def matthews(truth: int, guess: int) -> Callable[[np.ndarray], float]:
     return _correlation(truth, guess, rank=False)
 
 
-def pearson(first: int, second: int) -> Callable[[np.ndarray], float]:
+def pearson(first: int, second: int) -> Metric:
     """Pearson's correlation of two columns; 0 where one is constant.
 
     >>> round(pearson(0, 1)(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]])), 6)
@@ -67,7 +71,7 @@ def pearson(first: int, second: int) -> Callable[[np.ndarray], float]:
     return _correlation(first, second, rank=False)
 
 
-def spearman(first: int, second: int) -> Callable[[np.ndarray], float]:
+def spearman(first: int, second: int) -> Metric:
     """Spearman's: the same of ranks, where equal values share theirs.
 
     >>> round(spearman(0, 1)(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 600.0]])), 6)
@@ -76,7 +80,7 @@ def spearman(first: int, second: int) -> Callable[[np.ndarray], float]:
     return _correlation(first, second, rank=True)
 
 
-def _correlation(first: int, second: int, *, rank: bool) -> Callable[[np.ndarray], float]:
+def _correlation(first: int, second: int, *, rank: bool) -> Metric:
     def of(columns: np.ndarray) -> float:
         pair = columns[:, [first, second]].T
         if rank:
@@ -91,9 +95,7 @@ def _correlation(first: int, second: int, *, rank: bool) -> Callable[[np.ndarray
     return of
 
 
-def estimate(
-    of: Callable[[np.ndarray], float], columns_SIK: np.ndarray, *, seed: int = 0
-) -> Estimate:
+def estimate(of: Metric, columns_SIK: np.ndarray, *, seed: int = 0) -> Estimate:
     """A metric's mean over S seeds, with its percentile bootstrap interval.
 
     Items are drawn, and seeds where there are several: the same items under each, as each seed
@@ -102,11 +104,19 @@ def estimate(
     >>> estimate(mean(0), np.ones((1, 9, 1)))
     Estimate(value=1.0, low=1.0, high=1.0)
     """
-    return _bootstrap(lambda drawn: _over_seeds(of, drawn), columns_SIK, seed)
+    return estimate_all({"": of}, columns_SIK, seed=seed)[""]
+
+
+def estimate_all(
+    metrics: Mapping[str, Metric], columns_SIK: np.ndarray, *, seed: int = 0
+) -> dict[str, Estimate]:
+    """The same of several metrics by name, of the same draws."""
+    means = {name: partial(_over_seeds, of) for name, of in metrics.items()}
+    return _bootstrap(means, columns_SIK, seed)
 
 
 def difference(
-    of: Callable[[np.ndarray], float],
+    of: Metric,
     mine_SIK: np.ndarray,
     others_SIK: np.ndarray,
     *,
@@ -133,21 +143,26 @@ def difference(
     def between(drawn: np.ndarray) -> float:
         return _over_seeds(of, drawn[..., 0]) - _over_seeds(of, drawn[..., 1])
 
-    return _bootstrap(between, both_SIK2, seed)
+    return _bootstrap({"": between}, both_SIK2, seed)[""]
 
 
-def _over_seeds(of: Callable[[np.ndarray], float], columns_SIK: np.ndarray) -> float:
+def _over_seeds(of: Metric, columns_SIK: np.ndarray) -> float:
     return float(np.mean([of(columns_IK) for columns_IK in columns_SIK]))
 
 
 def _bootstrap(
-    of: Callable[[np.ndarray], float], columns_SI: np.ndarray, seed: int
-) -> Estimate:
+    metrics: Mapping[str, Metric], columns_SI: np.ndarray, seed: int
+) -> dict[str, Estimate]:
     seeds, items = columns_SI.shape[:2]
     random = np.random.default_rng(seed)
-    found = np.empty(RESAMPLES)
+    found = np.empty((len(metrics), RESAMPLES))
     for draw in range(RESAMPLES):
         drawn = columns_SI[:, random.integers(items, size=items)]
-        found[draw] = of(drawn[random.integers(seeds, size=seeds)] if seeds > 1 else drawn)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value=of(columns_SI), low=float(low), high=float(high))
+        if seeds > 1:
+            drawn = drawn[random.integers(seeds, size=seeds)]
+        found[:, draw] = [of(drawn) for of in metrics.values()]
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    return {
+        name: Estimate(value=of(columns_SI), low=float(low[number]), high=float(high[number]))
+        for number, (name, of) in enumerate(metrics.items())
+    }

@@ -7,7 +7,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.evaluate.tasks.base import Task
-from lm.evaluate.tasks.metrics import Estimate, difference, estimate
+from lm.evaluate.tasks.metrics import Estimate, difference
 from lm.results import Kind
 from lm.results.record import Record
 
@@ -83,13 +83,6 @@ def above(task: Task, mine: TaskResult, other: TaskResult) -> Estimate:
         )
     of = task.statistics[task.metric].of
     return difference(of, mine.array, other.array)
-
-
-def estimates(task: Task, columns_SIK: np.ndarray) -> dict[str, Estimate]:
-    """Every metric of a task with its interval."""
-    return {
-        name: estimate(statistic.of, columns_SIK) for name, statistic in task.statistics.items()
-    }
 
 
 def as_task_result(text: str, path: Path) -> TaskResult:

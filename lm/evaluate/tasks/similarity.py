@@ -28,6 +28,10 @@ class Similarity(Task, tag="similarity"):
             "pearson": Statistic(pearson(0, 1)),
         }
 
+    def check_conditions(self, conditions: Conditions) -> None:
+        if conditions.shots or conditions.calibration is not None:
+            raise UserError("similarities have no prompt: shots and calibration are of none")
+
     def check(self, item: Item) -> None:
         self.text(item, self.first)
         self.text(item, self.second)
@@ -40,15 +44,14 @@ class Similarity(Task, tag="similarity"):
         pool: Sequence[Item],
         conditions: Conditions,
     ) -> Answers:
-        if conditions.shots or conditions.calibration is not None:
-            raise UserError("similarities have no prompt: shots and calibration are of none")
         texts = [self.text(item, name) for name in (self.first, self.second) for item in items]
-        vectors_ND = candidate.states(texts).astype(np.float64)
+        states = candidate.states(texts)
+        vectors_ND = states.vectors_ND.astype(np.float64)
         vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-30)
         first_ND, second_ND = vectors_ND[: len(items)], vectors_ND[len(items) :]
         said = [self._said(item) for item in items]
         columns = np.stack([said, (first_ND * second_ND).sum(axis=1)], axis=1)
-        return Answers(columns[None], np.zeros((1, len(items)), int))
+        return Answers(columns[None], states.cut_N.reshape(2, -1).sum(axis=0)[None])
 
     def _said(self, item: Item) -> float:
         found = self.field(item, self.score)

@@ -25,9 +25,11 @@ from lm.evaluate.tasks.base import (
     Note,
     Query,
     Task,
+    TextStates,
 )
 from lm.evaluate.tasks.files import read_items
-from lm.evaluate.tasks.result import GroupResult, TaskResult, as_task_result, estimates
+from lm.evaluate.tasks.metrics import estimate_all
+from lm.evaluate.tasks.result import GroupResult, TaskResult, as_task_result
 from lm.output.files import write_whole
 from lm.output.plain import to_json
 from lm.results import Kind
@@ -66,13 +68,13 @@ def sheet_of(
     hub: HubFiles | None = None,
 ) -> Sheet:
     """Reads a task's items; raises UserError where there are none, or too few to draw from."""
+    task.check_conditions(conditions)
     items = read_items(task, folder, hub=hub, most=conditions.items)
     pool: list[Item] = []
-    if conditions.shots and task.demonstrations:
-        split = hub.demonstrations if hub else None
-        pool = read_items(task, folder, of=task.demonstrations, hub=hub, split=split)
-    elif conditions.shots:
-        pool = read_items(task, folder, hub=hub)
+    if conditions.shots:
+        # Files of one's own may have no solved items apart; the hub's sets mostly do.
+        files, split = task.demonstrations or None, hub.demonstrations if hub else None
+        pool = read_items(task, folder, of=files, hub=hub, split=split)
     return Sheet(name, task, items, pool, conditions)
 
 
@@ -122,8 +124,9 @@ def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) ->
     task, conditions, columns_SIK = sheet.task, sheet.conditions, answers.columns
     if not np.isfinite(columns_SIK).all():
         raise UserError(f"{sheet.name}: the model answers with what is no number")
-    metrics = estimates(task, columns_SIK)
-    headline, of = metrics[task.metric], task.statistics[task.metric].of
+    statistics = {name: each.of for name, each in task.statistics.items()}
+    metrics = estimate_all(statistics, columns_SIK)
+    headline, of = metrics[task.metric], statistics[task.metric]
     seeds = conditions.seeds if conditions.shots else conditions.seeds[:1]
     several = len(columns_SIK) > 1
     cut_I = answers.cut.max(axis=0)
@@ -207,7 +210,7 @@ class Remembering:
     def sees_after(self) -> bool:
         return self.candidate.sees_after
 
-    def states(self, texts: Sequence[str]) -> np.ndarray:
+    def states(self, texts: Sequence[str]) -> TextStates:
         return self.candidate.states(texts)
 
     def written(

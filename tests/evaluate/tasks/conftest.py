@@ -11,7 +11,7 @@ import pytest
 from lm.data.tokenizers.base import Tokenizer
 from lm.distributed import mesh as _mesh
 from lm.evaluate.tasks import metrics
-from lm.evaluate.tasks.base import Likelihood
+from lm.evaluate.tasks.base import Likelihood, TextStates
 from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.model import EncoderDecoder, Transformer
 from lm.objectives import AnyOrder, Causal, Classify, Masked, Shifted, Spans
@@ -139,7 +139,8 @@ class Oracle:
         return Likelihood(float(told), told > -1, len(request.continuation.split()))
 
     def states(self, texts):
-        return np.array([self.log_p(text) for text in texts], np.float32)
+        vectors = np.array([self.log_p(text) for text in texts], np.float32)
+        return TextStates(vectors, np.zeros(len(texts), int))
 
 
 @pytest.fixture(scope="session")

@@ -234,7 +234,7 @@ def test_what_a_task_lacks_is_one_line():
         ),
         (lambda: plain.check(Item({"source": "a", "target": []}, "", "b:1")), "is empty"),
         (lambda: plain.check(Item({"source": "a", "target": " "}, "", "b:1")), "is empty"),
-        (lambda: plain.sit(Writer(), ITEMS, [], conditions), "calibration is of none"),
+        (lambda: plain.check_conditions(conditions), "calibration is of none"),
     ):
         with pytest.raises(UserError, match=why):
             ask()

@@ -46,7 +46,8 @@ def test_vectors_are_pooled_states(model_of, sitting, pairs, name, pool):
         pooled = {"mean": states_LD.mean(0), "first": states_LD[0], "last": states_LD[-1]}
         wanted.append(pooled[pool])
     found = candidate.states([*texts, texts[0]])
-    np.testing.assert_allclose(found, [*wanted, wanted[0]], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.vectors_ND, [*wanted, wanted[0]], rtol=1e-4, atol=1e-5)
+    assert found.cut_N.tolist() == [0] * (len(texts) + 1)
     if pool == "mean":
         result = sit(candidate, pairs)
         first, second = np.array(wanted[::2]), np.array(wanted[1::2])
@@ -70,20 +71,28 @@ def test_an_encoder_of_a_source_has_no_states_of_a_text(model_of, sitting, pairs
         sit(sitting(model_of("t5"), None), pairs)
 
 
+def test_a_text_that_does_not_fit_is_cut_behind_and_counted(model_of, sitting):
+    """Fails if its beginning is cut, or nothing says so."""
+    candidate = sitting(model_of("causal"), None)
+    room = candidate.frame.room
+    short, long = candidate.states(["a" * room, "a" * room + "bcd"]).vectors_ND
+    np.testing.assert_allclose(short, long, rtol=1e-5)
+    assert candidate.states(["a" * room + "bcd", "a"]).cut_N.tolist() == [3, 0]
+
+
 def test_a_text_of_no_tokens_has_no_states(model_of, sitting):
     """Fails if nothing is pooled, which is no number."""
     candidate = sitting(model_of("causal"), None, prefix="none")
     with pytest.raises(UserError, match="a text of no tokens"):
         candidate.states(["ab", ""])
-    assert np.isfinite(sitting(model_of("causal"), None).states([""])).all()
+    assert np.isfinite(sitting(model_of("causal"), None).states([""]).vectors_ND).all()
 
 
-def test_similarity_has_no_prompt(oracle, lines):
+def test_similarity_has_no_prompt(lines):
     folder = lines("a.jsonl", [{"sentence1": "a", "sentence2": "b", "score": "1"}] * 3)
     for conditions in (Conditions(shots=1), Conditions(calibration="N/A")):
-        sheet = sheet_of("a", Similarity(files=("a.jsonl",)), folder, conditions)
         with pytest.raises(UserError, match="similarities have no prompt"):
-            sit(oracle(lambda text: [1.0, 0.0]), sheet)
+            sheet_of("a", Similarity(files=("a.jsonl",)), folder, conditions)
 
 
 PASSAGES = [{"context": f"It is {n}, and", "continuation": f"word{n}"} for n in range(4)]
