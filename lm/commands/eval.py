@@ -179,36 +179,37 @@ def _sit(
 
 
 def _print_task(sheet: "Sheet", results: Sequence["TaskResult"]) -> None:
+    """A row a result, how each was asked, and their parts side by side."""
     from lm.evaluate.tasks.result import above
 
     first = results[0]
     several = len(results) > 1
-    made = table(
-        "model", "scorer", "kind", first.metric, "95%", *(["above the first"] * several)
-    )
-    for result in results:
-        row = [
-            result.model,
-            result.scorer,
-            result.kind,
-            f"{result.value:.4f}",
-            _between(result),
-        ]
-        if several and result is not first:
+    titles = ["", "model", "scorer", "kind", first.metric, "95%"]
+    made = table(*titles, *(["above the first"] if several else []))
+    for number, result in enumerate(results, 1):
+        asked = [str(number), result.model, result.scorer, result.kind]
+        row = [*asked, f"{result.value:.4f}", _between(result)]
+        if result is not first:
             gain = above(sheet.task, result, first)
             row.append(f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})")
         made.add_row(*row)
     for name, value in first.baselines.items():
-        made.add_row(name, "", "", f"{value:.4f}")
+        made.add_row("", name, "", "", f"{value:.4f}")
     print(f"{sheet.name}: {first.asked:,} items")
     print_table(made)
-    for result in results:
-        _print_rest(result)
+    for number, result in enumerate(results, 1):
+        _print_how(number, result)
+    if parts := {name: part for name, part in first.groups.items() if "/" not in name}:
+        side_by_side = table("part", *(str(n + 1) for n in range(len(results))), "items")
+        for name, part in parts.items():
+            values = [f"{result.groups[name].value:.4f}" for result in results]
+            side_by_side.add_row(name, *values, f"{part.asked:,}")
+        print_table(side_by_side)
     print()
 
 
-def _print_rest(result: "TaskResult") -> None:
-    """What a table has no room for: how it was asked, the other metrics, the parts."""
+def _print_how(number: int, result: "TaskResult") -> None:
+    """How it was asked, and the other metrics."""
     others = [
         f"{name} {metric.value:.4f}"
         for name, metric in result.metrics.items()
@@ -220,17 +221,12 @@ def _print_rest(result: "TaskResult") -> None:
     if result.calibration is not None:
         asked.append(f"calibrated by {result.calibration!r}")
     if result.cut:
-        asked.append(
-            f"{result.cut:,} items cut from the left by {result.cut_tokens:,} tokens in all"
-        )
-    print(f"  {result.model}, {result.scorer}: {'; '.join(asked)}")
+        asked.append(f"{result.cut:,} items cut, by {result.cut_tokens:,} tokens in all")
+    print(f"{number}: {'; '.join(asked)}")
     if others:
-        print(f"    {', '.join(others)}")
+        print(f"   {', '.join(others)}")
     if result.by_seed:
-        print("    by seed: " + ", ".join(f"{s} {v:.4f}" for s, v in result.by_seed.items()))
-    parts = {name: part for name, part in result.groups.items() if "/" not in name}
-    for name, part in parts.items():
-        print(f"    {name:<32} {part.value:.4f}  of {part.asked:,}")
+        print("   by seed: " + ", ".join(f"{s} {v:.4f}" for s, v in result.by_seed.items()))
 
 
 def _between(found: "TaskResult | Estimate") -> str:
