@@ -1,5 +1,6 @@
 """A run as a whole: derived numbers, checks of one line, JSON."""
 
+import json
 import math
 import time
 from typing import Any
@@ -8,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.config import UserError, digest, dump, override, parse
+from lm.config import UserError, digest, dump, essence, override, parse
 from lm.data import Bytes, Data, SentencePiece, Stdlib, Text, Tfds
 from lm.distributed.mesh import Mesh
 from lm.model import Transformer
+from lm.model.layers import LayerNorm
+from lm.model.positions import Rotary
 from lm.objectives import AnyOrder, Causal, Masked
 from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Muon, WarmupStableDecay
 from lm.run import (
@@ -238,3 +241,19 @@ def test_only_execution_may_differ_between_runs_of_one_result(name):
     assert set(EXECUTION) == execution
     changed = Run(**{name: OTHER[name]})
     assert same_result(Run(), changed) == ([] if name in execution else [name])
+
+
+def test_settings_that_an_earlier_version_wrote_are_read():
+    """Fails if a run or an artifact of before norms and positions had settings is lost."""
+    before = json.loads(dump(Run()))
+    before["model"] |= {"norm": "layer", "rope_theta": 500.0}
+    del before["model"]["positions"]
+    found = parse(Run, json.dumps(before), "config.json")
+    assert found.model.norm == LayerNorm() and found.model.positions == Rotary(theta=500.0)
+    assert essence(found) == {
+        "model": {
+            "type": "transformer",
+            "norm": {"type": "layer"},
+            "positions": {"type": "rotary", "theta": 500.0},
+        }
+    }

@@ -161,6 +161,7 @@ def _convert_struct(data: Any, variants: dict[Any, Any], path: str) -> Any:
             join_path(path, "type"), tag, f"no such variant; {nearest_of(str(tag), tags)}"
         )
     cls = variants[tag]
+    data = cls.of_before(data)
     fields = {field.name: field for field in msgspec.structs.fields(cls)}
     values = {}
     for name, item in data.items():

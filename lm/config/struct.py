@@ -1,7 +1,7 @@
 """Settings are frozen structs; what is wrong with them is one line."""
 
 from collections.abc import Mapping
-from typing import Annotated, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
 
 import msgspec
 
@@ -28,3 +28,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def named(cls) -> Mapping[str, "Config"]:
         """Values with a name of their own, which may stand in place of their fields."""
         return {}
+
+    @classmethod
+    def of_before(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields as they are called now, of what earlier versions wrote into files."""
+        return fields

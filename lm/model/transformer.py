@@ -1,7 +1,7 @@
 """The transformer: one architecture, encoder or decoder as the `Example` says."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -112,6 +112,21 @@ class Transformer(Base, tag="transformer"):
     logit_softcap: (
         Annotated[float, Meta(gt=0, description="c: logits z become c tanh(z / c)")] | None
     ) = None
+
+    @classmethod
+    def of_before(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Norms had no settings, and all positions were rotary.
+
+        >>> sorted(Transformer.of_before({"norm": "layer", "rope_theta": 5e4}).items())
+        [('norm', {'type': 'layer'}), ('positions', {'type': 'rotary', 'theta': 50000.0})]
+        """
+        found = dict(fields)
+        if isinstance(norm := found.get("norm"), str):
+            found["norm"] = {"type": norm}
+        if "rope_theta" in found:
+            theta = found.pop("rope_theta")
+            found.setdefault("positions", {"type": "rotary", "theta": theta})
+        return found
 
     @property
     def gated(self) -> bool:
