@@ -42,6 +42,7 @@ from lm.study.analyses.on_tasks import (
     parts_figure,
     read_answers,
     tokens_figure,
+    with_answers,
 )
 from lm.study.grid import GPT_AND_BERTS, Scale, Size, StudyRun, variant_of
 from lm.study.groups import Group, groups_of
@@ -122,6 +123,7 @@ def _sheet(cell: StudyRun, scale: str) -> Sheet:
 def report(cells: list[StudyRun]) -> Report:
     """Accuracies by scorer, size and tokens, and by phenomenon."""
     answers = read_answers(cells[0].directory.parent)
+    cells = with_answers(cells, answers)
     groups = list(groups_of(cells, VARIANTS).values()) if answers else []
     top = max(((group.size, group.tokens) for group in groups), default=None)
     best = [group for group in groups if (group.size, group.tokens) == top]

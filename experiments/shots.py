@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 from msgspec.structs import replace
 
@@ -34,7 +35,14 @@ from lm.evaluate.tasks.choice import Choice, Cloze
 from lm.evaluate.tasks.sitting import Sheet
 from lm.run import Run
 from lm.study import runner, sections
-from lm.study.analyses.on_tasks import Sitting, ask_runs, draw_line, over_seeds, read_answers
+from lm.study.analyses.on_tasks import (
+    Sitting,
+    ask_runs,
+    draw_line,
+    over_seeds,
+    read_answers,
+    with_answers,
+)
 from lm.study.figures import ticks
 from lm.study.grid import GPT_AND_BERTS, Scale, Size, StudyRun, size_text, variant_of
 from lm.study.groups import Group, by_size, groups_of
@@ -58,7 +66,8 @@ PLANS = {
     ),
     "laptop": Scale(
         _data(RuleLists(), batch=32),
-        sizes=(Size(2, 32), Size(2, 64, 2), Size(2, 128, 4)),
+        # Rates go as N^(-1/3): with one for all, the largest learnt least (results/shots).
+        sizes=(Size(2, 32, 1, 1.6e-2), Size(2, 64, 2), Size(2, 128, 4, 6.3e-3)),
         tokens=(3_000_000,),
         seeds=2,
         settings={"evaluations": 4, "evaluation_rows": 64},
@@ -136,6 +145,7 @@ def _sheet(source: RuleLists, shots: int) -> Sheet:
 def report(cells: list[StudyRun]) -> Report:
     """Accuracy by the number of examples, for each size, beside the best that is possible."""
     answers = read_answers(cells[0].directory.parent)
+    cells = with_answers(cells, answers)
     groups = list(groups_of(cells, VARIANTS).values()) if answers else []
     source = cells[0].run.data.corpus
     assert isinstance(source, RuleLists)
@@ -168,8 +178,8 @@ def report(cells: list[StudyRun]) -> Report:
                 " that they would generalize from examples, as a rule has no structure here;"
                 " nor what a budget of more tokens would give: such lookups appear suddenly in"
                 " training (Olsson et al. 2022), so a model that guesses may be one that is not"
-                " there yet. One learning rate serves all, and was tuned for none. A BERT's"
-                " row ends with what is asked, as a text of its training rarely does.",
+                " there yet. One learning rate serves all of a size, and was tuned for none. A"
+                " BERT's row ends with what is asked, as a text of its training rarely does.",
             ),
         ],
     )
@@ -243,6 +253,13 @@ def _figure(
         ticks(panel.xaxis, FixedLocator(range(len(SHOTS))), lambda at: str(SHOTS[int(at)]))
         panel.set(title=size_text(size), xlabel="examples before")
     axes[0].set(ylabel="% of labels right", ylim=(0, 103))
+    variants = dict.fromkeys(group.variant for group in groups)
+    lines = [
+        Line2D([], [], color=variant.colour, marker=marker, label=variant.label)
+        for variant, marker in zip(variants, MARKERS, strict=False)
+    ]
+    best_line = Line2D([], [], color=MUTED, linestyle=(0, (4, 2.5)), label="the best reader")
+    figure.legend(handles=[*lines, best_line], loc="outside upper left", ncols=4)
     return figure
 
 

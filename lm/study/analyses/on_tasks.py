@@ -74,6 +74,18 @@ def read_answers(directory: Path) -> list[Sitting]:
     return msgspec.json.decode(file.read_bytes(), type=list[Sitting]) if file.exists() else []
 
 
+def with_answers(cells: Sequence[StudyRun], answers: Sequence[Sitting]) -> list[StudyRun]:
+    """The runs with the headline of each task by each scorer among their results."""
+    found: dict[str, dict[str, float]] = {}
+    for answer in answers:
+        of = found.setdefault(answer.run, {})
+        of[f"{answer.task}_{answer.scorer}"] = answer.result.value
+    return [
+        cell._replace(result=cell.result and {**cell.result, **found.get(cell.name, {})})
+        for cell in cells
+    ]
+
+
 def over_seeds(
     group: Group, answers: Sequence[Sitting], task: str, scorer: str
 ) -> Estimate | None:
