@@ -192,7 +192,7 @@ def _answer(best: Sequence[Group], answers: Sequence[Sitting]) -> str:
         told.append(text)
     if not told:
         return NO_ANSWER
-    for answer in others_of(best, answers)[-1:]:
+    for answer in others_of(answers)[-1:]:
         told.append(f"a {answer.scorer} model of the same rows {answer.result.value:.1%}")
     pairs = next(answer.result.asked for answer in answers)
     return f"Told apart rightly, of {pairs:,} pairs: by {together(told)}."

@@ -39,6 +39,8 @@ class Sitting(NamedTuple):
     scorer: str
     """The name of the scorer, as command lines have it."""
     result: TaskResult
+    trained: bool = True
+    """Whether it is a run of the study."""
 
 
 def ask_runs(
@@ -63,7 +65,7 @@ def ask_runs(
     for name, other in others.items():
         for sheet in sheets:
             result = sit(other, sheet, model=name, kept=directory / "others")
-            found.append(Sitting(name, sheet.name, other.scorer, result))
+            found.append(Sitting(name, sheet.name, other.scorer, result, trained=False))
     if hosts.is_first():
         write_whole(directory / TASKS, msgspec.json.encode(found).decode())
 
@@ -102,7 +104,7 @@ def over_seeds(
     if not found:
         return None
     # What is right is the first column of choices; seeds of demonstrations are as many.
-    return estimate(mean(0), np.concatenate(found))
+    return estimate(mean(0), np.concatenate(found)[:, :, :1])
 
 
 def draw_line(
@@ -134,7 +136,7 @@ def draw_line(
 def by_scorer(group: Group, answers: Sequence[Sitting]) -> dict[str, tuple[Kind, Estimate]]:
     """What each scorer finds of a group at the study's one task, and what it is."""
     found = {}
-    for answer in answers:
+    for answer in apart(group, answers):
         known = over_seeds(group, answers, answer.task, answer.scorer)
         if known is not None:
             found[answer.scorer] = answer.result.kind, known
@@ -146,10 +148,9 @@ def apart(group: Group, answers: Sequence[Sitting]) -> list[Sitting]:
     return [answer for answer in answers if answer.run == group.cells[0].name]
 
 
-def others_of(groups: Sequence[Group], answers: Sequence[Sitting]) -> list[Sitting]:
+def others_of(answers: Sequence[Sitting]) -> list[Sitting]:
     """The answers of those that are no run."""
-    names = {cell.name for group in groups for cell in group.cells}
-    return [answer for answer in answers if answer.run not in names]
+    return [answer for answer in answers if not answer.trained]
 
 
 def accuracy_table(groups: Sequence[Group], answers: Sequence[Sitting]) -> Table:
@@ -173,7 +174,7 @@ def accuracy_table(groups: Sequence[Group], answers: Sequence[Sitting]) -> Table
             "kind": answer.result.kind,
             **{name: answer.result[name] for name in ("value", "low", "high")},
         }
-        for answer in others_of(groups, answers)
+        for answer in others_of(answers)
     ]
     if answers:
         first = answers[0].result
@@ -224,7 +225,7 @@ def tokens_figure(
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(min(low, 49), max(high, 71))
     lines = {name: 100 * value for name, value in published.items()}
-    for answer in others_of(groups, answers):
+    for answer in others_of(answers):
         lines[answer.run] = 100 * answer.result.value
     reference_lines(axes[-1], lines)
     variants = dict.fromkeys(group.variant for group in groups)
@@ -253,7 +254,7 @@ def parts_figure(groups: Sequence[Group], answers: Sequence[Sitting]) -> Figure:
             label = f"{group.variant.label}, {answer.scorer.replace('_', ' ')}"
             series.append((label, group.variant.colour, hollow, values))
             parts |= values
-    for answer in others_of(groups, answers)[-1:]:
+    for answer in others_of(answers)[-1:]:
         values = {n: 100 * p.value for n, p in answer.result.groups.items() if "/" not in n}
         series.append((answer.run, MUTED, False, values))
     rows = sorted(parts, key=lambda name: -parts[name])
