@@ -358,12 +358,18 @@ def register() -> None:
         model_registry.register(NAME, target=f"lm.evaluate.harness:{Yardstick.__name__}")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line of lm-eval; what the user can mend is one line."""
     from lm_eval.__main__ import cli_evaluate
 
-    with one_line_errors():
-        cli_evaluate()
+    before = sys.argv
+    try:
+        # It reads its arguments there alone.
+        sys.argv = before if arguments is None else [before[0], *arguments]
+        with one_line_errors():
+            cli_evaluate()
+    finally:
+        sys.argv = before
 
 
 register()
