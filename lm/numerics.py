@@ -11,6 +11,23 @@ import jax.numpy as jnp
 Precision = Literal["bfloat16", "float32"]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRank:
+    """A matrix with the product of two narrow ones added to it, which is never formed.
+
+    It stands where the matrix stood among a module's parameters, stacked as that is, and
+    `Einsum` takes it as its right operand: x W + (x A) B. Its inputs stand before its outputs.
+    """
+
+    weight: jax.Array
+    """W. It comes first: flax compares the shape of the first leaf with the declared one."""
+    a: jax.Array
+    """A: the inputs of W, and the rank."""
+    b: jax.Array
+    """B: the rank, and the outputs of W."""
+
+
 @dataclass(frozen=True)
 class Einsum:
     """The matrix product of a precision mode: two arrays in, a float32 one out.
@@ -23,13 +40,22 @@ class Einsum:
     dtype('float32')
 
     Every letter must stand in two of the three terms; one that stands in all of them counts a
-    batch of products.
+    batch of products. R is the rank of a `LowRank`.
     """
 
     precision: Precision
 
-    def __call__(self, equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-        return _einsum(self, equation, left, right)
+    def __call__(self, equation: str, left: jax.Array, right: jax.Array | LowRank) -> jax.Array:
+        if not isinstance(right, LowRank):
+            return _einsum(self, equation, left, right)
+        terms, out = equation.split("->")
+        x, weight = terms.split(",")
+        inputs = "".join(letter for letter in weight if letter in x)
+        outputs = weight.removeprefix(inputs)
+        narrow = "".join(letter for letter in x if letter not in inputs) + "R"
+        low = _einsum(self, f"{x},{inputs}R->{narrow}", left, right.a)
+        added = _einsum(self, f"{narrow},R{outputs}->{out}", low, right.b)
+        return _einsum(self, equation, left, right.weight) + added
 
     def rounded(self, x: jax.Array) -> jax.Array:
         """An operand as products take it, for code that keeps it for its own derivative."""

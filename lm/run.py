@@ -16,7 +16,7 @@ from lm.distributed.mesh import Divisibility, Mesh, choose_mesh
 from lm.model import Attention, Execution, Model, Remat, Transformer
 from lm.numerics import Precision
 from lm.objectives import Causal, Objective
-from lm.optimizer import Adamw, Optimizer, Schedule, WarmupStableDecay
+from lm.optimizer import LORA, Adamw, Lora, Optimizer, Schedule, WarmupStableDecay
 from lm.optimizer import check as check_schedule
 from lm.output.files import check_exists
 
@@ -122,6 +122,13 @@ class Run(Config):
         ]
         | None
     ) = None
+    adapter: Annotated[
+        Lora | None,
+        Meta(
+            description="what is trained in place of the start's parameters, which are frozen"
+            " but for heads and what trainable names; null: none"
+        ),
+    ] = None
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of data order, masks, weights")] = 0
     precision: Annotated[Precision, Meta(description="of matrix products")] = "bfloat16"
     evaluations: Annotated[
@@ -226,6 +233,8 @@ def validate(run: Run) -> Run:
             "optimizer.base_width: rates are transferred with the norm before the vocabulary,"
             " and the model has none; leave it out"
         )
+    if run.adapter is not None:
+        _check_adapter(run)
     sentinels = run.data.tokenizer.sentinels
     if why := run.objective.check(length=run.data.length, sentinels=sentinels):
         raise UserError(f"objective.{why}")
@@ -256,6 +265,31 @@ def validate(run: Run) -> Run:
             f" nearest: {near}"
         )
     return run
+
+
+def _check_adapter(run: Run) -> None:
+    """Raises UserError where an adapter has nothing that it is added to."""
+    if run.start is None:
+        raise UserError("adapter: it is added to a model; say to which, by start.path")
+    if getattr(run.optimizer, "base_width", None):
+        raise UserError(
+            "optimizer.base_width: rates of adapters, whose rank does not grow with the width,"
+            " are not transferred by it; leave it out"
+        )
+
+
+def changing(run: Run) -> tuple[str, ...] | None:
+    """Patterns of the parameters that training changes, by path; None: all.
+
+    With an adapter, these are A and B, heads, and what `trainable` names beyond.
+
+    >>> changing(Run()), changing(Run(adapter=Lora(), trainable=("norm/*",)))
+    (None, ('lora/*', 'norm/*'))
+    """
+    if run.adapter is None:
+        return run.trainable
+    heads = ("head_*",) if run.objective.heads else ()
+    return (f"{LORA}*", *heads, *(run.trainable or ()))
 
 
 def check_channels(run: Run) -> None:

@@ -16,7 +16,7 @@ from lm.model import Transformer
 from lm.model.layers import LayerNorm
 from lm.model.positions import Rotary
 from lm.objectives import AnyOrder, Causal, Masked
-from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Muon, WarmupStableDecay
+from lm.optimizer import Adafactor, Adamw, Cosine, Lion, Lora, Muon, WarmupStableDecay
 from lm.run import (
     EXECUTION,
     CheckpointSettings,
@@ -204,6 +204,7 @@ OTHER: dict[str, Any] = {
     "tokens": 7,
     "start": Start(path="runs/a"),
     "trainable": ("norm*",),
+    "adapter": Lora(),
     "seed": 1,
     "precision": "float32",
     "evaluations": 1,

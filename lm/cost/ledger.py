@@ -1,7 +1,9 @@
 """What a run costs: parameters, FLOPs by component, and the budgets that it used."""
 
 import bisect
+import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -9,8 +11,8 @@ import msgspec
 from lm.config import Config
 from lm.example import BidirectionalMask
 from lm.objectives import Base
-from lm.optimizer import trainable
-from lm.run import Run, execution_of, steps
+from lm.optimizer import LORA, trainable
+from lm.run import Run, changing, execution_of, steps
 
 
 class Parameters(Config):
@@ -21,6 +23,8 @@ class Parameters(Config):
     """Without the tables (Kaplan et al. 2020)."""
     matmul: int
     """Those in matrix products: the table of each head that speaks, and no lookup."""
+    trainable: int
+    """Those that training changes."""
     groups: dict[str, int]
 
 
@@ -55,6 +59,9 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     heads = sum(head.outputs for head in run.objective.heads)
     if heads:
         groups = groups | {"heads": heads * (run.model.width + 1)}
+    sizes = {name: math.prod(of) for name, of in _shapes(run, vocabulary_size).items()}
+    if added := sum(size for name, size in sizes.items() if name.startswith(LORA)):
+        groups = groups | {"lora": added}
     total = sum(groups.values())
     matmul = Counter(run.model.matmul_parameters(vocabulary_size))
     if heads and all(part.heads for part in run.objective.parts(steps(run), run.seed)):
@@ -62,7 +69,10 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     return Parameters(
         total=total,
         non_embedding=total - groups["embedding"],
-        matmul=matmul.total() + heads * run.model.width,
+        matmul=matmul.total() + heads * run.model.width + added,
+        trainable=total
+        if changing(run) is None
+        else sum(sizes[name] for name in _changes(run).names),
         groups=groups,
     )
 
@@ -86,6 +96,17 @@ def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str
         attention_mask=objective.attention_mask,
         source=objective.source_positions(run.data.length),
     )
+    if run.adapter is not None:
+        # As many positions pass through A and B as through their matrix.
+        multiplied = run.model.matmul_parameters(vocabulary_size)
+        added, matrices = Counter[str](), run.model.matrices()
+        for name, shape in _adapter_shapes(run).items():
+            component, _ = matrices[name.removeprefix(LORA).rpartition("/")[0]]
+            added[component] += math.prod(shape)
+        found["lora"] = sum(
+            found[component] * size // multiplied[component]
+            for component, size in added.items()
+        )
     if objective.heads:  # which speak in the vocabulary's place
         outputs = sum(head.outputs for head in objective.heads)
         found["head"] = 2 * rows * targets * outputs * (run.model.width + 1)
@@ -143,18 +164,44 @@ class _Changes(NamedTuple):
 
 
 def _changes(run: Run) -> _Changes:
-    """What `run.trainable` says; raises UserError where it matches nothing."""
+    """What `lm.run.changing` says; raises UserError where it matches nothing."""
     axes = run.model.axes()
+    if run.adapter is not None:
+        axes |= run.adapter.axes(axes)
     for head in run.objective.heads:
         axes |= {f"head_{head.name}/table": ("classes", "embed")}
         axes |= {f"head_{head.name}/bias": ("classes",)}
     names = frozenset(axes)
-    if run.trainable is not None:
-        names = frozenset(n for n, train in trainable(run.trainable, axes).items() if train)
+    if (patterns := changing(run)) is not None:
+        names = frozenset(n for n, train in trainable(patterns, axes).items() if train)
     outputs = {"unembedding", "output_bias"} | {n for n in axes if n.startswith("head_")}
     below = names - outputs
     layers = any(axes[n] != ("last_embed",) for n in below)  # which a last norm's vectors have
     return _Changes(names, bool(below), layers)
+
+
+def _shapes(run: Run, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter of a run by its path."""
+    found = run.model.shapes(vocabulary_size) | _adapter_shapes(run)
+    for head in run.objective.heads:
+        found[f"head_{head.name}/table"] = head.outputs, run.model.width
+        found[f"head_{head.name}/bias"] = (head.outputs,)
+    return found
+
+
+def _adapter_shapes(run: Run) -> dict[str, tuple[int, ...]]:
+    if run.adapter is None:
+        return {}
+    return run.adapter.shapes(run.model.axes(), run.model.shapes(1))
+
+
+def _again(run: Run, forward: Mapping[str, int]) -> dict[str, int]:
+    """What `run.remat` makes the backward pass of one batch compute again, by component."""
+    remat = run.remat if _changes(run).layers else "none"
+    found = run.model.recomputed_flops(forward, remat)
+    if remat == "block" and "lora" in forward:
+        found["lora"] = forward["lora"]
+    return found
 
 
 def _tables(run: Run, objective: Base) -> frozenset[str]:
@@ -171,7 +218,6 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
     parts = run.objective.parts(count, run.seed)
-    remat = run.remat if _changes(run).layers else "none"
     forward, inputs, weights = Counter[str](), Counter[str](), Counter[str]()
     again = 0
     for part, times in parts.items():
@@ -179,7 +225,7 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
         found = (products, *gradient_flops(run, part, vocabulary_size))
         for total, each in zip((forward, inputs, weights), found, strict=True):
             total.update({name: times * flops for name, flops in each.items()})
-        again += times * sum(run.model.recomputed_flops(products, remat).values())
+        again += times * sum(_again(run, products).values())
     mean = {name: flops // count for name, flops in forward.items()}
     return RunCost(
         steps=count,
@@ -192,7 +238,7 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
         flops_rematerialized=again,
         flops_forward=mean,
         flops_backward={name: inputs[name] // count + weights[name] // count for name in mean},
-        flops_again=run.model.recomputed_flops(mean, remat),
+        flops_again=_again(run, mean),
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
 
@@ -218,8 +264,7 @@ def program_flops(run: Run, objective: Base, vocabulary_size: int, platform: str
     """FLOPs of a training step as programs of a platform do them, with what is done again."""
     layers = _changes(run).layers
     forward = objective_flops(run, objective, vocabulary_size)
-    again = run.model.recomputed_flops(forward, run.remat if layers else "none")
-    done = [forward, *gradient_flops(run, objective, vocabulary_size), again]
+    done = [forward, *gradient_flops(run, objective, vocabulary_size), _again(run, forward)]
     if kernels := kernel_flops(run, objective, platform, train=layers):
         for products in done:
             products.pop("scores", None)

@@ -64,7 +64,7 @@ def least(run: Run, platform: str) -> dict[str, int]:
     True
     """
     model, rows, length = run.model, run.data.batch, run.data.length
-    parameters = ledger.parameters(run, vocabulary_size(run.data.tokenizer)).total
+    parameters = ledger.parameters(run, vocabulary_size(run.data.tokenizer))
     moments = {Adamw: 2, Adafactor: 0}.get(type(run.optimizer), 1)
     positions = rows // run.microbatches * length
     channels = sum(
@@ -72,7 +72,7 @@ def least(run: Run, platform: str) -> dict[str, int]:
         for channel in run.data.corpus.channels
     )
     found = {
-        STATE: 4 * parameters * (2 + moments),
+        STATE: 4 * (parameters.total + parameters.trainable * (1 + moments)),
         # Tokens, segments and channels, on the devices and in the reader's buffer.
         ROWS: (2 * 4 + channels) * rows * length * (1 + min(8, steps(run))),
         ACTIVATIONS: positions * model.activation_bytes(run.remat),

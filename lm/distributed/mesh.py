@@ -29,6 +29,7 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "positions": (),
     "token_types": (),
     "buckets": (),
+    "rank": (),  # of what is added to a matrix
     # activations
     "batch": ("replica", "fsdp"),
     "length": ("context",),

@@ -195,6 +195,21 @@ class Base(Config):
         """
         return {"/".join(name): axes for name, axes, _ in self._sizes(1)}
 
+    def shapes(self, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter by its path; tables have a row for each token.
+
+        >>> from lm.model import Transformer
+        >>> Transformer(depth=2, width=16, heads=2).shapes(9)["layers/query"]
+        (2, 16, 2, 8)
+        """
+        found = {}
+        for name, axes, shape in _shapes(self):
+            sizes = zip(axes, shape, strict=True)
+            found["/".join(name)] = tuple(
+                vocabulary_size if axis == "vocab" else size for axis, size in sizes
+            )
+        return found
+
     def matmul_flops(
         self,
         vocabulary_size: int,

@@ -31,6 +31,7 @@ from lm.optimizer.axes import is_weight
 from lm.optimizer.base import Base
 from lm.optimizer.build import build, initial, only_trained, state_axes, trainable
 from lm.optimizer.lion import Lion
+from lm.optimizer.lora import LORA, Lora
 from lm.optimizer.muon import Muon
 from lm.optimizer.schedule import (
     Cosine,
@@ -45,11 +46,13 @@ from lm.optimizer.schedule import (
 Optimizer = Adamw | Lion | Adafactor | Muon
 
 __all__ = [
+    "LORA",
     "Adafactor",
     "Adamw",
     "Base",
     "Cosine",
     "Lion",
+    "Lora",
     "Muon",
     "Optimizer",
     "Schedule",

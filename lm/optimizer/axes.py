@@ -22,7 +22,7 @@ def is_weight(axes: tuple[str, ...]) -> bool:
 _SIDES = (
     *(("heads", "head"), ("kv", "head"), ("heads",), ("embed",), ("mlp",)),
     *(("vocab",), ("classes",), ("head",), ("last_embed",), ("act_embed",)),
-    *(("positions",), ("token_types",), ("buckets",)),
+    *(("positions",), ("token_types",), ("buckets",), ("rank",)),
 )
 """Runs of axes that are one side of a matrix: all of its inputs or all of its outputs."""
 

@@ -141,7 +141,7 @@ def _program(run: Run, objective: Base) -> Run:
     """The run without what does not change its programs but for constants."""
     changed: dict[str, Any] = {"objective": objective}
     kept = ("model", "optimizer", "precision", "microbatches", "remat", "unroll", "attention")
-    changed |= {name: getattr(run, name) for name in (*kept, "mesh")}
+    changed |= {name: getattr(run, name) for name in (*kept, "mesh", "trainable", "adapter")}
     changed["optimizer"] = msgspec.structs.replace(run.optimizer, learning_rate=1e-3)
     data = run.data
     changed["data"] = Data(tokenizer=data.tokenizer, length=data.length, batch=data.batch)

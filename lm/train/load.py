@@ -228,7 +228,7 @@ def _of_run(
             f"lm: {directory}: not trained to its end: this is step {found.step} of {total}",
             file=sys.stderr,
         )
-    params, extra = found.state["params"], found.extra
+    params, extra = program.merge(found.state["params"]), found.extra
     origin = _origin(budget_in_positions(run, directory), directory, found.step, extra)
     return LoadedModel(run, tokenizer, program, params, read_lengths(directory), origin)
 

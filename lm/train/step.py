@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lm.artifact import as_tree, by_name
 from lm.config import UserError
 from lm.data.digest import chained
 from lm.distributed import hosts
@@ -24,7 +25,7 @@ from lm.objectives import Base
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
 from lm.optimizer import learning_rate, only_trained, state_axes, trainable
-from lm.run import Run, steps
+from lm.run import Run, changing, steps
 
 
 class State(NamedTuple):
@@ -55,6 +56,10 @@ class Program:
     Where there is something `beside`, it is the last argument."""
     validate: Callable[[Any, Batch, jax.Array], dict[str, Sum]]
     """`(params, batch, key)` to what the objective's loss is on these rows, by name."""
+    join: Callable[[Any], Any]
+    """Parameters as they are trained to those that the module takes."""
+    merge: Callable[[Any], Any]
+    """Parameters as they are trained to those of a model without an adapter."""
 
     def init(self) -> State:
         """The state before training."""
@@ -129,10 +134,15 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
     # The smallest that fits the mesh.
     blank = partial(blank_example, run.model, _mesh.num_shards(mesh, "batch"), run.data.length)
 
+    adapter, module_axes = run.adapter, run.model.axes()
+
+    def join(params: Any) -> Any:
+        return params if adapter is None else as_tree(adapter.joined(by_name(params)))
+
     def loss(
         objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
     ) -> dict[str, Sum]:
-        output: Any = module.apply({"params": params}, example, rngs=dropout)
+        output: Any = module.apply({"params": join(params)}, example, rngs=dropout)
         return objective.loss(output, example, einsum=module.einsum, mesh=mesh)
 
     def gradient(
@@ -194,10 +204,19 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         return found
 
     def init(seed: jax.Array) -> State:
-        params = nn.unbox(boxes(jax.random.key(seed)))
+        key = jax.random.key(seed)
+        params = nn.unbox(boxes(key))
+        if adapter is not None:
+            shapes = run.model.shapes(vocabulary.size)
+            params |= as_tree(adapter.draw(key, module_axes, shapes))
         params = initial_values(run.optimizer, params, axes, width=run.model.width)
         zeros = jnp.zeros(2, jnp.uint32)
         return State(params, transformation.init(params), jnp.int32(0), zeros)
+
+    def merge(params: Any) -> Any:
+        if adapter is None:
+            return params
+        return as_tree(adapter.merged(by_name(params), module_axes))
 
     def validate(params: Any, batch: Batch, key: jax.Array) -> dict[str, Sum]:
         last = run.objective.last
@@ -205,7 +224,10 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
 
     boxed = jax.eval_shape(boxes, jax.random.key(0))
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
-    trains = None if run.trainable is None else trainable(run.trainable, axes)
+    if adapter is not None:
+        axes |= as_tree(adapter.axes(module_axes))
+    patterns = changing(run)
+    trains = None if patterns is None else trainable(patterns, axes)
     transformation = build_optimizer(
         run.optimizer, run.schedule, steps(run), axes, width=run.model.width, trains=trains
     )
@@ -243,6 +265,8 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             in_shardings=(shardings.params, rows, everywhere),
             out_shardings=everywhere,
         ),
+        join=join,
+        merge=jax.jit(merge) if adapter is not None else merge,
     )
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -90,7 +91,10 @@ def train_run(
         if finished := finish():
             return finished
         known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
-        trained = partial(ModelWithText, run, tokens, program)
+
+        def trained(params: Any) -> ModelWithText:
+            return ModelWithText(run, tokens, program, program.merge(params))
+
         with stop_requests() as requests:
             ask = evaluate_during and (lambda params: evaluate_during(trained(params)))
             job = Job(

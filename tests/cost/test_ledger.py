@@ -29,6 +29,7 @@ from lm.objectives import (
     Spans,
 )
 from lm.objectives import Base as Objective
+from lm.optimizer import Lora
 from lm.plan import hlo
 from lm.run import Run
 from lm.train.step import prepare
@@ -155,6 +156,8 @@ FROZEN: list[tuple[Objective, dict[str, str], tuple[str, ...]]] = [
         *((objective, model, {"trainable": names}) for objective, model, names in FROZEN),
         (Causal(), {}, {"trainable": ("layers/down",), **BLOCK}),
         (Causal(), {}, {"trainable": ("norm/*",), **BLOCK}),
+        (Causal(), {"mlp": "swiglu"}, {"adapter": Lora(rank=64, targets=("layers/*",))}),
+        (Classify(), {}, {"adapter": Lora(rank=96), **BLOCK}),
         *(
             pytest.param(objective, model, settings, marks=pytest.mark.slow)
             for objective in (Causal(), Masked(), Prefix())
