@@ -15,7 +15,7 @@ from lm.config import Config, UserError
 from lm.numerics import LowRank
 from lm.optimizer.axes import is_layer_matrix, sides_of
 
-Axes = Mapping[str, tuple[str, ...]]
+_Axes = Mapping[str, tuple[str, ...]]
 """The names of each parameter's axes by its path."""
 
 
@@ -48,7 +48,7 @@ class Lora(Config):
         """How many times A B is added."""
         return self.alpha / self.rank
 
-    def chosen(self, axes: Axes) -> tuple[str, ...]:
+    def chosen(self, axes: _Axes) -> tuple[str, ...]:
         """Paths of the matrices that it is added to, of a model's parameters.
 
         A pattern is a path as a shell matches it; tables, norms and biases that it matches as
@@ -70,7 +70,7 @@ class Lora(Config):
             name for name in names if any(fnmatch.fnmatchcase(name, p) for p in self.targets)
         )
 
-    def axes(self, axes: Axes) -> dict[str, tuple[str, ...]]:
+    def axes(self, axes: _Axes) -> dict[str, tuple[str, ...]]:
         """The names of the axes of each A and B by its path, of a model's parameters.
 
         >>> Lora(targets=("out",)).axes({"out": ("layers", "heads", "head", "embed")})
@@ -81,7 +81,7 @@ class Lora(Config):
         return self._each(axes, axes, "rank")
 
     def shapes(
-        self, axes: Axes, shapes: Mapping[str, tuple[int, ...]]
+        self, axes: _Axes, shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, tuple[int, ...]]:
         """The shape of each A and B by its path, of a model's parameters.
 
@@ -92,7 +92,7 @@ class Lora(Config):
         return self._each(axes, shapes, self.rank)
 
     def draw(
-        self, key: jax.Array, axes: Axes, shapes: Mapping[str, tuple[int, ...]]
+        self, key: jax.Array, axes: _Axes, shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, jax.Array]:
         """A and B before training, by path: each A by its own name, and every B is 0.
 
@@ -118,7 +118,7 @@ class Lora(Config):
             found[name] = LowRank(found[name], a, self.scale * b)
         return found
 
-    def merged(self, params: Mapping[str, Any], axes: Axes) -> dict[str, Any]:
+    def merged(self, params: Mapping[str, Any], axes: _Axes) -> dict[str, Any]:
         """Parameters by path with what is learnt added to them: a model without an adapter.
 
         >>> ones = {"up": jnp.ones((1, 3, 4)), "lora/up/a": jnp.ones((1, 3, 2)),
@@ -137,7 +137,7 @@ class Lora(Config):
             )
         return found
 
-    def _each(self, axes: Axes, values: Mapping[str, tuple[Any, ...]], rank: Any) -> Any:
+    def _each(self, axes: _Axes, values: Mapping[str, tuple[Any, ...]], rank: Any) -> Any:
         """Of each A and B what `values` have of each axis of their matrix, and the rank's."""
         found = {}
         for name in self.chosen(axes):

@@ -63,6 +63,8 @@ class Costs(Record):
         float, ColumnInfo("device time", duration, leading=True, compared="spent")
     ]
     """Seconds of training times devices; compilation and validation are left out."""
+    params_trainable: Annotated[int | None, ColumnInfo("trainable parameters", count)] = None
+    """Those that training changed; None: all."""
 
 
 class Training(Record):

@@ -20,6 +20,7 @@ from lm.output.files import write_whole
 from lm.results import Costs, Evaluation, Result, Training
 from lm.run import (
     Run,
+    changing,
     check_channels,
     decided_by,
     in_positions,
@@ -151,6 +152,7 @@ def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:
             * int(tokens.train.bytes.sum())
         ),
         device_seconds=progress.seconds * jax.device_count(),
+        params_trainable=None if changing(run) is None else parameters.trainable,
     )
 
 

@@ -216,10 +216,14 @@ def test_a_step_that_is_refused_or_not_asked_for_takes_no_known_time(capsys):
 
 
 def test_a_plan_is_of_the_programs_that_run():
-    """Fails if a setting of execution is not compiled, or the mesh is of other neighbours."""
+    """Fails if a setting of execution is not compiled, or the mesh is of other neighbours.
+
+    Or if what is frozen is planned as if it was trained.
+    """
     changed = override(SMALL, ["attention=xla", "remat=block", "unroll=2", "microbatches=2"])
+    changed = override(changed, ['trainable=["norm/*"]', "adapter.rank=2"])
     program = plan._program(changed, changed.objective)
-    for name in set(EXECUTION) - {"checkpoints", "faults"}:
+    for name in {*EXECUTION, "trainable", "adapter"} - {"checkpoints", "faults"}:
         assert getattr(program, name) == getattr(changed, name), name
     machine = machines.find_machine("h100-16", 1)
     mesh = plan._mesh(override(SMALL, ["mesh.fsdp=null", "mesh.tensor=1"]), machine)
