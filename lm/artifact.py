@@ -5,6 +5,8 @@
     model.safetensors   the parameters by name, "layers/query" of all layers in one array;
                         beyond 5 GB in shards, named by model.safetensors.index.json
 
+An adapter's folder has its own parameters alone, and names the model that they are put on.
+
 `lm.train.load.load_model` takes such a folder, or a run directory, and touches no corpus.
 """
 
@@ -22,6 +24,7 @@ from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.model import Model
 from lm.numerics import Precision
 from lm.objectives import Objective
+from lm.optimizer import Lora
 from lm.output.files import write_whole
 from lm.output.tensors import SHARD, WEIGHTS, LazyArray, holds_arrays, read_arrays, write_arrays
 
@@ -75,6 +78,14 @@ class Started(Config):
     ) = Consumed()
 
 
+class PutOn(Config):
+    """What an adapter's folder says of the model that it is put on, its base."""
+
+    lora: Annotated[Lora, Meta(description="how its A and B are added")]
+    base: Annotated[str, Meta(description="where that model was")]
+    digest: Annotated[str, Meta(description="of that model")]
+
+
 class Card(Config):
     """The config.json of an artifact: all that its use takes, but for arrays and tokens."""
 
@@ -85,6 +96,16 @@ class Card(Config):
     precision: Annotated[Precision, Meta(description="of matrix products in training")]
     lengths: Annotated[LengthModel, Meta(description="lengths of its documents")] | None = None
     origin: Annotated[Provenance, Meta(description="where it comes from")] = Provenance()
+    adapter: (
+        Annotated[
+            PutOn,
+            Meta(
+                description="null: a whole model; else the parameters are those"
+                " that an adapter adds to its base, or has in place of the base's"
+            ),
+        ]
+        | None
+    ) = None
     format: Annotated[Literal[1], Meta(description="of this folder")] = 1
 
 

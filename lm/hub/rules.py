@@ -44,8 +44,12 @@ class Rule:
 
     @property
     def inputs(self) -> int | None:
-        """How many axes of a layer of ours are inputs of a matrix; None: all but the last."""
-        return None if self.ours.endswith("out") else 1
+        """How many axes of a layer of ours are inputs of a matrix; None: all but the last.
+
+        >>> Rule("layers/out", "o").inputs, Rule("lora/layers/out/a", "o.lora_A").inputs
+        (None, None)
+        """
+        return None if self.ours.endswith(("out", "out/a")) else 1
 
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -75,15 +75,22 @@ def read_arrays(folder: Path) -> dict[str, LazyArray]:
             raise UserError(f"{folder / INDEX}: damaged: it has no weight_map")
         files = sorted(set(map(str, weight_map.values())))
     found: dict[str, LazyArray] = {}
-    for file in (folder / name for name in files):
-        try:
-            with safe_open(file, "np") as arrays:
-                for name in sorted(arrays.keys()):
-                    part = arrays.get_slice(name)
-                    shape = tuple(part.get_shape())
-                    found[name] = _stored(file, name, _dtype(part.get_dtype(), name), shape)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file}: damaged: {error}") from None
+    for name in files:
+        found |= read_file(folder / name)
+    return found
+
+
+def read_file(file: Path) -> dict[str, LazyArray]:
+    """The same of one file."""
+    found: dict[str, LazyArray] = {}
+    try:
+        with safe_open(file, "np") as arrays:
+            for name in sorted(arrays.keys()):
+                part = arrays.get_slice(name)
+                shape = tuple(part.get_shape())
+                found[name] = _stored(file, name, _dtype(part.get_dtype(), name), shape)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: damaged: {error}") from None
     return found
 
 
@@ -95,13 +102,18 @@ def write_arrays(folder: Path, arrays: Mapping[str, LazyArray], *, shard: int = 
         total = len(shards)
         names = [f"model-{n:05}-of-{total:05}.safetensors" for n in range(1, total + 1)]
     for file, part in zip(names, shards, strict=True):
-        whole = {name: np.ascontiguousarray(array.whole()) for name, array in part.items()}
-        save_file(whole, folder / file, metadata={"format": "pt"})  # transformers asks for it
+        write_file(folder / file, part)
     if len(shards) > 1:
         where = {key: name for name, part in zip(names, shards, strict=True) for key in part}
         size = sum(array.nbytes for array in arrays.values())
         index = {"metadata": {"total_size": size}, "weight_map": where}
         write_whole(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def write_file(file: Path, arrays: Mapping[str, LazyArray]) -> None:
+    """Writes arrays to one file, all of them in memory."""
+    whole = {name: np.ascontiguousarray(array.whole()) for name, array in arrays.items()}
+    save_file(whole, file, metadata={"format": "pt"})  # transformers asks for it
 
 
 def _shards(arrays: Mapping[str, LazyArray], most: int) -> Iterator[dict[str, LazyArray]]:
