@@ -27,6 +27,17 @@ def add_arguments(parser: Parser) -> None:
         default="artifact",
         help="hf: as transformers reads it, where a family of it has all of the model's parts",
     )
+    adapter = parser.add_mutually_exclusive_group()
+    adapter.add_argument(
+        "--merge",
+        action="store_true",
+        help="of a run with an adapter: a whole model, what is learnt added to its start",
+    )
+    adapter.add_argument(
+        "--adapter",
+        action="store_true",
+        help="the adapter alone, which names its start; with --format hf as PEFT reads it",
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
@@ -42,12 +53,27 @@ def main(given: argparse.Namespace) -> None:
 
     if given.precision and given.format != "hf":
         raise UserError(f"--precision {given.precision}: an artifact is float32; --format hf")
+    if given.precision and given.adapter:
+        raise UserError(f"--precision {given.precision}: an adapter is float32; leave it out")
     check_folder(given.folder)  # before a large model is loaded
     prepare_machine()
+    model = load_model(given.model, precision="float32" if given.format == "hf" else None)
+    if model.adapter is None and (given.merge or given.adapter):
+        option = "--merge" if given.merge else "--adapter"
+        raise UserError(f"{option}: {given.model} has no adapter; leave it out")
+    if model.adapter is not None and not (given.merge or given.adapter):
+        raise UserError(
+            f"{given.model}: has an adapter: --merge writes a whole model, --adapter the"
+            " adapter alone"
+        )
     if given.format == "hf":
-        _write_hf(given.model, given.folder, given.precision or "float32")
+        if given.adapter:
+            _write_peft(model, given.folder)
+        else:
+            _write_hf(model, given.folder, given.precision or "float32")
         return
-    artifact = load_model(given.model).artifact
+    artifact = model.adapter if given.adapter else model.artifact
+    assert artifact is not None
     if hosts.is_first():
         save_artifact(artifact, given.folder)
     size = sum(array.size for array in by_name(artifact.params).values())
@@ -58,16 +84,32 @@ def main(given: argparse.Namespace) -> None:
     )
 
 
-def _write_hf(source: Path, folder: Path, precision: str) -> None:
+def _write_peft(model: "LoadedModel", folder: Path) -> None:
+    """Writes the adapter of a model alone."""
+    from lm.artifact import by_name
+    from lm.hub.peft import write_adapter
+    from lm.output.tensors import LazyArray
+
+    assert model.adapter is not None and model.adapter.card.adapter is not None
+    arrays = {
+        name: LazyArray.of(array) for name, array in by_name(model.adapter.params).items()
+    }
+    put_on = model.adapter.card.adapter
+    write_adapter(folder, put_on, arrays, model.card, model.tokenizer)
+    size = count(sum(array.size for array in by_name(model.adapter.params).values()))
+    console().print(
+        f"{folder}: an adapter as PEFT reads it, {size} parameters, on {put_on.base}"
+    )
+
+
+def _write_hf(model: "LoadedModel", folder: Path, precision: str) -> None:
     """Writes beside the folder, compares, and only then gives it its name."""
     from lm.artifact import by_name
     from lm.hub.base import FamilySettings
     from lm.hub.writing import choose_family, write_folder
     from lm.output.tensors import LazyArray
-    from lm.train.load import load_model
 
-    model = load_model(source, precision="float32")
-    card = model.artifact.card
+    card = model.card
     settings = FamilySettings(
         model=card.model,
         objective=card.objective,

@@ -17,6 +17,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("folder", metavar="ARTIFACT", type=Path, help="made; must be empty")
     parser.add_argument("--revision", help="commit, tag or branch of a name")
+    parser.add_argument(
+        "--base", metavar="MODEL", type=Path, help="of an adapter of PEFT's: what it is put on"
+    )
 
 
 def main(given: argparse.Namespace) -> None:
@@ -24,6 +27,7 @@ def main(given: argparse.Namespace) -> None:
     from lm.artifact import check_folder, write_artifact
     from lm.hub.folder import open_folder
     from lm.hub.names import download, is_name
+    from lm.hub.peft import is_peft_folder
 
     check_folder(given.folder)
     source, revision = Path(given.model), ""
@@ -35,6 +39,11 @@ def main(given: argparse.Namespace) -> None:
     else:
         raise UserError(f"{source}: there is no such folder, and it is no name")
     prepare_machine()
+    if is_peft_folder(source):
+        _import_adapter(source, given.base, given.folder)
+        return
+    if given.base is not None:
+        raise UserError(f"--base {given.base}: {source} is a whole model; leave it out")
     foreign = open_folder(source, source=given.model, revision=revision)
     compared = _compare(source)
     write_artifact(foreign.card, foreign.tokenizer, foreign.arrays, given.folder)
@@ -47,6 +56,22 @@ def main(given: argparse.Namespace) -> None:
     )
     for line in (*foreign.said, compared):
         say(line)
+
+
+def _import_adapter(source: Path, base: Path | None, folder: Path) -> None:
+    """Writes an adapter of PEFT's as one of ours, with the digest of the model it is put on."""
+    from lm.artifact import by_name
+    from lm.train.load import load_model, save_model
+
+    if base is None:
+        raise UserError(
+            f"{source}: an adapter, and no model: --base MODEL says what it is put on"
+        )
+    model = load_model(base, adapter=source)
+    save_model(model, folder, what="adapter")
+    assert model.adapter is not None
+    size = count(sum(array.size for array in by_name(model.adapter.params).values()))
+    console().print(f"{folder}: an adapter, {size} parameters, on {base}")
 
 
 def _compare(source: Path) -> str:

@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import msgspec
@@ -16,6 +16,7 @@ from lm.artifact import (
     Card,
     Consumed,
     Provenance,
+    PutOn,
     Started,
     as_tree,
     by_name,
@@ -30,6 +31,7 @@ from lm.data.tokenizers import load_tokenizer
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.hub.folder import is_hf_folder, open_folder
+from lm.hub.peft import is_peft_folder, read_adapter
 from lm.numerics import Precision
 from lm.output.tensors import LazyArray, read_arrays
 from lm.run import Run, decided_by, read_run, splits, steps, validate
@@ -72,17 +74,27 @@ class LoadedModel(Usable):
     lengths: LengthModel | None
     """How long its documents were; None: it is not known."""
     origin: Provenance
+    path: Path
+    """What it was loaded from."""
+    adapter: Artifact | None = None
+    """The adapter that is merged into its parameters, as a thing to be saved; None: none is."""
 
     @cached_property
     def digest(self) -> str:
-        """What decides its answers: see `Artifact.digest`, which reads all parameters."""
+        """What decides its answers: see `Artifact.digest`."""
         return self.artifact.digest
 
     @property
     def artifact(self) -> Artifact:
-        """The model as a thing to be saved, its parameters fetched to this host."""
+        """The whole model as a thing to be saved, its parameters fetched to this host."""
+        params = {name: hosts.fetch(array) for name, array in by_name(self.params).items()}
+        return Artifact(self.card, self.tokenizer, as_tree(params))
+
+    @property
+    def card(self) -> Card:
+        """What the whole model is."""
         run = self.run
-        card = Card(
+        return Card(
             model=run.model,
             objective=run.objective.last,  # type: ignore[arg-type] # one of the union
             tokenizer=run.data.tokenizer,
@@ -91,8 +103,29 @@ class LoadedModel(Usable):
             lengths=self.lengths,
             origin=self.origin,
         )
-        params = {name: hosts.fetch(array) for name, array in by_name(self.params).items()}
-        return Artifact(card, self.tokenizer, as_tree(params))
+
+    def with_adapter(self, folder: Path | str) -> "LoadedModel":
+        """This model with an adapter merged into it: an artifact's folder, or one of PEFT's.
+
+        This one stays as it is, and others can be put on it; what no adapter changes they
+        share. Raises UserError where the folder holds no adapter, or that of another model.
+        """
+        folder = Path(folder)
+        if is_peft_folder(folder):
+            adapter = read_adapter(folder, self.card, self.tokenizer)
+            put_on = PutOn(lora=adapter.lora, base=str(self.path.resolve()), digest=self.digest)
+            card = msgspec.structs.replace(self.card, adapter=put_on)
+            return _put_on(self, card, self.tokenizer, adapter.arrays, folder)
+        card = load_card(folder)
+        if card.adapter is None:
+            raise UserError(f"{folder}: a whole model, and no adapter")
+        if card.adapter.digest != self.digest:
+            raise UserError(
+                f"{folder}: an adapter of the model with the digest {card.adapter.digest},"
+                f" which was {card.adapter.base}; that of {self.path} is {self.digest}"
+            )
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        return _put_on(self, card, tokenizer, read_arrays(folder), folder)
 
 
 def load_run(directory: Path) -> ModelWithText:
@@ -103,31 +136,57 @@ def load_run(directory: Path) -> ModelWithText:
     return ModelWithText(there.run, tokens, there.program, there.params)
 
 
-def load_model(path: Path | str, *, precision: Precision | None = None) -> LoadedModel:
+def load_model(
+    path: Path | str,
+    *,
+    adapter: Path | str | None = None,
+    precision: Precision | None = None,
+) -> LoadedModel:
     """The model of an artifact, a Hugging Face folder or a run's newest intact checkpoint.
 
-    No corpus is read. Parameters are float32. `precision` is of the operands of matrix
-    products: unless given that of training, and float32 where others trained it. Raises
-    UserError in one line where the path holds none of these, or is damaged.
+    `adapter` is the folder of one that is merged into it: see `LoadedModel.with_adapter`. An
+    adapter's folder by itself finds its model where it was trained from. No corpus is read.
+    Parameters are float32. `precision` is of the operands of matrix products: unless given that
+    of training, and float32 where others trained it. Raises UserError in one line where the
+    path holds none of these, or is damaged.
 
     >>> load_model("nowhere")
     Traceback (most recent call last):
     lm.config.struct.UserError: nowhere: no such file or directory
     """
     path = Path(path)
+    if adapter is not None:
+        return load_model(path, precision=precision).with_adapter(adapter)
+    if is_peft_folder(path):
+        raise UserError(
+            f"{path}: an adapter, and no model: give it as adapter=, with its model"
+        )
     if is_hf_folder(path):
         foreign = open_folder(path)
         return _loaded(foreign.card, foreign.tokenizer, foreign.arrays, path, precision)
     if is_artifact(path):
+        card = load_card(path)
+        if card.adapter is not None:
+            base = _base(path, card.adapter, precision or card.precision)
+            return base.with_adapter(path)
         tokenizer = load_tokenizer(path / "tokenizer")
-        return _loaded(load_card(path), tokenizer, read_arrays(path), path, precision)
+        return _loaded(card, tokenizer, read_arrays(path), path, precision)
     run = validate(read_run(path))
     return _of_run(run, path, run_tokenizer(run, path), precision=precision)
 
 
-def save_model(model: LoadedModel, folder: Path | str) -> None:
-    """Writes a model as an artifact; raises UserError where the folder holds something."""
-    save_artifact(model.artifact, Path(folder))
+def save_model(
+    model: LoadedModel, folder: Path | str, *, what: Literal["whole", "adapter"] = "whole"
+) -> None:
+    """Writes a model as an artifact, or the adapter alone that is merged into it.
+
+    Raises UserError where the folder holds something, or the model has no adapter.
+    """
+    if what == "adapter" and model.adapter is None:
+        raise UserError(f"{model.path}: the model has no adapter")
+    chosen = model.artifact if what == "whole" else model.adapter
+    assert chosen is not None
+    save_artifact(chosen, Path(folder))
 
 
 def settings_of(path: Path) -> Run:
@@ -169,7 +228,62 @@ def _loaded(
                 f" config.json says {_shape(wanted, name)}"
             )
     placed = {name: _placed(arrays[name], wanted[name].sharding) for name in wanted}
-    return LoadedModel(run, tokenizer, program, as_tree(placed), card.lengths, card.origin)
+    return LoadedModel(
+        run, tokenizer, program, as_tree(placed), card.lengths, card.origin, path
+    )
+
+
+def _base(folder: Path, put_on: PutOn, precision: Precision) -> LoadedModel:
+    """The model that an adapter was trained from; raises UserError where it is not there."""
+    try:
+        return load_model(put_on.base, precision=precision)
+    except UserError as error:
+        raise UserError(
+            f"{folder}: an adapter, whose model is not where it was ({error}); say where it is,"
+            f" by load_model(MODEL, adapter={str(folder)!r})"
+        ) from None
+
+
+def _put_on(
+    base: LoadedModel,
+    card: Card,
+    tokenizer: Tokenizer,
+    arrays: Mapping[str, LazyArray],
+    folder: Path,
+) -> LoadedModel:
+    """A model with the adapter of a card merged into it."""
+    assert card.adapter is not None
+    lora, run = card.adapter.lora, validate_fields(_with(_run_of(card), base.run.precision))
+    program = _program(run, tokenizer)
+    wanted, given = by_name(program.abstract.params), by_name(base.params)
+    axes, shapes = run.model.axes(), run.model.shapes(tokenizer.vocabulary.size)
+    added = lora.shapes(axes, shapes)
+    there = {name: array.shape for name, array in arrays.items()}
+    for name, shape in {**{n: each.shape for n, each in wanted.items()}, **added}.items():
+        found = there.pop(name, None)
+        found = given[name].shape if found is None and name in given else found
+        if found != shape:
+            raise UserError(
+                f"{folder}: not an adapter of {base.path}: parameter {name} is"
+                f" {'missing' if found is None else list(found)}, and must be {list(shape)}"
+            )
+    if there:
+        raise UserError(f"{folder}: not an adapter of {base.path}: {min(there)} is left over")
+    own = {name: np.asarray(array.whole(), np.float32) for name, array in arrays.items()}
+    params = {name: own[name] if name in own else given[name] for name in wanted}
+    params |= {name: own[name] for name in added}
+    where = {name: each.sharding for name, each in wanted.items()}
+    merged = jax.jit(partial(lora.merged, axes=axes), out_shardings=where)(params)
+    return LoadedModel(
+        run,
+        tokenizer,
+        program,
+        as_tree(merged),
+        card.lengths,
+        card.origin,
+        folder,
+        Artifact(card, tokenizer, as_tree(own)),
+    )
 
 
 def _placed(array: LazyArray, where: jax.sharding.Sharding) -> jax.Array:
@@ -212,7 +326,7 @@ def _of_run(
     program = _program(_with(run, precision), tokenizer)
     run = program.run
     place = checkpoints_of(run, directory)
-    found = restore(place, {"params": program.abstract.params})
+    found = restore(place, {"params": program.own(program.abstract.params)})
     data = {"tokenizer_digest": tokenizer.digest}
     data |= {"corpus_digest": corpus_digest} if corpus_digest else {}
     refuse_others(decided | data, place, found, known=True)
@@ -228,9 +342,44 @@ def _of_run(
             f"lm: {directory}: not trained to its end: this is step {found.step} of {total}",
             file=sys.stderr,
         )
-    params, extra = program.merge(found.state["params"]), found.extra
+    params, extra = found.state["params"], found.extra
     origin = _origin(budget_in_positions(run, directory), directory, found.step, extra)
-    return LoadedModel(run, tokenizer, program, params, read_lengths(directory), origin)
+    lengths = read_lengths(directory)
+    model = LoadedModel(run, tokenizer, program, params, lengths, origin, directory)
+    return model if run.adapter is None else _on_start(model)
+
+
+def _on_start(model: LoadedModel) -> LoadedModel:
+    """The model of a run with an adapter, from one that has what the run changed alone."""
+    from lm.train.start import begin, started_params  # it loads models, too
+
+    run, program, own = model.run, model.program, by_name(model.params)
+    assert run.adapter is not None and run.start is not None
+    try:
+        begun = begin(run)
+    except UserError as error:
+        raise UserError(
+            f"{model.path}: an adapter, whose model is not where it was: {error}"
+        ) from None
+    assert begun.start is not None
+    taken, _, _ = started_params(begun, program.init().params)
+    params, there = by_name(taken) | own, by_name(begun.start.params)
+    # What the run has drawn beyond its start goes with the adapter.
+    own |= {
+        name: array
+        for name, array in params.items()
+        if name not in there or there[name].shape != array.shape
+    }
+    put_on = PutOn(
+        lora=run.adapter, base=str(Path(run.start.path).resolve()), digest=begun.start.digest
+    )
+    card = msgspec.structs.replace(model.card, adapter=put_on)
+    alone = as_tree({name: hosts.fetch(array) for name, array in own.items()})
+    return replace(
+        model,
+        params=program.merge(as_tree(params)),
+        adapter=Artifact(card, model.tokenizer, alone),
+    )
 
 
 def _program(run: Run, tokenizer: Tokenizer) -> Program:

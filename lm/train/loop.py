@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import msgspec
 
+from lm.artifact import as_tree, by_name
 from lm.config import UserError
 from lm.cost import ledger
 from lm.data import Tokens, n_rows
@@ -92,18 +93,27 @@ def train_on(job: Job) -> tuple[State, Progress, bool]:
                     f"{job.label}: {fault.why} at step {fault.step}: rolled back to step"
                     f" {back}, its batches since then are left out"
                 )
-        checkpoints.save(int(state.step), state, msgspec.to_builtins(progress))
+        checkpoints.save(int(state.step), _own(job, state), msgspec.to_builtins(progress))
     return state, progress, stopped
+
+
+def _own(job: Job, state: State) -> State:
+    """What a checkpoint holds of a state."""
+    return state._replace(params=job.program.own(state.params))
 
 
 def _newest(job: Job, checkpoints: Checkpoints) -> tuple[State, Progress]:
     """Where to go on: the newest intact checkpoint, or the beginning."""
     mine = decided_by_all(job.run, job.tokens)
-    restored = checkpoints.restore_newest(job.program.abstract)
+    restored = checkpoints.restore_newest(_own(job, job.program.abstract))
     if restored is None:
         return _first(job), Progress(decided_by=mine)
     refuse_others(mine, checkpoints_of(job.run, job.directory), restored, known=job.known)
-    return restored.state, msgspec.convert({"decided_by": mine} | restored.extra, Progress)
+    state: State = restored.state
+    if job.run.adapter is not None:
+        base, _, _ = started_params(job.begun, job.program.init().params)
+        state = state._replace(params=as_tree(by_name(base) | by_name(state.params)))
+    return state, msgspec.convert({"decided_by": mine} | restored.extra, Progress)
 
 
 def _first(job: Job) -> State:
@@ -267,7 +277,8 @@ class _Loop:
 
     def _save(self, step: int) -> None:
         self._prove_sound(step)
-        self._checkpoints.save(step, self.state, msgspec.to_builtins(self._progress))
+        state = _own(self._job, self.state)
+        self._checkpoints.save(step, state, msgspec.to_builtins(self._progress))
         self._saved, self._tick, self._due = time.monotonic(), None, False
 
     def _prove_sound(self, step: int) -> None:

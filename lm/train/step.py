@@ -1,5 +1,6 @@
 """The training step: rows in, a new state out, on any mesh."""
 
+import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,22 @@ class Program:
     def init(self) -> State:
         """The state before training."""
         return self.initial(_seed(self.run))
+
+    def own(self, params: Any) -> Any:
+        """Those of the parameters that a checkpoint holds: with an adapter, what changes.
+
+        The others are what the run starts from.
+        """
+        if self.run.adapter is None:
+            return params
+        patterns = changing(self.run) or ()
+        return as_tree(
+            {
+                name: array
+                for name, array in by_name(params).items()
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+            }
+        )
 
     def step(
         self,
