@@ -26,6 +26,8 @@ from lm.output.tensors import LazyArray, read_file, write_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+ROOT = "base_model.model."
+"""How names of arrays begin."""
 
 
 class Adapter(NamedTuple):
@@ -61,8 +63,8 @@ def read_adapter(folder: Path, base: Card, tokenizer: Tokenizer) -> Adapter:
     options.finish(_IGNORED)
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: it has no {WEIGHTS}")
-    found = read_file(folder / WEIGHTS)
     written = _family(base, tokenizer)
+    found = {_with_head(name, written): x for name, x in read_file(folder / WEIGHTS).items()}
     rules = {rule.ours: rule for rule in _matrices(written) if _names(rule)[0] in found}
     depth = written.settings.model.depth
     used = {name for rule in rules.values() for name in _names(rule, depth)}
@@ -106,8 +108,17 @@ def write_adapter(
         )
     folder.mkdir(exist_ok=True)
     chosen = {name: rules[name] for name in targets}
-    write_file(folder / WEIGHTS, to_theirs(arrays, _of_adapter(chosen)))
-    modules = [rule.theirs.removesuffix(".weight") for rule in chosen.values()]
+    # A model without a head has modules without the prefix of those below one.
+    bare = written.family.architecture(written.kind, written.settings).endswith("Model")
+    prefix = written.family.prefix.format(kind=written.kind) if bare else ""
+    theirs = to_theirs(arrays, _of_adapter(chosen))
+    write_file(
+        folder / WEIGHTS,
+        {ROOT + name.removeprefix(ROOT + prefix): array for name, array in theirs.items()},
+    )
+    modules = [
+        rule.theirs.removesuffix(".weight").removeprefix(prefix) for rule in chosen.values()
+    ]
     options = {
         "base_model_name_or_path": put_on.base,
         "bias": "none",
@@ -133,6 +144,12 @@ def _family(card: Card, tokenizer: Tokenizer) -> Written:
     return choose_family(settings, first=card.origin.family)
 
 
+def _with_head(name: str, written: Written) -> str:
+    """The name that an array has in a model with its head."""
+    prefix = ROOT + written.family.prefix.format(kind=written.kind)
+    return name if name.startswith(prefix) else prefix + name.removeprefix(ROOT)
+
+
 def _matrices(written: Written) -> list[Rule]:
     """Where a family has each matrix of the layers that is a module by itself."""
     return [
@@ -152,7 +169,7 @@ def _of_adapter(rules: Mapping[str, Rule]) -> list[Rule]:
 
 
 def _name(rule: Rule, which: str) -> str:
-    return f"base_model.model.{rule.theirs.removesuffix('weight')}{which}.weight"
+    return f"{ROOT}{rule.theirs.removesuffix('weight')}{which}.weight"
 
 
 def _names(rule: Rule, layers: int = 1) -> list[str]:

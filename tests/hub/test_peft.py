@@ -1,6 +1,7 @@
 """Adapters as PEFT keeps them: what it answers, there and back, and what is refused."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import lm
 from lm.artifact import by_name
 from lm.cli import main
 from lm.hub.peft import WEIGHTS, write_adapter
-from lm.output.tensors import LazyArray, read_file
+from lm.output.tensors import LazyArray, read_file, write_file
 from tests.hub.test_families import GOLDEN, TOLERANCE, reference_of
 
 ADAPTERS = GOLDEN / "adapters"
@@ -36,6 +37,25 @@ def test_an_adapter_answers_as_with_peft_and_goes_back(name, tmp_path):
     assert all(np.array_equal(theirs[n].whole(), ours[n].whole()) for n in theirs)
     again = lm.load_model(GOLDEN / name, adapter=tmp_path / "back")
     assert np.array_equal(again.logits(*text), found)
+
+
+def test_a_model_without_a_head_has_shorter_names(tmp_path):
+    """Fails if an adapter of `BertModel` is refused, or is written as of one with a head."""
+    folder = shutil.copytree(ADAPTERS / "bert", tmp_path / "bare")
+    theirs = {
+        name.replace("model.bert.", "model."): array
+        for name, array in read_file(ADAPTERS / "bert" / WEIGHTS).items()
+    }
+    write_file(folder / WEIGHTS, theirs)
+    model = lm.load_model(GOLDEN / "bert-bare", adapter=folder)
+    assert len(by_name(model.adapter.params)) == 2 * 4
+    arrays = {n: LazyArray.of(array) for n, array in by_name(model.adapter.params).items()}
+    put_on = model.adapter.card.adapter
+    write_adapter(tmp_path / "back", put_on, arrays, model.card, model.tokenizer)
+    back = read_file(tmp_path / "back" / WEIGHTS)
+    assert back.keys() == theirs.keys()
+    pattern = json.loads((tmp_path / "back" / "adapter_config.json").read_text())
+    assert re.fullmatch(pattern["target_modules"], "encoder.layer.1.output.dense")
 
 
 @pytest.mark.parametrize(
