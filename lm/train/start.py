@@ -65,7 +65,7 @@ def begin(run: Run) -> Begun:
             data=replace(run.data, tokenizer=tokenizer),
         ),
         start,
-        tokenizer.read(start.tokenizer.model),
+        tokenizer.read_files(start.tokenizer.files),
     )
 
 

@@ -1,9 +1,13 @@
 """Other people's folders through the one way in: `lm.load_model`, and what it gives can do."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 import lm
+from lm.config import override
+from lm.train.start import begin
 from tests.hub.test_families import GOLDEN, TOLERANCE, reference_of
 
 LOADED = [
@@ -30,3 +34,15 @@ def test_a_folder_is_loaded_as_any_model_is(name):
     assert found.dtype == np.float32
     for row, answer in enumerate(wanted):
         assert np.abs(found[row, : len(answer)] - answer).max() < TOLERANCE
+
+
+def test_a_run_starts_from_a_folder_with_its_tokenizer(tmp_path):
+    """Fails if only tokenizers of our own kinds are taken from a start."""
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = shutil.copytree(GOLDEN / "llama", tmp_path / "llama")
+    words = tokenizers.models.WordLevel({f"w{id}": id for id in range(64)}, unk_token="w0")
+    tokenizers.Tokenizer(words).save(str(folder / "tokenizer.json"))
+    run = override(lm.Run(), [f"start.path={folder}", 'start.add_tokens=["<user>"]'])
+    begun = begin(run)
+    assert begun.tokenizer.added == {"<user>": 64}
+    assert begun.tokenizer.encode("w7").tolist() == [7]

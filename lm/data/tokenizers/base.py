@@ -234,6 +234,10 @@ class Base(Config):
         """
         raise NotImplementedError
 
+    def read_files(self, files: Mapping[str, bytes]) -> Tokenizer:
+        """The tokenizer whose own files these are, by name; raises `UserError` like `read`."""
+        return self.read(files.get(MODEL))
+
     def read_folder(self, folder: Path) -> Tokenizer:
         """The tokenizer whose own files lie in a folder; raises `UserError` like `read`."""
         file = folder / MODEL
