@@ -2,17 +2,34 @@
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
+import jax
 import msgspec
+import pytest
 
 from lm.data import Bytes, Data, Text
 from lm.model import Transformer
 from lm.optimizer import Adamw
 from lm.results import Costs, Evaluation, Passage, Result, Score, Training
 from lm.run import Run
+
+
+@contextmanager
+def one_device() -> Iterator[None]:
+    """Within, there is one device: a published model would stand on each of eight.
+
+    They are of the same cores, so that more of them cost memory and time alone.
+    """
+    one = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: one)
+        patch.setattr(jax, "device_count", lambda: 1)
+        yield
 
 
 def text(folder: Path) -> Text:

@@ -3,23 +3,21 @@
 `transformers_answers.py` beside this file made the answers.
 """
 
-import dataclasses
 import json
 import os
 from functools import cache
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from lm.distributed import mesh
 from lm.evaluate.tasks import open_sheet
 from lm.evaluate.tasks.base import Conditions, Query
 from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.evaluate.tasks.choice import ACCURACY
 from lm.evaluate.tasks.sitting import sit
 from lm.train.load import load_model
+from tests.makers import one_device
 
 ASSETS, TASKS = (os.environ.get(f"YARDSTICK_{name}") for name in ("ASSETS", "TASKS"))
 pytestmark = pytest.mark.skipif(
@@ -38,15 +36,8 @@ def candidate(name, scorer):
     folder = Path(ASSETS) / name
     if not folder.exists():
         pytest.skip(f"{folder}: not there")
-    found = ModelCandidate.of(load_model(folder, precision="float32"), scorer)
-    # The eight devices of tests are of the same cores: here they would cost time alone.
-    one = mesh.make(mesh.Mesh(), jax.devices()[:1])
-    return dataclasses.replace(
-        found,
-        mesh=one,
-        module=found.module.clone(mesh=one),
-        params=jax.device_put(found.params, jax.devices()[0]),
-    )
+    with one_device():
+        return ModelCandidate.of(load_model(folder, precision="float32"), scorer)
 
 
 def smollm2():
