@@ -189,7 +189,10 @@ def test_a_masked_model_is_asked_for_bounds_and_says_that_they_are(masked, maske
         assert 0 < score["bits_per_byte"] < 9
 
 
-FILLS = ["any_order", "pseudo", "left_to_right", "random_order", "confident_first"]
+FILLS = [
+    *("any_order", "pseudo", "left_to_right", "random_order", "confident_first"),
+    *("pseudo_all", "pseudo_words"),
+]
 
 
 @pytest.mark.parametrize(
