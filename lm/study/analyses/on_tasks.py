@@ -224,7 +224,7 @@ def tokens_figure(
     axes[0].set_ylabel("% of pairs told apart")
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(min(low, 49), max(high, 71))
-    lines = {name: 100 * value for name, value in published.items()}
+    lines = {f"{name}, published": 100 * value for name, value in published.items()}
     for answer in others_of(answers):
         lines[answer.run] = 100 * answer.result.value
     reference_lines(axes[-1], lines)
