@@ -123,6 +123,11 @@ class Conditions(Config):
         | None
     ) = None
 
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The seeds that differ: without demonstrations nothing is drawn, and all are alike."""
+        return self.seeds if self.shots else self.seeds[:1]
+
 
 class Item(NamedTuple):
     """A line of a task's files."""

@@ -181,10 +181,8 @@ class Choice(Task, tag="choice"):
         conditions: Conditions,
     ) -> Answers:
         template = self._template(candidate)
-        # Without demonstrations nothing is drawn, and all seeds are alike.
-        seeds = conditions.seeds if conditions.shots else conditions.seeds[:1]
         columns, cut = [], []
-        for seed in seeds:
+        for seed in conditions.draws:
             before = solved_before(
                 self, items, pool, partial(self._solved, template), conditions, seed
             )

@@ -125,8 +125,7 @@ class Generation(Task, tag="generation", kw_only=True):
         conditions: Conditions,
     ) -> Answers:
         columns, cut, texts = [], [], []
-        # Without demonstrations nothing is drawn, and all seeds are alike.
-        for seed in conditions.seeds if conditions.shots else conditions.seeds[:1]:
+        for seed in conditions.draws:
             before = solved_before(self, items, pool, self._solved, conditions, seed)
             prompts = [
                 text + self._prompt(item) for text, item in zip(before, items, strict=True)

@@ -61,8 +61,7 @@ class LastWord(Task, tag="last_word"):
         conditions: Conditions,
     ) -> Answers:
         columns, cut = [], []
-        # Without demonstrations nothing is drawn, and all seeds are alike.
-        for seed in conditions.seeds if conditions.shots else conditions.seeds[:1]:
+        for seed in conditions.draws:
             before = solved_before(self, items, pool, self._solved, conditions, seed)
             found = candidate.likelihoods(
                 [

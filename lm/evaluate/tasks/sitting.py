@@ -127,7 +127,6 @@ def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) ->
     statistics = {name: each.of for name, each in task.statistics.items()}
     metrics = estimate_all(statistics, columns_SIK)
     headline, of = metrics[task.metric], statistics[task.metric]
-    seeds = conditions.seeds if conditions.shots else conditions.seeds[:1]
     several = len(columns_SIK) > 1
     cut_I = answers.cut.max(axis=0)
     return TaskResult(
@@ -140,7 +139,7 @@ def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) ->
         metrics=metrics,
         by_seed={
             str(seed): of(columns_IK)
-            for seed, columns_IK in zip(seeds, columns_SIK, strict=True)
+            for seed, columns_IK in zip(conditions.draws, columns_SIK, strict=True)
         }
         if several
         else {},
@@ -151,7 +150,7 @@ def _result(sheet: Sheet, candidate: Candidate, answers: Answers, model: str) ->
         around=candidate.around,
         prompt=task.prompt_text(candidate),
         shots=conditions.shots,
-        seeds=seeds,
+        seeds=conditions.draws,
         calibration=conditions.calibration,
         asked=len(sheet.items),
         cut=int((cut_I > 0).sum()),

@@ -198,15 +198,16 @@ def tokens_figure(
 ) -> Figure:
     """Accuracy against tokens, a panel a size, a line each scorer of each variant."""
     sizes = by_size(groups)
+    scored = {group.name: by_scorer(group, answers) for group in groups}
     figure, axes = panels(len(sizes), height=3.4, sharey=True)
     tokens = sorted({group.tokens for group in groups})
     for panel, (size, members) in zip(axes, sizes.items(), strict=True):
         for order, variant in enumerate(dict.fromkeys(group.variant for group in members)):
             of = [group for group in members if group.variant == variant]
-            for number, scorer in enumerate(by_scorer(of[0], answers)):
+            for number, scorer in enumerate(scored[of[0].name]):
                 points, kind = {}, "exact"
                 for group in of:
-                    if found := by_scorer(group, answers).get(scorer):
+                    if found := scored[group.name].get(scorer):
                         nudge = 1 + 0.04 * (order - 1) + 0.012 * number
                         kind, points[group.tokens * nudge] = found
                 draw_line(
