@@ -39,15 +39,15 @@ def test_lms_own_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in COMMANDS if name not in ("train", "score")]
+    "command", [name for name in COMMANDS if name not in ("train", "score", "eval")]
 )
 def test_a_commands_help_imports_nothing_heavy(command):
     """Fails if a choice, or a default, is read off a module that computes."""
     assert imported(command, "--help") <= {"rich"}
 
 
-@pytest.mark.parametrize("command", ["train", "score"])
-def test_the_help_of_settings_and_scorers_imports_no_more_than_they_do(command):
+@pytest.mark.parametrize("command", ["train", "score", "eval"])
+def test_the_help_of_settings_scorers_and_tasks_imports_no_more_than_they_do(command):
     """Fails if settings, which are declared beside what they set, come with all of training."""
     allowed = {"jax", "flax", "optax", "sentencepiece", "tensorstore", "rich"}
     assert imported(command, "--help") <= allowed

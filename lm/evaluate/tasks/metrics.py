@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
-from scipy import stats
 
 from lm.results.record import Record
 
@@ -84,6 +83,8 @@ def _correlation(first: int, second: int, *, rank: bool) -> Metric:
     def of(columns: np.ndarray) -> float:
         pair = columns[:, [first, second]].T
         if rank:
+            from scipy import stats  # half a second, for which the command's help need not wait
+
             pair = stats.rankdata(pair, axis=1)
         centred = pair - pair.mean(axis=1, keepdims=True)
         lengths = np.sqrt((centred**2).sum(axis=1))
