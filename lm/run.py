@@ -313,7 +313,7 @@ def check_channels(run: Run) -> None:
                 f"data.corpus: the objective reads the channel {name}, and this text has {has};"
                 f" data.corpus.type=jsonl has it with data.corpus.{name}"
             )
-        if classes != channels[name].classes:
+        if classes not in (None, channels[name].classes):
             raise UserError(
                 f"objective.classes={classes}, but the text's channel {name} has"
                 f" {channels[name].classes}"

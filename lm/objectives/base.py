@@ -103,8 +103,10 @@ class Base(Config):
         return ()
 
     @property
-    def needs(self) -> dict[str, int]:
-        """The channels that it reads of a batch, and how many classes each of them has."""
+    def needs(self) -> dict[str, int | None]:
+        """The channels that it reads of a batch, and how many classes each of them has; None:
+        as many as the source says, or what is no class.
+        """
         return {}
 
     @property

@@ -65,7 +65,7 @@ class Classify(Base, tag="classify"):
         return (self.head,)
 
     @property
-    def needs(self) -> dict[str, int]:
+    def needs(self) -> dict[str, int | None]:
         return {LABEL: self.classes}
 
     def target_count(self, length: int) -> int:

@@ -290,7 +290,7 @@ def test_entropy_bounds_are_those_of_every_text() -> None:
 
 def digest(config: Hmm) -> str:
     total = hashlib.sha256()
-    for id, text, _ in config.read():
+    for id, text, *_ in config.read():
         total.update(f"{id} {text}\n".encode())
     return total.hexdigest()[:16]
 
@@ -321,7 +321,7 @@ def test_processes_draw_the_same() -> None:
         ).stdout
         for seed in ("1", "2")
     ]
-    here = "".join(text for _, text, _ in Hmm(documents=99).read())
+    here = "".join(text for _, text, *_ in Hmm(documents=99).read())
     assert children == [hashlib.sha256(here.encode()).hexdigest() + "\n"] * 2
 
 
@@ -331,7 +331,7 @@ def test_a_document_is_drawn_from_its_index_alone(monkeypatch: pytest.MonkeyPatc
         config = Hmm(length=length, documents=3000)
         states, texts = config.draw(0, 3000)
         found = list(config.read())
-        assert [index_of(id) for id, _, _ in found] == list(range(3000))
+        assert [index_of(id) for id, *_ in found] == list(range(3000))
         assert found[123].id == "hmm:000123"
         for index in (0, 1, 123, 2999):
             text = found[index].text
@@ -340,7 +340,7 @@ def test_a_document_is_drawn_from_its_index_alone(monkeypatch: pytest.MonkeyPatc
             alone = Hmm(length=length, documents=7).draw(index, index + 1)
             np.testing.assert_array_equal(alone[0][0], states[index])
             np.testing.assert_array_equal(alone[1][0], texts[index])
-    assert len({text for _, text, _ in found}) == 3000
+    assert len({text for _, text, *_ in found}) == 3000
 
 
 def test_seeds_choose_other_tables_and_other_texts() -> None:
@@ -371,7 +371,7 @@ def test_a_row_is_a_document() -> None:
     tokens = open_tokens(
         Data(corpus=config, tokenizer=Bytes(), length=config.row_length, validation=0.2)
     )
-    texts = {id: text for id, text, _ in config.read()}
+    texts = {id: text for id, text, *_ in config.read()}
     assert len(tokens.train.ids) + len(tokens.validation.ids) == 300
     special = tokens.tokenizer.vocabulary
     for split in (tokens.train, tokens.validation):
@@ -433,10 +433,10 @@ def test_settings_out_of_bounds_are_one_line(assignment: str, message: str) -> N
 def test_the_largest_settings_work() -> None:
     """Fails if the alphabet has fewer letters than the bound allows, or a letter twice."""
     config = validate_fields(Hmm(states=64, symbols=64, concentration=1000, documents=50))
-    letters = {letter for _, text, _ in config.read() for letter in text}
+    letters = {letter for _, text, *_ in config.read() for letter in text}
     assert letters == set(ALPHABET) and len(ALPHABET) == 64
     one = Hmm(states=1, symbols=2, length=1, documents=3)
-    assert [len(text) for _, text, _ in one.read()] == [1, 1, 1]
+    assert [len(text) for _, text, *_ in one.read()] == [1, 1, 1]
 
 
 def test_a_million_symbols_take_little_time() -> None:

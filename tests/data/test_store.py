@@ -74,7 +74,7 @@ def test_a_store_holds_the_documents_between_begin_and_end(data: Data) -> None:
         assert np.all(stream[split.offsets[1:] - 1] == special.eos)
         assert np.sum(stream < special.first_ordinary) == 2 * len(split.ids)
     assert found == {
-        id: (fraction_of(text.encode()) < 0.2, text) for id, text, _ in data.corpus.read()
+        id: (fraction_of(text.encode()) < 0.2, text) for id, text, *_ in data.corpus.read()
     }
 
 
@@ -179,7 +179,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_an_error(
     data: Data, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails if a store may hold other documents than its digest says, or the error stays."""
-    changed = [Document(id, text + "!") for id, text, _ in data.corpus.read()]
+    changed = [Document(id, text + "!") for id, text, *_ in data.corpus.read()]
     with monkeypatch.context() as patch:
         patch.setattr(Text, "read", lambda _: iter(changed))
         survey(data.corpus, data.validation)

@@ -34,6 +34,21 @@ class Stretch(NamedTuple):
     values: Mapping[str, float] = MappingProxyType({})
 
 
+class Conversation(NamedTuple):
+    """Messages that the tokenizer's chat template makes tokens of, and what channels say.
+
+    The channel `loss` is 1 at the tokens of its answers and at the token that ends each, and 0
+    elsewhere.
+    """
+
+    messages: tuple[Mapping[str, str], ...]
+    """Each has a role and a content."""
+    answers: Literal["all", "last", "none"] = "all"
+    """Which of the assistant's messages count; of `none` the beginning of an answer follows the
+    last message."""
+    values: Mapping[str, float] = MappingProxyType({})
+
+
 class Document(NamedTuple):
     """A text and the name that it keeps from run to run."""
 
@@ -42,6 +57,9 @@ class Document(NamedTuple):
     parts: tuple[Stretch, ...] = ()
     """The same text in stretches, each followed by an eos token; none: it is one stretch, of
     which no channel says anything."""
+    conversations: tuple[Conversation, ...] = ()
+    """The same text as conversations, one behind the other: its tokens are the template's, and
+    no bos and eos token is added."""
 
     @property
     def content(self) -> bytes:
@@ -52,6 +70,13 @@ class Document(NamedTuple):
         >>> Document("a", "text", (Stretch("text", {"label": 1}),)).content
         b'[["text",{"label":1}]]'
         """
+        if self.conversations:
+            return msgspec.json.encode(
+                [
+                    (each.messages, each.answers, dict(each.values))
+                    for each in self.conversations
+                ]
+            )
         if not self.parts:
             return self.text.encode()
         return msgspec.json.encode([(text, dict(values)) for text, values in self.parts])
