@@ -198,7 +198,7 @@ def isoflop_figure(fit: Fit, loss: str) -> Figure:
     flops = np.array([budget.flops for budget in budgets])
     scale = ScalarMappable(LogNorm(flops.min(), flops.max()), "viridis_r")
     _axes(curves, "Loss of each budget", PARAMETERS, loss)
-    curves.legend(loc="lower left")
+    curves.legend(loc="best")
     _bar(figure, scale, curves, "FLOPs")
     _optima(optima, fit, flops)
     for number, name in enumerate(("params", "tokens")):
@@ -300,7 +300,7 @@ def _optima(axes: Axes, fit: Fit, flops_R: np.ndarray) -> None:
     axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel=" and ".join(shown))
     _few_ticks(axes.xaxis)
     axes.set_title("Best size and data" if len(shown) == 2 else f"Best {shown[0]}")
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
 def _law(
@@ -340,10 +340,17 @@ def _axes(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _few_ticks(axis: Axis) -> None:
-    """Powers of ten on a logarithmic axis, and 2 and 5 times them on one of few decades."""
+    """Powers of ten on a logarithmic axis, and round numbers between where these are few."""
     low, high = sorted(axis.get_view_interval())
-    few = high / low < 100
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=7))
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high))
+    finest = decades
+    for between in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = np.outer(decades, between).ravel()
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        # Labels as 5 x 10^18 are wide.
+        finest = ticks if len(ticks) <= 4 else finest
+    few = finest is not decades
+    axis.set_major_locator(FixedLocator(list(finest)) if few else LogLocator(numticks=7))
     axis.set_minor_locator(NullLocator())
     # The usual formatter leaves out what is no power of ten where decades are more than one.
     axis.set_major_formatter(

@@ -1,5 +1,7 @@
 """Figures show what was fit, where it was fit."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,28 @@ def test_axes_are_logarithmic_and_name_their_units(fit):
         against_compute = [a for a in figure.axes if "FLOPs" in a.get_xlabel()]
         assert all(axes.get_xscale() == "log" for axes in against_compute)
         assert all(axes.get_yscale() == "log" for axes in against_compute)
+
+
+@pytest.mark.parametrize("decades", [0.4, 0.9, 1.6, 3])
+def test_labels_of_compute_stand_apart(decades):
+    """Fails where a range within one decade is given more labels than there is room for."""
+    flops, away = (
+        a.ravel() for a in np.meshgrid(1e18 * 10 ** np.array([0, decades]), np.arange(-2, 3))
+    )
+    sizes = parametric_optimum(BESIROGLU, flops)[0] * 1.7**away
+    tokens = flops / 6 / sizes
+    runs = Runs(parametric_loss(BESIROGLU, sizes, tokens), sizes, tokens, flops)
+    figure = figure_of({"": Isoflop().fit(runs, bootstrap=0)}, {"": runs})
+    figure.draw_without_rendering()
+    (optima,) = [axes for axes in figure.axes if "FLOPs" in axes.get_xlabel()]
+    low, high = optima.get_xlim()
+    shown = [
+        label.get_window_extent()
+        for label, place in zip(optima.get_xticklabels(), optima.get_xticks(), strict=True)
+        if low <= place <= high
+    ]
+    assert len(shown) > 1
+    assert all(left.x1 < right.x0 for left, right in pairwise(shown))
 
 
 def test_a_power_law_of_size_is_drawn_against_size():
