@@ -160,6 +160,9 @@ class Example:
     """What speaks; None: the vocabulary."""
     token_types: jax.Array | None = None
     """int32[B, L]: which of a model's kinds each token is, as which text of two; None: 0."""
+    facts: Mapping[str, jax.Array] = field(default_factory=dict)
+    """By name, what the loss needs to know beside targets, [B, P, ...]: a reference's log p of
+    each target, say. No model reads them."""
 
 
 class Output(NamedTuple):

@@ -56,8 +56,13 @@ def token_nats(
     einsum: Einsum,
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """-log p(target) at each target position, float32[B, P]."""
+    """-log p(target) at each target position, float32[B, P].
 
+    Its derivative keeps no logits: the backward pass computes those of each chunk again.
+    """
+
+    # A loop's own iterations are nothing that a compiler would compute once for both passes.
+    @partial(jax.checkpoint, prevent_cse=False)
     def one(hidden_BpD: jax.Array, targets_Bp: jax.Array) -> jax.Array:
         logits_BpV = logits(output._replace(hidden_BPD=hidden_BpD), einsum=einsum)
         return jax.nn.logsumexp(logits_BpV, axis=-1) - _pick(logits_BpV, targets_Bp)

@@ -50,8 +50,14 @@ def test_chunks_change_neither_the_sum_nor_the_gradient(arrays, monkeypatch, at_
     assert value == pytest.approx(float(expected), rel=1e-5)
     for got, want in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    nats = loss.token_nats(Output(hidden, table), targets, **how)
-    assert (nats * weights).sum() * 3 == pytest.approx(float(expected), rel=1e-5)
+
+    def by_token(hidden, table):
+        return 3.0 * (weights * loss.token_nats(Output(hidden, table), targets, **how)).sum()
+
+    value, grads = jax.value_and_grad(by_token, (0, 1))(hidden, table)
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    for got, want in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [1 << 22, 150])
@@ -103,20 +109,22 @@ def test_m3_a_loss_over_no_target_is_not_a_number():
     assert jnp.isnan(loss.Sum(jnp.float32(0), jnp.float32(0)).mean)
 
 
-def test_no_array_holds_all_logits(monkeypatch):
-    """Fails if logits of all positions are made at once, forward or backward."""
+@pytest.mark.parametrize("by", ["sum", "token"])
+def test_no_array_holds_all_logits(monkeypatch, by):
+    """Fails if logits of all positions are made at once, or kept for the backward pass."""
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 2 * 8 * 64)
     hidden, table = jnp.ones((2, 64, 4)), jnp.ones((64, 4))
     targets, weights = jnp.zeros((2, 64), int), jnp.ones((2, 64))
 
     def total(hidden, table):
-        return loss.cross_entropy(
-            Output(hidden, table), targets, weights, einsum=Einsum("bfloat16")
-        ).total
+        output, einsum = Output(hidden, table), Einsum("bfloat16")
+        if by == "token":
+            return loss.token_nats(output, targets, einsum=einsum).sum()
+        return loss.cross_entropy(output, targets, weights, einsum=einsum).total
 
     text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, table))
     assert "[2,8,64]" in text
-    assert "[2,64,64]" not in text
+    assert "[2,64,64]" not in text and "[8,2,8,64]" not in text
 
 
 def products(jaxpr):

@@ -159,7 +159,8 @@ def _alike(example: Example, targets: int, positions: int) -> Example:
     values["target_positions"] = (
         index_BL if example.target_positions is None else example.target_positions
     )
-    del values["source"], values["attention_mask"], values["head"], values["token_types"]
+    for name in ("source", "attention_mask", "head", "token_types", "facts"):
+        del values[name]
     for name, value in values.items():
         size = targets if name in ("target_positions", "targets", "weights") else positions
         values[name] = jnp.pad(value, ((0, 0), (0, size - value.shape[1])))
