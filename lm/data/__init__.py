@@ -23,6 +23,7 @@ from lm.data.corpora import Digest, Survey, forget, fraction_of, survey
 from lm.data.lengths import LengthModel
 from lm.data.sources import (
     Channel,
+    Conversation,
     Corpus,
     Document,
     Hmm,

@@ -7,6 +7,7 @@ back into text after the template's own special tokens have been found.
 """
 
 import datetime
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -178,6 +179,7 @@ class _Generation(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body, lineno=line)
 
 
+@functools.lru_cache(8)
 def _compile(template: str) -> jinja2.Template:
     """The program of a template, which reaches nothing of this machine."""
     sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -187,7 +189,7 @@ def _compile(template: str) -> jinja2.Template:
     )
     sandbox.filters["tojson"] = _to_json
     sandbox.globals["raise_exception"] = _refuse
-    now = datetime.datetime.now()  # once, as a template is rendered several times
+    now = datetime.datetime.now()  # once, as a template is rendered many times
     sandbox.globals["strftime_now"] = now.strftime
     try:
         return sandbox.from_string(template)

@@ -1,11 +1,11 @@
 """The token store: a corpus as arrays on disk, checked whole before it is used.
 
 Under `$LM_CACHE/tokens/KEY/`, for each split: `tokens` (all documents' tokens, each document
-between a begin and an eos token), `channels/NAME` (what the source says of each of them),
-`offsets` (where each document begins, and the end), `bytes` (its length in UTF-8), zarr 3
-arrays with checksums, and `ids.json`. `manifest.json`, written last, holds the key and the
-length and SHA-256 of every file, because the arrays' own checksums do not see a chunk that is
-missing (it would read as zeros) or that belongs to another store.
+between a begin and an eos token, or as its chat template writes it), `channels/NAME` (what the
+source says of each of them), `offsets` (where each document begins, and the end), `bytes` (its
+length in UTF-8), zarr 3 arrays with checksums, and `ids.json`. `manifest.json`, written last,
+holds the key and the length and SHA-256 of every file, because the arrays' own checksums do not
+see a chunk that is missing (it would read as zeros) or that belongs to another store.
 """
 
 import contextlib
@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from lm.config import UserError
 from lm.data import cache
+from lm.data.conversations import render_conversation
 from lm.data.corpora import fraction_of
-from lm.data.sources import Channel, Document, Stretch
+from lm.data.sources import LOSS, TURN, Channel, Document, Stretch
 from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
 
@@ -178,28 +180,53 @@ def _streams(
     documents: Sequence[Document], tokenizer: Tokenizer, channels: Sequence[Channel]
 ) -> Iterator[list[np.ndarray]]:
     """The tokens of each document, begin and ends among them, and its channels."""
-    parts = [document.parts or (Stretch(document.text),) for document in documents]
+    parts = [
+        () if document.conversations else document.parts or (Stretch(document.text),)
+        for document in documents
+    ]
     encoded = iter(tokenizer.encode_all([part.text for each in parts for part in each]))
     special = tokenizer.vocabulary
-    for each in parts:
+    for document, each in zip(documents, parts, strict=True):
+        if document.conversations:
+            yield _conversations(document, tokenizer, channels)
+            continue
         tokens = [np.append(next(encoded), special.eos) for _ in each]
         tokens[0] = np.insert(tokens[0], 0, special.bos)
-        yield [
-            np.concatenate(tokens),
-            *(
-                np.concatenate(
-                    [
-                        np.full(
-                            (len(ids), *channel.shape),
-                            part.values.get(channel.name, channel.fill),
-                            channel.dtype,
-                        )
-                        for part, ids in zip(each, tokens, strict=True)
-                    ]
-                )
-                for channel in channels
-            ),
+        said = [
+            [
+                _constant(channel, part.values, len(ids))
+                for part, ids in zip(each, tokens, strict=True)
+            ]
+            for channel in channels
         ]
+        yield [np.concatenate(stream) for stream in (tokens, *said)]
+
+
+def _conversations(
+    document: Document, tokenizer: Tokenizer, channels: Sequence[Channel]
+) -> list[np.ndarray]:
+    """The tokens of a document's conversations, and its channels."""
+    found = []
+    for conversation in document.conversations:
+        try:
+            ids, loss, turn = render_conversation(tokenizer, conversation)
+        except UserError as error:
+            raise UserError(f"data.corpus: {document.id}: {error}") from None
+        rendered = {LOSS.name: loss, TURN.name: turn}
+        said = [
+            rendered[channel.name]
+            if channel.name in rendered
+            else _constant(channel, conversation.values, len(ids))
+            for channel in channels
+        ]
+        found.append((ids, *said))
+    return [np.concatenate(stream) for stream in zip(*found, strict=True)]
+
+
+def _constant(channel: Channel, values: Mapping[str, float], count: int) -> np.ndarray:
+    """What a channel says of so many tokens, of which these are the values."""
+    value = values.get(channel.name, channel.fill)
+    return np.full((count, *channel.shape), value, channel.dtype)
 
 
 class _Writer:

@@ -1,6 +1,6 @@
 """Where documents come from. A new source: its file beside these, and its name in the union."""
 
-from lm.data.sources.base import Base, Channel, Conversation, Document, Stretch
+from lm.data.sources.base import LOSS, TURN, Base, Channel, Conversation, Document, Stretch
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.jsonl import Jsonl
 from lm.data.sources.rules import RuleLists

@@ -27,6 +27,12 @@ class Channel(NamedTuple):
     """How many classes there are, from 0 on, where it is one of them."""
 
 
+LOSS = Channel("loss", "int32")
+"""1 at each token that counts as a target, 0 elsewhere."""
+TURN = Channel("turn", "int32", fill=-1)
+"""Of a conversation's tokens the number of their message, from 0 on."""
+
+
 class Stretch(NamedTuple):
     """A stretch of a document, and what the channels say of its tokens."""
 
@@ -37,8 +43,7 @@ class Stretch(NamedTuple):
 class Conversation(NamedTuple):
     """Messages that the tokenizer's chat template makes tokens of, and what channels say.
 
-    The channel `loss` is 1 at the tokens of its answers and at the token that ends each, and 0
-    elsewhere.
+    What becomes of it says `lm.data.conversations`.
     """
 
     messages: tuple[Mapping[str, str], ...]

@@ -185,28 +185,14 @@ class ForeignTokenizer(Tokenizer):
     def id_to_token(self, id: int) -> str:
         return self.names.get(id, f"<no token {id}>")
 
-    def chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
-    ) -> np.ndarray:
-        return self.encode_parts(self.chat_parts(messages, add_generation_prompt))
-
-    def chat_parts(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
-    ) -> list[str | int]:
-        if self.chat_template is None:
-            return super().chat_parts(messages, add_generation_prompt)
-        # Jinja takes a fifth of a second, and nothing else here has a use for it.
-        from lm.data.chat import render
-
+    @property
+    def special_ids(self) -> dict[str, int]:
         ids = {self.names[id]: id for id in self.vocabulary.special if id in self.names}
-        parts = render(
-            self.chat_template,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            special=tuple(ids),
-            variables=special_names(self._files),
-        )
-        return [ids[text] if marked else text for text, marked in parts]
+        return ids | self.added
+
+    @property
+    def special_roles(self) -> dict[str, str]:
+        return special_names(self._files)
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Tokenizers that Hugging Face's library `tokenizers` reads: tokenizer.json and older files."""
 
+import itertools
 import json
 import re
 import secrets
@@ -55,6 +56,7 @@ class _Fast(ForeignTokenizer):
             special=special,
             lossy=_lossy(whole),
         )
+        self._added_ids = frozenset(self.added.values())
         if self.lossy is None and (lost := self._loses()):
             self.lossy = losing([f"{lost!r} is given back as another text"])
 
@@ -68,8 +70,15 @@ class _Fast(ForeignTokenizer):
         return np.array(found.ids, np.int32), ends
 
     def encode_parts(self, parts: Sequence[str | int]) -> np.ndarray:
-        text = "".join(each if isinstance(each, str) else self._private[each] for each in parts)
-        return self.encode(text)
+        """The library knows no added token: what is between them are texts of their own."""
+        found = []
+        for added, run in itertools.groupby(parts, lambda part: part in self._added_ids):
+            if added:
+                found.append(np.array(list(run), np.int32))
+            else:
+                text = "".join(p if isinstance(p, str) else self._private[p] for p in run)
+                found.append(self.encode(text))
+        return np.concatenate([np.zeros(0, np.int32), *found])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return str(self._library.decode(np.asarray(ids).tolist(), skip_special_tokens=True))
