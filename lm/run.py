@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import Config, Count, UserError, divisors, essence, parse, validate_fields
-from lm.data import Data, vocabulary_size
+from lm.data import Channel, Data, vocabulary_size
+from lm.data.derived import DERIVED
 from lm.distributed.mesh import Divisibility, Mesh, choose_mesh
 from lm.model import Attention, Execution, Model, Remat, Transformer
 from lm.numerics import Precision
@@ -307,6 +308,13 @@ def check_channels(run: Run) -> None:
         )
     channels = {channel.name: channel for channel in run.data.corpus.channels}
     for name, classes in run.objective.needs.items():
+        if name in DERIVED:
+            if run.start is None:
+                raise UserError(
+                    f"start: the objective reads the channel {name}, which the model computes"
+                    " that the run starts from; say which, by start.path"
+                )
+            continue
         if name not in channels:
             has = ", ".join(channels) or "none"
             raise UserError(
@@ -318,6 +326,12 @@ def check_channels(run: Run) -> None:
                 f"objective.classes={classes}, but the text's channel {name} has"
                 f" {channels[name].classes}"
             )
+
+
+def channels_of(run: Run) -> tuple[Channel, ...]:
+    """What the run's batches hold beside tokens: the text's channels, and derived ones."""
+    needs = run.objective.needs
+    return *run.data.corpus.channels, *(DERIVED[name] for name in needs if name in DERIVED)
 
 
 LARGEST = 2**31 - 1

@@ -41,7 +41,8 @@ class RunCost(Config):
     flops: int
     """Forward and backward matrix products, without rematerialization."""
     flops_rematerialized: int
-    """What `run.remat` makes the backward pass compute again; in no other number."""
+    """What `run.remat` makes the backward pass compute again, and the logits of an objective
+    that needs them twice; in no other number."""
     flops_forward: dict[str, int]
     """One forward pass of one batch, by component; the mean where steps differ."""
     flops_backward: dict[str, int]
@@ -195,12 +196,14 @@ def _adapter_shapes(run: Run) -> dict[str, tuple[int, ...]]:
     return run.adapter.shapes(run.model.axes(), run.model.shapes(1))
 
 
-def _again(run: Run, forward: Mapping[str, int]) -> dict[str, int]:
-    """What `run.remat` makes the backward pass of one batch compute again, by component."""
+def _again(run: Run, objective: Base, forward: Mapping[str, int]) -> dict[str, int]:
+    """What the backward pass of one batch of an objective computes again, by component."""
     remat = run.remat if _changes(run).layers else "none"
     found = run.model.recomputed_flops(forward, remat)
     if remat == "block" and "lora" in forward:
         found["lora"] = forward["lora"]
+    if objective.logits_again:
+        found["head"] = forward["head"]
     return found
 
 
@@ -219,13 +222,13 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
     tokens = count * run.data.batch * run.data.length
     parts = run.objective.parts(count, run.seed)
     forward, inputs, weights = Counter[str](), Counter[str](), Counter[str]()
-    again = 0
+    again = Counter[str]()
     for part, times in parts.items():
         products = objective_flops(run, part, vocabulary_size)
-        found = (products, *gradient_flops(run, part, vocabulary_size))
-        for total, each in zip((forward, inputs, weights), found, strict=True):
+        gradients = gradient_flops(run, part, vocabulary_size)
+        found = (products, *gradients, _again(run, part, products))
+        for total, each in zip((forward, inputs, weights, again), found, strict=True):
             total.update({name: times * flops for name, flops in each.items()})
-        again += times * sum(_again(run, products).values())
     mean = {name: flops // count for name, flops in forward.items()}
     return RunCost(
         steps=count,
@@ -235,10 +238,10 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
             for objective, times in parts.items()
         ),
         flops=forward.total() + inputs.total() + weights.total(),
-        flops_rematerialized=again,
+        flops_rematerialized=again.total(),
         flops_forward=mean,
         flops_backward={name: inputs[name] // count + weights[name] // count for name in mean},
-        flops_again=_again(run, mean),
+        flops_again={name: flops // count for name, flops in again.items()},
         flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
     )
 
@@ -264,7 +267,8 @@ def program_flops(run: Run, objective: Base, vocabulary_size: int, platform: str
     """FLOPs of a training step as programs of a platform do them, with what is done again."""
     layers = _changes(run).layers
     forward = objective_flops(run, objective, vocabulary_size)
-    done = [forward, *gradient_flops(run, objective, vocabulary_size), _again(run, forward)]
+    done = [forward, *gradient_flops(run, objective, vocabulary_size)]
+    done.append(_again(run, objective, forward))
     if kernels := kernel_flops(run, objective, platform, train=layers):
         for products in done:
             products.pop("scores", None)

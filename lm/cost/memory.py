@@ -19,7 +19,7 @@ from lm.config import UserError, override
 from lm.cost import ledger
 from lm.data import vocabulary_size
 from lm.optimizer import Adafactor, Adamw
-from lm.run import Run, execution_of, steps
+from lm.run import Run, channels_of, execution_of, steps
 
 STATE = "parameters, gradients and the optimizer's state"
 ROWS = "batches, of which some are read ahead"
@@ -69,7 +69,7 @@ def least(run: Run, platform: str) -> dict[str, int]:
     positions = rows // run.microbatches * length
     channels = sum(
         np.dtype(channel.dtype).itemsize * math.prod(channel.shape)
-        for channel in run.data.corpus.channels
+        for channel in channels_of(run)
     )
     found = {
         STATE: 4 * (parameters.total + parameters.trainable * (1 + moments)),

@@ -15,6 +15,7 @@ from lm.data.batches import (
     Packing,
     most_content,
     n_rows,
+    places,
     row_tokens,
     rows,
     unique_rows,
@@ -34,7 +35,7 @@ from lm.data.sources import (
     Text,
     Tfds,
 )
-from lm.data.store import Split, open_store
+from lm.data.store import Key, Split, open_store
 from lm.data.tokenizers import (
     Bytes,
     SentencePiece,
@@ -120,21 +121,30 @@ def open_tokens(data: Data, tokenizer: Tokenizer | None = None) -> Tokens:
             forget(data.corpus, data.validation)
             raise UserError("data.corpus: its files changed while they were read; run again")
 
-    key: dict[str, str | float | int] = {
-        "format": 1,
-        "corpus": found.digest,
-        "tokenizer": tokenizer.digest,
-        "validation": data.validation,
-    }
-    channels = data.corpus.channels
-    if channels:
-        key["channels"] = msgspec.json.encode(channels).decode()
     splits = open_store(
-        key, same_documents(), tokenizer, data.validation, channels, data.corpus.too_long
+        store_key(data, found.digest, tokenizer.digest),
+        same_documents(),
+        tokenizer,
+        data.validation,
+        data.corpus.channels,
+        data.corpus.too_long,
     )
     return Tokens(
         tokenizer, splits["train"], splits["validation"], found.digest, tokenizer.digest
     )
+
+
+def store_key(data: Data, corpus_digest: str, tokenizer_digest: str) -> Key:
+    """What decides a token store: the text, the tokenizer, the split and the channels."""
+    key: dict[str, str | float | int] = {
+        "format": 1,
+        "corpus": corpus_digest,
+        "tokenizer": tokenizer_digest,
+        "validation": data.validation,
+    }
+    if channels := data.corpus.channels:
+        key["channels"] = msgspec.json.encode(channels).decode()
+    return key
 
 
 def tokenizer_of(data: Data, corpus_digest: str | None = None) -> Tokenizer:

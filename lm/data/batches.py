@@ -169,6 +169,25 @@ def _whole_rows(split: Split, indices: list[int] | np.ndarray, length: int) -> B
     )
 
 
+def places(split: Split, indices: list[int] | np.ndarray, length: int) -> np.ndarray:
+    """Where in the stream each token of these rows of whole documents is, int64[rows, length].
+
+    -1 is padding.
+    """
+    table = table_of(split, length)
+    found_BL = np.full((len(indices), length), -1)
+    for row, index in enumerate(indices):
+        documents = table.documents[slice(*table.rows[index : index + 2])]
+        ends = split.offsets[documents + 1]
+        held = [
+            np.arange(start, min(end, start + length))
+            for start, end in zip(split.offsets[documents], ends, strict=True)
+        ]
+        tokens = np.concatenate(held)
+        found_BL[row, : len(tokens)] = tokens
+    return found_BL
+
+
 def segments_of(offsets: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
     """Segments of the windows that begin at `starts_B`, int32[B, length].
 

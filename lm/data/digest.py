@@ -1,16 +1,25 @@
 """Digests of arrays, and the chain of all batches that a run has seen, on device."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.data.derived import DERIVED
+from lm.example import Batch
 
-def chained(before: jax.Array, batch: Any) -> jax.Array:
-    """The digest of all batches so far, uint32[2], from the one before and a batch's arrays."""
-    return array_digest(jnp.concatenate([before, *map(array_digest, jax.tree.leaves(batch))]))
+
+def chained(before: jax.Array, batch: Batch) -> jax.Array:
+    """The digest of all batches so far, uint32[2], from the one before and a batch's arrays.
+
+    Derived channels are left out: see `lm.data.derived`.
+    """
+    read = {name: each for name, each in batch.channels.items() if name not in DERIVED}
+    leaves = jax.tree.leaves(replace(batch, channels=read))
+    return array_digest(jnp.concatenate([before, *map(array_digest, leaves)]))
 
 
 def chain_text(batches: Any) -> str:

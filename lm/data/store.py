@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,9 @@ def open_store(
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache.folder() / "tokens" / name
-    if damage := _damage(folder, key):
+    if why := damage(folder, key):
         if folder.exists():
-            cache.log.warning("token store %s: %s; building it again", folder, damage)
+            cache.log.warning("token store %s: %s; building it again", folder, why)
         _build(folder, key, documents, tokenizer, validation, channels)
     return {
         name: _open_split(folder / name, tokenizer, channels, too_long)
@@ -115,7 +115,7 @@ def open_store(
     }
 
 
-def _damage(folder: Path, key: Key) -> str | None:
+def damage(folder: Path, key: Key) -> str | None:
     """What is wrong with the store in a few words, None if it is whole and the one of `key`."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -138,8 +138,7 @@ def _build(
     validation: float,
     channels: Sequence[Channel],
 ) -> None:
-    with cache.unfinished(folder.parent) as temporary:
-        store = temporary / "store"
+    def write(store: Path) -> None:
         dtype = "uint16" if tokenizer.vocabulary.size <= 2**16 else "uint32"
         train = _Writer(store / "train", dtype, channels)
         held_out = _Writer(store / "validation", dtype, channels)
@@ -151,6 +150,18 @@ def _build(
                 writer.add(document.id, len(content), stream)
         train.close()
         held_out.close()
+
+    write_store(folder, key, write)
+
+
+def write_store(folder: Path, key: Key, write: Callable[[Path], None]) -> None:
+    """Makes a folder of what `write` puts into it, with a manifest: readers see all or none.
+
+    Two processes that write at once both end with the same, whole folder.
+    """
+    with cache.unfinished(folder.parent) as temporary:
+        store = temporary / "store"
+        write(store)
         files = {
             name: [(store / name).stat().st_size, _sha_file(store / name)]
             for name in _files(store)
@@ -169,7 +180,7 @@ def _move_in(built: Path, folder: Path, key: Key) -> None:
         except OSError:
             if not folder.exists():
                 raise
-        if _damage(folder, key) is None:
+        if damage(folder, key) is None:
             return
         with contextlib.suppress(FileNotFoundError):  # another process was first
             os.rename(folder, built.parent / "damaged")
@@ -306,22 +317,37 @@ def _create(path: Path, dtype: str, shape: tuple[int, ...]) -> ts.TensorStore:
 def _open_split(
     folder: Path, tokenizer: Tokenizer, channels: Sequence[Channel], too_long: TooLong
 ) -> Split:
-    # a store never changes, so what was read once need not be looked at again
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}})
     paths = [folder / name for name in ("tokens", "offsets", "bytes")]
-    tokens, offsets, sizes, *others = (
-        ts.open({**_spec(path), "recheck_cached_data": "open"}, context=context)
-        for path in [*paths, *(path for path, _ in _paths(folder, channels))]
+    tokens, offsets, sizes, *others = open_arrays(
+        [*paths, *(path for path, _ in _paths(folder, channels))]
     )
     return Split(
-        tokens.result(),
-        offsets.result().read().result(),
-        sizes.result().read().result(),
+        tokens,
+        offsets.read().result(),
+        sizes.read().result(),
         json.loads((folder / "ids.json").read_bytes()),
         tokenizer,
-        {channel: each.result() for channel, each in zip(channels, others, strict=True)},
+        dict(zip(channels, others, strict=True)),
         too_long,
     )
+
+
+def open_arrays(paths: Sequence[Path]) -> list[ts.TensorStore]:
+    """Arrays of a store, to be read."""
+    # a store never changes, so what was read once need not be looked at again
+    context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}})
+    opened = [
+        ts.open({**_spec(path), "recheck_cached_data": "open"}, context=context)
+        for path in paths
+    ]
+    return [each.result() for each in opened]
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Writes an array whose first axis is that of a stream, as `open_arrays` reads it."""
+    array = _Array(path, values.dtype.name, values.shape[1:])
+    array.add(values)
+    array.close()
 
 
 def _spec(path: Path) -> dict[str, Any]:

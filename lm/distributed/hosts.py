@@ -131,6 +131,19 @@ def barrier(do: Callable[[], T]) -> T:
     return found[0]
 
 
+def everywhere(is_so: Callable[[], bool]) -> bool:
+    """Whether it is so on every host, as their disks differ."""
+    if not is_multihost():
+        return is_so()
+    key = _key()
+    _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(is_so()))
+    told = [
+        json.loads(_client().blocking_key_value_get(f"{key}/{host}", _WEEK))
+        for host in range(jax.process_count())
+    ]
+    return all(told)
+
+
 def place_flags(flags: Sequence[bool], mesh: Mesh) -> jax.Array:
     """The flags of this host, bool[devices, n]: an input of a step, which tells all hosts.
 

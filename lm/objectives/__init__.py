@@ -15,12 +15,14 @@ from lm.objectives.diffusion import Diffusion
 from lm.objectives.masked import Drawn, Masked, Scheduled
 from lm.objectives.mixture import Mixture, Part
 from lm.objectives.plain import Plain
+from lm.objectives.preference import Dpo, Ipo, Orpo, Preference
 from lm.objectives.prefix import Prefix
+from lm.objectives.reward import Reward
 from lm.objectives.shifted import Shifted
 from lm.objectives.spans import Spans
 from lm.objectives.states import StatesOnly
 
-Objective = Plain | Mixture | Curriculum | Classify | StatesOnly
+Objective = Plain | Mixture | Curriculum | Classify | StatesOnly | Preference | Reward
 
 __all__ = [
     "AnyOrder",
@@ -29,14 +31,19 @@ __all__ = [
     "Classify",
     "Curriculum",
     "Diffusion",
+    "Dpo",
     "Drawn",
+    "Ipo",
     "Masked",
     "Mixture",
     "Objective",
+    "Orpo",
     "Part",
     "Plain",
     "Prediction",
+    "Preference",
     "Prefix",
+    "Reward",
     "Scheduled",
     "Shifted",
     "Spans",

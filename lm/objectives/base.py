@@ -36,6 +36,9 @@ class Base(Config):
     """What a model trained with it may be asked."""
     whole: ClassVar[bool] = False
     """Whether its rows must hold whole documents."""
+    logits_again: ClassVar[bool] = False
+    """Whether the backward pass computes its logits again: where what a target counts for is
+    known only when all of them are."""
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:

@@ -32,7 +32,7 @@ from lm.plan.found import HERE, Found, Moved, Speed, StepKind
 from lm.plan.hlo import Collective, Unreadable, work
 from lm.plan.measure import speed, step_seconds
 from lm.plan.network import DevicePlace, axes_of, seconds_of
-from lm.run import Run, mesh_for
+from lm.run import Run, channels_of, mesh_for
 from lm.train.step import Program, prepare
 
 
@@ -126,7 +126,7 @@ def _step(step: StepKind, program: Program) -> tuple[Any, Sequence[Any]]:
         channel.name: jax.ShapeDtypeStruct(
             (*rows.shape, *channel.shape), channel.dtype, sharding=rows.sharding
         )
-        for channel in run.data.corpus.channels
+        for channel in channels_of(run)
     }
     batch = Batch(rows, rows, channels)
     if step == "train":

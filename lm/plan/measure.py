@@ -10,6 +10,7 @@ from lm.cost.peak import best_seconds, matmul_peak
 from lm.data import vocabulary_size
 from lm.example import Batch
 from lm.plan.found import Speed
+from lm.run import channels_of
 from lm.train.step import Program
 
 
@@ -24,7 +25,7 @@ def step_seconds(program: Program, least: float = 3.0) -> list[float]:
     tokens_BL = random.integers(4, vocabulary_size(run.data.tokenizer), shape, dtype=np.int32)
     channels = {
         channel.name: np.zeros((*shape, *channel.shape), channel.dtype)
-        for channel in run.data.corpus.channels
+        for channel in channels_of(run)
     }
     part = program.place(Batch(tokens_BL, np.ones(shape, np.int32), channels))
     state = program.init()

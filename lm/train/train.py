@@ -34,6 +34,7 @@ from lm.train.load import ModelWithText
 from lm.train.lock import only_writer
 from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
+from lm.train.reference import with_reference
 from lm.train.start import Begun, begin
 from lm.train.step import State, prepare
 from lm.train.trackers import check as check_trackers
@@ -92,6 +93,7 @@ def train_run(
         if finished := finish():
             return finished
         known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
+        tokens = with_reference(run, tokens, program, begun)
 
         def trained(params: Any) -> ModelWithText:
             return ModelWithText(run, tokens, program, program.merge(params))

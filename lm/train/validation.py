@@ -26,7 +26,7 @@ def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[
         here = indices[program.rows[program.rows < len(indices)]]
         part = rows(split, here, data.length, tokens.tokenizer.vocabulary, data.packing)
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = program.validate(params, program.place(_fill(part, len(program.rows))), key)
+        found = program.validate(params, program.place(fill(part, len(program.rows))), key)
         for name, term in found.items():
             both = np.array([float(term.total), float(term.count)])
             sums[name] = sums.get(name, np.zeros(2)) + both
@@ -53,10 +53,10 @@ def check_targets(run: Run, tokens: Tokens) -> None:
             raise UserError(f"objective.{why} (the {name} text has no longer rows)")
 
 
-def _fill(part: Batch, rows: int) -> Batch:
+def fill(part: Batch, rows: int) -> Batch:
     """Adds rows of padding up to so many."""
 
-    def fill(array: np.ndarray) -> np.ndarray:
+    def filled(array: np.ndarray) -> np.ndarray:
         return np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)])
 
-    return jax.tree.map(fill, part)
+    return jax.tree.map(filled, part)

@@ -37,6 +37,7 @@ from lm.example import Batch, Example
 from lm.model import Attention
 from lm.model import Base as Model
 from lm.objectives import Base, Curriculum, Masked, Mixture
+from lm.objectives.pairs import CHOICE
 from lm.verify import dependence
 from lm.verify.dependence import (
     allowed,
@@ -49,7 +50,7 @@ from lm.verify.dependence import (
     reach,
 )
 from lm.verify.proof import Picture, Proof, draw, interest, title
-from lm.verify.rows import LENGTH, VOCABULARY, glyph, rows_and_edits
+from lm.verify.rows import LENGTH, VOCABULARY, channel, glyph, rows_and_edits
 
 
 def prove(
@@ -207,8 +208,11 @@ class _Case:
         self.differs_NBM = (shown_3NBM != shown_3NBM[:, :1]).any(0)
         if objective.needs:
             other = _examples(objective)(*rows[:-1], np.int32(1))
-            for name in ("inputs", "segments", "positions"):
-                if (np.asarray(getattr(other, name)) != getattr(e, name)).any():
+            # Which side of a pair is which may number them, and no more: a side sees itself.
+            lines = _boundaries if CHOICE in objective.needs else np.asarray
+            seen = ("inputs", np.asarray), ("segments", lines), ("positions", np.asarray)
+            for name, view in seen:
+                if (view(getattr(other, name)) != view(getattr(e, name))).any():
                     told = ", ".join(objective.needs)
                     self.violations.append(f"its {name} tell what the channels say: {told}")
 
@@ -329,7 +333,7 @@ def _examples(objective: Base) -> Any:
 
     Behind its own target positions each has one at every position, unused: attention is proven
     everywhere.
-    The channels that the objective needs say `label` of each token.
+    The channels that the objective needs say of each token what `lm.verify.rows` says.
     """
 
     def examples(
@@ -340,13 +344,19 @@ def _examples(objective: Base) -> Any:
         label: jax.Array,
     ) -> Example:
         def example(tokens_BL: jax.Array) -> Example:
-            channels = {name: jnp.full_like(tokens_BL, label) for name in objective.needs}
+            channels = {name: channel(name, segments_BL, label) for name in objective.needs}
             batch = Batch(tokens_BL, segments_BL, channels)
             return _ask_everywhere(objective(batch, VOCABULARY, key, progress))
 
         return jax.vmap(example)(tokens_NBL)
 
     return jit(examples)
+
+
+def _boundaries(segments_NBL: Any) -> np.ndarray:
+    """Where segments begin and padding does, without their numbers, int[2, N, B, L - 1]."""
+    segments_NBL = np.asarray(segments_NBL)
+    return np.stack([np.diff(segments_NBL) != 0, segments_NBL[..., 1:] > 0])
 
 
 def _ask_everywhere(example: Example) -> Example:

@@ -1,9 +1,11 @@
 """The short rows that proofs ask about: every kind of document, and every edit of a token."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.example import Vocabulary, content_of
+from lm.example import Vocabulary, content_of, positions_of
+from lm.objectives.pairs import CHOICE, LOSS
 
 LENGTH = 14
 """Positions of a row: few, as every state is derived by every position."""
@@ -54,6 +56,26 @@ def rows_and_edits(seed: int) -> tuple[np.ndarray, np.ndarray]:
             others = others[(others >= VOCABULARY.first_ordinary) & (others != token)]
             edits_NBL[-1][row, position] = random.choice(others)
     return np.stack(edits_NBL), segments_BL
+
+
+def channel(name: str, segments_BL: jax.Array, label: jax.Array) -> jax.Array:
+    """What a channel says of each token of the rows, int32[B, L]: the same `label`, mostly.
+
+    Every token of an answer's counts as a target. A document is a pair, of which `label` says
+    which half was chosen.
+
+    >>> segments = jnp.array([[1, 1, 1, 2, 2, 0]])
+    >>> channel("choice", segments, jnp.int32(0)).tolist()
+    [[0, 1, 1, 0, 1, 1]]
+    """
+    if name == LOSS:
+        return jnp.ones_like(segments_BL)
+    if name != CHOICE:
+        return jnp.full_like(segments_BL, label)
+    positions_BL = positions_of(segments_BL)
+    same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
+    second_BL = 2 * positions_BL + 1 >= same_BLL.sum(2)
+    return second_BL.astype(jnp.int32) ^ label
 
 
 def glyph(token: int) -> str:

@@ -25,7 +25,9 @@ from lm.objectives import (
     Curriculum,
     Masked,
     Mixture,
+    Preference,
     Prefix,
+    Reward,
     Spans,
 )
 from lm.objectives import Base as Objective
@@ -153,6 +155,8 @@ FROZEN: list[tuple[Objective, dict[str, str], tuple[str, ...]]] = [
         (AnyOrder(), {"mlp": "geglu", "kv_heads": 1}, {"remat": "matmuls"}),
         (Masked(rate=0.5), {"mlp": "relu2", "embedding": "untied"}, {"precision": "float32"}),
         (Classify(), {}, {}),
+        (Preference(), {}, {}),  # whose logits are computed again
+        (Reward(), {}, {}),
         *((objective, model, {"trainable": names}) for objective, model, names in FROZEN),
         (Causal(), {}, {"trainable": ("layers/down",), **BLOCK}),
         (Causal(), {}, {"trainable": ("norm/*",), **BLOCK}),

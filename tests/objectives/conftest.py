@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm.example import Batch, Vocabulary
+from lm.verify.rows import channel
 
 LENGTH = 64
 SENTINELS = tuple(range(4, 20))
@@ -44,13 +45,20 @@ def make_whole_rows(batch: int, length: int, seed: int = 0):
 
 
 def batch_of(objective, tokens, segments) -> Batch:
-    """The rows with the channels that an objective needs: every third document has no label."""
+    """The rows with the channels that an objective needs: every third document has no label.
+
+    Documents are pairs, of which the first half was chosen.
+    """
     first = jnp.arange(len(tokens))[:, None] + segments
-    labels = {
-        name: jnp.where((segments > 0) & (first % 3 > 0), first % classes, -1)
+    pairs = {"reference": -jnp.ones(tokens.shape)}
+    pairs |= {name: channel(name, segments, jnp.int32(0)) for name in ("choice", "loss")}
+    found = {
+        name: pairs[name]
+        if name in pairs
+        else jnp.where((segments > 0) & (first % 3 > 0), first % classes, -1)
         for name, classes in objective.needs.items()
     }
-    return Batch(tokens, segments, labels)
+    return Batch(tokens, segments, found)
 
 
 @functools.cache

@@ -23,9 +23,12 @@ from lm.objectives import (
     Masked,
     Mixture,
     Objective,
+    Orpo,
     Part,
     Plain,
+    Preference,
     Prefix,
+    Reward,
     Scheduled,
     Shifted,
     Spans,
@@ -60,6 +63,10 @@ CASES = {
     "UL2 by steps": Mixture(mixed=UL2.mixed, draw="step"),
     "classify": Classify(),
     "classify, causal": Classify(classes=3, attention="causal", pool="last"),
+    "preference": Preference(),
+    "preference, without a reference": Preference(method=Orpo()),
+    "reward": Reward(),
+    "reward, bidirectional": Reward(attention="bidirectional", pool="mean"),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
@@ -137,7 +144,8 @@ def test_rows_of_padding_ask_for_nothing(objective, ask):
         assert (np.asarray(example.segments) == 0).all()
 
 
-DRAWS = {name: case for name, case in CASES.items() if not isinstance(case, Causal | Classify)}
+NO_DRAW = Causal | Classify | Preference | Reward
+DRAWS = {name: case for name, case in CASES.items() if not isinstance(case, NO_DRAW)}
 
 
 @pytest.mark.parametrize("objective", DRAWS.values(), ids=DRAWS)

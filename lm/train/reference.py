@@ -1,0 +1,110 @@
+"""What the model that a run starts from says of each token: a channel, computed once."""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from lm.data import Split, Tokens, n_rows, places, rows, store_key
+from lm.data.derived import REFERENCE, is_kept, keep, with_channel
+from lm.data.store import Key
+from lm.distributed import hosts
+from lm.distributed import mesh as _mesh
+from lm.example import Batch, unanswered
+from lm.loss import token_nats
+from lm.objectives.pairs import CHOICE, sides
+from lm.run import Run
+from lm.train.start import Begun, started_params
+from lm.train.step import Program
+from lm.train.validation import fill
+
+
+def with_reference(run: Run, tokens: Tokens, program: Program, begun: Begun) -> Tokens:
+    """The run's tokens with what the model it starts from says of them, if they are asked for.
+
+    All hosts compute it together, unless each has it in its cache: of the rows that training
+    reads, by the parameters that it begins with, in the numbers that it computes in. So at the
+    first step the two models say the same, but for how their programs are compiled.
+    """
+    if REFERENCE.name not in run.objective.needs:
+        return tokens
+    key = _key(run, tokens, begun)
+    splits = {"train": tokens.train, "validation": tokens.validation}
+    if not hosts.everywhere(lambda: is_kept(key)):
+        start = run.start.path if run.start else ""
+        if hosts.is_first():
+            print(f"lm: computing the reference by {start}", file=sys.stderr, flush=True)
+        params, _, _ = started_params(begun, program.init().params)
+        score = _scorer(program)
+        found = {
+            name: _scored(run, split, program, lambda batch: score(params, batch))
+            for name, split in splits.items()
+        }
+        hosts.barrier(lambda: keep(key, REFERENCE, found))
+    splits = with_channel(key, REFERENCE, splits)
+    return replace(tokens, train=splits["train"], validation=splits["validation"])
+
+
+def _key(run: Run, tokens: Tokens, begun: Begun) -> Key:
+    """What decides the channel: tokens and the rows they are in, the model and its numbers."""
+    assert begun.start is not None and run.start is not None
+    key = {
+        **store_key(run.data, tokens.corpus_digest, tokens.tokenizer_digest),
+        "channel": REFERENCE.name,
+        "length": run.data.length,
+        "model": begun.start.digest,
+        "precision": run.precision,
+    }
+    if run.model != begun.start.card.model or run.start.add_tokens:
+        # More than the start's parameters decides: settings, and what is drawn.
+        drawn = msgspec.json.encode([run.model, run.start.add_tokens, run.seed])
+        key["beyond"] = hashlib.sha256(drawn).hexdigest()[:16]
+    return key
+
+
+def _scored(
+    run: Run, split: Split, program: Program, score: Callable[[Batch], jax.Array]
+) -> np.ndarray:
+    """What a scorer of batches says of each token of a split's stream, float32[size]."""
+    data = run.data
+    found = np.zeros(split.size, np.float32)
+    for indices in _batches(n_rows(split, data.length, data.packing), data.batch):
+        here = indices[program.rows[program.rows < len(indices)]]
+        vocabulary = split.tokenizer.vocabulary
+        part = rows(split, here, data.length, vocabulary, data.packing)
+        said_BL = hosts.fetch(score(program.place(fill(part, len(program.rows)))))
+        places_BL = places(split, indices, data.length)
+        there_BL = places_BL >= 0
+        found[places_BL[there_BL]] = said_BL[: len(indices)][there_BL]
+    return found
+
+
+def _batches(count: int, size: int) -> list[np.ndarray]:
+    return [np.arange(at, min(at + size, count)) for at in range(0, count, size)]
+
+
+def _scorer(program: Program) -> Callable[[Any, Batch], jax.Array]:
+    """`(params, batch)` to log p of each token given those before it in its segment.
+
+    0 at the first of a segment, and in padding, float32[B, L].
+    """
+    module, mask = program.module, program.run.objective.attention_mask
+
+    def log_p(params: Any, batch: Batch) -> jax.Array:
+        segments_BL = sides(batch) if CHOICE in batch.channels else batch.segments_BL
+        example = unanswered(batch.tokens_BL, segments_BL, mask)
+        output: Any = module.apply({"params": program.join(params)}, example)
+        targets_BL = jnp.roll(batch.tokens_BL, -1, axis=1)
+        nats_BL = token_nats(output, targets_BL, einsum=module.einsum, mesh=program.mesh)
+        before_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)))
+        given_BL = (before_BL == segments_BL) & (segments_BL > 0)
+        return jnp.where(given_BL, -jnp.roll(nats_BL, 1, axis=1), 0.0)
+
+    everywhere = _mesh.sharding(program.mesh)
+    return jax.jit(log_p, out_shardings=everywhere)
