@@ -13,6 +13,7 @@ from msgspec import Meta
 from lm.config import Config, Count, UserError, divisors, essence, parse, validate_fields
 from lm.data import Channel, Data, vocabulary_size
 from lm.data.derived import DERIVED
+from lm.data.templates import as_kept
 from lm.distributed.mesh import Divisibility, Mesh, choose_mesh
 from lm.model import Attention, Execution, Model, Remat, Transformer
 from lm.numerics import Precision
@@ -91,10 +92,21 @@ class Start(Config):
             " start's; their rows of the tables begin at the mean of the others, with noise"
         ),
     ] = ()
+    chat_template: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="how messages become text, in place of the start's way: chatml, plain,"
+            " or a file in Jinja, whose text is kept; the tokens that chatml writes are added"
+        ),
+    ] = None
     digest: Annotated[
         str | None,
         Meta(description="of the model there; null: whichever it is, and noted here"),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.chat_template is not None:
+            msgspec.structs.force_setattr(self, "chat_template", as_kept(self.chat_template))
 
 
 class Run(Config):

@@ -9,6 +9,7 @@ import numpy as np
 from lm.artifact import Artifact, Started, as_tree, by_name
 from lm.config import UserError
 from lm.data import Data, Tokenizer
+from lm.data.templates import missing
 from lm.distributed import hosts
 from lm.run import Run
 from lm.train.load import load_model
@@ -49,18 +50,22 @@ def begin(run: Run) -> Begun:
     model = start.card.model if run.model == Run().model else run.model
     replace = msgspec.structs.replace
     theirs = start.card.tokenizer
-    tokenizer = replace(theirs, added=(*theirs.added, *run.start.add_tokens))
+    template = run.start.chat_template or theirs.chat_template
+    known = (*start.tokenizer.special_ids, *run.start.add_tokens)
+    add_tokens = (*run.start.add_tokens, *missing(template, known))
+    tokenizer = replace(theirs, added=(*theirs.added, *add_tokens), chat_template=template)
     if why := tokenizer.check():
         raise UserError(f"start.add_tokens: with those of the start, {why}")
     if run.data.tokenizer not in (Data().tokenizer, theirs, tokenizer):
         raise UserError(
             f"data.tokenizer: is not that of start.path={run.start.path}, whose ids mean other"
-            " tokens; leave it out, and it is the start's with start.add_tokens"
+            " tokens; leave it out, and it is the start's with start.add_tokens and"
+            " start.chat_template"
         )
     return Begun(
         replace(
             run,
-            start=replace(run.start, digest=start.digest),
+            start=replace(run.start, digest=start.digest, add_tokens=add_tokens),
             model=model,
             data=replace(run.data, tokenizer=tokenizer),
         ),

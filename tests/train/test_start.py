@@ -235,6 +235,25 @@ def test_added_tokens_go_with_the_model(child, parent, tmp_path):
     assert identity(start(child, parent))["start"] == {"path": str(parent)}
 
 
+def test_a_chat_template_goes_with_the_model(child, parent, tmp_path):
+    """Fails if its tokens are not added, a start's is forgotten, or the start's is compared."""
+    run = start(child, parent, "start.chat_template=chatml")
+    train_run(run, tmp_path / "run")
+    kept = load_run(tmp_path / "run")
+    assert kept.start.add_tokens == ("<|im_start|>", "<|im_end|>")
+    assert begin(kept).run == kept == begin(run).run
+    asked = [{"role": "user", "content": "one"}]
+    ids = load_model(tmp_path / "run").tokenizer.chat(asked, add_generation_prompt=True)
+    size = load_model(parent).tokenizer.vocabulary.size
+    assert [id - size for id in ids if id >= size] == [0, 1, 0]
+    further = begin(start(child, tmp_path / "run"))
+    assert further.tokenizer.chat(asked, add_generation_prompt=True).tolist() == ids.tolist()
+    assert further.run.start.add_tokens == ()
+    plain = begin(start(child, tmp_path / "run", "start.chat_template=plain"))
+    assert plain.tokenizer.chat(asked)[0] == 2
+    assert len({each.tokenizer.digest for each in (begin(kept), plain)}) == 2
+
+
 def test_another_model_in_the_same_place_is_another_run(child, parent, exported, tmp_path):
     """Fails if a run goes on from a start that was replaced."""
     place = tmp_path / "start"

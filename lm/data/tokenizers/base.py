@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Meta
 
 from lm.config import Config, UserError
+from lm.data.templates import as_kept, missing, text_of
 from lm.data.words import begins_word
 from lm.example import Vocabulary
 
@@ -46,15 +47,20 @@ class Tokenizer:
         model: bytes | None = None,
         vocabulary: Vocabulary | None = None,
         added: Sequence[str] = (),
+        chat_template: str | None = None,
     ) -> None:
         """Special tokens and sentinels are put before `tokens`, unless a vocabulary is given:
         then these are all there are, and what is encoded are their ids. `added` come last.
+        `chat_template` is the text of one in Jinja.
         """
         first = 0 if vocabulary else ORDINARY + sentinels
         end = first + len(tokens)
         self.tokens = (b"",) * first + tuple(tokens) + (b"",) * len(added)
         digest = sha(f"{digest} {sentinels}".encode()) if sentinels else digest
-        self.digest = sha(digest.encode() + msgspec.json.encode(added)) if added else digest
+        digest = sha(digest.encode() + msgspec.json.encode(added)) if added else digest
+        if chat_template is not None:
+            digest = sha(digest.encode() + msgspec.json.encode({"chat": chat_template}))
+        self.digest = digest
         self.model = model
         """Its own file, if it has one."""
         self.added = {name: end + number for number, name in enumerate(added)}
@@ -62,7 +68,7 @@ class Tokenizer:
         that spells a name is encoded as any other."""
         self.lossy: str | None = None
         """Why the text need not be what `decode` gives back, in words; None: it always is."""
-        self.chat_template: str | None = None
+        self.chat_template = chat_template
         """How messages become one text, in Jinja; None: it has no such template."""
         self._encode_ordinary = encode_ordinary
         new = tuple(range(end, len(self.tokens)))
@@ -156,7 +162,10 @@ class Tokenizer:
     ) -> list[str | int]:
         """A conversation as `chat` encodes it: stretches of text, and ids of special tokens."""
         if self.chat_template is None:
-            raise UserError("the tokenizer has no chat template: give the model text")
+            raise UserError(
+                "the tokenizer has no chat template: give the model text, or train it with one"
+                " (start.chat_template=chatml or plain)"
+            )
         # Jinja takes a fifth of a second, and nothing else here has a use for it.
         from lm.data.chat import render
 
@@ -218,6 +227,22 @@ class Base(Config):
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(description="names of further special tokens, whose ids come after all others"),
     ] = ()
+    chat_template: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="how messages become text: chatml, plain, or a file of one's own in"
+            " Jinja, whose text is kept; null: as the tokenizer's own files say, if they do"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.chat_template is not None:
+            msgspec.structs.force_setattr(self, "chat_template", as_kept(self.chat_template))
+
+    @property
+    def template_text(self) -> str | None:
+        """The text of the chat template."""
+        return text_of(self.chat_template)
 
     def check(self) -> str | None:
         """What is wrong with the fields, in one line that begins with one; None if nothing.
@@ -227,7 +252,13 @@ class Base(Config):
         'added: <user> is there twice'
         """
         twice = [name for name, times in Counter(self.added).items() if times > 1]
-        return f"added: {twice[0]} is there twice" if twice else None
+        if twice:
+            return f"added: {twice[0]} is there twice"
+        if lacking := missing(self.chat_template, self.added):
+            return (
+                f"added: chat_template={self.chat_template} writes {' and '.join(lacking)} too"
+            )
+        return None
 
     @property
     def vocabulary_size(self) -> int:

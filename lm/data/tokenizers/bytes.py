@@ -32,7 +32,14 @@ class Bytes(Base, frozen=True, tag="bytes"):
 
     def read(self, model: bytes | None) -> Tokenizer:
         tokens = [bytes([byte]) for byte in range(256)]
-        return Tokenizer(tokens, sha(b"bytes 1"), _encode, self.sentinels, added=self.added)
+        return Tokenizer(
+            tokens,
+            sha(b"bytes 1"),
+            _encode,
+            self.sentinels,
+            added=self.added,
+            chat_template=self.template_text,
+        )
 
 
 def _encode(texts: Sequence[str]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.data.tokenizers.base import BOS, EOS, MASK, PAD, Tokenizer
-from lm.data.tokenizers.converted import byte_alphabet
+from lm.data.tokenizers.converted import PLAIN, byte_alphabet
 from lm.data.tokenizers.foreign import ForeignTokenizer
 from lm.data.tokenizers.sentencepiece import CHUNK
 from lm.data.tokenizers.sentencepiece_model import proto_of
@@ -40,17 +40,54 @@ def exported(tokenizer: Tokenizer) -> dict[str, bytes]:
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        # Text that spells a special token is text.
-        "split_special_tokens": True,
+        # Text that spells a special token is text, unless a chat template has to spell some.
+        "split_special_tokens": tokenizer.chat_template is None,
     }
     for role, id in (("bos", BOS), ("eos", EOS), ("pad", PAD), ("mask", MASK)):
         settings[f"{role}_token"] = tokenizer.id_to_token(id)
-    if spans := tokenizer.vocabulary.sentinels:
-        settings["additional_special_tokens"] = [tokenizer.id_to_token(id) for id in spans]
+    spans = [tokenizer.id_to_token(id) for id in tokenizer.vocabulary.sentinels]
+    if further := [*spans, *tokenizer.added]:
+        settings["additional_special_tokens"] = further
     return {
         "tokenizer.json": json.dumps(whole, ensure_ascii=False).encode(),
         "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
+        **_template_file(tokenizer),
     }
+
+
+def own_files(tokenizer: ForeignTokenizer) -> dict[str, bytes]:
+    """The files, by name, of a foreign tokenizer, with what it has beyond them.
+
+    Raises UserError where tokens were added that no file of it can tell.
+    """
+    files, names = tokenizer.files, ", ".join(tokenizer.added)
+    if tokenizer.config.chat_template is not None:
+        files |= _template_file(tokenizer)
+    if not tokenizer.added:
+        return files
+    if "tokenizer.json" not in files:
+        raise UserError(f"the added tokens {names} have no place: there is no tokenizer.json")
+    import tokenizers
+
+    whole = json.loads(files["tokenizer.json"])
+    whole["added_tokens"] += [
+        PLAIN | {"id": id, "content": name, "special": True}
+        for name, id in tokenizer.added.items()
+    ]
+    text = json.dumps(whole, ensure_ascii=False)
+    library = tokenizers.Tokenizer.from_str(text)
+    if any(library.token_to_id(name) != id for name, id in tokenizer.added.items()):
+        raise UserError(
+            f"the added tokens {names} have other ids in a tokenizer.json, as the model's table"
+            " has rows without a token before them"
+        )
+    return files | {"tokenizer.json": text.encode()}
+
+
+def _template_file(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The chat template's file, which counts before one that another file holds."""
+    template = tokenizer.chat_template
+    return {} if template is None else {"chat_template.jinja": template.encode()}
 
 
 def _whole(**parts: Any) -> dict[str, Any]:
@@ -70,13 +107,14 @@ def _of_bytes(tokenizer: Tokenizer) -> dict[str, Any]:
     first = tokenizer.vocabulary.first_ordinary
     vocab = {tokenizer.id_to_token(id): id for id in range(first)}
     written = {byte: character for character, byte in byte_alphabet().items()}
-    for id in range(first, len(tokenizer.tokens)):
+    for id in range(first, len(tokenizer.tokens) - len(tokenizer.added)):
         if len(tokenizer.tokens[id]) != 1:
             raise UserError(
                 f"no tokenizer.json gives the ids of a tokenizer of this kind: its token"
                 f" {tokenizer.tokens[id]!r} is no byte"
             )
         vocab[written[tokenizer.tokens[id][0]]] = id
+    vocab |= tokenizer.added
     return _whole(
         pre_tokenizer=byte_level,
         decoder=byte_level,
@@ -98,7 +136,7 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> dict[str, Any]:
     model: dict[str, Any]
     cuts = [CHUNK]
     if not is_unigram(tokenizer):
-        names = [*special, *(name for name, _ in pieces)]
+        names = [*special, *(name for name, _ in pieces), *tokenizer.added]
         model = {
             "type": "BPE",
             "vocab": {name: id for id, name in enumerate(names)},
@@ -110,11 +148,12 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> dict[str, Any]:
         # Else the library would read them from text that spells them.
         never = [(name, _NEVER) for name in special]
         pieces = [(name, _NEVER if _BYTE.fullmatch(name) else score) for name, score in pieces]
-        model = {"type": "Unigram", "vocab": [*never, *pieces], "unk_id": PAD}
+        added = [(name, _NEVER) for name in tokenizer.added]
+        model = {"type": "Unigram", "vocab": [*never, *pieces, *added], "unk_id": PAD}
         model |= {"byte_fallback": True}
         # A character that no piece has costs more yet, so names with one are cut there.
         known = {name for name, _ in pieces}
-        spelled = {*"".join(special), *"<0xABCDEF123456789>"}
+        spelled = {*"".join([*special, *tokenizer.added]), *"<0xABCDEF123456789>"}
         if missing := "".join(sorted(spelled - known)):
             cuts.append(f"[{re.escape(missing)}]")
     return _whole(

@@ -67,6 +67,10 @@ class Foreign(Base, kw_only=True):
     def vocabulary_size(self) -> int:
         return self.size + len(self.added)
 
+    def check(self) -> str | None:
+        """What a chat template writes may be in the files."""
+        return Base.check(msgspec.structs.replace(self, chat_template=None))
+
     def kept(self, corpus_digest: str, validation: float) -> None:
         return None
 
@@ -144,15 +148,22 @@ class ForeignTokenizer(Tokenizer):
             eos_counts=False,
         )
         content = b"".join(b"%s %d " % (n.encode(), len(c)) + c for n, c in files.items())
-        plain = msgspec.structs.replace(config, added=())
+        plain = msgspec.to_builtins(msgspec.structs.replace(config, added=()))
+        del plain["chat_template"]  # which, like those that were added, has a part of its own
         digest = sha(b"foreign 1 " + msgspec.json.encode(plain) + content)
         super().__init__(
-            by_id, digest, self.encode_texts, vocabulary=vocabulary, added=config.added
+            by_id,
+            digest,
+            self.encode_texts,
+            vocabulary=vocabulary,
+            added=config.added,
+            chat_template=config.template_text,
         )
         self.config, self.lossy = config, lossy
         self.names = dict(names)
         """What each id is called in the files."""
-        self.chat_template = chat_template_of(files)
+        if self.chat_template is None:
+            self.chat_template = chat_template_of(files)
         self._files = dict(files)
 
     def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -192,7 +203,11 @@ class ForeignTokenizer(Tokenizer):
 
     @property
     def special_roles(self) -> dict[str, str]:
-        return special_names(self._files)
+        found = special_names(self._files)
+        if self.config.chat_template is None:
+            return found
+        usual = {"bos_token": self.config.bos, "eos_token": self.config.eos}
+        return {role: self.id_to_token(id) for role, id in usual.items()} | found
 
     @property
     def files(self) -> dict[str, bytes]:

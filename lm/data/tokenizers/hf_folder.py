@@ -7,7 +7,7 @@ from typing import Any
 from lm.config import UserError
 from lm.data.tokenizers.base import Tokenizer
 from lm.data.tokenizers.converted import ranks_in, tokenizer_json
-from lm.data.tokenizers.exported import TIES, exported, is_unigram
+from lm.data.tokenizers.exported import TIES, exported, is_unigram, own_files
 from lm.data.tokenizers.foreign import (
     ForeignTokenizer,
     files_of,
@@ -63,8 +63,10 @@ def to_hf_folder(tokenizer: Tokenizer, folder: Path) -> str | None:
     same ids, but for ties of a unigram model, which are returned in words. Raises UserError
     where that cannot be had.
     """
-    foreign = isinstance(tokenizer, ForeignTokenizer)
-    files = tokenizer.files if foreign else exported(tokenizer)
+    if isinstance(tokenizer, ForeignTokenizer):
+        files = own_files(tokenizer)
+    else:
+        files = exported(tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)

@@ -94,7 +94,15 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
             ]
 
         digest = sha(b"sentencepiece %d " % _VERSION + model)
-        return Tokenizer(tokens, digest, encode, self.sentinels, model, added=self.added)
+        return Tokenizer(
+            tokens,
+            digest,
+            encode,
+            self.sentinels,
+            model,
+            added=self.added,
+            chat_template=self.template_text,
+        )
 
     def _path(self, corpus_digest: str, validation: float) -> Path:
         """Where a learnt tokenizer is kept: named by what it was learnt from, and how."""
