@@ -32,10 +32,11 @@ from lm.data.sources import (
     RuleLists,
     Stdlib,
     Stretch,
+    Table,
     Text,
     Tfds,
 )
-from lm.data.store import Key, Split, open_store
+from lm.data.store import Key, Split, in_memory, open_store
 from lm.data.tokenizers import (
     Bytes,
     SentencePiece,

@@ -28,6 +28,7 @@ from lm.data.corpora import fraction_of
 from lm.data.sources import LOSS, TURN, Channel, Document, Stretch
 from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
+from lm.example import Vocabulary
 
 Key = Mapping[str, str | float | int]
 
@@ -115,6 +116,26 @@ def open_store(
     }
 
 
+def in_memory(
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    channels: Sequence[Channel] = (),
+    too_long: TooLong = "refuse",
+) -> Split:
+    """Documents as a split that is on no disk."""
+    streams = list(_streams(documents, tokenizer, channels))
+    tokens, *said = (np.concatenate(arrays) for arrays in zip(*streams, strict=True))
+    return Split(
+        ts.array(tokens.astype(np.int32)),
+        np.cumsum([0, *(len(stream[0]) for stream in streams)]),
+        np.array([len(document.text.encode()) for document in documents]),
+        [document.id for document in documents],
+        tokenizer,
+        {channel: ts.array(each) for channel, each in zip(channels, said, strict=True)},
+        too_long,
+    )
+
+
 def damage(folder: Path, key: Key) -> str | None:
     """What is wrong with the store in a few words, None if it is whole and the one of `key`."""
     try:
@@ -192,7 +213,9 @@ def _streams(
 ) -> Iterator[list[np.ndarray]]:
     """The tokens of each document, begin and ends among them, and its channels."""
     parts = [
-        () if document.conversations else document.parts or (Stretch(document.text),)
+        ()
+        if document.conversations
+        else document.words or document.parts or (Stretch(document.text),)
         for document in documents
     ]
     encoded = iter(tokenizer.encode_all([part.text for each in parts for part in each]))
@@ -200,6 +223,9 @@ def _streams(
     for document, each in zip(documents, parts, strict=True):
         if document.conversations:
             yield _conversations(document, tokenizer, channels)
+            continue
+        if document.words:
+            yield _of_words(each, [next(encoded) for _ in each], special, channels)
             continue
         tokens = [np.append(next(encoded), special.eos) for _ in each]
         tokens[0] = np.insert(tokens[0], 0, special.bos)
@@ -238,6 +264,25 @@ def _constant(channel: Channel, values: Mapping[str, float], count: int) -> np.n
     """What a channel says of so many tokens, of which these are the values."""
     value = values.get(channel.name, channel.fill)
     return np.full((count, *channel.shape), value, channel.dtype)
+
+
+def _of_words(
+    words: Sequence[Stretch],
+    encoded: Sequence[np.ndarray],
+    special: Vocabulary,
+    channels: Sequence[Channel],
+) -> list[np.ndarray]:
+    """The tokens of a document of words, and channels that speak of the first one of each."""
+    tokens = np.concatenate([[special.bos], *encoded, [special.eos]])
+    sizes = np.array([len(ids) for ids in encoded])
+    first = (1 + np.cumsum(sizes) - sizes)[sizes > 0]  # a word may have no token
+    found = [tokens]
+    for channel in channels:
+        values = np.full((len(tokens), *channel.shape), channel.fill, channel.dtype)
+        said = [word.values.get(channel.name, channel.fill) for word in words]
+        values[first] = np.array(said, channel.dtype)[sizes > 0]
+        found.append(values)
+    return found
 
 
 class _Writer:

@@ -65,6 +65,9 @@ class Document(NamedTuple):
     conversations: tuple[Conversation, ...] = ()
     """The same text as conversations, one behind the other: its tokens are the template's, and
     no bos and eos token is added."""
+    words: tuple[Stretch, ...] = ()
+    """The same text in words, which are encoded one by one: what channels say of a word is said
+    of its first token alone, and of the others nothing."""
 
     @property
     def content(self) -> bytes:
@@ -82,9 +85,10 @@ class Document(NamedTuple):
                     for each in self.conversations
                 ]
             )
-        if not self.parts:
+        stretches = self.words or self.parts
+        if not stretches:
             return self.text.encode()
-        return msgspec.json.encode([(text, dict(values)) for text, values in self.parts])
+        return msgspec.json.encode([(text, dict(values)) for text, values in stretches])
 
 
 TooLong = Literal["refuse", "cut"]

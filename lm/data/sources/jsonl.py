@@ -59,23 +59,27 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
         for name, path in self.files():
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
-                    if line.strip() and (found := self._document(f"{name}:{number}", line)):
+                    if line.strip() and (found := self._of_line(f"{name}:{number}", line)):
                         yield found
 
-    def _document(self, id: str, line: bytes) -> Document | None:
+    def _of_line(self, id: str, line: bytes) -> Document | None:
         try:
             fields = json.loads(line.decode())
         except ValueError as error:  # UnicodeDecodeError, too
             raise UserError(f"data.corpus: {id}: not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise UserError(f"data.corpus: {id}: expected an object of fields")
-        texts = [self._field(id, fields, name) for name in self.text]
+        return self.document(id, fields)
+
+    def document(self, id: str, fields: dict[str, Any]) -> Document | None:
+        """The document of a line's fields; None: it is empty."""
+        texts = [self.field(id, fields, name) for name in self.text]
         for name, text in zip(self.text, texts, strict=True):
             if not isinstance(text, str):
                 raise UserError(f"data.corpus.text: {id}: {name} is no text: {text!r}")
             if len(texts) > 1 and not text:
                 raise UserError(f"data.corpus.text: {id}: {name} is empty")
-        values = {} if self.label is None else {LABEL: self._class(id, fields)}
+        values = {} if self.label is None else {LABEL: self.label_of(id, fields)}
         parts = tuple(
             Stretch(text, values | ({PART: part} if len(texts) > 1 else {}))
             for part, text in enumerate(texts)
@@ -83,16 +87,19 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
         text = "".join(texts)
         return Document(id, text, parts if self.channels else ()) if text else None
 
-    def _field(self, id: str, fields: dict[str, Any], name: str) -> Any:
+    def field(self, id: str, fields: dict[str, Any], name: str) -> Any:
         if name not in fields:
             raise UserError(f"data.corpus: {id}: no field {name}; {nearest_of(name, fields)}")
         return fields[name]
 
-    def _class(self, id: str, fields: dict[str, Any]) -> int:
+    def label_of(self, id: str, fields: dict[str, Any]) -> float:
+        """The number of a document's label."""
         assert self.label is not None
-        label = self._field(id, fields, self.label)
-        if label is None:
-            return NO_LABEL
+        label = self.field(id, fields, self.label)
+        return NO_LABEL if label is None else self.class_of(id, label)
+
+    def class_of(self, id: str, label: Any) -> int:
+        """Which of the classes a label names; raises UserError where it is none."""
         text = label if isinstance(label, str) else json.dumps(label)
         if text not in self.classes:
             raise UserError(

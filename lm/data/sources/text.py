@@ -4,7 +4,7 @@ import difflib
 import glob
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -63,8 +63,13 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
         yield from line.splitlines(keepends=True) if alone else (line,)
 
 
-def find_files(paths: tuple[str, ...]) -> list[tuple[str, Path]]:
-    """(id, path) of every file; ids are relative to the folder that holds them all."""
+def find_files(
+    paths: tuple[str, ...], packed: Callable[[str], Sequence[str]] = lambda _: ()
+) -> list[tuple[str, Path]]:
+    """(id, path) of every file; ids are relative to the folder that holds them all.
+
+    What a pattern matches nowhere else may be `packed` in an archive.
+    """
     files = set[str]()
     for pattern in paths:
         pattern = os.path.expandvars(os.path.expanduser(pattern))
@@ -73,7 +78,9 @@ def find_files(paths: tuple[str, ...]) -> list[tuple[str, Path]]:
         ]
         if os.path.exists(pattern) and not os.path.isdir(pattern):
             matches.append(pattern)  # a real name that reads as a glob, such as a[1].txt
-        if not matches:
+        inside = () if matches else packed(os.path.abspath(pattern))
+        files.update(inside)
+        if not matches and not inside:
             raise UserError(
                 f"data.corpus.paths: {pattern} matches no file; {_nearest(pattern)}"
             )

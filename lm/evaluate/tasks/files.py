@@ -1,22 +1,14 @@
 """Items from files: jsonl, json and tsv, in a folder or in archives that lie in it."""
 
-import csv
 import fnmatch
-import io
 import itertools
-import json
-import lzma
-import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm.config import UserError
+from lm.data.tables import ARCHIVES, read_archive, read_lines
 from lm.evaluate.tasks.base import EVERY_CONFIG, TASKS_VARIABLE, HubFiles, Item, Task
-
-_ARCHIVES = (".tar.xz", ".tar.gz", ".tar")
 
 
 def read_items(
@@ -50,7 +42,7 @@ def read_items(
     else:
         items = []
         for name, content in found:
-            lines = _lines(name, content, task.names)
+            lines = read_lines(name, content, task.names)
             for number, (place, fields) in enumerate(lines):
                 if most is not None and number >= most:
                     break
@@ -77,7 +69,7 @@ def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, b
         if root is None:
             continue
         inner = pattern.lstrip("/")
-        archives = [root / f"{inner.split('/')[0]}{ending}" for ending in _ARCHIVES]
+        archives = [root / f"{inner.split('/')[0]}{ending}" for ending in ARCHIVES]
         try:
             files = [path for path in sorted(root.glob(inner)) if path.is_file()]
             found |= {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
@@ -87,7 +79,7 @@ def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, b
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"{pattern!r}: {error}") from None
         if archive is not None:
-            there = _in_archive(str(archive))
+            there = read_archive(str(archive))
             found |= {name: there[name] for name in fnmatch.filter(there, inner)}
     left_out = {
         name
@@ -96,90 +88,6 @@ def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, b
         for name in fnmatch.filter(found, pattern[1:].lstrip("/"))
     }
     return sorted((name, found[name]) for name in found.keys() - left_out)
-
-
-@cache
-def _in_archive(path: str) -> dict[str, bytes]:
-    """Every file of an archive, in memory: some megabytes."""
-    try:
-        with tarfile.open(path) as archive:
-            return {
-                member.name.removeprefix("./"): file.read()
-                for member in archive
-                if member.isfile() and (file := archive.extractfile(member))
-            }
-    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        why = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{path}: no archive that can be read: {why}") from None
-
-
-def _lines(
-    name: str, content: bytes, names: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each line is, and its fields."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8: {error}") from None
-    if name.endswith(".tsv"):
-        yield from _of_tsv(name, text, names)
-        return
-    if name.endswith(".json"):
-        whole = _parsed(name, text)
-        if not isinstance(whole, list):
-            raise UserError(f"{name}: must be a list of objects")
-        numbered: Any = enumerate(whole, 1)
-    else:
-        numbered = (
-            (number, _parsed(f"{name}:{number}", line))
-            for number, line in enumerate(io.StringIO(text, newline="\n"), 1)
-            if line.strip()
-        )
-    for number, fields in numbered:
-        if not isinstance(fields, dict):
-            raise UserError(f"{name}:{number}: {str(fields)[:40]!r}; must be an object")
-        if not _is_unicode(fields):
-            raise UserError(f"{name}:{number}: half of a surrogate pair, which is no text")
-        yield f"{name}:{number}", fields
-
-
-def _parsed(place: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: no JSON: {error}") from None
-
-
-def _is_unicode(fields: Any) -> bool:
-    """Whether UTF-8 can hold what JSON has escaped."""
-    try:
-        json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _of_tsv(name: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines of fields between tabs, of which quotation marks are a part, as GLUE has them."""
-    rows = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True
-    )
-    header = list(names)
-    try:
-        for number, row in enumerate(rows, 1):
-            if not row:
-                continue
-            if not header:
-                header = row
-                continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{name}:{number}: {len(row)} fields; must be {len(header)}:"
-                    f" {', '.join(header)}"
-                )
-            yield f"{name}:{number}", dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{name}: {error}") from None
 
 
 def _from_hub(
