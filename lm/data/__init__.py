@@ -23,7 +23,9 @@ from lm.data.batches import (
 from lm.data.corpora import Digest, Survey, forget, fraction_of, survey
 from lm.data.lengths import LengthModel
 from lm.data.sources import (
+    LOSS,
     Channel,
+    Chat,
     Conversation,
     Corpus,
     Document,
@@ -145,6 +147,8 @@ def store_key(data: Data, corpus_digest: str, tokenizer_digest: str) -> Key:
     }
     if channels := data.corpus.channels:
         key["channels"] = msgspec.json.encode(channels).decode()
+    if LOSS in channels:
+        key["conversations"] = 1  # a version of how they are rendered
     return key
 
 
@@ -166,7 +170,7 @@ def _learn(data: Data) -> tuple[Tokenizer, Survey]:
 
     def train_texts() -> Iterator[str]:
         for document in data.corpus.read():
-            if fraction_of(document.text.encode()) >= data.validation:
+            if fraction_of(document.split_by) >= data.validation:
                 yield document.text
 
     tokenizer = data.tokenizer.open(

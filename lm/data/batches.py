@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from lm.config import UserError
-from lm.data.packing import table_of
+from lm.data.packing import sizes_in_rows, table_of
 from lm.data.store import Split
 from lm.example import Batch, Vocabulary
 
@@ -81,7 +81,7 @@ def row_tokens(split: Split, length: int, packing: Packing = "stream") -> float:
     """
     if packing == "stream":
         return float(length)
-    tokens = int(np.minimum(np.diff(split.offsets), length).sum())
+    tokens = int(sizes_in_rows(split, length).sum())
     return tokens / n_rows(split, length, packing)
 
 
@@ -92,7 +92,7 @@ def most_content(split: Split, length: int, packing: Packing = "stream") -> int:
     """
     if packing == "whole":
         starts_R, documents = table_of(split, length)
-        content = np.minimum(np.diff(split.offsets), length)[documents] - 1
+        content = sizes_in_rows(split, length)[documents] - 1
         return int(np.add.reduceat(content, starts_R[:-1]).max(initial=0))
     rows = n_rows(split, length)
     starts_R = np.linspace(0, rows - 1, min(rows, 1024)).astype(np.int64) * (length - 1)
@@ -143,7 +143,7 @@ def _whole_rows(split: Split, indices: list[int] | np.ndarray, length: int) -> B
     held_B = [table.documents[slice(*table.rows[r : r + 2])] for r in np.asarray(indices)]
     documents = np.concatenate([np.zeros(0, np.int64), *held_B])
     starts = split.offsets[documents]
-    sizes = np.minimum(split.offsets[documents + 1] - starts, length)
+    sizes = sizes_in_rows(split, length)[documents]
     longest = int(sizes.max(initial=0))
     row = np.repeat(np.arange(len(held_B)), [len(held) for held in held_B])
     ends = np.cumsum(sizes)

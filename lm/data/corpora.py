@@ -39,7 +39,7 @@ def survey(corpus: Corpus, validation: float) -> Survey:
     for document in corpus.read():
         content = document.text.encode()
         digest.add(document.id, document.content)
-        fraction = fraction_of(content)
+        fraction = fraction_of(document.split_by)
         fractions = [min(fractions[0], fraction), max(fractions[1], fraction)]
         count = counts[fraction < validation]
         count[0] += 1

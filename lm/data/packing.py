@@ -10,6 +10,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.data import cache
+from lm.data.sources import CHOICE, LOSS
 from lm.data.store import Split
 
 
@@ -19,7 +20,7 @@ class RowTable(NamedTuple):
     rows: np.ndarray
     """int64[R + 1]."""
     documents: np.ndarray
-    """int64[documents]."""
+    """int64[documents that are in rows]."""
 
 
 @lru_cache(8)
@@ -27,6 +28,7 @@ def table_of(split: Split, length: int) -> RowTable:
     """The rows of `length` that hold each document of a split once and whole, kept on disk.
 
     Raises UserError where one is longer than a row, unless its source says that it is cut.
+    What is cut to nothing is in no row.
     """
     sizes = np.diff(split.offsets)
     longest = int(sizes.max(initial=0))
@@ -39,11 +41,19 @@ def table_of(split: Split, length: int) -> RowTable:
             " too_long=cut"
         )
     key = json.dumps([_VERSION, length, hashlib.sha256(split.offsets.tobytes()).hexdigest()])
+    kept_sizes = sizes_in_rows(split, length)
+    if not kept_sizes.any():
+        raise UserError(
+            f"data.length={length}: no row has room for a document; raise it, to {longest} at"
+            " most"
+        )
+    if not np.array_equal(kept_sizes, np.minimum(sizes, length)):
+        key += hashlib.sha256(kept_sizes.tobytes()).hexdigest()
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     path: Path = cache.folder() / "rows" / f"{name}.int64"
     kept = cache.read(path)
     if kept is None:
-        table = pack(np.minimum(sizes, length), length)
+        table = pack(kept_sizes, length)
         both = np.concatenate([[len(table.rows)], *table]).astype("<i8")
         cache.write(path, both.tobytes())
         return table
@@ -52,6 +62,33 @@ def table_of(split: Split, length: int) -> RowTable:
 
 
 _VERSION = 1
+
+
+@lru_cache(8)
+def sizes_in_rows(split: Split, length: int) -> np.ndarray:
+    """How many tokens of each document stand in a row of `length`, int64[documents].
+
+    Of what is longer, as many as a row holds; of a conversation, those up to the end of the
+    last answer that is whole, of which there may be none; of a pair none, as half a pair is
+    none.
+    """
+    sizes = np.minimum(np.diff(split.offsets), length)
+    names = {channel.name for channel in split.channels}
+    too_long = np.flatnonzero(np.diff(split.offsets) > length)
+    if LOSS.name not in names or not len(too_long):
+        return sizes
+    counts_RL = split.read_channels(split.offsets[too_long], length + 1)[LOSS.name]
+    ends_RL = (counts_RL[:, :-1] == 1) & (counts_RL[:, 1:] == 0)
+    last_R = np.where(ends_RL, np.arange(1, length + 1), 0).max(axis=1)
+    sizes[too_long] = 0 if CHOICE.name in names else last_R
+    left_out = int((sizes == 0).sum())
+    cache.log.warning(
+        "of %s conversations, %s are longer than a row of %s: %s are cut after an answer, and"
+        " %s are left out",
+        *(f"{n:,}" for n in (len(sizes), len(too_long), length)),
+        *(f"{n:,}" for n in (len(too_long) - left_out, left_out)),
+    )
+    return sizes
 
 
 def pack(sizes: np.ndarray, length: int) -> RowTable:
@@ -69,6 +106,8 @@ def pack(sizes: np.ndarray, length: int) -> RowTable:
     rooms = 0
     for document in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[document])
+        if not size:
+            break
         enough = rooms >> size
         if enough:
             room = size + (enough & -enough).bit_length() - 1

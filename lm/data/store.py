@@ -128,7 +128,12 @@ def in_memory(
     return Split(
         ts.array(tokens.astype(np.int32)),
         np.cumsum([0, *(len(stream[0]) for stream in streams)]),
-        np.array([len(document.text.encode()) for document in documents]),
+        np.array(
+            [
+                _size(document, each[0], tokenizer)
+                for document, each in zip(documents, streams, strict=True)
+            ]
+        ),
         [document.id for document in documents],
         tokenizer,
         {channel: ts.array(each) for channel, each in zip(channels, said, strict=True)},
@@ -166,9 +171,8 @@ def _build(
         for batch in _batches(documents):
             streams = _streams(batch, tokenizer, channels)
             for document, stream in zip(batch, streams, strict=True):
-                content = document.text.encode()
-                writer = held_out if fraction_of(content) < validation else train
-                writer.add(document.id, len(content), stream)
+                writer = held_out if fraction_of(document.split_by) < validation else train
+                writer.add(document.id, _size(document, stream[0], tokenizer), stream)
         train.close()
         held_out.close()
 
@@ -237,6 +241,12 @@ def _streams(
             for channel in channels
         ]
         yield [np.concatenate(stream) for stream in (tokens, *said)]
+
+
+def _size(document: Document, tokens: np.ndarray, tokenizer: Tokenizer) -> int:
+    """The length of a document in UTF-8: of conversations, as the template writes them."""
+    text = tokenizer.decode(tokens) if document.conversations else document.text
+    return len(text.encode())
 
 
 def _conversations(

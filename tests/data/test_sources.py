@@ -113,7 +113,7 @@ def test_no_match_names_what_is_near(folder: Path) -> None:
 def test_a_name_that_reads_as_a_glob_is_a_name(tmp_path: Path) -> None:
     """Fails if paths only go through glob."""
     (tmp_path / "a[1].txt").write_text("x")
-    assert [id for id, _, _ in Text(paths=(f"{tmp_path}/a[1].txt",)).read()] == ["a[1].txt"]
+    assert [id for id, *_ in Text(paths=(f"{tmp_path}/a[1].txt",)).read()] == ["a[1].txt"]
 
 
 def test_digest_is_of_ids_and_contents_wherever_the_files_are(
@@ -167,7 +167,7 @@ def test_copies_fall_on_the_same_side(folder: Path, corpus: Text) -> None:
     for path in sorted(folder.iterdir()):
         shutil.copy(path, folder / f"copy of {path.name}")
     sides: dict[str, set[bool]] = {}
-    for id, text, _ in corpus.read():
+    for id, text, *_ in corpus.read():
         sides.setdefault(id[-6:], set()).add(fraction_of(text.encode()) < 0.3)
     assert len(sides) == 40 and all(len(side) == 1 for side in sides.values())
     assert {True} in sides.values() and {False} in sides.values()
@@ -230,7 +230,7 @@ def test_tfds_reads_array_records_without_tensorflow(fables: Path) -> None:
     found = list(corpus.read())
     assert {text for _, text, _ in found} == {f"Fable {n}: the fóx\n" for n in range(1, 300)}
     assert len(found) == 299 and found == list(corpus.read())
-    assert all(id.startswith("fables/train:") for id, _, _ in found)
+    assert all(id.startswith("fables/train:") for id, *_ in found)
     part = list(Tfds(name="fables", split="train[:10%]", data_dir=str(fables)).read())
     assert 29 <= len(part) <= 30
     assert survey(corpus, 0.1).train_documents + survey(corpus, 0.1).validation_documents == 299

@@ -1,6 +1,7 @@
 """Where documents come from. A new source: its file beside these, and its name in the union."""
 
 from lm.data.sources.base import LOSS, TURN, Base, Channel, Conversation, Document, Stretch
+from lm.data.sources.chat import CHOICE, Chat
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.jsonl import Jsonl
 from lm.data.sources.rules import RuleLists
@@ -9,4 +10,4 @@ from lm.data.sources.table import Table
 from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
-Corpus = Stdlib | Text | Jsonl | Table | Tfds | Hmm | RuleLists
+Corpus = Stdlib | Text | Jsonl | Chat | Table | Tfds | Hmm | RuleLists

@@ -69,6 +69,15 @@ class Document(NamedTuple):
     """The same text in words, which are encoded one by one: what channels say of a word is said
     of its first token alone, and of the others nothing."""
 
+    group: str = ""
+    """Documents of one group are all trained on or all held out, such as the answers to one
+    question; empty: its own text decides."""
+
+    @property
+    def split_by(self) -> bytes:
+        """What decides whether it is held out."""
+        return (self.group or self.text).encode()
+
     @property
     def content(self) -> bytes:
         """What the digest of a corpus is made of, beside the id.
