@@ -34,7 +34,7 @@ from lm.data.sources import (
     RuleLists,
     Stdlib,
     Stretch,
-    Table,
+    Tabular,
     Text,
     Tfds,
 )

@@ -14,7 +14,7 @@ from lm.data import (
     Data,
     SentencePiece,
     Stretch,
-    Table,
+    Tabular,
     corpus_digest,
     in_memory,
     open_tokens,
@@ -39,7 +39,7 @@ def file(tmp_path: Path):
     return write
 
 
-def said(table: Table) -> list[tuple[str, list[str], list[dict]]]:
+def said(table: Tabular) -> list[tuple[str, list[str], list[dict]]]:
     """Of each document its id, its stretches, and what is said of them."""
     return [
         (each.id, [part.text for part in each.parts], [dict(p.values) for p in each.parts])
@@ -49,7 +49,7 @@ def said(table: Table) -> list[tuple[str, list[str], list[dict]]]:
 
 def test_columns_without_a_first_line_of_names(file) -> None:
     """Fails if the first line is lost, quotation marks quote, or columns are shifted (CoLA)."""
-    table = Table(paths=file("train.tsv", COLA), names=COLUMNS, **CLASSES)
+    table = Tabular(paths=file("train.tsv", COLA), names=COLUMNS, **CLASSES)
     assert said(table) == [
         ("train.tsv:1", ['She said "no.'], [{"label": 1}]),
         ("train.tsv:2", ["é he run."], [{"label": 0}]),
@@ -67,7 +67,7 @@ def test_pairs_and_numbers_of_every_form(file) -> None:
         "a.tsv": "score\tone\ttwo\n2.5\ta, b\tc\n",
     }
     for name, content in last.items():
-        table = Table(paths=file(name, content), **pair)
+        table = Tabular(paths=file(name, content), **pair)
         found = said(table)
         values = [{"label": 2.5, "part": part} for part in (0, 1)]
         assert found[0][1:] == (["a, b", "c"], values), name
@@ -82,7 +82,7 @@ def test_numbers_go_with_rows_and_none_is_nan(file) -> None:
     """Fails if a number is rounded, or padding or an unlabelled text seems to have one."""
     lines = [{"text": f"text {n}", "y": n / 8 if n % 3 else None} for n in range(40)]
     paths = file("a.jsonl", "\n".join(map(json.dumps, lines)))
-    table = Table(paths=paths, label="y")
+    table = Tabular(paths=paths, label="y")
     tokens = open_tokens(Data(corpus=table, tokenizer=Bytes(), validation=0.2))
     split = tokens.train
     batch = rows(split, [0, 1], 40, tokens.tokenizer.vocabulary, "whole")
@@ -108,7 +108,7 @@ def test_the_first_token_of_a_word_has_its_label(tokenizer, file) -> None:
     lines = [{"w": words, "t": ["O", "O", "LOC", None]}]
     lines += [{"w": " ".join(["more"] * (3 + n)), "t": "O " * (3 + n)} for n in range(40)]
     paths = file("a.jsonl", "\n".join(map(json.dumps, lines)))
-    table = Table(paths=paths, text=("w",), label="t", classes=("O", "LOC"), labelled="word")
+    table = Tabular(paths=paths, text=("w",), label="t", classes=("O", "LOC"), labelled="word")
     (document, *_) = table.read()
     assert document.text == "Wolves in Łódź howl" and not document.parts
     assert document.words[2] == Stretch(" Łódź", {"label": 1})
@@ -145,7 +145,7 @@ def test_an_archive_is_the_folder_that_it_is_named_like(ending, tmp_path, file) 
     )
     for pattern, names in {"dev": ["dev.tsv"], "*": ["dev.tsv", "train.tsv"]}.items():
         paths = (str(tmp_path / f"glue/CoLA/{pattern}.tsv"),)
-        table = Table(paths=paths, names=COLUMNS, **CLASSES)
+        table = Tabular(paths=paths, names=COLUMNS, **CLASSES)
         assert table.files() == [(name, tmp_path / f"glue{ending}") for name in names]
         packed = said(table)
         assert packed[0] == ("dev.tsv:1", ['They said "no.'], [{"label": 1}])
@@ -187,7 +187,7 @@ def test_an_archive_is_the_folder_that_it_is_named_like(ending, tmp_path, file) 
 def test_oneline_a_line_that_is_none_is_named(file, name, content, settings, why) -> None:
     """Fails if a bad line is skipped, or Python's own error gets through."""
     usual = {"text": ("x",), "label": "y", "classes": ("0", "1")}
-    table = Table(paths=file(name, content), **(usual | settings))
+    table = Tabular(paths=file(name, content), **(usual | settings))
     with pytest.raises(UserError, match=rf"^data\.corpus[^\n]*{why}[^\n]*$"):
         list(table.read())
 
@@ -199,8 +199,8 @@ def test_oneline_settings_that_say_nothing_are_refused(tmp_path) -> None:
         ({"label": "y", "classes": ("one",)}, "classes: name those of y in order"),
     ]:
         with pytest.raises(UserError, match=f"^{why}"):
-            Table(paths=("a",), **settings)
+            Tabular(paths=("a",), **settings)
     archived(tmp_path / "glue.tar", {"glue/a.tsv": b"x"}, "w")
-    table = Table(paths=(str(tmp_path / "glue/b.tsv"),))
+    table = Tabular(paths=(str(tmp_path / "glue/b.tsv"),))
     with pytest.raises(UserError, match=r"^data\.corpus\.paths: .*b\.tsv matches no file"):
         list(table.read())

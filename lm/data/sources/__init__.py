@@ -6,8 +6,8 @@ from lm.data.sources.hmm import Hmm
 from lm.data.sources.jsonl import Jsonl
 from lm.data.sources.rules import RuleLists
 from lm.data.sources.stdlib import Stdlib
-from lm.data.sources.table import Table
+from lm.data.sources.table import Tabular
 from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
-Corpus = Stdlib | Text | Jsonl | Chat | Table | Tfds | Hmm | RuleLists
+Corpus = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists

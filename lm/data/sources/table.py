@@ -14,7 +14,7 @@ from lm.data.sources.text import find_files
 from lm.data.tables import archive_of, packed, read_lines, read_table
 
 
-class Table(Jsonl, frozen=True, tag="table"):
+class Tabular(Jsonl, frozen=True, tag="table"):
     """A text or a pair a line of TSV, CSV, JSON or JSON lines, in folders or in archives.
 
     `glue/CoLA/train.tsv` may stand in `glue.tar.xz`. Without `classes`, the label is a number,
