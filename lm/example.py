@@ -123,9 +123,9 @@ class Head:
     """Of its parameters, which all heads of one name share."""
     outputs: int
     """C: classes; 1 for a number (regression)."""
-    pool: Literal["first", "last", "mean"] | None = None
-    """What is made of a segment's states: target position p is that of segment p + 1. None: it
-    is a token's, as with the vocabulary."""
+    pool: Literal["first", "last", "mean", "attention"] | None = None
+    """What is made of a segment's states: target position p is that of segment p + 1; attention
+    is their mean, weighted by a learnt query. None: it is a token's, as with the vocabulary."""
 
 
 class Source(NamedTuple):
@@ -147,7 +147,8 @@ class Example:
     """int32[B, P]: the row positions it must speak at; None: all of them in order, P = L, or
     those that its head pools."""
     targets: jax.Array
-    """int32[B, P]: what it should say there: ids, or numbers of classes."""
+    """int32[B, P]: what it should say there: ids, or numbers of classes; of a head of one
+    output float32."""
     weights: jax.Array
     """float32[B, P]: how much that counts; 0 marks an unused target position."""
     segments: jax.Array

@@ -10,6 +10,7 @@ import msgspec
 
 from lm.config import Config
 from lm.example import BidirectionalMask
+from lm.model.heads import parameters_of
 from lm.objectives import Base
 from lm.optimizer import LORA, trainable
 from lm.run import Run, changing, execution_of, steps
@@ -59,7 +60,8 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     groups = run.model.parameters(vocabulary_size)
     heads = sum(head.outputs for head in run.objective.heads)
     if heads:
-        groups = groups | {"heads": heads * (run.model.width + 1)}
+        shapes = (shape for shape, _ in _of_heads(run).values())
+        groups = groups | {"heads": sum(map(math.prod, shapes))}
     sizes = {name: math.prod(of) for name, of in _shapes(run, vocabulary_size).items()}
     if added := sum(size for name, size in sizes.items() if name.startswith(LORA)):
         groups = groups | {"lora": added}
@@ -114,6 +116,8 @@ def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str
         pools = sum(head.pool is not None for head in objective.heads)
         positions = objective.positions(run.data.length)
         found["pool"] = 2 * rows * targets * pools * positions * run.model.width
+        if queries := sum(head.pool == "attention" for head in objective.heads):
+            found["pool_scores"] = 2 * rows * queries * positions * run.model.width
     return found
 
 
@@ -148,8 +152,12 @@ def gradient_flops(run: Run, objective: Base, vocabulary_size: int) -> Gradients
         elif name == "head":
             inputs[name] = flops * changes.states
             weights[name] = flops * bool(changes.names & _tables(run, objective))
-        elif name == "pool":  # how much of each state is no parameter
-            inputs[name], weights[name] = flops * changes.states, 0
+        elif name == "pool":
+            # How much of each state is no parameter, but what scores make it follows from one.
+            scored = "pool_scores" in forward and (changes.states or changes.query)
+            inputs[name], weights[name] = flops * changes.states, flops * scored
+        elif name == "pool_scores":
+            inputs[name], weights[name] = flops * changes.states, flops * changes.query
     return Gradients(inputs, weights)
 
 
@@ -162,6 +170,8 @@ class _Changes(NamedTuple):
     """Whether one of them is below the heads."""
     layers: bool
     """Whether one of them is in the layers or below, so below the last norm."""
+    query: bool
+    """Whether one of them is the query of a head that pools by attention."""
 
 
 def _changes(run: Run) -> _Changes:
@@ -169,25 +179,27 @@ def _changes(run: Run) -> _Changes:
     axes = run.model.axes()
     if run.adapter is not None:
         axes |= run.adapter.axes(axes)
-    for head in run.objective.heads:
-        axes |= {f"head_{head.name}/table": ("classes", "embed")}
-        axes |= {f"head_{head.name}/bias": ("classes",)}
+    axes |= {name: of for name, (_, of) in _of_heads(run).items()}
     names = frozenset(axes)
     if (patterns := changing(run)) is not None:
         names = frozenset(n for n, train in trainable(patterns, axes).items() if train)
     outputs = {"unembedding", "output_bias"} | {n for n in axes if n.startswith("head_")}
     below = names - outputs
     layers = any(axes[n] != ("last_embed",) for n in below)  # which a last norm's vectors have
-    return _Changes(names, bool(below), layers)
+    query = any(name.startswith("head_") and name.endswith("/query") for name in names)
+    return _Changes(names, bool(below), layers, query)
 
 
 def _shapes(run: Run, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter of a run by its path."""
-    found = run.model.shapes(vocabulary_size) | _adapter_shapes(run)
-    for head in run.objective.heads:
-        found[f"head_{head.name}/table"] = head.outputs, run.model.width
-        found[f"head_{head.name}/bias"] = (head.outputs,)
-    return found
+    heads = {name: shape for name, (shape, _) in _of_heads(run).items()}
+    return run.model.shapes(vocabulary_size) | _adapter_shapes(run) | heads
+
+
+def _of_heads(run: Run) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+    """The shape and the axes of each parameter of the run's heads by its path."""
+    each = (parameters_of(head, run.model.width) for head in run.objective.heads)
+    return {name: of for parameters in each for name, of in parameters.items()}
 
 
 def _adapter_shapes(run: Run) -> dict[str, tuple[int, ...]]:

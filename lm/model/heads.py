@@ -16,10 +16,22 @@ def head_outputs(states_BLD: jax.Array, example: Example) -> tuple[jax.Array, ja
     """
     head = example.head
     assert head is not None
-    if head.pool is not None:
-        states_BLD = pooled(states_BLD, example.segments, example.targets.shape[1], head)
-    outputs: tuple[jax.Array, jax.Array] = HeadTable(head, name=f"head_{head.name}")(states_BLD)
+    module = HeadTable(head, name=f"head_{head.name}")
+    outputs: tuple[jax.Array, jax.Array] = module(
+        states_BLD, example.segments, example.targets.shape[1]
+    )
     return outputs
+
+
+def parameters_of(head: Head, width: int) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+    """The shape of each parameter of a head and the names of its axes, by path."""
+    found: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+        f"head_{head.name}/table": ((head.outputs, width), ("classes", "embed")),
+        f"head_{head.name}/bias": ((head.outputs,), ("classes",)),
+    }
+    if head.pool == "attention":
+        found[f"head_{head.name}/query"] = (width,), ("embed",)
+    return found
 
 
 class HeadTable(nn.Module):
@@ -28,14 +40,24 @@ class HeadTable(nn.Module):
     head: Head
 
     @nn.compact
-    def __call__(self, states_BPD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """States with a 1 behind them, [B, P, D + 1], and the table that gives logits."""
-        outputs, width = self.head.outputs, states_BPD.shape[-1]
+    def __call__(
+        self, states_BLD: jax.Array, segments_BL: jax.Array, targets: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Pooled states with a 1 behind them, [B, P, D + 1], and the table of logits.
+
+        The query of pooling by attention begins at 0, where it is the mean.
+        """
+        outputs, width = self.head.outputs, states_BLD.shape[-1]
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         tables = nn.with_logical_partitioning(normal, ("classes", "embed"))
         biases = nn.with_logical_partitioning(zeros, ("classes",))
         table_CD: Any = self.param("table", tables, (outputs, width))
         bias_C: Any = self.param("bias", biases, (outputs,))
+        query_D: Any = None
+        if self.head.pool == "attention":
+            queries = nn.with_logical_partitioning(zeros, ("embed",))
+            query_D = self.param("query", queries, (width,))
+        states_BPD = pooled(states_BLD, segments_BL, targets, self.head, query_D)
         ones_BP1 = jnp.ones((*states_BPD.shape[:2], 1), states_BPD.dtype)
         return (
             jnp.concatenate([states_BPD, ones_BP1], axis=2),
@@ -44,18 +66,27 @@ class HeadTable(nn.Module):
 
 
 def pooled(
-    states_BLD: jax.Array, segments_BL: jax.Array, targets: int, head: Head
+    states_BLD: jax.Array,
+    segments_BL: jax.Array,
+    targets: int,
+    head: Head,
+    query_D: jax.Array | None = None,
 ) -> jax.Array:
     """The states of a head's documents, [B, P, D]: target position p has that of segment p + 1.
 
     A head of tokens has the states as they are. What a target position beyond the row's
-    documents has is 0, and nobody's.
+    documents has is 0, and nobody's. Pooling by attention weighs each state of a segment by the
+    softmax over the segment of its product with the query (Lin et al. 2017, "A structured
+    self-attentive sentence embedding", with one row and no layer before it), divided by
+    sqrt(D).
 
     >>> states, segments = jnp.arange(5.0).reshape(1, 5, 1), jnp.array([[1, 1, 1, 2, 0]])
-    >>> for pool in ("first", "last", "mean"):
-    ...     pooled(states, segments, 3, Head("label", 2, pool))[0, :, 0].tolist()
+    >>> for pool in ("first", "last", "mean", "attention"):
+    ...     head = Head("label", 2, pool)
+    ...     pooled(states, segments, 3, head, jnp.zeros(1))[0, :, 0].tolist()
     [0.0, 3.0, 0.0]
     [2.0, 3.0, 0.0]
+    [1.0, 3.0, 0.0]
     [1.0, 3.0, 0.0]
     """
     if head.pool is None:
@@ -68,12 +99,17 @@ def pooled(
         weight_BPL = inside_BPL & (ahead_BPL == 1)
     elif head.pool == "last":
         weight_BPL = inside_BPL & (ahead_BPL == size_BP1)
-    else:
+    elif head.pool == "mean":
         weight_BPL = inside_BPL / jnp.maximum(size_BP1, 1)
+    else:
+        assert query_D is not None
+        score_BL = _exact("BLD,D->BL", states_BLD, query_D) * query_D.shape[0] ** -0.5
+        # Of no states at all, the softmax of minus infinity would not be a number.
+        score_BPL = jnp.where(inside_BPL, score_BL[:, None, :], -1e30)
+        weight_BPL = jnp.where(inside_BPL, jax.nn.softmax(score_BPL, axis=2), 0)
+    return _exact("BPL,BLD->BPD", weight_BPL.astype(states_BLD.dtype), states_BLD)
+
+
+def _exact(equation: str, *operands: jax.Array) -> jax.Array:
     # At the highest precision, as a mean in half precision would round each state.
-    return jnp.einsum(
-        "BPL,BLD->BPD",
-        weight_BPL.astype(states_BLD.dtype),
-        states_BLD,
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    return jnp.einsum(equation, *operands, precision=jax.lax.Precision.HIGHEST)

@@ -17,12 +17,16 @@ from lm.objectives.mixture import Mixture, Part
 from lm.objectives.plain import Plain
 from lm.objectives.preference import Dpo, Ipo, Orpo, Preference
 from lm.objectives.prefix import Prefix
+from lm.objectives.regress import Regress
 from lm.objectives.reward import Reward
 from lm.objectives.shifted import Shifted
 from lm.objectives.spans import Spans
 from lm.objectives.states import StatesOnly
+from lm.objectives.tag import Tag
 
-Objective = Plain | Mixture | Curriculum | Classify | StatesOnly | Preference | Reward
+Objective = (
+    Plain | Mixture | Curriculum | Classify | Regress | Tag | StatesOnly | Preference | Reward
+)
 
 __all__ = [
     "AnyOrder",
@@ -43,9 +47,11 @@ __all__ = [
     "Prediction",
     "Preference",
     "Prefix",
+    "Regress",
     "Reward",
     "Scheduled",
     "Shifted",
     "Spans",
     "StatesOnly",
+    "Tag",
 ]

@@ -21,7 +21,7 @@ sampled within a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -164,6 +164,10 @@ def never_kept(value: Any) -> Any:
     return msgspec.structs.replace(value, **changed)
 
 
+_ANSWERS = ("targets", "weights", "facts")
+"""What of an example only the loss reads."""
+
+
 class _Case:
     """The examples of one key, what may be seen at their targets, and what is wrong."""
 
@@ -208,13 +212,18 @@ class _Case:
         self.differs_NBM = (shown_3NBM != shown_3NBM[:, :1]).any(0)
         if objective.needs:
             other = _examples(objective)(*rows[:-1], np.int32(1))
-            # Which side of a pair is which may number them, and no more: a side sees itself.
-            lines = _boundaries if CHOICE in objective.needs else np.asarray
-            seen = ("inputs", np.asarray), ("segments", lines), ("positions", np.asarray)
-            for name, view in seen:
-                if (view(getattr(other, name)) != view(getattr(e, name))).any():
-                    told = ", ".join(objective.needs)
-                    self.violations.append(f"its {name} tell what the channels say: {told}")
+            told = ", ".join(objective.needs)
+            for field in fields(Example):
+                # Which side of a pair is which may number them, no more: a side sees itself.
+                by_number = field.name == "segments" and CHOICE in objective.needs
+                view = _boundaries if by_number else np.asarray
+                pair = [jax.tree.leaves(getattr(each, field.name)) for each in (other, e)]
+                if field.name not in _ANSWERS and any(
+                    (view(one) != view(two)).any() for one, two in zip(*pair, strict=True)
+                ):
+                    self.violations.append(
+                        f"its {field.name} tell what the channels say: {told}"
+                    )
 
         changed_NBP = (e.targets != e.targets[:1]) & (used_NBP | used_NBP[:1])
         self.changes = [tuple(map(int, where)) for where in np.argwhere(changed_NBP)]

@@ -27,8 +27,10 @@ from lm.objectives import (
     Mixture,
     Preference,
     Prefix,
+    Regress,
     Reward,
     Spans,
+    Tag,
 )
 from lm.objectives import Base as Objective
 from lm.optimizer import Lora
@@ -204,9 +206,12 @@ def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, set
     [
         (Classify(), {}),
         (Classify(pool="last"), {"trainable": ("head_*",)}),
+        (Classify(pool="attention"), {}),
+        (Regress(pool="attention"), {"trainable": ("head_*",)}),
+        (Tag(classes=4), {}),
         (Causal(), {"trainable": ("layers/out", "norm/*")}),
     ],
-    ids=["pooled", "head alone", "one matrix"],
+    ids=["pooled", "head alone", "attention", "attention alone", "tokens", "one matrix"],
 )
 def test_a_loop_over_layers_does_the_products_that_are_counted(objective, settings):
     """Fails if pooling costs nothing, or its gradient twice, or without anything below it.

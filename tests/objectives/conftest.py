@@ -52,10 +52,13 @@ def batch_of(objective, tokens, segments) -> Batch:
     first = jnp.arange(len(tokens))[:, None] + segments
     pairs = {"reference": -jnp.ones(tokens.shape)}
     pairs |= {name: channel(name, segments, jnp.int32(0)) for name in ("choice", "loss")}
+    labelled = (segments > 0) & (first % 3 > 0)
     found = {
         name: pairs[name]
         if name in pairs
-        else jnp.where((segments > 0) & (first % 3 > 0), first % classes, -1)
+        else jnp.where(labelled, first % classes, -1)
+        if classes
+        else jnp.where(labelled, first / 4, jnp.nan)
         for name, classes in objective.needs.items()
     }
     return Batch(tokens, segments, found)

@@ -34,9 +34,11 @@ from lm.objectives import (
     Objective,
     Part,
     Prefix,
+    Regress,
     Scheduled,
     Shifted,
     Spans,
+    Tag,
     mixture,
     spans,
 )
@@ -261,17 +263,25 @@ def test_masking_by_what_is_masked_is_caught(mutated):
     assert prove(AnyOrder(), (), keys=1).violations
 
 
-def test_a_label_among_the_inputs_is_caught(mutated):
-    """Fails if only tokens are edited: a document's label is in a channel."""
-    call = Classify.__call__
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [(Classify(), "inputs"), (Regress(), "token_types"), (Tag(), "positions")],
+)
+def test_a_label_among_the_inputs_is_caught(mutated, objective, name):
+    """Fails if only tokens are edited, as a document's label is in a channel; or if some of
+    what a model sees is not looked at.
+    """
+    call = type(objective).__call__
 
     def telling(self, batch, vocabulary, key, progress):
         example = call(self, batch, vocabulary, key, progress)
-        return replace(example, inputs=example.inputs + batch.channels["label"])
+        told = batch.channels["label"].astype(int)
+        there = getattr(example, name)
+        return replace(example, **{name: told if there is None else there + told})
 
-    mutated.setattr(Classify, "__call__", telling)
-    (line,) = prove(Classify(), (), keys=1).violations
-    assert line == "its inputs tell what the channels say: label"
+    mutated.setattr(type(objective), "__call__", telling)
+    (line,) = prove(objective, (), keys=1).violations
+    assert line == f"its {name} tell what the channels say: label"
 
 
 @pytest.mark.parametrize("what", ["sentinel", "shown", "segments"])
