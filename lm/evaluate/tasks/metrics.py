@@ -37,6 +37,19 @@ def mean(column: int) -> Metric:
     return of
 
 
+def ratio(part: int, whole: int) -> Metric:
+    """The sum of a column over that of another: a mean over what items are made of.
+
+    >>> ratio(1, 0)(np.array([[3, 3.0], [1, 0.0]]))
+    0.75
+    """
+
+    def of(columns: np.ndarray) -> float:
+        return float(columns[:, part].sum() / columns[:, whole].sum())
+
+    return of
+
+
 def f1(truth: int, guess: int) -> Metric:
     """F1 of class 1: the harmonic mean of precision and recall; 0 where nothing is found.
 
