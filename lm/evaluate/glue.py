@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from lm.data import Table
+from lm.data import Tabular
 from lm.evaluate.tasks.base import TASKS_VARIABLE
 from lm.objectives import Classify, Regress
 
@@ -10,9 +10,9 @@ from lm.objectives import Classify, Regress
 class LabelledSet(NamedTuple):
     """A set whose training file is tuned on, and whose other file is only ever scored."""
 
-    train: Table
+    train: Tabular
     """A fraction of it, `data.validation`, is held out for all that is chosen."""
-    scored: Table
+    scored: Tabular
     """GLUE's dev file: the labels of its test files are not public."""
     objective: Classify | Regress
     """Unless another pooling or attention is wanted."""
@@ -30,7 +30,7 @@ def _set(
     names: tuple[str, ...] = (),
 ) -> LabelledSet:
     train, dev = (
-        Table(
+        Tabular(
             paths=(f"${TASKS_VARIABLE}/glue/{folder}/{file}.tsv",),
             text=text,
             label=label,

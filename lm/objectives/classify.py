@@ -6,7 +6,7 @@ import jax
 from msgspec import Meta
 
 from lm.example import Batch, Example, Head, Vocabulary
-from lm.objectives.labelled import LABEL, Labelled, Pool, by_document
+from lm.objectives.labelled import LABEL, Labelled, Pooling, by_document
 
 
 class Classify(Labelled, tag="classify"):
@@ -16,7 +16,7 @@ class Classify(Labelled, tag="classify"):
     """
 
     classes: Annotated[int, Meta(ge=2, le=2**16, description="how many there are (C)")] = 2
-    pool: Pool = "mean"
+    pool: Pooling = "mean"
 
     @property
     def head(self) -> Head:

@@ -24,7 +24,7 @@ LABEL, PART = "label", "part"
 SHORTEST = 3
 """Tokens of a document at least: begin, one of its text, end."""
 
-Pool = Annotated[
+Pooling = Annotated[
     Literal["first", "last", "mean", "attention"],
     Meta(
         description="which of a document's states speaks, their mean, or their mean weighted by"

@@ -9,7 +9,7 @@ from msgspec import Meta
 from lm.example import Batch, Example, Head, Output, Vocabulary
 from lm.loss import Sum, logits
 from lm.numerics import Einsum
-from lm.objectives.labelled import LABEL, Labelled, Pool, by_document
+from lm.objectives.labelled import LABEL, Labelled, Pooling, by_document
 
 
 class Regress(Labelled, tag="regress"):
@@ -20,11 +20,9 @@ class Regress(Labelled, tag="regress"):
     Documents whose label is not a number (nan) have none, and are not asked for.
     """
 
-    center: Annotated[float, Meta(description="the number that an output of 0 stands for")] = (
-        0.0
-    )
+    center: Annotated[float, Meta(description="what an output of 0 stands for")] = 0.0
     scale: Annotated[float, Meta(gt=0, description="how far from it an output of 1 is")] = 1.0
-    pool: Pool = "mean"
+    pool: Pooling = "mean"
 
     @property
     def head(self) -> Head:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm.config import UserError
-from lm.data import Table
+from lm.data import Tabular
 from lm.evaluate.glue import SETS
 from lm.evaluate.labels import label_scores, metrics_of
 from lm.evaluate.tasks.metrics import estimate_all
@@ -62,7 +62,7 @@ def test_each_document_is_asked_once_and_as_if_alone(models, tmp_path) -> None:
     that of the rows; or a document without a label counts.
     """
     paths = lines(tmp_path / "a.jsonl", 70, lambda n: [0, 1, None][n % 3])
-    corpus = Table(paths=paths, label="y", classes=("0", "1"))
+    corpus = Tabular(paths=paths, label="y", classes=("0", "1"))
     model = models["classify"]
     found = label_scores(model, corpus)
     documents = [each for each in corpus.read() if each.parts[0].values["label"] >= 0]
@@ -82,8 +82,8 @@ def test_each_document_is_asked_once_and_as_if_alone(models, tmp_path) -> None:
 def test_numbers_are_in_the_labels_unit(models, tmp_path) -> None:
     """Fails if an answer is in the head's unit, or a correlation is of errors."""
     paths = lines(tmp_path / "a.jsonl", 40, lambda n: n / 4)
-    found = label_scores(models["regress"], Table(paths=paths, label="y"))
-    documents = list(Table(paths=paths, label="y").read())
+    found = label_scores(models["regress"], Tabular(paths=paths, label="y"))
+    documents = list(Tabular(paths=paths, label="y").read())
     said = [2 + 3 * outputs(models["regress"], each.text).mean() for each in documents]
     np.testing.assert_allclose(found.columns[:, 0], np.arange(40) / 4, atol=1e-6)
     np.testing.assert_allclose(found.columns[:, 1], said, atol=1e-4)
@@ -96,7 +96,7 @@ def test_numbers_are_in_the_labels_unit(models, tmp_path) -> None:
 def test_words_are_counted_by_text(models, tmp_path) -> None:
     """Fails if tokens that begin no word count, or an item of the interval is a word."""
     paths = lines(tmp_path / "a.jsonl", 30, lambda n: ["0", "1", "2", "1", "0"][: 1 + n % 5])
-    corpus = Table(paths=paths, label="y", classes=("0", "1", "2"), labelled="word")
+    corpus = Tabular(paths=paths, label="y", classes=("0", "1", "2"), labelled="word")
     model = models["tag"]
     found = label_scores(model, corpus)
     assert found.columns.shape == (30, 3)
@@ -114,12 +114,12 @@ def test_words_are_counted_by_text(models, tmp_path) -> None:
 def test_oneline_a_model_that_says_no_such_labels_is_refused(models, tmp_path) -> None:
     """Fails if classes of another number are compared, or a language model is asked."""
     paths = lines(tmp_path / "a.jsonl", 5, lambda n: n % 2)
-    two = Table(paths=paths, label="y", classes=("0", "1"))
+    two = Tabular(paths=paths, label="y", classes=("0", "1"))
     for name, corpus, why in [
         ("causal", two, "objective.type=causal, which says no labels"),
         ("tag", two, "says label of 3 outputs, and the text has 2"),
         ("regress", two, "says label of 1 outputs, and the text has 2"),
-        ("classify", Table(paths=paths), "of 2 outputs, and the text has none of its kind"),
+        ("classify", Tabular(paths=paths), "of 2 outputs, and the text has none of its kind"),
     ]:
         with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
             label_scores(models[name], corpus)
