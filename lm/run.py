@@ -329,9 +329,10 @@ def check_channels(run: Run) -> None:
             continue
         if name not in channels:
             has = ", ".join(channels) or "none"
+            where = "chat has it" if name == "loss" else f"jsonl has it with data.corpus.{name}"
             raise UserError(
                 f"data.corpus: the objective reads the channel {name}, and this text has {has};"
-                f" data.corpus.type=jsonl has it with data.corpus.{name}"
+                f" data.corpus.type={where}"
             )
         if classes not in (None, channels[name].classes):
             raise UserError(

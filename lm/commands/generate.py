@@ -1,4 +1,4 @@
-"""`lm generate`: a text continued, or its blanks filled."""
+"""`lm generate`: a text continued, its blanks filled, or messages answered."""
 
 import argparse
 import itertools
@@ -13,15 +13,25 @@ from lm.output.console import console
 def add_arguments(parser: Parser) -> None:
     """The command line."""
     parser.description = (
-        'Continues a text, or fills its blanks: lm generate MODEL "x = ___(y)".'
+        "Continues a text, fills its blanks, or answers messages:"
+        ' lm generate MODEL "x = ___(y)", lm generate MODEL --chat "What is a bit?".'
     )
     parser.add_argument(
         "model", metavar="MODEL", type=Path, help="a run directory or an artifact"
     )
     parser.add_argument(
         "text",
+        nargs="?",
         help="each ___ is one masked token; without any, a causal model continues the text",
     )
+    parser.add_argument(
+        "--chat",
+        action="append",
+        metavar="MESSAGE",
+        help="in place of a text: a message to the model, which answers; of several, every"
+        " other one is what it answered before",
+    )
+    parser.add_argument("--system", metavar="MESSAGE", help="stands before those of --chat")
     parser.add_argument(
         "--blank",
         default="___",
@@ -42,6 +52,9 @@ def main(given: argparse.Namespace) -> None:
     from lm.train.use import generate_text
 
     _check(given)
+    if given.chat:
+        _answer(given)
+        return
     mark = given.blank
     predictions = settings_of(given.model).objective.predictions
     blank = mask_prediction_of(predictions)
@@ -92,7 +105,34 @@ def main(given: argparse.Namespace) -> None:
     _print([(new, tokenizer.decode([now for _, now in run])) for new, run in runs])
 
 
+def _answer(given: argparse.Namespace) -> None:
+    """Prints what a model answers to messages, and nothing else."""
+    from lm.train.load import load_model
+
+    prepare_machine()
+    roles = itertools.cycle(("user", "assistant"))
+    messages = [{"role": "system", "content": given.system}] if given.system else []
+    messages += [{"role": role, "content": each} for role, each in zip(roles, given.chat)]  # noqa: B905 - roles never end
+    answer = load_model(given.model).chat(
+        messages,
+        count=given.count,
+        temperature=1.0 if given.temperature is None else given.temperature,
+        top_k=given.top_k,
+        seed=given.seed,
+    )
+    _print([(True, answer)])
+
+
 def _check(given: argparse.Namespace) -> None:
+    if (given.text is None) == (given.chat is None):
+        raise UserError("give a text, or --chat and a message: one of them")
+    if given.chat and len(given.chat) % 2 == 0:
+        raise UserError(
+            f"--chat is there {len(given.chat)} times: the last message is the user's, so that"
+            " their number is odd"
+        )
+    if given.system is not None and not given.chat:
+        raise UserError("--system stands before messages: give --chat and one")
     for option, least in (("temperature", 0), ("top_k", 1), ("count", 0), ("seed", 0)):
         value = getattr(given, option)
         if value is not None and not least <= value < math.inf:

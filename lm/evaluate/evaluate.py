@@ -3,6 +3,7 @@
 import numpy as np
 
 from lm.data import Split
+from lm.data.sources import LOSS
 from lm.evaluate.baselines import baselines, window_contents
 from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.passage import says
@@ -58,12 +59,16 @@ def baselines_of(trained: ModelWithText, windows: Windows) -> dict[str, float]:
     tokenizer, split = trained.tokens.tokenizer, trained.tokens.validation
     vocabulary = tokenizer.vocabulary
     content_RL = windows.text.documents_RL >= 0
+    counts_V = np.bincount(windows.tokens_RL[content_RL], minlength=vocabulary.size)
+    possible_V = possible(vocabulary)
+    if LOSS in split.channels:  # a chat template writes special tokens
+        possible_V |= counts_V > 0
     return baselines(
         [split.text(d).encode() for d in range(len(split.ids))],
         window_contents(windows.tokens_RL, content_RL, tokenizer.tokens),
         training_counts_V=_counts(trained.tokens.train, vocabulary.size),
-        counts_V=np.bincount(windows.tokens_RL[content_RL], minlength=vocabulary.size),
-        possible_V=possible(vocabulary),
+        counts_V=counts_V,
+        possible_V=possible_V,
     )
 
 

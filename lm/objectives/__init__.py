@@ -18,6 +18,7 @@ from lm.objectives.plain import Plain
 from lm.objectives.preference import Dpo, Ipo, Orpo, Preference
 from lm.objectives.prefix import Prefix
 from lm.objectives.regress import Regress
+from lm.objectives.response import Response
 from lm.objectives.reward import Reward
 from lm.objectives.shifted import Shifted
 from lm.objectives.spans import Spans
@@ -25,7 +26,16 @@ from lm.objectives.states import StatesOnly
 from lm.objectives.tag import Tag
 
 Objective = (
-    Plain | Mixture | Curriculum | Classify | Regress | Tag | StatesOnly | Preference | Reward
+    Plain
+    | Mixture
+    | Curriculum
+    | Classify
+    | Regress
+    | Tag
+    | Response
+    | Preference
+    | Reward
+    | StatesOnly
 )
 
 __all__ = [
@@ -48,6 +58,7 @@ __all__ = [
     "Preference",
     "Prefix",
     "Regress",
+    "Response",
     "Reward",
     "Scheduled",
     "Shifted",

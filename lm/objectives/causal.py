@@ -49,11 +49,11 @@ class Causal(Base, tag="causal"):
         """
         tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
         content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-        counts_BL = _shift(content_BL, False) & (_shift(segments_BL, 0) == segments_BL)
+        counts_BL = shift(content_BL, False) & (shift(segments_BL, 0) == segments_BL)
         return Example(
             inputs=tokens_BL,
             target_positions=None,
-            targets=_shift(tokens_BL, vocabulary.pad),
+            targets=shift(tokens_BL, vocabulary.pad),
             weights=counts_BL.astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
@@ -61,5 +61,6 @@ class Causal(Base, tag="causal"):
         )
 
 
-def _shift(x_BL: jax.Array, last: int | bool) -> jax.Array:
+def shift(x_BL: jax.Array, last: int | bool) -> jax.Array:
+    """What stands one position on, and at the end of a row `last`."""
     return jnp.pad(x_BL[:, 1:], ((0, 0), (0, 1)), constant_values=last)

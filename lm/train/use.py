@@ -1,7 +1,7 @@
 """What a loaded model is used for: logits, states, and text that goes on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.data import Tokenizer
+from lm.data.conversations import end_of_answer
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import (
@@ -110,10 +111,7 @@ class Usable:
         likeliest token. Raises UserError for a model that was not trained to predict the next
         token, and for a prompt of no ids.
         """
-        if "next" not in self.predicts:
-            raise UserError(
-                "the model was not trained to predict the next token: it generates none"
-            )
+        self._refuse_to_generate()
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         if texts and len(texts) < len(prompts):
             raise UserError("the prompts are neither all texts nor all ids")
@@ -134,6 +132,45 @@ class Usable:
             seed=seed,
         )
         return [self.tokenizer.decode(ids) for ids in added] if texts else added
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        count: int = 256,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> str:
+        """The answer to a conversation: at most `count` tokens, or up to what ends an answer.
+
+        The chat template writes the messages, each with a role and a content, and what begins
+        an answer; how it ends one is known from the template too. Raises UserError where there
+        is none, and like `generate`.
+        """
+        end = end_of_answer(self.tokenizer)
+        prompt = self.tokenizer.chat(messages, add_generation_prompt=True)
+        self._refuse_to_generate()
+        (added,) = generate(
+            self.program.module,
+            self.params,
+            [prompt.tolist()],
+            # No vocabulary has two ends: here it is that of answers.
+            vocabulary=dataclasses.replace(self.tokenizer.vocabulary, eos=end),
+            length=self.run.data.length,
+            begin="given",
+            count=count,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+        )
+        return self.tokenizer.decode(added)
+
+    def _refuse_to_generate(self) -> None:
+        if "next" not in self.predicts:
+            raise UserError(
+                "the model was not trained to predict the next token: it generates none"
+            )
 
     def _answer(self, compute: Any, given: Any, precision: Precision) -> np.ndarray:
         """What a compiled function says of rows, without those that fill up the devices."""

@@ -29,6 +29,7 @@ from lm.objectives import (
     Preference,
     Prefix,
     Regress,
+    Response,
     Reward,
     Scheduled,
     Shifted,
@@ -72,6 +73,7 @@ CASES = {
     "classify, attention": Classify(pool="attention"),
     "regress": Regress(center=2, scale=0.5),
     "tag": Tag(classes=3),
+    "response": Response(),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
