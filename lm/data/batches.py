@@ -174,16 +174,13 @@ def places(split: Split, indices: list[int] | np.ndarray, length: int) -> np.nda
 
     -1 is padding.
     """
-    table = table_of(split, length)
+    table, sizes = table_of(split, length), sizes_in_rows(split, length)
     found_BL = np.full((len(indices), length), -1)
     for row, index in enumerate(indices):
-        documents = table.documents[slice(*table.rows[index : index + 2])]
-        ends = split.offsets[documents + 1]
-        held = [
-            np.arange(start, min(end, start + length))
-            for start, end in zip(split.offsets[documents], ends, strict=True)
-        ]
-        tokens = np.concatenate(held)
+        held = table.documents[slice(*table.rows[index : index + 2])]
+        tokens = np.concatenate(
+            [split.offsets[document] + np.arange(sizes[document]) for document in held]
+        )
         found_BL[row, : len(tokens)] = tokens
     return found_BL
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lm.data import sources
 from lm.example import Batch, Vocabulary
 
-CHOICE, LOSS = "choice", sources.LOSS.name
+CHOICE, LOSS = sources.CHOICE.name, sources.LOSS.name
 SHORTEST = 4
 """Tokens of a pair at least: of either, one that is given and one of its answer."""
 
