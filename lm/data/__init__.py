@@ -66,7 +66,10 @@ class Data(Config, frozen=True):
     ] = None
     packing: Annotated[
         Packing,
-        Meta(description="rows are cut from the stream of documents, or hold whole ones"),
+        Meta(
+            description="rows are cut from the stream of documents, or hold whole ones, or"
+            " one each"
+        ),
     ] = "stream"
 
 
@@ -90,11 +93,18 @@ class Tokens:
         """Tokens of a training row that are no padding, on average."""
         return row_tokens(self.train, data.length, data.packing)
 
-    def batches(self, data: Data, seed: int) -> Batches:
-        """What a run of these settings is trained on."""
+    def batches(self, data: Data, seed: int, copies: int = 1) -> Batches:
+        """What a run of these settings is trained on, each row `copies` times."""
         vocabulary = self.tokenizer.vocabulary
         return Batches(
-            self.train, vocabulary, data.length, data.batch, seed, data.unique, data.packing
+            self.train,
+            vocabulary,
+            data.length,
+            data.batch,
+            seed,
+            data.unique,
+            data.packing,
+            copies,
         )
 
 

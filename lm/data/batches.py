@@ -3,7 +3,8 @@
 Packed as a `stream`, a row of length L is a window of L tokens of the stream, and the next
 begins on its last one. Position 0, overwritten by the bos token, is no target, so each token
 of the stream is a target candidate once in an epoch. Segments come from the document offsets.
-Packed `whole`, a row holds documents that are not cut (`lm.data.packing`), then padding.
+Packed `whole` or `single`, a row holds documents that are not cut, or one of them
+(`lm.data.packing`), then padding.
 """
 
 import functools
@@ -16,11 +17,11 @@ from typing import Literal
 import numpy as np
 
 from lm.config import UserError
-from lm.data.packing import sizes_in_rows, table_of
+from lm.data.packing import RowTable, sizes_in_rows, table_of
 from lm.data.store import Split
 from lm.example import Batch, Vocabulary
 
-Packing = Literal["stream", "whole"]
+Packing = Literal["stream", "whole", "single"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Batches:
     unique: int | None = None
     """Tokens that are read, and then read again; None: all of the split's."""
     packing: Packing = "stream"
+    copies: int = 1
+    """How often each row stands in a batch, one behind the other: it divides the batch."""
 
     def __call__(self, step: int, part: slice | np.ndarray = slice(None)) -> Batch:
         """The rows of global batch `step`, or the `part` of them that this host reads.
@@ -42,13 +45,14 @@ class Batches:
         The split's n rows are shuffled anew in each epoch, and the stream of rows does not stop
         at an epoch's end: batch row b of `step` is row g = step x batch + b of it. With
         `unique`, an epoch is the first so many rows of that order, so that runs of one seed
-        differ in nothing until the one with less has to repeat.
+        differ in nothing until the one with less has to repeat. With `copies`, each row of
+        that stream is so many rows of the batch.
         """
         n = n_rows(self.split, self.length, self.packing)
         few = unique_rows(self.split, self.length, self.unique, self.packing)
         indices = []
         for g in (step * self.batch + np.arange(self.batch)[part]).tolist():
-            epoch, index = divmod(g, few)
+            epoch, index = divmod(g // self.copies, few)
             if few < n:
                 if epoch:
                     index = shuffled(index, few, seed=self.seed, epoch=epoch)
@@ -69,8 +73,8 @@ class Batches:
 
 def n_rows(split: Split, length: int, packing: Packing = "stream") -> int:
     """How many rows there are: of a stream, every token but the first is a target once."""
-    if packing == "whole":
-        return len(table_of(split, length).rows) - 1
+    if packing != "stream":
+        return len(table_of(split, length, packing).rows) - 1
     return -(-(split.size - 1) // (length - 1))
 
 
@@ -90,8 +94,8 @@ def most_content(split: Split, length: int, packing: Packing = "stream") -> int:
 
     All but a row's first token, and the bos token of documents, are content.
     """
-    if packing == "whole":
-        starts_R, documents = table_of(split, length)
+    if packing != "stream":
+        starts_R, documents = table_of(split, length, packing)
         content = sizes_in_rows(split, length)[documents] - 1
         return int(np.add.reduceat(content, starts_R[:-1]).max(initial=0))
     rows = n_rows(split, length)
@@ -129,8 +133,8 @@ def rows(
     packing: Packing = "stream",
 ) -> Batch:
     """Rows by their index, before any shuffle; the last one of a stream ends in padding."""
-    if packing == "whole":
-        return _whole_rows(split, indices, length)
+    if packing != "stream":
+        return _whole_rows(split, indices, length, table_of(split, length, packing))
     starts_B = np.asarray(indices, np.int64) * (length - 1)
     tokens_BL = split.read(starts_B, length)
     segments_BL = segments_of(split.offsets, starts_B, length)
@@ -138,8 +142,9 @@ def rows(
     return Batch(tokens_BL, segments_BL, split.read_channels(starts_B, length))
 
 
-def _whole_rows(split: Split, indices: list[int] | np.ndarray, length: int) -> Batch:
-    table = table_of(split, length)
+def _whole_rows(
+    split: Split, indices: list[int] | np.ndarray, length: int, table: RowTable
+) -> Batch:
     held_B = [table.documents[slice(*table.rows[r : r + 2])] for r in np.asarray(indices)]
     documents = np.concatenate([np.zeros(0, np.int64), *held_B])
     starts = split.offsets[documents]
@@ -169,12 +174,19 @@ def _whole_rows(split: Split, indices: list[int] | np.ndarray, length: int) -> B
     )
 
 
-def places(split: Split, indices: list[int] | np.ndarray, length: int) -> np.ndarray:
+def places(
+    split: Split,
+    indices: list[int] | np.ndarray,
+    length: int,
+    packing: Packing = "whole",
+) -> np.ndarray:
     """Where in the stream each token of these rows of whole documents is, int64[rows, length].
 
-    -1 is padding.
+    -1 is padding. Raises ValueError for rows of a stream.
     """
-    table, sizes = table_of(split, length), sizes_in_rows(split, length)
+    if packing == "stream":
+        raise ValueError("rows of a stream hold no whole documents")
+    table, sizes = table_of(split, length, packing), sizes_in_rows(split, length)
     found_BL = np.full((len(indices), length), -1)
     for row, index in enumerate(indices):
         held = table.documents[slice(*table.rows[index : index + 2])]

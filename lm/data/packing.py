@@ -1,10 +1,13 @@
-"""Which documents make up a row, where none is cut in two: a table, the same every time."""
+"""Which documents make up a row, where none is cut in two: a table, the same every time.
+
+Packed `whole`, a row holds as many documents as find room in it; packed `single`, it holds one.
+"""
 
 import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,11 +27,13 @@ class RowTable(NamedTuple):
 
 
 @lru_cache(8)
-def table_of(split: Split, length: int) -> RowTable:
-    """The rows of `length` that hold each document of a split once and whole, kept on disk.
+def table_of(
+    split: Split, length: int, packing: Literal["whole", "single"] = "whole"
+) -> RowTable:
+    """The rows of `length` that hold each document of a split once and whole.
 
-    Raises UserError where one is longer than a row, unless its source says that it is cut.
-    What is cut to nothing is in no row.
+    What takes long to find is kept on disk. Raises UserError where a document is longer than a
+    row, unless its source says that it is cut. What is cut to nothing is in no row.
     """
     sizes = np.diff(split.offsets)
     longest = int(sizes.max(initial=0))
@@ -40,13 +45,16 @@ def table_of(split: Split, length: int) -> RowTable:
             f" not be whole; raise it to {longest}, or have them cut, where data.corpus has"
             " too_long=cut"
         )
-    key = json.dumps([_VERSION, length, hashlib.sha256(split.offsets.tobytes()).hexdigest()])
     kept_sizes = sizes_in_rows(split, length)
     if not kept_sizes.any():
         raise UserError(
             f"data.length={length}: no row has room for a document; raise it, to {longest} at"
             " most"
         )
+    if packing == "single":
+        documents = np.flatnonzero(kept_sizes)
+        return RowTable(np.arange(len(documents) + 1), documents)
+    key = json.dumps([_VERSION, length, hashlib.sha256(split.offsets.tobytes()).hexdigest()])
     if not np.array_equal(kept_sizes, np.minimum(sizes, length)):
         key += hashlib.sha256(kept_sizes.tobytes()).hexdigest()
     name = hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -79,7 +79,7 @@ def _scored(
         vocabulary = split.tokenizer.vocabulary
         part = rows(split, here, data.length, vocabulary, data.packing)
         said_BL = hosts.fetch(score(program.place(fill(part, len(program.rows)))))
-        places_BL = places(split, indices, data.length)
+        places_BL = places(split, indices, data.length, data.packing)
         there_BL = places_BL >= 0
         found[places_BL[there_BL]] = said_BL[: len(indices)][there_BL]
     return found

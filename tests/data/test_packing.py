@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import msgspec
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -65,6 +66,34 @@ def test_each_document_stands_once_and_whole_in_a_row(sizes: list[int], length: 
     assert most_content(split, length, "whole") == max(
         int((segments > 0).sum() - segments.max()) for segments in found.segments_BL
     )
+
+
+def test_a_row_may_hold_one_document_alone() -> None:
+    """Fails if two share a row, one is lost or cut, or their order is that of their sizes."""
+    split = numbered([4, 7, 2, 5])
+    assert n_rows(split, 9, "single") == 4 and row_tokens(split, 9, "single") == 18 / 4
+    found = rows(split, np.array([2, 0, 1, 3]), 9, VOCABULARY, "single")
+    assert found.segments_BL.sum(axis=1).tolist() == [2, 4, 7, 5]
+    assert found.segments_BL.max() == 1
+    assert found.channels["label"][:, 0].tolist() == [2, 0, 1, 3]
+    assert found.tokens_BL[0].tolist() == [111, 112] + [VOCABULARY.pad] * 7
+    assert most_content(split, 9, "single") == 6
+    with pytest.raises(UserError, match="longer than a row"):
+        n_rows(split, 6, "single")
+
+
+def test_copies_of_a_row_stand_one_behind_the_other(corpus) -> None:
+    """Fails if an epoch has fewer rows for it, or the copies are of other rows on a host."""
+    data = Data(
+        corpus=corpus, tokenizer=Bytes(), validation=0.2, length=800, batch=6, packing="single"
+    )
+    tokens = open_tokens(data)
+    once = tokens.batches(msgspec.structs.replace(data, batch=2), 7)
+    thrice = tokens.batches(data, 7, copies=3)
+    for step in (0, 5):
+        expected = np.repeat(once(step).tokens_BL, 3, axis=0)
+        assert np.array_equal(thrice(step).tokens_BL, expected)
+        assert np.array_equal(thrice(step, slice(2, 5)).tokens_BL, expected[2:5])
 
 
 def replace_order(batch):
