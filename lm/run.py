@@ -270,6 +270,13 @@ def validate(run: Run) -> Run:
             f"tokens={run.tokens}: {count} steps of data.batch x data.length; at most {LARGEST}"
             f" steps, which are {LARGEST * each} tokens"
         )
+    if run.data.batch % (copies := run.objective.copies):
+        below = run.data.batch // copies * copies
+        near = [near for near in (below, below + copies) if near]
+        raise UserError(
+            f"data.batch={run.data.batch}: each prompt has {copies} rows of it, by"
+            f" objective.group; nearest: {near}"
+        )
     if run.data.batch % run.microbatches:
         legal = divisors(run.data.batch)
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])
@@ -312,11 +319,17 @@ def check_channels(run: Run) -> None:
     """
     if why := run.objective.refuse_training():
         raise UserError(why)
-    if run.objective.whole and run.data.packing != "whole":
-        kind = run.objective.__struct_config__.tag
+    packing, kind = run.data.packing, run.objective.__struct_config__.tag
+    if run.objective.whole and packing == "stream":
+        legal = "single" if run.objective.single else "whole"
         raise UserError(
-            f"data.packing={run.data.packing}: objective.type={kind} asks of whole documents;"
-            " must be whole"
+            f"data.packing={packing}: objective.type={kind} asks of whole documents; must be"
+            f" {legal}"
+        )
+    if run.objective.single and packing != "single":
+        raise UserError(
+            f"data.packing={packing}: objective.type={kind} asks of one document a row; must be"
+            " single"
         )
     channels = {channel.name: channel for channel in run.data.corpus.channels}
     for name, classes in run.objective.needs.items():
@@ -412,17 +425,31 @@ IDENTITY = 1
 def identity(run: Run) -> dict[str, Any]:
     """What decides a run's result and is not as by default, by field, as JSON values.
 
-    A new field with a default is in nobody's identity. What a run starts from is named by the
-    digest of the model, wherever that lies.
+    A new field with a default is in nobody's identity. What a run starts from, and what its
+    objective asks, is named by the digest of the model, wherever that lies.
 
     >>> identity(Run(seed=1, microbatches=2))
     {'seed': 1}
     """
     found = essence(validate_fields(run))
-    if run.start is not None and run.start.digest is not None:
-        del found["start"]["path"]
+    for name in ("start", "objective"):
+        found |= {name: _by_digest(found[name])} if name in found else {}
     version = {"identity": IDENTITY} if IDENTITY > 1 else {}
     return version | {name: found[name] for name in DECISIVE if name in found}
+
+
+def _by_digest(value: Any) -> Any:
+    """Settings without the path of what has a digest.
+
+    >>> _by_digest({"reward": {"path": "here", "digest": "ab"}})
+    {'reward': {'digest': 'ab'}}
+    """
+    if not isinstance(value, dict):
+        return value
+    found = {name: _by_digest(each) for name, each in value.items()}
+    if found.get("digest") is not None:
+        found.pop("path", None)
+    return found
 
 
 def same_result(a: Run, b: Run) -> list[str]:

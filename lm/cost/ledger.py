@@ -4,14 +4,16 @@ import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from lm.config import Config
-from lm.example import BidirectionalMask
+from lm.data import Data
+from lm.example import AttentionMask, BidirectionalMask
 from lm.model.heads import parameters_of
-from lm.objectives import Base
+from lm.objectives import Base, Causal
 from lm.optimizer import LORA, trainable
 from lm.run import Run, changing, execution_of, steps
 
@@ -45,7 +47,8 @@ class RunCost(Config):
     """What `run.remat` makes the backward pass compute again, and the logits of an objective
     that needs them twice; in no other number."""
     flops_forward: dict[str, int]
-    """One forward pass of one batch, by component; the mean where steps differ."""
+    """One forward pass of one batch, by component; the mean where steps differ. `rollout` is
+    what sampling as many tokens as it may takes, `companions` what frozen models are asked."""
     flops_backward: dict[str, int]
     """One backward pass, likewise: two products of the size of each in the forward pass, but
     for those that frozen parameters save."""
@@ -88,16 +91,91 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
     return cost(run, vocabulary_size).flops_forward
 
 
-def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str, int]:
-    """Forward FLOPs by component of one batch of an objective."""
-    rows, targets = run.data.batch, objective.target_count(run.data.length)
-    found = run.model.matmul_flops(
+_Named = Mapping[str, Run]
+"""The settings of companions that an objective names by a path."""
+_NONE: _Named = MappingProxyType({})
+_NO_GRADIENT = "rollout", "companions"
+
+
+def objective_flops(
+    run: Run, objective: Base, vocabulary_size: int, named: _Named = _NONE
+) -> dict[str, int]:
+    """Forward FLOPs by component of one batch of an objective.
+
+    A companion whose settings are not `named` is counted as nothing.
+    """
+    rows, length = run.data.batch, run.data.length
+    targets = objective.target_count(length)
+    found = _forward_flops(
+        run,
         vocabulary_size,
-        rows=rows,
-        length=objective.positions(run.data.length),
+        length=objective.positions(length),
         targets=targets,
         attention_mask=objective.attention_mask,
-        source=objective.source_positions(run.data.length),
+        source=objective.source_positions(length),
+    )
+    if objective.heads:  # which speak in the vocabulary's place
+        outputs = sum(head.outputs for head in objective.heads)
+        found["head"] = 2 * rows * targets * outputs * (run.model.width + 1)
+        pools = sum(head.pool is not None for head in objective.heads)
+        positions = objective.positions(length)
+        found["pool"] = 2 * rows * targets * pools * positions * run.model.width
+        if queries := sum(head.pool == "attention" for head in objective.heads):
+            found["pool_scores"] = 2 * rows * queries * positions * run.model.width
+    if count := objective.sample_count(length):
+        # Every token read, and those drawn, looks at each place of the cache.
+        sampled = _forward_flops(
+            run,
+            vocabulary_size,
+            length=length + count,
+            targets=1 + count,
+            attention_mask=BidirectionalMask(),
+        )
+        found["rollout"] = sum(sampled.values())
+    if asked := _asked(run, objective, named):
+        found["companions"] = sum(
+            sum(objective_flops(of, of.objective.last, vocabulary_size).values())
+            for of in asked
+        )
+    return found
+
+
+def companion_parameters(run: Run, vocabulary_size: int, named: _Named = _NONE) -> int:
+    """How many parameters the frozen models have that the objective asks."""
+    asked = _asked(run, run.objective.last, named)
+    return sum(parameters(of, vocabulary_size).total for of in asked)
+
+
+def _asked(run: Run, objective: Base, named: _Named) -> list[Run]:
+    """The companions as runs on the rows of this one."""
+    found = []
+    for name, path in objective.companions.items():
+        if path is None:
+            found.append(msgspec.structs.replace(run, objective=Causal(), adapter=None))
+        elif name in named:
+            data = run.data
+            rows = Data(tokenizer=data.tokenizer, length=data.length, batch=data.batch)
+            found.append(msgspec.structs.replace(named[name], data=rows, adapter=None))
+    return found
+
+
+def _forward_flops(
+    run: Run,
+    vocabulary_size: int,
+    *,
+    length: int,
+    targets: int,
+    attention_mask: AttentionMask,
+    source: int = 0,
+) -> dict[str, int]:
+    """Those of a batch's way through the model, with its adapter."""
+    found = run.model.matmul_flops(
+        vocabulary_size,
+        rows=run.data.batch,
+        length=length,
+        targets=targets,
+        attention_mask=attention_mask,
+        source=source,
     )
     if run.adapter is not None:
         # As many positions pass through A and B as through their matrix.
@@ -110,14 +188,6 @@ def objective_flops(run: Run, objective: Base, vocabulary_size: int) -> dict[str
             found[component] * size // multiplied[component]
             for component, size in added.items()
         )
-    if objective.heads:  # which speak in the vocabulary's place
-        outputs = sum(head.outputs for head in objective.heads)
-        found["head"] = 2 * rows * targets * outputs * (run.model.width + 1)
-        pools = sum(head.pool is not None for head in objective.heads)
-        positions = objective.positions(run.data.length)
-        found["pool"] = 2 * rows * targets * pools * positions * run.model.width
-        if queries := sum(head.pool == "attention" for head in objective.heads):
-            found["pool_scores"] = 2 * rows * queries * positions * run.model.width
     return found
 
 
@@ -145,6 +215,9 @@ def gradient_flops(run: Run, objective: Base, vocabulary_size: int) -> Gradients
         of_changed[component] += size * (name in changes.names)
     inputs, weights = {}, {}
     for name, flops in forward.items():
+        if name in _NO_GRADIENT:
+            inputs[name] = weights[name] = 0
+            continue
         inputs[name] = flops * changes.layers
         weights[name] = inputs[name]
         if name in of_all:
@@ -228,7 +301,7 @@ def _tables(run: Run, objective: Base) -> frozenset[str]:
     return tables & {"unembedding"} or tables
 
 
-def cost(run: Run, vocabulary_size: int) -> RunCost:
+def cost(run: Run, vocabulary_size: int, named: _Named = _NONE) -> RunCost:
     """What the whole run will use, known before it starts."""
     count = steps(run)
     tokens = count * run.data.batch * run.data.length
@@ -236,7 +309,7 @@ def cost(run: Run, vocabulary_size: int) -> RunCost:
     forward, inputs, weights = Counter[str](), Counter[str](), Counter[str]()
     again = Counter[str]()
     for part, times in parts.items():
-        products = objective_flops(run, part, vocabulary_size)
+        products = objective_flops(run, part, vocabulary_size, named)
         gradients = gradient_flops(run, part, vocabulary_size)
         found = (products, *gradients, _again(run, part, products))
         for total, each in zip((forward, inputs, weights, again), found, strict=True):

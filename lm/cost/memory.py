@@ -8,8 +8,9 @@ import bisect
 import math
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ STATE = "parameters, gradients and the optimizer's state"
 ROWS = "batches, of which some are read ahead"
 ACTIVATIONS = "what layers keep for the backward pass"
 SCORES = "attention scores"
+COMPANIONS = "frozen models that the objective asks"
 DOCUMENTS = "names and ends of documents"
 _FIELDS = {
     STATE: ("model.width", "model.depth"),
@@ -34,10 +36,15 @@ _FIELDS = {
 """Which fields to make smaller, the first that is enough by itself."""
 
 
-def check(run: Run, devices: Sequence[jax.Device]) -> None:
-    """Raises UserError if all the devices together cannot hold the least that a run needs."""
+def check(
+    run: Run, devices: Sequence[jax.Device], named: Mapping[str, Run] = MappingProxyType({})
+) -> None:
+    """Raises UserError if all the devices together cannot hold the least that a run needs.
+
+    `named` has the settings of companions that the objective names by a path.
+    """
     platform, there = devices[0].platform, _there(devices)
-    needs = least(run, platform)
+    needs = least(run, platform, named)
     total = sum(needs.values())
     if total <= there:
         return
@@ -57,7 +64,9 @@ def check(run: Run, devices: Sequence[jax.Device]) -> None:
     )
 
 
-def least(run: Run, platform: str) -> dict[str, int]:
+def least(
+    run: Run, platform: str, named: Mapping[str, Run] = MappingProxyType({})
+) -> dict[str, int]:
     """Bytes that a run needs on all devices of a platform together, by part, at least.
 
     >>> least(Run(), "cpu")[STATE] == 4 * 4 * ledger.parameters(Run(), 2048).total
@@ -78,6 +87,8 @@ def least(run: Run, platform: str) -> dict[str, int]:
         ACTIVATIONS: positions * model.activation_bytes(run.remat),
         DOCUMENTS: 80 * (run.data.corpus.expected_documents or 0),
     }
+    if frozen := ledger.companion_parameters(run, vocabulary_size(run.data.tokenizer), named):
+        found[COMPANIONS] = 4 * frozen
     if scores := model.score_bytes(execution_of(run, platform), length):
         found[SCORES] = positions * scores
     return found

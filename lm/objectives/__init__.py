@@ -15,6 +15,7 @@ from lm.objectives.diffusion import Diffusion
 from lm.objectives.masked import Drawn, Masked, Scheduled
 from lm.objectives.mixture import Mixture, Part
 from lm.objectives.plain import Plain
+from lm.objectives.policy_gradient import PolicyGradient
 from lm.objectives.preference import Dpo, Ipo, Orpo, Preference
 from lm.objectives.prefix import Prefix
 from lm.objectives.regress import Regress
@@ -35,6 +36,7 @@ Objective = (
     | Response
     | Preference
     | Reward
+    | PolicyGradient
     | StatesOnly
 )
 
@@ -54,6 +56,7 @@ __all__ = [
     "Orpo",
     "Part",
     "Plain",
+    "PolicyGradient",
     "Prediction",
     "Preference",
     "Prefix",

@@ -1,5 +1,6 @@
 """What every objective has, and what it need not say if it is the usual."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import jax
@@ -8,6 +9,7 @@ from lm.config import Config
 from lm.example import AttentionMask, Batch, Example, Head, Output, Vocabulary
 from lm.loss import Sum, cross_entropy
 from lm.numerics import Einsum
+from lm.objectives.rollout import Companion, Generate, Named
 
 Prediction = Literal["next", "masked", "masked before", "spans"]
 """A question that a model was trained to answer, so that scorers know what they may ask.
@@ -39,6 +41,8 @@ class Base(Config):
     logits_again: ClassVar[bool] = False
     """Whether the backward pass computes its logits again: where what a target counts for is
     known only when all of them are."""
+    single: ClassVar[bool] = False
+    """Whether each row must hold one document alone."""
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:
@@ -99,6 +103,41 @@ class Base(Config):
     def parts(self, steps: int, seed: int) -> dict[Self, int]:
         """The objectives of all steps and how many steps each trains, for the ledger."""
         return {self: steps}
+
+    @property
+    def copies(self) -> int:
+        """How many rows of a batch each row of the text is."""
+        return 1
+
+    @property
+    def companions(self) -> Mapping[str, Named | None]:
+        """The frozen models that its rollout asks, by name; None: what the run starts from."""
+        return {}
+
+    def with_digests(self, digests: Mapping[str, str]) -> Self:
+        """The objective with the digests of the companions that it names by a path."""
+        return self
+
+    def sample_count(self, length: int) -> int:
+        """Tokens that the model samples for a row, at most; 0: there is no rollout."""
+        return 0
+
+    def rollout(
+        self,
+        batch: Batch,
+        vocabulary: Vocabulary,
+        key: jax.Array,
+        *,
+        generate: Generate,
+        companions: Mapping[str, Companion],
+    ) -> Batch:
+        """What the objective is called with in place of the rows: some are the model's own.
+
+        It is called inside the jitted step, before the objective is; `generate` samples from
+        the model as the step found it. All rows of a step are there, whatever microbatches and
+        devices make of them later. Nothing is differentiated by it.
+        """
+        raise NotImplementedError
 
     @property
     def heads(self) -> tuple[Head, ...]:

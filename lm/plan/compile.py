@@ -33,6 +33,7 @@ from lm.plan.hlo import Collective, Unreadable, work
 from lm.plan.measure import speed, step_seconds
 from lm.plan.network import DevicePlace, axes_of, seconds_of
 from lm.run import Run, channels_of, mesh_for
+from lm.train.companions import companion_settings
 from lm.train.step import Program, prepare
 
 
@@ -60,7 +61,7 @@ def find(request: Request) -> Found:
     if request.slice != HERE and run.unroll is None:
         run = msgspec.structs.replace(run, unroll=1)  # also where a CPU stands for a GPU
     mesh = _mesh.make(mesh_config, devices)
-    program = prepare(run, _vocabulary(run), mesh)
+    program = prepare(run, _vocabulary(run), mesh, companion_settings(run))
     found = Found(mesh=dict(mesh.shape))
     start = time.monotonic()
     options = {"exec_time_optimization_effort": -1.0} if request.quick else None
@@ -128,18 +129,21 @@ def _step(step: StepKind, program: Program) -> tuple[Any, Sequence[Any]]:
         )
         for channel in channels_of(run)
     }
+    # A run that is planned has no text: what its objective reads there is a number a token.
+    channels = dict.fromkeys(run.objective.needs, rows) | channels
     batch = Batch(rows, rows, channels)
     if step == "train":
         seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
         given = [program.abstract, batch, seed]
-        return program.update.lower(*given, run.objective), given
+        beside = [program.beside] if program.beside else []
+        # What is static is no argument of the compiled program.
+        return program.update.lower(*given, run.objective, *beside), [*given, *beside]
     params = program.abstract.params
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
     if step == "validate":
-        given = [params, batch, key]
-        validate: Any = program.validate
-        return validate.lower(*given), given
+        given = [params, batch, key, *([program.companions] if program.companions else [])]
+        return program.check.lower(*given), given
     scorer = next(iter(valid(run).values()))
     where = _mesh.sharding(mesh, "batch")
     number = jax.ShapeDtypeStruct((run.data.batch,), jnp.uint32, sharding=where)

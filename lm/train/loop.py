@@ -134,7 +134,7 @@ def _train(
 ) -> tuple[State, Progress, bool]:
     """Trains to the end of the budget, or to a request to stop."""
     run, tokens, start = job.run, job.tokens, int(state.step)
-    cost = ledger.cost(run, tokens.tokenizer.vocabulary.size)
+    cost = ledger.cost(run, tokens.tokenizer.vocabulary.size, job.program.named)
     flops = sum(cost.flops_forward.values()) + sum(cost.flops_backward.values())
     a_token = flops / (run.data.batch * run.data.length)
     session = Session(run, job.directory, job.label, start, steps(job.program.run), a_token)
@@ -183,7 +183,7 @@ class _Loop:
         total, evaluations = steps(program.run), set(evaluation_steps(program.run))
         # A step's batch is the next that was not left out when the run was rolled back.
         ahead = self._progress.left_out
-        batches = self._job.tokens.batches(run.data, run.seed)
+        batches = self._job.tokens.batches(run.data, run.seed, run.objective.copies)
         for step, part in enumerate(
             batches.iterate(start + ahead, total + ahead, program.rows), start + 1
         ):

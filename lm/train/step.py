@@ -3,7 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,9 +20,11 @@ from lm.data.digest import chained
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import Batch, Example, Vocabulary, content_of
+from lm.generate.sampling import roll_out
 from lm.loss import Sum
 from lm.model import Module, blank_example, build
 from lm.objectives import Base
+from lm.objectives.rollout import START, Companion, Samples
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
 from lm.optimizer import learning_rate, only_trained, state_axes, trainable
@@ -55,12 +57,17 @@ class Program:
     """`(state, batch, seed, objective)`, jitted; see `step`.
 
     Where there is something `beside`, it is the last argument."""
-    validate: Callable[[Any, Batch, jax.Array], dict[str, Sum]]
-    """`(params, batch, key)` to what the objective's loss is on these rows, by name."""
+    check: Any
+    """`(params, batch, key)`, jitted; see `validate`. Companions are the last argument."""
     join: Callable[[Any], Any]
     """Parameters as they are trained to those that the module takes."""
     merge: Callable[[Any], Any]
     """Parameters as they are trained to those of a model without an adapter."""
+    companions: Mapping[str, Any] = field(default_factory=dict)
+    """By name, parameters of the frozen models that the objective asks; until they are placed,
+    their shapes and shardings."""
+    named: Mapping[str, Run] = field(default_factory=dict)
+    """The settings of those that are not the start."""
 
     def init(self) -> State:
         """The state before training."""
@@ -101,11 +108,23 @@ class Program:
         beside: Any = {"limit": np.float32(limit)} if _skips(self.run) else {}
         if hosts.is_multihost():
             beside["flags"] = hosts.place_flags(flags, self.mesh)
+        beside |= self.beside
         more = (beside,) if beside else ()
         found: tuple[State, dict[str, jax.Array]] = self.update(
             state, batch, _seed(self.run), objective, *more
         )
         return found
+
+    def validate(self, params: Any, batch: Batch, key: jax.Array) -> dict[str, Sum]:
+        """What the objective's loss is on these rows, by name."""
+        companions = (self.companions,) if self.companions else ()
+        found: dict[str, Sum] = self.check(params, batch, key, *companions)
+        return found
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What is `beside` a step's arguments whatever the step."""
+        return {"companions": self.companions} if self.companions else {}
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -137,19 +156,44 @@ class Program:
         return _mesh.sharding(self.mesh, "batch", "length")
 
 
-def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Program:
-    """Builds the program of a run; nothing is allocated yet, nothing compiled."""
-    module = build(
-        run.model,
-        vocabulary.size,
-        mesh=mesh,
-        precision=run.precision,
-        remat=run.remat,
-        unroll=run.unroll,
-        attention=run.attention,
-    )
-    # The smallest that fits the mesh.
-    blank = partial(blank_example, run.model, _mesh.num_shards(mesh, "batch"), run.data.length)
+def prepare(
+    run: Run,
+    vocabulary: Vocabulary,
+    mesh: jax.sharding.Mesh,
+    named: Mapping[str, Run] = MappingProxyType({}),
+) -> Program:
+    """Builds the program of a run; nothing is allocated yet, nothing compiled.
+
+    `named` has the settings of the companions that the objective names by a path.
+    """
+
+    def module_of(run: Run) -> Module:
+        return build(
+            run.model,
+            vocabulary.size,
+            mesh=mesh,
+            precision=run.precision,
+            remat=run.remat,
+            unroll=run.unroll,
+            attention=run.attention,
+        )
+
+    def boxes(of: Run, key: jax.Array) -> Any:
+        """The parameters of the vocabulary's way through the model, and of each head."""
+        module = module_of(of)
+        # The smallest that fits the mesh.
+        blank = partial(
+            blank_example, of.model, _mesh.num_shards(mesh, "batch"), run.data.length
+        )
+        found = module.init(key, blank())["params"]
+        for head in of.objective.heads:
+            # Each parameter follows from its own name, so what both have is the same.
+            found = module.init(key, replace(blank(), head=head))["params"] | found
+        return found
+
+    module = module_of(run)
+    asked = {START: run} if START in run.objective.companions else {}
+    asked |= {name: of for name, of in named.items() if name in run.objective.companions}
 
     adapter, module_axes = run.adapter, run.model.axes()
 
@@ -172,15 +216,52 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         grads, terms = jax.grad(total, has_aux=True)(params)
         return terms, grads
 
+    def rolled_out(
+        objective: Base, params: Any, batch: Batch, key: jax.Array, companions: Any
+    ) -> Batch:
+        """What the objective is called with: the rows, or what its rollout makes of them."""
+        if not objective.sample_count(run.data.length):
+            return batch
+
+        def companion(of: Run, params: Any) -> Companion:
+            last, frozen = of.objective.last, module_of(of)
+            return Companion(
+                lambda example: frozen.apply({"params": params}, example),
+                frozen.einsum,
+                mesh,
+                last.heads[0] if last.heads else None,
+                last.attention_mask,
+            )
+
+        def generate(
+            tokens_BL: jax.Array,
+            prompt_B: jax.Array,
+            end_B: jax.Array,
+            key: jax.Array,
+            count: int,
+        ) -> Samples:
+            given = join(params), tokens_BL, prompt_B, end_B, key, count
+            return roll_out(module, *given, vocabulary=vocabulary)
+
+        return objective.rollout(
+            batch,
+            vocabulary,
+            jax.random.fold_in(key, _ROLLOUT),
+            generate=generate,
+            companions={name: companion(of, companions[name]) for name, of in asked.items()},
+        )
+
     def step(
         state: State,
         batch: Batch,
         seed: jax.Array,
         objective: Base,
-        beside: Mapping[str, jax.Array] = MappingProxyType({}),
+        beside: Mapping[str, Any] = MappingProxyType({}),
     ) -> tuple[State, dict[str, jax.Array]]:
         mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step / steps(run)
+        batches = chained(state.batches, batch)  # as they are read
+        batch = rolled_out(objective, state.params, batch, mask, beside.get("companions"))
         example = objective(batch, vocabulary, mask, progress)
         terms, grads = _over_microbatches(
             partial(gradient, objective), state.params, example, drop, run.microbatches
@@ -190,7 +271,6 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         grads = grads if trains is None else only_trained(trains, grads)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
-        batches = chained(state.batches, batch)
         metrics = {
             **{name: term.mean for name, term in terms.items()},
             **_targets(example, batch, vocabulary),
@@ -212,17 +292,9 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             metrics["skipped"] = ~sound
         return State(params, optimizer, state.step + 1, batches), metrics
 
-    def boxes(key: jax.Array) -> Any:
-        """The parameters of the vocabulary's way through the model, and of each head."""
-        found = module.init(key, blank())["params"]
-        for head in run.objective.heads:
-            # Each parameter follows from its own name, so what both have is the same.
-            found = module.init(key, replace(blank(), head=head))["params"] | found
-        return found
-
     def init(seed: jax.Array) -> State:
         key = jax.random.key(seed)
-        params = nn.unbox(boxes(key))
+        params = nn.unbox(boxes(run, key))
         if adapter is not None:
             shapes = run.model.shapes(vocabulary.size)
             params |= as_tree(adapter.draw(key, module_axes, shapes))
@@ -235,12 +307,30 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             return params
         return as_tree(adapter.merged(by_name(params), module_axes))
 
-    def validate(params: Any, batch: Batch, key: jax.Array) -> dict[str, Sum]:
+    def check(
+        params: Any, batch: Batch, key: jax.Array, companions: Any = None
+    ) -> dict[str, Sum]:
         last = run.objective.last
+        batch = rolled_out(last, params, batch, key, companions)
         return loss(last, params, last(batch, vocabulary, key), {})
 
-    boxed = jax.eval_shape(boxes, jax.random.key(0))
-    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
+    def names_of(of: Run) -> tuple[Any, Any]:
+        """The shape and the axes of each parameter."""
+        boxed = jax.eval_shape(partial(boxes, of), jax.random.key(0))
+        return nn.unbox(boxed), jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
+
+    def placed(shapes: Any, axes: Any) -> Any:
+        _check_divides(shapes, axes, mesh)
+        return jax.tree.map(
+            lambda shape, names: jax.ShapeDtypeStruct(
+                shape.shape, shape.dtype, sharding=_mesh.sharding(mesh, *names)
+            ),
+            shapes,
+            axes,
+        )
+
+    companions = {name: placed(*names_of(of)) for name, of in asked.items()}
+    _, axes = names_of(run)
     if adapter is not None:
         axes |= as_tree(adapter.axes(module_axes))
     patterns = changing(run)
@@ -260,7 +350,9 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
         shardings,
     )
     everywhere, rows = _mesh.sharding(mesh), _mesh.sharding(mesh, "batch", "length")
-    beside = {"limit": everywhere} if _skips(run) else {}
+    beside: dict[str, Any] = {"limit": everywhere} if _skips(run) else {}
+    frozen = jax.tree.map(lambda shape: shape.sharding, companions)
+    beside |= {"companions": frozen} if frozen else {}
     if hosts.is_multihost():
         beside["flags"] = hosts.flags_sharding(mesh)
     return Program(
@@ -277,14 +369,20 @@ def prepare(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Progra
             donate_argnums=0,
             static_argnums=3,
         ),
-        validate=jax.jit(
-            validate,
-            in_shardings=(shardings.params, rows, everywhere),
+        check=jax.jit(
+            check,
+            in_shardings=(shardings.params, rows, everywhere, *([frozen] if frozen else [])),
             out_shardings=everywhere,
         ),
         join=join,
         merge=jax.jit(merge) if adapter is not None else merge,
+        companions=companions,
+        named=named,
     )
+
+
+_ROLLOUT = 2
+"""Folded into a step's key, what its samples are drawn with."""
 
 
 def _targets(example: Example, batch: Batch, vocabulary: Vocabulary) -> dict[str, jax.Array]:

@@ -29,6 +29,7 @@ from lm.run import (
     steps,
     validate,
 )
+from lm.train.companions import Companions
 from lm.train.directory import checkpoints_of, finished_result, open_run_tokens
 from lm.train.load import ModelWithText
 from lm.train.lock import only_writer
@@ -65,13 +66,15 @@ def train_run(
     `run.faults` says to stop; Stopped after SIGINT or SIGTERM, with everything saved.
     """
     begun = begin(validate(run))
+    check_channels(begun.run)
+    companions = Companions(begun)
+    begun = companions.begun
     run = validate(begun.run)
-    check_channels(run)
     finish = partial(_finished, run, directory, asked=evaluate is not None)
     if finished := finish():
         return finished
     check_trackers(run.trackers)
-    memory.check(run, jax.devices())
+    memory.check(run, jax.devices(), companions.settings)
     slices = _mesh.count_slices(jax.devices())
     mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
@@ -84,7 +87,7 @@ def train_run(
     seen = rows_seen(counted, tokens)
     check_targets(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
-    program = prepare(counted, vocabulary, mesh)
+    program = prepare(counted, vocabulary, mesh, companions.settings)
     places: list[str | Path] = [directory]
     if run.checkpoints.directory is not None:  # whoever else writes there
         places.append(checkpoints_of(run, directory))
@@ -92,6 +95,7 @@ def train_run(
         # By now another process may have finished it.
         if finished := finish():
             return finished
+        program = companions.place(program)
         known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
         tokens = with_reference(run, tokens, program, begun)
 
@@ -109,7 +113,7 @@ def train_run(
                     f"{label}: stopped and saved at step {state.step} of {steps(counted)}"
                 )
         result = Result(
-            costs=_costs(counted, tokens, seen, progress),
+            costs=_costs(counted, tokens, seen, progress, program.named),
             training=_training(run, tokens, state, progress, begun),
             evaluation=evaluate and evaluate(trained(state.params)),
         )
@@ -130,11 +134,13 @@ def _finished(run: Run, directory: Path, *, asked: bool) -> Result | None:
     return None if text is None else Result.from_columns(json.loads(text))
 
 
-def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress) -> Costs:
+def _costs(
+    run: Run, tokens: Tokens, seen: int, progress: Progress, named: Mapping[str, Run]
+) -> Costs:
     """What a run with its budget in positions cost, having read so many different rows."""
     each = tokens.row_tokens(run.data)
     size = tokens.tokenizer.vocabulary.size
-    cost, parameters = ledger.cost(run, size), ledger.parameters(run, size)
+    cost, parameters = ledger.cost(run, size, named), ledger.parameters(run, size)
     return Costs(
         params_total=parameters.total,
         params_non_embedding=parameters.non_embedding,
@@ -182,4 +188,4 @@ def rows_seen(run: Run, tokens: Tokens) -> int:
     """How many different rows the run reads; raises UserError if there are too few."""
     data = run.data
     there = unique_rows(tokens.train, data.length, data.unique, data.packing)
-    return min(steps(run) * run.data.batch, there)
+    return min(steps(run) * run.data.batch // run.objective.copies, there)

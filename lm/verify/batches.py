@@ -154,7 +154,8 @@ def _filled(
     the corpus is another by now, the gap stays.
     """
     try:
-        batches = open_tokens(run.data).batches(run.data, run.seed)
+        copies = run.objective.copies
+        batches = open_tokens(run.data).batches(run.data, run.seed, copies)
     except UserError:  # the corpus is not there any more
         return chain
     left_out = {r["step"]: r.get("left_out", 0) for r in read_metrics(directory)}

@@ -61,15 +61,15 @@ def rows_and_edits(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def channel(name: str, segments_BL: jax.Array, label: jax.Array) -> jax.Array:
     """What a channel says of each token of the rows, int32[B, L]: the same `label`, mostly.
 
-    Every token of an answer's counts as a target. A document is a pair, of which `label` says
-    which half was chosen.
+    Every token is an answer's and counts as a target, or by the other `label` none does. A
+    document is a pair, of which `label` says which half was chosen.
 
     >>> segments = jnp.array([[1, 1, 1, 2, 2, 0]])
     >>> channel("choice", segments, jnp.int32(0)).tolist()
     [[0, 1, 1, 0, 1, 1]]
     """
     if name == LOSS:
-        return jnp.ones_like(segments_BL)
+        return jnp.full_like(segments_BL, 1 - label)
     if name != CHOICE:
         return jnp.full_like(segments_BL, label)
     positions_BL = positions_of(segments_BL)

@@ -25,6 +25,7 @@ from lm.objectives import (
     Curriculum,
     Masked,
     Mixture,
+    PolicyGradient,
     Preference,
     Prefix,
     Regress,
@@ -33,6 +34,8 @@ from lm.objectives import (
     Tag,
 )
 from lm.objectives import Base as Objective
+from lm.objectives.rewards import Learnt
+from lm.objectives.rollout import Named
 from lm.optimizer import Lora
 from lm.plan import hlo
 from lm.run import Run
@@ -199,6 +202,39 @@ def test_a_runs_flops_are_the_compilers_count(monkeypatch, objective, model, set
     ).cost_analysis()["flops"]
     cost = ledger.cost(run, 2048)
     assert 3 * counted == pytest.approx(cost.flops + cost.flops_rematerialized, rel=0.02)
+
+
+def test_sampling_and_what_companions_are_asked_are_counted(monkeypatch):
+    """Fails if the prompt is read for nothing, a token's scores are those of itself alone, or
+    the start or the reward model costs nothing, or a backward pass.
+
+    The compiler counts the body of the loop that samples once, so there is one token to sample.
+    """
+    monkeypatch.setattr(lm.loss, "LOGITS_AT_ONCE", 1 << 62)
+    reward = Learnt(model=Named(path="nowhere"))
+    run = Run(
+        model=Transformer(depth=2, width=512, heads=4),
+        objective=PolicyGradient(reward=reward, group=4, answer=1),
+        data=Data(length=128, batch=16, tokenizer=Bytes()),
+        tokens=3 * 16 * 128,
+    )
+    judge = Run(model=Transformer(depth=1, width=512, heads=4), objective=Classify())
+    program = prepare(run, vocabulary(2048), alone(), {"reward": judge})
+    rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
+    batch = Batch(rows, rows, {"loss": rows})
+    counted = program.update.lower(
+        program.abstract, batch, np.uint32(0), run.objective, program.beside
+    ).cost_analysis()["flops"]
+    cost = ledger.cost(run, 2048, {"reward": judge})
+    assert 3 * counted == pytest.approx(cost.flops, rel=0.02)
+    causal = ledger.cost(msgspec.structs.replace(run, objective=Causal()), 2048)
+    forward = sum(causal.flops_forward.values())
+    assert cost.flops_backward == causal.flops_backward | {"rollout": 0, "companions": 0}
+    assert 0.8 * forward < cost.flops_forward["rollout"] < forward
+    assert forward < cost.flops_forward["companions"] < 2 * forward
+    assert list(program.companions) == ["start", "reward"]
+    parameters = sum(x.size for x in jax.tree.leaves(program.companions))
+    assert ledger.companion_parameters(run, 2048, {"reward": judge}) == parameters
 
 
 @pytest.mark.parametrize(

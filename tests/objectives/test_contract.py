@@ -26,6 +26,7 @@ from lm.objectives import (
     Orpo,
     Part,
     Plain,
+    PolicyGradient,
     Preference,
     Prefix,
     Regress,
@@ -74,6 +75,7 @@ CASES = {
     "regress": Regress(center=2, scale=0.5),
     "tag": Tag(classes=3),
     "response": Response(),
+    "policy gradient": PolicyGradient(group=2),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
@@ -153,7 +155,7 @@ def test_rows_of_padding_ask_for_nothing(objective, ask):
         assert (np.asarray(example.segments) == 0).all()
 
 
-NO_DRAW = Causal | Classify | Regress | Tag | Preference | Reward
+NO_DRAW = Causal | Classify | Regress | Tag | Preference | Reward | PolicyGradient
 DRAWS = {name: case for name, case in CASES.items() if not isinstance(case, NO_DRAW)}
 
 

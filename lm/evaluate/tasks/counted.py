@@ -86,7 +86,7 @@ def _read(trained: ModelWithText) -> Iterator[np.ndarray]:
     """The stretches of documents in the rows that a run read, without special tokens."""
     run, tokens = trained.run, trained.tokens
     ordinary_V = tokens.tokenizer.vocabulary.is_ordinary
-    batches = tokens.batches(run.data, run.seed)
+    batches = tokens.batches(run.data, run.seed, run.objective.copies)
     everything = np.arange(run.data.batch)
     for batch in batches.iterate(0, steps(run), everything):
         tokens_BL, segments_BL = np.asarray(batch.tokens_BL), np.asarray(batch.segments_BL)

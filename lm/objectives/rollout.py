@@ -1,0 +1,105 @@
+"""What an objective that learns from a model's own samples is given, inside the step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from msgspec import Meta
+
+from lm.config import Config
+from lm.example import (
+    AttentionMask,
+    CausalMask,
+    Example,
+    Head,
+    Output,
+    positions_of,
+    unanswered,
+)
+from lm.loss import logits, token_nats
+from lm.numerics import Einsum
+
+START = "start"
+"""The companion that is what the run starts from."""
+
+
+class Named(Config):
+    """A trained model that is asked, and never trained: a companion by its path."""
+
+    path: Annotated[
+        str, Meta(min_length=1, description="an artifact, or the directory of a run")
+    ]
+    digest: Annotated[
+        str | None,
+        Meta(description="of the model there; null: whichever it is, and noted here"),
+    ] = None
+
+
+class Samples(NamedTuple):
+    """Rows of prompts with what a model put behind each, in nats where it says so."""
+
+    tokens_BL: jax.Array
+    """int32[B, L]: prompts, samples, padding."""
+    sampled_BL: jax.Array
+    """bool[B, L]: which of them were sampled, with the token that ends each sample."""
+    log_p_BL: jax.Array
+    """float32[B, L]: log p of each sampled token when it was drawn; 0 elsewhere."""
+    entropy_BL: jax.Array
+    """float32[B, L]: of the distribution that it was drawn from; 0 elsewhere."""
+    ended_B: jax.Array
+    """bool[B]: whether a sample came to its end, and was not cut."""
+
+
+Generate = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, int], Samples]
+"""`(tokens_BL, prompt_B, end_B, key, count)` to samples of the model as it is in this step.
+
+Row b goes on behind its first `prompt_B[b]` tokens until it draws the token `end_B[b]` or eos,
+has `count` more, or is full; a row without a prompt stays empty.
+"""
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A frozen model, as an objective may ask it inside the step."""
+
+    ask: Callable[[Example], Output]
+    einsum: Einsum
+    mesh: jax.sharding.Mesh | None
+    head: Head | None
+    """What it speaks with; None: the vocabulary."""
+    attention_mask: AttentionMask
+    """What its tokens see of their segment."""
+
+    def log_p(self, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+        """Log p of each token given those before it in its segment, float32[B, L]; 0 of first
+        ones.
+        """
+        example = unanswered(tokens_BL, segments_BL, CausalMask())
+        next_BL = jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1)))
+        output = self.ask(example)
+        nats_BL = token_nats(output, next_BL, einsum=self.einsum, mesh=self.mesh)
+        before_BL = jnp.pad(nats_BL[:, :-1], ((0, 0), (1, 0)))
+        known_BL = (segments_BL > 0) & (positions_of(segments_BL) > 0)
+        return jnp.where(known_BL, -before_BL, 0.0)
+
+    def scores(self, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+        """What its head gives the one document of each row, float32[B].
+
+        Of one output its value; of two classes the log-odds of the second.
+        """
+        assert self.head is not None
+        rows = len(tokens_BL)
+        example = Example(
+            inputs=tokens_BL,
+            target_positions=None,
+            targets=jnp.zeros((rows, 1), jnp.int32),
+            weights=jnp.zeros((rows, 1)),
+            segments=segments_BL,
+            positions=positions_of(segments_BL),
+            attention_mask=self.attention_mask,
+            head=self.head,
+        )
+        scores_BC: Any = logits(self.ask(example), einsum=self.einsum)[:, 0]
+        return scores_BC[:, -1] - (scores_BC[:, 0] if self.head.outputs == 2 else 0.0)
