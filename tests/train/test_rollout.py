@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from experiments.benchmarks import reward_hacking
 from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
@@ -21,7 +22,7 @@ from lm.objectives import PolicyGradient, rewards
 from lm.objectives.rollout import START
 from lm.optimizer import Adamw
 from lm.run import Run
-from lm.train.step import Program, State, prepare
+from lm.train.step import Program, prepare
 
 VOCABULARY = Vocabulary(
     size=8, pad=0, mask=None, bos=1, eos=2, first_ordinary=3, begins_word=(True,) * 8
@@ -215,48 +216,11 @@ def test_groups_are_whole_whatever_a_batch_is_cut_into():
     assert metrics["gradient_norm"] > 0.01
 
 
-HACKED = replace(
-    RUN,
-    data=replace(RUN.data, length=10, batch=64),
-    objective=PolicyGradient(reward=rewards.Exact(), group=16, answer=8, beta=0.01),
-    optimizer=Adamw(learning_rate=1e-2, weight_decay=0.0),
-    tokens=200 * 64 * 10,
-)
-ASKED = [([1, token], [token, 2]) for token in (3, 4, 5, 6)]
-"""Prompts, and answers that say them after: one token, and the end."""
-
-
-def learn(state: State, start: Any, steps: int, **changes: Any) -> tuple[State, dict]:
-    """What becomes of a start, and what is then measured; `exact` is how often it is right."""
-    run = replace(HACKED, objective=replace(HACKED.objective, **changes))
-    made = dataclasses.replace(program(run), companions={START: start})
-    batch = made.place(rows(run, *ASKED))
-    for _ in range(steps):
-        state, metrics = made.step(state, batch)
-    found = {name: float(x) for name, x in metrics.items() if name != "batches"}
-    drawn = jax.jit(partial(roll_out, made.module, count=8, vocabulary=VOCABULARY))(
-        state.params, batch.tokens_BL, jnp.full(64, 2), jnp.full(64, 2), jax.random.key(9)
-    )
-    given = batch.channels["loss"] > 0
-    answers = rewards.Answers(*drawn[:2], batch.tokens_BL, given, given, VOCABULARY, {})
-    return state, found | {"exact": float(rewards.Exact()(answers).mean())}
-
-
 def test_a_reward_with_a_flaw_is_hacked_and_a_sound_one_is_not():
     """Fails if a reward does not reach the model, or beta does not hold it at its start."""
-    made = program(HACKED)
-    state, before = learn(made.init(), made.companions[START], 40)
-    copies = partial(jax.tree.map, jnp.copy)
-    start = copies(state.params)
-    recall = rewards.Recall()
-    found = {
-        "exact": learn(copies(state), start, 60)[1],
-        "recall": learn(copies(state), start, 60, reward=recall)[1],
-        "recall, held": learn(copies(state), start, 60, reward=recall, beta=1.0)[1],
-    }
-    hacked, sound, held = found["recall"], found["exact"], found["recall, held"]
-    assert before["exact"] < 0.3 and before["length"] < 3
-    assert hacked["reward"] > 0.9 and hacked["length"] > 2 * before["length"]
-    assert hacked["exact"] < before["exact"] + 0.15 and hacked["ended"] < 0.5
+    start, sound, hacked, held = reward_hacking.measure(90).values()
+    assert start["exact"] < 0.3 and start["length"] < 3
+    assert hacked["reward"] > 0.9 and hacked["length"] > 2 * start["length"]
+    assert hacked["exact"] < start["exact"] + 0.15 and hacked["ended"] < 0.5
     assert sound["exact"] > 0.6 and sound["length"] < 2.5
     assert held["length"] < 3 and held["ended"] > 0.9 and held["kl"] < 0.2 < hacked["kl"]
