@@ -79,6 +79,26 @@ def test_generate_answers_and_ends(capsys, trained) -> None:
     assert len(said(capsys, *short)) <= 3
 
 
+def test_messages_are_a_task(capsys, trained, tmp_path) -> None:
+    """Fails if a message is asked without its template, or an answer does not end."""
+    asked = [
+        {"say": f"{letter}{n}", "right": right}
+        for n in range(4)
+        for letter, right in (("a", "yes"), ("b", "no"))
+    ]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    task = {"files": ["asked.jsonl"], "prompt": "{say}", "reference": "right", "score": "match"}
+    found = {}
+    for kind in ("reply", "generation"):
+        (tmp_path / f"{kind}.json").write_text(json.dumps({"type": kind, "count": 8, **task}))
+        out = said(
+            capsys, "eval", str(trained), "--tasks", str(tmp_path / f"{kind}.json"), "--json"
+        )
+        (found[kind],) = json.loads(out)[kind]
+    assert found["reply"]["value"] == 1.0 and found["generation"]["value"] == 0.0
+    assert found["reply"]["prompt"] == "a message: {say}"
+
+
 def test_it_is_scored_like_any_model_of_text(trained) -> None:
     """Fails if special tokens of a template are not what a text may hold."""
     found = evaluate(load_run(trained))

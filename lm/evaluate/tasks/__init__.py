@@ -25,10 +25,11 @@ from lm.evaluate.tasks.base import Conditions, NamedTask, Task
 from lm.evaluate.tasks.choice import Choice, Pairs
 from lm.evaluate.tasks.generation import Generation
 from lm.evaluate.tasks.last_word import LastWord
+from lm.evaluate.tasks.reply import Reply
 from lm.evaluate.tasks.similarity import Similarity
 from lm.evaluate.tasks.sitting import Sheet, sheet_of
 
-TaskConfig = Pairs | Choice | LastWord | Similarity | Generation
+TaskConfig = Pairs | Choice | LastWord | Similarity | Generation | Reply
 
 TASKS: dict[str, NamedTask] = {
     "blimp": blimp.TASK,

@@ -102,6 +102,17 @@ class Candidate(Protocol):
         """What it writes after each prompt: the likeliest tokens, up to `count` or a stop."""
         ...
 
+    def answered(
+        self,
+        messages: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        """What it answers to each message, by its chat template: as with `written`."""
+        ...
+
 
 class Conditions(Config):
     """Under which conditions a task is sat: the same for every candidate."""

@@ -1,5 +1,6 @@
 """A model that sits tasks: what it finds likely, its states, and what it writes."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 
 from lm.config import UserError, dump
 from lm.data import Tokenizer
+from lm.data.conversations import end_of_answer
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.evaluate.effort import Effort
@@ -255,6 +257,23 @@ class ModelCandidate:
         encoded = [ids.tolist() for ids in self.tokenizer.encode_all(list(prompts))]
         return self.continued(encoded, count=count, stop=stop, note=note)
 
+    def answered(
+        self,
+        messages: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        """What it answers to each message, up to what its chat template ends an answer with."""
+        end = end_of_answer(self.tokenizer)
+        asked = [
+            self.tokenizer.chat([{"role": "user", "content": message}], True).tolist()
+            for message in messages
+        ]
+        alone = dataclasses.replace(self, prefix="none")
+        return alone.continued(asked, count=count, stop=stop, note=note, end=end)
+
     def continued(
         self,
         prompts: Sequence[Sequence[int]],
@@ -265,10 +284,12 @@ class ModelCandidate:
         top_k: int | None = None,
         seed: int = 0,
         note: Note = lambda *_: None,
+        end: int | None = None,
     ) -> list[Completion]:
         """What it writes after each prompt's ids, up to `count` tokens or a stop.
 
-        A temperature of 0 takes the likeliest. Of a prompt that does not fit, its beginning is
+        What ends a text is the token `end`; None: the eos token. A temperature of 0 takes the
+        likeliest. Of a prompt that does not fit, its beginning is
         cut. Raises UserError for a model that writes nothing, and where no prompt would fit.
         """
         task_writers(self.run)
@@ -295,7 +316,7 @@ class ModelCandidate:
                     raise UserError("a prompt of no tokens, after nothing: --prefix bos, say")
                 # Filled up, so that one program serves all.
                 rows += rows[:1] * (size - len(rows))
-                added = self._added(rows, count, temperature, top_k, seed + start)
+                added = self._added(rows, count, temperature, top_k, seed + start, end)
                 for place, ids in zip(batch, added, strict=False):
                     text = until_stop(self.tokenizer.decode(ids), stop)
                     found[place] = Completion(text, max(0, len(prompts[place]) - room))
@@ -309,9 +330,12 @@ class ModelCandidate:
         temperature: float,
         top_k: int | None,
         seed: int,
+        end: int | None,
     ) -> list[list[int]]:
         """What is written after each row, or at its sentinel."""
         vocabulary = self._vocabulary
+        if end is not None:
+            vocabulary = dataclasses.replace(vocabulary, eos=end)
         if not self._writes_spans:
             return generate(
                 self.module,

@@ -81,6 +81,16 @@ class NGramCandidate:
     ) -> list[Completion]:
         raise UserError("an n-gram model writes no text here")
 
+    def answered(
+        self,
+        messages: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        raise UserError("an n-gram model writes no text here")
+
 
 def _read(trained: ModelWithText) -> Iterator[np.ndarray]:
     """The stretches of documents in the rows that a run read, without special tokens."""

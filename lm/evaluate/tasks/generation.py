@@ -10,7 +10,15 @@ import numpy as np
 from msgspec import Meta
 
 from lm.config import UserError
-from lm.evaluate.tasks.base import Answers, Candidate, Conditions, Item, Statistic, Task
+from lm.evaluate.tasks.base import (
+    Answers,
+    Candidate,
+    Completion,
+    Conditions,
+    Item,
+    Statistic,
+    Task,
+)
 from lm.evaluate.tasks.metrics import mean
 from lm.evaluate.tasks.prompts import fill_template, solved_before, template_fields
 
@@ -130,7 +138,7 @@ class Generation(Task, tag="generation", kw_only=True):
             prompts = [
                 text + self._prompt(item) for text, item in zip(before, items, strict=True)
             ]
-            found = candidate.written(prompts, count=self.count, stop=self.stop)
+            found = self.ask(candidate)(prompts, count=self.count, stop=self.stop)
             columns.append(
                 [
                     self._columns(each.text, self._references(item))
@@ -140,6 +148,10 @@ class Generation(Task, tag="generation", kw_only=True):
             cut.append([each.cut for each in found])
             texts.append(tuple(each.text for each in found))
         return Answers(np.array(columns, np.float64), np.array(cut), tuple(texts))
+
+    def ask(self, candidate: Candidate) -> Callable[..., list[Completion]]:
+        """How a candidate is asked for texts."""
+        return candidate.written
 
     def _columns(self, text: str, references: Sequence[str]) -> list[float]:
         """What the metrics are functions of, of one item."""

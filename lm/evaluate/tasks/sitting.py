@@ -224,6 +224,18 @@ class Remembering:
         names = [_name((prompt, count, stop)) for prompt in prompts]
         return self._remembered(Completion, names, prompts, ask, note)
 
+    def answered(
+        self,
+        messages: Sequence[str],
+        *,
+        count: int,
+        stop: Sequence[str],
+        note: Note = lambda *_: None,
+    ) -> list[Completion]:
+        ask = partial(self.candidate.answered, count=count, stop=stop)
+        names = [_name((message, count, stop, "answered")) for message in messages]
+        return self._remembered(Completion, names, messages, ask, note)
+
     def likelihoods(
         self, queries: Sequence[Query], note: Note = lambda *_: None
     ) -> list[Likelihood]:
