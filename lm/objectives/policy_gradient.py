@@ -85,15 +85,7 @@ class PolicyGradient(Base, tag="policy_gradient"):
         return {START: None, **self.reward.companions}
 
     def with_digests(self, digests: Mapping[str, str]) -> "PolicyGradient":
-        if "reward" not in digests:
-            return self
-        (field,) = (
-            name
-            for name in self.reward.__struct_fields__
-            if isinstance(getattr(self.reward, name), Named)
-        )
-        named = replace(getattr(self.reward, field), digest=digests["reward"])
-        return replace(self, reward=replace(self.reward, **{field: named}))
+        return replace(self, reward=self.reward.with_digests(digests))
 
     def target_count(self, length: int) -> int:
         """Target positions of a row: every position has one."""

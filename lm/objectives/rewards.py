@@ -5,10 +5,11 @@ each; nothing is differentiated by it.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from msgspec.structs import replace
 
 from lm.config import Config
 from lm.example import Vocabulary
@@ -40,6 +41,10 @@ class Base(Config):
     def companions(self) -> dict[str, Named]:
         """The models that it asks, by its name for them."""
         return {}
+
+    def with_digests(self, digests: Mapping[str, str]) -> Self:
+        """The reward with the digest of each of these models."""
+        return self
 
     def __call__(self, answers: Answers) -> jax.Array:
         """What each answer is worth, float32[B]."""
@@ -82,6 +87,9 @@ class Learnt(Base, tag="learnt"):
     @property
     def companions(self) -> dict[str, Named]:
         return {"reward": self.model}
+
+    def with_digests(self, digests: Mapping[str, str]) -> "Learnt":
+        return replace(self, model=replace(self.model, digest=digests["reward"]))
 
     def __call__(self, answers: Answers) -> jax.Array:
         return answers.companions["reward"].scores(answers.tokens_BL, answers.segments_BL)
