@@ -1,13 +1,12 @@
 """What a report says of its runs before their numbers: what is missing, mixed or not equal."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm.config import read_json
 from lm.results import compared
 from lm.run import same_result
-from lm.study.grid import StudyRun, size_text
+from lm.study.grid import StudyRun, scale_of, size_text
 from lm.study.groups import Group
 from lm.train.directory import environments
 
@@ -83,11 +82,17 @@ def checks_of(rows: RunsByGroup) -> list[dict[str, str]]:
             for cell in row.values()
             for name in same_result(next(iter(row.values())).run, cell.run)
         }
-        - {"objective"}
+        - {"objective", "start"}
     )
-    detail = f"differ: {', '.join(fields)}" if fields else "only the objective differs"
+    what = "objective and start differ" if _starts(rows) else "the objective differs"
+    detail = f"differ: {', '.join(fields)}" if fields else f"only {what}"
     verdict = _verdict(not fields, several)
     return [*checks, {"what": "all other settings", "verdict": verdict, "detail": detail}]
+
+
+def _starts(rows: RunsByGroup) -> bool:
+    """Whether what is compared starts from other models, which is then what it is about."""
+    return any(cell.run.start is not None for row in rows.values() for cell in row.values())
 
 
 def _verdict(equal: bool, compared: bool) -> str:
@@ -98,7 +103,9 @@ def _verdict(equal: bool, compared: bool) -> str:
 
 def made(study: str, cells: Sequence[StudyRun]) -> dict[str, str]:
     """The command, and what the run directories say about machine and data."""
-    scale, *changed = re.split("-(?=[0-9a-f]{6}$)", cells[0].directory.parent.name)
+    directory = cells[0].directory.parent
+    scale = scale_of(directory)
+    changed = scale != directory.name
     command = f"python -m experiments.{study} --scale {scale}"
     made = {"command": command + (" with changed settings (config.json)" if changed else "")}
     return made | {key: _listed(values) for key, values in _circumstances(cells).items()}
@@ -122,7 +129,7 @@ def mixed(cells: Sequence[StudyRun]) -> tuple[str, ...]:
     )
 
 
-_BY_DESIGN = ("mesh", "hosts", "train", "validation")
+_BY_DESIGN = ("mesh", "hosts", "train", "validation", "row_tokens")
 """What may differ between runs and change nothing, or follows from their settings."""
 
 

@@ -2,12 +2,15 @@
 run.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from lm.config import Config, dump, parse
 from lm.cost import ledger
 from lm.data import Data, vocabulary_size
 from lm.model import Model, Transformer
@@ -17,6 +20,32 @@ from lm.output.numbers import count
 from lm.run import Run
 from lm.study.report.figures import BLUE, GREEN, VERMILLION
 from lm.study.report.values import Row
+
+STUDY = "$STUDY"
+"""What stands for a study's directory in its settings."""
+C = TypeVar("C", bound=Config)
+
+
+def placed(settings: C, directory: Path) -> C:
+    """The same settings with a study's directory where they say `STUDY`.
+
+    >>> placed(Run(seed=3), Path("runs")) == Run(seed=3)
+    True
+    """
+    if STUDY not in (text := dump(settings)):
+        return settings
+    # A path may have signs that JSON escapes.
+    there = json.dumps(str(directory.absolute()))[1:-1]
+    return parse(type(settings), text.replace(STUDY, there), "settings")
+
+
+def scale_of(directory: Path) -> str:
+    """The scale of a study's directory, which has a digest behind it where settings differ.
+
+    >>> scale_of(Path("runs/isoflop/laptop-0af3b1")), scale_of(Path("v5e-8"))
+    ('laptop', 'v5e-8')
+    """
+    return re.split("-(?=[0-9a-f]{6}$)", directory.name)[0]
 
 
 class StudyRun(NamedTuple):

@@ -2,19 +2,27 @@
 
 A study is a module with a docstring (the question), `SCALES`, `runs(scale)`, `report(runs)`
 and `EFFORT`, how much a scale spends on scoring where that is not the usual. One that asks more
-of what was trained has `after(runs, directory)`, which keeps what it finds beside the runs.
+of what was trained has `after(runs, directory)`, which keeps what it finds beside the runs; one
+that has something to say or to write before anything is trained has `before(scale, directory)`,
+which gives lines.
+
+A run may start from another of the study, which then stands before it: `start.path` is
+"$STUDY/NAME". `STUDY` stands for the study's directory wherever it is in a run's settings. A
+run that starts from what is not at hand (a folder under an environment variable) is left out.
 """
 
 import argparse
 import difflib
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from lm.config import UserError, dump, override
@@ -36,9 +44,10 @@ from lm.run import (
     same_result,
     validate,
 )
-from lm.study.grid import StudyRun
+from lm.study.grid import STUDY, StudyRun, placed
 from lm.study.report import write as report
 from lm.train.directory import other_settings
+from lm.train.load import settings_of
 from lm.train.lock import only_writer
 from lm.train.loop import Diverged
 from lm.train.train import train_run
@@ -72,17 +81,21 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         if any(runs[cell].objective != run.objective for cell, run in planned.items()):
             raise UserError("objective: the study's runs are named by it; use lm train instead")
         _no_twins(planned, runs)
+        chosen(runs, given.run)
+        directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
+        runs = at_hand(runs, directory)
         names = chosen(runs, given.run)
         if given.cost is not None:
             asked = {cell: runs[cell] for cell in names}
             print(cost(asked, given.cost, slices=given.slices))
             return
-        directory = Path(given.runs) / name / _variant(given.scale, planned, runs)
         failed = []
         if not given.report:
             prepare_machine()
             # All runs are for one process; several may each train some of them.
             with only_writer(directory, shared=bool(given.run)):
+                if hasattr(study, "before"):
+                    say_before(study, given.scale, directory)
                 failed = train(runs, names, directory, effort_of(study, given.scale))
                 if hasattr(study, "after"):
                     study.after(results(runs, directory), directory)
@@ -107,18 +120,65 @@ def _no_twins(planned: dict[str, Run], runs: dict[str, Run]) -> None:
             )
 
 
+def at_hand(runs: Mapping[str, Run], directory: Path) -> dict[str, Run]:
+    """The runs with the study's directory in its place, without those that cannot start.
+
+    A run that starts from what the study does not train takes its model and tokenizer from
+    there. What is not at hand is named on stderr, with the reason.
+    """
+    found, absent = {}, dict[str, list[str]]()
+    for name, run in runs.items():
+        found[name] = placed(run, directory)
+        if run.start is None or run.start.path.startswith(STUDY):
+            continue
+        try:
+            found[name] = _published(found[name], os.path.expandvars(run.start.path))
+        except UserError as error:
+            absent.setdefault(str(error), []).append(name)
+            del found[name]
+    for why, names in absent.items():
+        print(f"lm: left out: {len(names)} runs ({names[0]} ...): {why}", file=sys.stderr)
+    return found
+
+
+def _published(run: Run, path: str) -> Run:
+    """The run with the model and the tokenizer of a folder that it starts from."""
+    assert run.start is not None
+    if "$" in path:
+        raise UserError(f"start.path={path}: this variable is not set")
+    there = settings_of(Path(path))
+    data = replace(run.data, tokenizer=there.data.tokenizer)
+    return replace(run, start=replace(run.start, path=path), model=there.model, data=data)
+
+
+def say_before(study: ModuleType, scale: str, directory: Path) -> None:
+    """Prints what a study has to say before anything is trained."""
+    lines: list[str] = hosts.broadcast_from_first(lambda: [*study.before(scale, directory)])
+    if hosts.is_first():
+        print("\n".join(lines), flush=True)
+
+
 def train(
     runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort
 ) -> list[str]:
     """Trains and evaluates the named runs, one after the other; finished ones are skipped.
 
-    Returns the names of those that diverged, which keeps nobody from running the others.
+    Returns the names of those that diverged, and of those that were to start from them, which
+    keeps nobody from running the others. Raises UserError where a run starts from another that
+    is not finished.
     """
     evaluator = partial(evaluate, effort=effort)
     for run in runs.values():
         check_evaluators(run)
     failed = []
     for name in names:
+        start = _start_in(runs[name], directory)
+        if start in failed:
+            print(f"lm: {name}: not trained: it starts from {start}", file=sys.stderr)
+            failed.append(name)
+            continue
+        if start is not None and not (directory / start / "result.json").exists():
+            raise UserError(f"--run {name}: it starts from {start}, which is to be run first")
         try:
             train_run(
                 runs[name],
@@ -131,6 +191,12 @@ def train(
             print(f"lm: {error}", file=sys.stderr)
             failed.append(name)
     return failed
+
+
+def _start_in(run: Run, directory: Path) -> str | None:
+    """The name of the study's run that a run starts from; None: it starts from none."""
+    path = None if run.start is None else Path(run.start.path)
+    return path.name if path and path.parent == directory.absolute() else None
 
 
 def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: int = 1) -> str:
@@ -211,7 +277,7 @@ def _result(run: Run, directory: Path) -> Result | None:
         print(f"lm: {directory} is left out, it is of another run: {why}", file=sys.stderr)
         return None
     result = read_result(path)
-    if result.evaluation is None:
+    if result.evaluation is None and run.objective.predictions:
         print(f"lm: {directory} is left out, it was trained and not scored", file=sys.stderr)
         return None
     return result

@@ -1,8 +1,10 @@
 """The scales that studies have in common, how much each spends on scoring, and their text."""
 
+from dataclasses import replace
+
 import msgspec
 
-from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Tfds
+from lm.data import Bytes, Data, Hmm, SentencePiece, Stdlib, Text, Tfds
 from lm.evaluate.scoring import Effort
 from lm.study.grid import Scale, Size
 
@@ -76,6 +78,23 @@ LAPTOP_SOURCE = source_data(Hmm(documents=40_000), batch=16)
 FEW_ROWS = msgspec.structs.replace(LAPTOP_SOURCE, batch=4)
 """A hundred steps in 26k tokens: with fewer, the loss is a matter of steps and not of data."""
 WIKIPEDIA = V5E_8.data
+ENGLISH = Data(
+    corpus=Text(paths=("$YARDSTICK_CORPORA/english/*/*.txt",), documents="file"),
+    tokenizer=SentencePiece(size=4096),
+    length=128,
+    batch=32,
+    validation=0.01,
+)
+"""Manuals, books and a dictionary: what a machine without network has of English."""
+TUNED_EFFORT = {name: replace(effort, probe_tokens=1) for name, effort in EFFORT.items()}
+"""What studies of tuning spend on scoring what was pre-trained, which other probes are for."""
+ENGLISH_LAPTOP = Scale(
+    ENGLISH,
+    sizes=(Size(4, 128, 2),),
+    tokens=(1_000_000,),
+    settings={"evaluations": 2, "evaluation_rows": 64},
+)
+"""Small models of it, to be tuned."""
 C4 = Data(
     # A seventh of C4, so that nothing is read twice.
     corpus=Tfds(name="c4/en", split="train[:15%]"),

@@ -109,7 +109,11 @@ def test_a_study_traces_a_step_at_full_size(run):
     )  # fmt: skip
     program = prepare(run, vocabulary, mesh.make(run.mesh))
     rows = jax.ShapeDtypeStruct((run.data.batch, run.data.length), jnp.int32)
-    batch = Batch(rows, rows, {})
+    channels = {
+        channel.name: jax.ShapeDtypeStruct((*rows.shape, *channel.shape), channel.dtype)
+        for channel in run.data.corpus.channels
+    }
+    batch = Batch(rows, rows, channels)
     for objective in run.objective.parts(steps(run), run.seed):
         state, metrics = jax.eval_shape(
             partial(program.step, objective=objective), program.abstract, batch

@@ -1,0 +1,74 @@
+"""Made-up tasks of lines of Python's library, where no labelled text is at hand."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+
+from lm.data import Stdlib, Tabular
+from lm.evaluate.glue import LabelledSet
+from lm.objectives import Classify, Regress
+from lm.output.files import write_whole
+from lm.study.grid import STUDY
+
+FOLDER = "made_up"
+"""Where their files are, in a study's directory."""
+TRAIN, SCORED, LONGEST = 500, 100, 20
+"""Lines of each file, and characters of a line: two fit into a row of 64 bytes."""
+
+
+def order() -> LabelledSet:
+    """Whether the words of a line are as they were, or the last one first."""
+    return _set("order", Classify(), ("text",), "matthews")
+
+
+def alike() -> LabelledSet:
+    """Which fraction of a line's words another line begins with."""
+    return _set("alike", Regress(center=0.5, scale=0.3), ("first", "second"), "spearman")
+
+
+def _set(
+    name: str, objective: Classify | Regress, text: tuple[str, ...], headline: str
+) -> LabelledSet:
+    train, scored = (
+        Tabular(
+            paths=(f"{STUDY}/{FOLDER}/{name}-{part}.jsonl",),
+            text=text,
+            label="label",
+            classes=("0", "1") if isinstance(objective, Classify) else (),
+        )
+        for part in ("train", "scored")
+    )
+    return LabelledSet(train, scored, objective, headline)
+
+
+def write_made_up(directory: Path) -> None:
+    """Writes the files of both tasks into a study's directory."""
+    rows: dict[str, list[dict[str, str | float]]] = {"order": [], "alike": []}
+    lines = islice(_lines(), TRAIN + SCORED + 1)
+    for number, (words, others) in enumerate(pairwise(lines)):
+        text, label = " ".join(words), number % 2
+        in_order = text if label else " ".join(words[::-1])
+        rows["order"].append({"text": in_order, "label": str(label)})
+        kept = number % (len(words) + 1)
+        second = " ".join([*words[:kept], *others[kept:]]) or text
+        row: dict[str, str | float] = {"first": text, "second": second}
+        rows["alike"].append(row | {"label": kept / len(words)})
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, of in rows.items():
+        for part, some in (("train", of[:TRAIN]), ("scored", of[TRAIN:])):
+            text = "".join(json.dumps(row) + "\n" for row in some)
+            write_whole(folder / f"{name}-{part}.jsonl", text)
+
+
+def _lines() -> Iterator[list[str]]:
+    """Different lines of Python's library as words, short enough for two in a row."""
+    seen = set()
+    for _, _, content in Stdlib().contents():
+        for words in map(str.split, content.decode().splitlines()):
+            text = " ".join(words)
+            short = len(words) > 2 and len(text) <= LONGEST
+            if short and text.isascii() and words != words[::-1] and text not in seen:
+                seen.add(text)
+                yield words
