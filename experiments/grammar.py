@@ -23,7 +23,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.data import Data, SentencePiece, Text
 from lm.evaluate.tasks import TASKS
 from lm.evaluate.tasks.base import Candidate, Conditions, Item, folder_of
 from lm.evaluate.tasks.blimp import PUBLISHED
@@ -51,17 +50,10 @@ from lm.study.sentences import NO_ANSWER, together
 from lm.train.load import load_run
 
 VARIANTS = GPT_AND_BERTS
-ENGLISH = Data(
-    corpus=Text(paths=("$YARDSTICK_CORPORA/english/*/*.txt",), documents="file"),
-    tokenizer=SentencePiece(size=4096),
-    length=128,
-    batch=32,
-    validation=0.01,
-)
 PLANS = {
     "smoke": scales.SMOKE._replace(seeds=1),
     "laptop": Scale(
-        ENGLISH,
+        scales.ENGLISH,
         sizes=(Size(2, 64), Size(4, 128, 2)),
         tokens=(1_000_000, 4_000_000),
         settings={"evaluations": 4, "evaluation_rows": 64},
