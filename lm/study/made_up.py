@@ -72,3 +72,25 @@ def _lines() -> Iterator[list[str]]:
             if short and text.isascii() and words != words[::-1] and text not in seen:
                 seen.add(text)
                 yield words
+
+
+QUESTIONS = f"{STUDY}/{FOLDER}/questions.json", f"{STUDY}/{FOLDER}/pairs.json"
+"""The files of made-up questions with an answer, and with two."""
+
+
+def write_questions(directory: Path) -> None:
+    """Writes questions that ask for a line's words backwards, into a study's directory.
+
+    Rejected is the line as it was.
+    """
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for words in islice(_lines(), TRAIN):
+        forwards, backwards = " ".join(words), " ".join(words[::-1])
+        question = f"Backwards: {forwards}"
+        answers = {"output": backwards, "chosen": backwards, "rejected": forwards}
+        rows.append({"instruction": question} | answers)
+    for name, fields in (("questions", ("output",)), ("pairs", ("chosen", "rejected"))):
+        kept = [{field: row[field] for field in ("instruction", *fields)} for row in rows]
+        write_whole(folder / f"{name}.json", json.dumps(kept))

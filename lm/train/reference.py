@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,11 +41,7 @@ def with_reference(run: Run, tokens: Tokens, program: Program, begun: Begun) -> 
         if hosts.is_first():
             print(f"lm: computing the reference by {start}", file=sys.stderr, flush=True)
         params, _, _ = started_params(begun, program.init().params)
-        score = _scorer(program)
-        found = {
-            name: _scored(run, split, program, lambda batch: score(params, batch))
-            for name, split in splits.items()
-        }
+        found = token_log_p(run, splits, program, params)
         hosts.barrier(lambda: keep(key, REFERENCE, found))
     splits = with_channel(key, REFERENCE, splits)
     return replace(tokens, train=splits["train"], validation=splits["validation"])
@@ -68,20 +64,27 @@ def _key(run: Run, tokens: Tokens, begun: Begun) -> Key:
     return key
 
 
-def _scored(
-    run: Run, split: Split, program: Program, score: Callable[[Batch], jax.Array]
-) -> np.ndarray:
-    """What a scorer of batches says of each token of a split's stream, float32[size]."""
-    data = run.data
-    found = np.zeros(split.size, np.float32)
-    for indices in _batches(n_rows(split, data.length, data.packing), data.batch):
-        here = indices[program.rows[program.rows < len(indices)]]
+def token_log_p(
+    run: Run, splits: Mapping[str, Split], program: Program, params: Any
+) -> dict[str, np.ndarray]:
+    """Log p in nats of each token of splits' streams given those before it, float32[size] each.
+
+    As the rows of the run hold it, each side of a pair by itself; 0 where nothing is before it.
+    """
+    score, data = _scorer(program), run.data
+    found = {}
+    for name, split in splits.items():
+        log_p = np.zeros(split.size, np.float32)
         vocabulary = split.tokenizer.vocabulary
-        part = rows(split, here, data.length, vocabulary, data.packing)
-        said_BL = hosts.fetch(score(program.place(fill(part, len(program.rows)))))
-        places_BL = places(split, indices, data.length, data.packing)
-        there_BL = places_BL >= 0
-        found[places_BL[there_BL]] = said_BL[: len(indices)][there_BL]
+        for indices in _batches(n_rows(split, data.length, data.packing), data.batch):
+            here = indices[program.rows[program.rows < len(indices)]]
+            part = rows(split, here, data.length, vocabulary, data.packing)
+            placed = program.place(fill(part, len(program.rows)))
+            said_BL = hosts.fetch(score(params, placed))
+            places_BL = places(split, indices, data.length)
+            there_BL = places_BL >= 0
+            log_p[places_BL[there_BL]] = said_BL[: len(indices)][there_BL]
+        found[name] = log_p
     return found
 
 

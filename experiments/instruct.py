@@ -1,0 +1,234 @@
+"""What do instruction tuning and preferences gain on held-out answers, and cost on text?
+
+A GPT reads English, is tuned on questions with their answers, and then prefers the chosen one
+of two answers to each question (DPO). Beside it stand a GPT that prefers without having been
+tuned, and one that reads English for as many tokens more, under the same change of rates.
+
+Answers to: Ouyang et al. 2022 (arXiv:2203.02155, section 4.2), whose tuned models lose on
+public sets of text ("alignment tax"), and Rafailov et al. 2023 (arXiv:2305.18290).
+`YARDSTICK_TASKS` holds 1,100 questions, `YARDSTICK_CORPORA` a folder `english` of texts.
+
+    YARDSTICK_TASKS=... YARDSTICK_CORPORA=... python -m experiments.instruct --scale laptop
+
+    smoke   a minute    toys on Python's library, and made-up questions about its words
+    laptop  not timed   0.8M parameters, 4M tokens of English, then 0.2M of questions, two seeds
+    v5e-8   not run     85M parameters, 6.5B tokens of Wikipedia, the same questions
+
+Expect held-out answers to cost fewer bits once questions are known, English to cost more, and
+preferences to move the answers' order more than their bits.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from lm.data import Chat, Data
+from lm.evaluate.tasks.base import TASKS_VARIABLE
+from lm.evaluate.tasks.metrics import Estimate
+from lm.objectives import Causal, Preference, Response
+from lm.optimizer import Adamw
+from lm.run import Run, Start
+from lm.study import made_up, runner, scales, sections
+from lm.study.analyses.answering import (
+    QUANTITIES,
+    answering_figure,
+    answering_table,
+    changes,
+    columns_of,
+    estimates,
+    read_answering,
+    score_answering,
+)
+from lm.study.grid import GPT, STUDY, Scale, Size, StudyRun, Variant, scale_of
+from lm.study.report.figures import BLUE, GREEN, MUTED, ORANGE, VERMILLION
+from lm.study.report.values import Report
+from lm.study.sentences import NO_ANSWER
+
+VARIANTS = {
+    "text": Variant("text", "the GPT of text alone", Causal(), BLUE),
+    "more": Variant("more text", "the GPT of more text", Causal(), MUTED),
+    "instruct": Variant("instructed", "the instructed GPT", Response(), VERMILLION),
+    "dpo": Variant("instructed, then DPO", "the instructed GPT after DPO", Preference(), GREEN),
+    "alone": Variant("DPO alone", "the GPT after DPO alone", Preference(), ORANGE),
+}
+STARTS = {"more": "text", "instruct": "text", "dpo": "instruct", "alone": "text"}
+"""What each starts from."""
+
+
+class Plan(NamedTuple):
+    """What a scale trains on text, and what on questions."""
+
+    text: Scale
+    questions: Data
+    """Length, batch and held-out fraction of questions; pairs have half the batch."""
+    paths: tuple[str, str]
+    """Of questions with an answer, and with two."""
+    tokens: int
+    """Of questions, and of pairs."""
+    rates: tuple[float, float]
+    """Learning rates of instruction tuning, and more text; and of preferences."""
+
+
+TEMPLATE = "plain"
+_FILES = f"${TASKS_VARIABLE}/instruct/"
+_PUBLIC = (f"{_FILES}instruction-data.json", f"{_FILES}instruction-data-with-preference.json")
+_QUESTIONS = Data(length=256, batch=16, validation=0.15, packing="whole")
+PLANS = {
+    "smoke": Plan(
+        scales.SMOKE._replace(seeds=1),
+        Data(length=256, batch=8, validation=0.2, packing="whole"),
+        made_up.QUESTIONS,
+        4096,
+        (1e-3, 1e-4),
+    ),
+    "laptop": Plan(
+        Scale(
+            scales.ENGLISH,
+            sizes=(Size(4, 128, 2),),
+            tokens=(4_000_000,),
+            seeds=2,
+            settings={"evaluations": 2, "evaluation_rows": 64},
+        ),
+        _QUESTIONS,
+        _PUBLIC,
+        200_000,
+        (1e-3, 1e-4),
+    ),
+    "v5e-8": Plan(
+        scales.V5E_8._replace(seeds=2),
+        replace(_QUESTIONS, batch=64),
+        _PUBLIC,
+        200_000,
+        (3e-5, 3e-6),
+    ),
+}
+SCALES = tuple(PLANS)
+EFFORT = scales.EFFORT
+
+
+def runs(scale: str) -> dict[str, Run]:
+    """A GPT of text for each seed, and what starts from it."""
+    plan = PLANS[scale]
+    found = {}
+    for name, run in plan.text.runs({"text": GPT}).items():
+        tokenizer = replace(run.data.tokenizer, chat_template=TEMPLATE)
+        text = replace(run, data=replace(run.data, tokenizer=tokenizer))
+        end = name.partition("-")[2]
+        found[name] = text
+        for variant, start in STARTS.items():
+            found[f"{variant}-{end}"] = _tuned(plan, text, variant, f"{start}-{end}")
+    return found
+
+
+def _tuned(plan: Plan, text: Run, variant: str, start: str) -> Run:
+    """A run that starts from another of the same seed."""
+    conversations, pairs = plan.paths
+    objective, (rate, careful) = VARIANTS[variant].objective, plan.rates
+    data = replace(plan.questions, tokenizer=text.data.tokenizer)
+    if isinstance(objective, Preference):
+        corpus = Chat(paths=(pairs,), use="pair", too_long="cut")
+        data, rate = replace(data, corpus=corpus, batch=data.batch // 2), careful
+    elif isinstance(objective, Response):
+        data = replace(data, corpus=Chat(paths=(conversations,), too_long="cut"))
+    else:
+        data = text.data
+    return replace(
+        text,
+        data=data,
+        objective=objective,
+        optimizer=Adamw(learning_rate=rate),
+        tokens=plan.tokens,
+        start=Start(path=f"{STUDY}/{start}"),
+        # Another seed than the start's: more text is other rows than it began with.
+        seed=text.seed + 100,
+    )
+
+
+def before(scale: str, directory: Path) -> list[str]:
+    """Made-up questions are written."""
+    if scale == "smoke":
+        made_up.write_questions(directory)
+    return []
+
+
+def after(cells: list[StudyRun], directory: Path) -> None:
+    """Asks all runs for the same held-out pairs, and for the same text."""
+    effort = EFFORT[scale_of(directory)]
+    score_answering(cells, pairs="dpo", text="text", effort=effort, directory=directory)
+
+
+def report(cells: list[StudyRun]) -> Report:
+    """What each stage does to answers, to their order, and to text."""
+    columns = columns_of(read_answering(cells[0].directory.parent), VARIANTS)
+    found = estimates(columns)
+    apart = changes(columns, "text")
+    pairs = len(next(iter(columns["answers"].values()), [[]])[0])
+    return sections.report_of(
+        sys.modules[__name__],
+        cells,
+        title="Instructions and preferences",
+        answer=_answer(found, apart),
+        details=(
+            "Intervals are of 95%, over pairs or documents, and over seeds; differences are"
+            " paired by both.",
+        ),
+        table=answering_table(cells, found, VARIANTS),
+        sections=[
+            sections.figure_section(
+                "By stage",
+                "stages",
+                answering_figure(found, VARIANTS) if pairs else None,
+                f"Of {pairs} held-out pairs: bits per byte of the chosen answer given its"
+                " question, and how often it is likelier than the rejected one; and bits per"
+                " byte of held-out text.",
+            ),
+            sections.section(
+                "What is equal",
+                "All stages of a seed are of one model and tokenizer. Questions of the two"
+                " files are the same, and so are those that are held out of either. More"
+                " text and questions are as many tokens, at the same rate; preferences have a"
+                " rate of their own, and read each question with two answers.",
+            ),
+            sections.section(
+                "What this does and does not show",
+                "It shows what a small model's probabilities of given answers become, not"
+                " whether its own answers are good: nobody read those. The rejected answers are"
+                " rewritten in tone, so that to prefer is to know a tone. Of two answers the"
+                " shorter is likelier by its length alone, which the comparison before and"
+                " after leaves out, and the percentage does not. One rate for each stage, not"
+                " tuned. The text is documentation and old literature.",
+            ),
+        ],
+        compared={},
+    )
+
+
+def _answer(
+    found: Mapping[str, Mapping[str, Estimate]], apart: Mapping[str, Mapping[str, Estimate]]
+) -> str:
+    if not all("dpo" in of and "instruct" in of for of in apart.values()):
+        return NO_ANSWER
+
+    def told(name: str, variant: str) -> str:
+        quantity, change = QUANTITIES[name], apart[name][variant]
+        digits = 1 if quantity.factor == 100 else 3
+        value, low, high = (quantity.factor * x for x in change.values())
+        return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+    first = found["answers"]["text"].value
+    order = found["likelier"]["text"].value
+    return (
+        f"Of held-out answers' {first:.3f} bits per byte, instruction tuning moves"
+        f" {told('answers', 'instruct')}, and DPO after it {told('answers', 'dpo')} in all; of"
+        f" the {order:.0%} of pairs whose chosen answer is the likelier one,"
+        f" {told('likelier', 'instruct')} and {told('likelier', 'dpo')} points. They move text"
+        f" {told('text', 'instruct')} and {told('text', 'dpo')} bits per byte, and as much more"
+        f" text {told('text', 'more')}."
+    )
+
+
+if __name__ == "__main__":
+    runner.main(sys.modules[__name__])
