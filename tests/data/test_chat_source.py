@@ -196,3 +196,24 @@ def test_what_is_too_long_is_cut_after_an_answer(tmp_path, cache, caplog) -> Non
         )
     with pytest.raises(UserError, match=r"^data\.length=20: no row has room [^\n]*$"):
         n_rows(split, 20, "whole")
+
+
+def test_a_pair_that_is_too_long_is_left_out_whole(tmp_path, cache, caplog) -> None:
+    """Fails if a row holds the chosen answer without the rejected one."""
+    pairs = [
+        {"prompt": f"q{n}", "chosen": "a" * 5, "rejected": "b" * (90 if n % 3 else 5)}
+        for n in range(40)
+    ]
+    corpus = Chat(paths=lines(tmp_path, *pairs), use="pair", too_long="cut")
+    data = Data(corpus=corpus, tokenizer=TOKENIZER, packing="whole", validation=0.1)
+    split = open_tokens(data).train
+    with caplog.at_level(logging.WARNING, "lm.data"):
+        count = n_rows(split, 120, "whole")
+    batch = rows(split, np.arange(count), 120, split.tokenizer.vocabulary, "whole")
+    shorter = np.diff(split.offsets) <= 120
+    assert count == shorter.sum() > 5 and "0 are cut" in caplog.messages[-1]
+    for letter, choice in (("a", 0), ("b", 1)):
+        (ids,) = {int(id) for id in split.tokenizer.encode(letter)}
+        here = (batch.tokens_BL == ids) & (batch.channels["loss"] == 1)
+        assert (here.sum(axis=1) == 5).all()
+        assert (batch.channels["choice"][here] == choice).all()

@@ -32,7 +32,7 @@ def talk(*contents: str, system: str = "", answers="all", **values: float) -> Co
     return Conversation((*told, *said), answers, values)
 
 
-TALK = talk("What is\na bit? <|im_end|>", "\nA unit,\n\nof news. ", "Naïve?", "No.")
+TALK = talk("What is\na bit? <|im_end|>", "\nA unit,\n\nof news. ", "Naïve?", "A unit.")
 
 
 def ours(template: str | None, config=None, **settings) -> Tokenizer:
@@ -74,10 +74,13 @@ def test_every_token_is_an_answers_or_not(template, kind, learnt) -> None:
     tokenizer.chat_template = template
     end = tokenizer.added["<|im_end|>"] if template == CHATML else tokenizer.vocabulary.eos
     assert end_of_answer(tokenizer) == end
-    assert targets(tokenizer, TALK) == [("\nA unit,\n\nof news. ", end), ("No.", end)]
+    assert targets(tokenizer, TALK) == [("\nA unit,\n\nof news. ", end), ("A unit.", end)]
     ids, loss, turn = render_conversation(tokenizer, TALK)
     assert ids.dtype == loss.dtype == turn.dtype == np.int32
     assert tokenizer.decode(ids) == tokenizer.decode(tokenizer.chat(TALK.messages))
+    merged = tokenizer.chat(TALK.messages).tolist() != ids.tolist()
+    # One of its tokens begins with the newline that ends `plain`'s prompt.
+    assert merged == (kind == "learnt" and template == PLAIN)
     first = tokenizer.chat(TALK.messages[:1], add_generation_prompt=True)
     assert ids[: len(first)].tolist() == first.tolist()
     assert loss[: len(first)].sum() == 0 and set(turn[: len(first)]) == {0}
@@ -100,6 +103,14 @@ def test_published_templates_give_the_ids_that_they_always_gave(name) -> None:
     assert set(turn) == {1, 2, 3, 4}  # a system's message is with the question after it
     prompt = tokenizer.chat(talked.messages[:2], add_generation_prompt=True)
     assert ids[: len(prompt)].tolist() == prompt.tolist() and loss[len(prompt)] == 1
+
+
+def test_oneline_what_cannot_be_encoded_by_itself_is_refused() -> None:
+    """Fails if a space is put before an answer that would merge with one before it."""
+    tokenizer = published("llama")
+    tokenizer.chat_template = PLAIN.replace("### Answer:\n", "### Answer: ")
+    with pytest.raises(UserError, match=r"^message 2: its first token has letters of [^\n]*$"):
+        render_conversation(tokenizer, talk("What?", "the unit."))
 
 
 def test_answers_say_which_count() -> None:
