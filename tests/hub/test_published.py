@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lm.data import Conversation
+from lm.data.conversations import render_conversation
 from lm.hub.parity import answers
 from lm.train.load import load_model
 from tests.makers import one_device
@@ -68,11 +70,13 @@ def test_smollm2_gives_the_known_probabilities():
 def test_smollm2_goes_on_and_answers_as_known():
     """Fails if the cache, the chat template or the end of an answer is another's."""
     model = at_hand("smollm2-135m-instruct")
-    chat = model.tokenizer.chat(
-        [{"role": "user", "content": "What is the capital of France?"}],
-        add_generation_prompt=True,
-    )
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    chat = model.tokenizer.chat(asked, add_generation_prompt=True)
     assert len(chat) == 37
+    said = {"role": "assistant", "content": "The capital of France is Paris."}
+    ids, loss, _ = render_conversation(model.tokenizer, Conversation((*asked, said)))
+    assert ids[loss == 1].tolist() == [504, 3575, 282, 4649, 314, 7042, 30, 2]
+    assert model.chat(asked, count=26, temperature=0) == said["content"]
     begun = model.tokenizer.encode("Once upon a time")
     answer, story = model.generate([chat, begun], count=26, temperature=0)
     assert answer == [504, 3575, 282, 4649, 314, 7042, 30]
