@@ -350,7 +350,7 @@ def check_channels(run: Run) -> None:
         if classes not in (None, channels[name].classes):
             raise UserError(
                 f"objective.classes={classes}, but the text's channel {name} has"
-                f" {channels[name].classes}"
+                f" {channels[name].classes or 'no classes'}"
             )
 
 

@@ -78,11 +78,12 @@ def label_scores(model: LoadedModel, corpus: Corpus) -> LabelScores:
         raise UserError(f"{model.path}: trained by objective.type={kind}, which says no labels")
     channels = {channel.name: channel for channel in corpus.channels}
     for name, classes in objective.needs.items():
-        found = channels[name].classes if name in channels else "none of its kind"
-        if name not in channels or classes != found:
+        if name not in channels:
+            raise UserError(f"{model.path}: it says the channel {name}, and the text has none")
+        if classes not in (None, channels[name].classes):
             raise UserError(
-                f"{model.path}: it says {name} of {classes or 1} outputs, and the text has"
-                f" {found}"
+                f"{model.path}: it says one of {classes} classes, and the text's {name} has"
+                f" {channels[name].classes or 'no classes'}"
             )
     split = in_memory(
         list(corpus.read()), model.tokenizer, tuple(channels.values()), corpus.too_long

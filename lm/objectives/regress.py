@@ -17,7 +17,8 @@ class Regress(Labelled, tag="regress"):
 
     The head says (number - center) / scale: with the labels' middle and spread, which are told
     and not measured, it begins near their mean, and one learning rate suits labels of any unit.
-    Documents whose label is not a number (nan) have none, and are not asked for.
+    Documents whose label is not a number (nan) have none, and are not asked for. Classes may be
+    numbers, too, as stars are: in their order, from 0 on.
     """
 
     center: Annotated[float, Meta(description="what an output of 0 stands for")] = 0.0
@@ -52,7 +53,9 @@ class Regress(Labelled, tag="regress"):
         ([[0.5, 0.0]], [[1.0, 0.0]])
         """
         targets = self.target_count(batch.tokens_BL.shape[1])
-        label_BL = batch.channels[LABEL].astype(jnp.float32)
+        label_BL = batch.channels[LABEL]
+        if jnp.issubdtype(label_BL.dtype, jnp.integer):  # classes in order, below 0 none
+            label_BL = jnp.where(label_BL < 0, jnp.nan, label_BL)
         label_BP = by_document(label_BL, batch, targets, jnp.nan)
         return self.example_of(
             batch, (label_BP - self.center) / self.scale, ~jnp.isnan(label_BP)

@@ -117,9 +117,9 @@ def test_oneline_a_model_that_says_no_such_labels_is_refused(models, tmp_path) -
     two = Tabular(paths=paths, label="y", classes=("0", "1"))
     for name, corpus, why in [
         ("causal", two, "objective.type=causal, which says no labels"),
-        ("tag", two, "says label of 3 outputs, and the text has 2"),
-        ("regress", two, "says label of 1 outputs, and the text has 2"),
-        ("classify", Tabular(paths=paths), "of 2 outputs, and the text has none of its kind"),
+        ("tag", two, "says one of 3 classes, and the text's label has 2"),
+        ("classify", Tabular(paths=paths, label="y"), "one of 2 .* label has no classes"),
+        ("classify", Tabular(paths=paths), "says the channel label, and the text has none"),
     ]:
         with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
             label_scores(models[name], corpus)

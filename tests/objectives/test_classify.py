@@ -210,6 +210,14 @@ def test_the_loss_of_numbers_is_the_square_of_the_standardized_error() -> None:
     assert answers[:, 0].tolist() == [[4.0, 8.0], [1.0, 2.0]]
 
 
+def test_classes_may_be_numbers() -> None:
+    """Fails if a document without a class is held to -1."""
+    label = [[2, 2, 2, -1, -1, -1], [1, 1, 1, -1, -1, -1]]
+    example, _ = found_by(Regress(), label, jnp.zeros((2, 2, 1)), jnp.eye(1))
+    assert example.targets.tolist() == [[2, 0], [1, 0]]
+    assert example.weights.tolist() == [[1, 0], [1, 0]]
+
+
 def test_the_loss_of_words_is_of_labelled_tokens_alone() -> None:
     """Fails if a token without a label or one of padding counts, or a label is a document's."""
     label = [[-1, 2, -1, -1, 0, -1], [-1, 1, -1, 0, 0, 0]]
