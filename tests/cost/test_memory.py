@@ -13,11 +13,12 @@ import experiments
 from lm.config import UserError, override
 from lm.cost import memory
 from lm.cost.memory import ROWS, check, least, machine_memory
-from lm.data import Bytes, Data, open_tokenizer
+from lm.data import Bytes, Chat, Data, open_tokenizer
 from lm.distributed import mesh as meshes
 from lm.distributed.mesh import Mesh
 from lm.example import Batch
 from lm.model import Transformer
+from lm.objectives import Dpo, Orpo, Preference
 from lm.run import Run, validate
 from lm.train.step import prepare
 from lm.train.train import train_run
@@ -93,6 +94,16 @@ def test_oneline_the_least_is_no_more_than_the_compiler_asks_for(overrides):
     needed = found.argument_size_in_bytes + found.temp_size_in_bytes
     counted = sum(size for part, size in least(run, "cpu").items() if part != ROWS)
     assert 0.04 * needed < counted < needed
+
+
+def test_derived_channels_take_memory_too():
+    """Fails if batches are taken to hold the text's own channels alone."""
+    data = Data(corpus=Chat(paths=("a",), use="pair"), packing="whole", length=64, batch=4)
+    with_reference, without = (
+        least(Run(data=data, objective=Preference(method=method)), "cpu")[ROWS]
+        for method in (Dpo(), Orpo())
+    )
+    assert with_reference - without == 4 * 64 * 4 * 9  # of which 8 are read ahead
 
 
 def test_oneline_no_study_is_refused_on_the_laptop_that_it_is_for():

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from lm.artifact import as_tree, by_name, load_artifact, save_artifact
-from lm.config import UserError, override
+from lm.config import UserError, dump, override
 from lm.data import Bytes, Chat, Data, derived, fraction_of, n_rows, open_tokens, places, rows
 from lm.data.derived import REFERENCE
 from lm.data.digest import chained
@@ -32,6 +32,7 @@ from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 from tests import makers
+from tests.distributed.test_hosts import TRAIN, Hosts, told
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.content }}"
@@ -280,6 +281,36 @@ def test_hosts_agree_that_all_have_it(monkeypatch) -> None:
         monkeypatch.setattr(jax, "process_count", lambda count=count: count)
         assert hosts.everywhere(lambda: True) is agree
         assert hosts.everywhere(lambda: False) is False
+
+
+@pytest.mark.slow
+def test_hosts_compute_the_reference_together(run, tmp_path, monkeypatch) -> None:
+    """Fails if each host asks its own cache alone, or keeps its own rows alone."""
+    monkeypatch.setenv("LM_CACHE", str(tmp_path / "cache0"))
+    with makers.one_device():
+        opened(run)  # the first host has it, and the other has nothing
+    (tmp_path / "run.json").write_text(dump(run))
+
+    def environment(host: int, number: int, port: int) -> dict[str, str]:
+        return told(host, number, port) | {"LM_CACHE": str(tmp_path / f"cache{host}")}
+
+    directory = tmp_path / "run"
+    together = Hosts(
+        *(2, tmp_path, TRAIN, "train", str(tmp_path / "run.json"), "--dir", str(directory)),
+        environment=environment,
+    )
+    codes, _ = together.end()
+    assert codes == [0, 0], together.said(0) + together.said(1)
+    first = next(r for r in read_metrics(directory) if "loss" in r)
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    found = []
+    for host in range(2):
+        monkeypatch.setenv("LM_CACHE", str(tmp_path / f"cache{host}"))
+        monkeypatch.setattr(reference, "started_params", None)  # nothing is computed any more
+        with makers.one_device():
+            tokens, *_ = opened(run)
+        found.append(tokens.train.channels[REFERENCE].read().result())
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
 STRENGTHS = {"A": 0.0, "B": 0.6, "C": 1.2, "D": 2.0}

@@ -33,8 +33,10 @@ from lm.objectives import (
     Mixture,
     Objective,
     Part,
+    Preference,
     Prefix,
     Regress,
+    Reward,
     Scheduled,
     Shifted,
     Spans,
@@ -284,6 +286,24 @@ def test_a_label_among_the_inputs_is_caught(mutated, objective, name):
     mutated.setattr(type(objective), "__call__", telling)
     (line,) = prove(objective, (), keys=1).violations
     assert line == f"its {name} tell what the channels say: label"
+
+
+@pytest.mark.parametrize("objective", [Preference(), Reward()], ids=title_of)
+def test_a_choice_that_the_model_can_tell_is_caught(mutated, objective):
+    """Fails if what was chosen may be told by where it stands, or what is beside it."""
+    assert prove(objective, (), keys=1).violations == ()
+    call = type(objective).__call__
+    for name in ("inputs", "positions"):
+
+        def telling(self, batch, vocabulary, key, progress, name=name):
+            example = call(self, batch, vocabulary, key, progress)
+            return replace(example, **{name: getattr(example, name) + batch.channels["choice"]})
+
+        with mutated.context() as patch:
+            forget()
+            patch.setattr(type(objective), "__call__", telling)
+            found = prove(objective, (), keys=1).violations
+            assert any(line.startswith(f"its {name} tell") for line in found)
 
 
 @pytest.mark.parametrize("what", ["sentinel", "shown", "segments"])
