@@ -26,7 +26,7 @@ from lm.example import Batch, Vocabulary
 from lm.generate.sampling import roll_out
 from lm.model import Transformer
 from lm.objectives import PolicyGradient
-from lm.objectives.rewards import Answers, Exact, Recall
+from lm.objectives.rewards import Exact, Judged, Recall
 from lm.objectives.rollout import START
 from lm.optimizer import Adamw
 from lm.output.console import print_table, table
@@ -121,7 +121,7 @@ def _right(program: Program, params: Any, rows: Batch) -> float:
     end_B = jnp.full(RUN.data.batch, VOCABULARY.eos)
     drawn = jax.jit(sample)(params, rows.tokens_BL, prompt_B, end_B, jax.random.key(9))
     right_BL = rows.channels["loss"] > 0
-    answers = Answers(
+    answers = Judged(
         drawn.tokens_BL,
         drawn.sampled_BL,
         rows.tokens_BL,

@@ -13,7 +13,7 @@ from lm.example import CausalMask, Source, Vocabulary, positions_of, unanswered
 from lm.generate.question import possible
 from lm.loss import logits
 from lm.model import Module
-from lm.objectives.rollout import Samples
+from lm.objectives.rollout import RolledOut
 
 
 def generate(
@@ -180,7 +180,7 @@ def roll_out(
     count: int,
     *,
     vocabulary: Vocabulary,
-) -> Samples:
+) -> RolledOut:
     """Rows whose prompts go on as the model has it: see `lm.objectives.rollout.Generate`.
 
     Every token of the vocabulary may be drawn, by its probability: what is left out or made
@@ -225,7 +225,7 @@ def roll_out(
     # A sample goes up to its first end, and holds it.
     sampled_BL = inside_BL & (jnp.cumsum(ends_BL, axis=1) - ends_BL == 0)
     prompts_BL = jnp.where(index_BL < 0, tokens_BL, vocabulary.pad)
-    return Samples(
+    return RolledOut(
         jnp.where(sampled_BL, tokens, prompts_BL),
         sampled_BL,
         jnp.where(sampled_BL, log_p_BL, 0.0),

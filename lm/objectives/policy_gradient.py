@@ -38,7 +38,7 @@ from lm.loss import Sum, cross_entropy
 from lm.numerics import Einsum
 from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
-from lm.objectives.rewards import Answers, Exact, Reward
+from lm.objectives.rewards import Exact, Judge, Judged
 from lm.objectives.rollout import START, Companion, Generate, Named
 
 LOSS = "loss"
@@ -52,7 +52,7 @@ class PolicyGradient(Base, tag="policy_gradient"):
     answer from there on is the right one, and no sample sees it.
     """
 
-    reward: Annotated[Reward, Meta(description="what an answer is worth")] = Exact()
+    reward: Annotated[Judge, Meta(description="what an answer is worth")] = Exact()
     group: Annotated[int, Meta(ge=2, description="answers to each prompt of a batch")] = 8
     answer: Annotated[int, Meta(ge=1, description="tokens of an answer, at most")] = 64
     beta: Annotated[
@@ -133,7 +133,7 @@ class PolicyGradient(Base, tag="policy_gradient"):
         log_p_BL = companions[START].log_p(samples.tokens_BL, segments_BL)
         log_p_BL = jnp.where(sampled_BL, log_p_BL, 0.0)
         reward_B = self.reward(
-            Answers(
+            Judged(
                 samples.tokens_BL,
                 sampled_BL,
                 tokens_BL,

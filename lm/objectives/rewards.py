@@ -1,6 +1,6 @@
-"""What a sampled answer is worth. A new reward: a class here, and its name in `Reward`.
+"""What a sampled answer is worth. A new reward: a class here, and its name in `Judge`.
 
-A reward is a frozen value. Called with `Answers`, inside the jitted step, it gives a number for
+A reward is a frozen value. Called with `Judged`, inside the jitted step, it gives a number for
 each; nothing is differentiated by it.
 """
 
@@ -16,7 +16,7 @@ from lm.example import Vocabulary
 from lm.objectives.rollout import Companion, Named
 
 
-class Answers(NamedTuple):
+class Judged(NamedTuple):
     """Sampled answers, and the right one of each row, which the model did not see."""
 
     tokens_BL: jax.Array
@@ -46,7 +46,7 @@ class Base(Config):
         """The reward with the digest of each of these models."""
         return self
 
-    def __call__(self, answers: Answers) -> jax.Array:
+    def __call__(self, answers: Judged) -> jax.Array:
         """What each answer is worth, float32[B]."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class Base(Config):
 class Exact(Base, tag="exact"):
     """1 for a sample that is the right answer, token by token, with its end; 0 for others."""
 
-    def __call__(self, answers: Answers) -> jax.Array:
+    def __call__(self, answers: Judged) -> jax.Array:
         same_BL = answers.sampled_BL == answers.right_BL
         same_BL &= ~answers.sampled_BL | (answers.tokens_BL == answers.right_tokens_BL)
         return same_BL.all(axis=1).astype(jnp.float32)
@@ -66,7 +66,7 @@ class Recall(Base, tag="recall"):
     It does not fall with what else the sample holds: one that lists everything scores full.
     """
 
-    def __call__(self, answers: Answers) -> jax.Array:
+    def __call__(self, answers: Judged) -> jax.Array:
         ordinary_V = jnp.asarray(answers.vocabulary.is_ordinary)
 
         def held(tokens_BL: jax.Array, inside_BL: jax.Array) -> jax.Array:
@@ -91,8 +91,8 @@ class Learnt(Base, tag="learnt"):
     def with_digests(self, digests: Mapping[str, str]) -> "Learnt":
         return replace(self, model=replace(self.model, digest=digests["reward"]))
 
-    def __call__(self, answers: Answers) -> jax.Array:
+    def __call__(self, answers: Judged) -> jax.Array:
         return answers.companions["reward"].scores(answers.tokens_BL, answers.segments_BL)
 
 
-Reward = Exact | Recall | Learnt
+Judge = Exact | Recall | Learnt

@@ -37,7 +37,7 @@ class Named(Config):
     ] = None
 
 
-class Samples(NamedTuple):
+class RolledOut(NamedTuple):
     """Rows of prompts with what a model put behind each, in nats where it says so."""
 
     tokens_BL: jax.Array
@@ -52,7 +52,7 @@ class Samples(NamedTuple):
     """bool[B]: whether a sample came to its end, and was not cut."""
 
 
-Generate = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, int], Samples]
+Generate = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, int], RolledOut]
 """`(tokens_BL, prompt_B, end_B, key, count)` to samples of the model as it is in this step.
 
 Row b goes on behind its first `prompt_B[b]` tokens until it draws the token `end_B[b]` or eos,

@@ -43,7 +43,7 @@ def companion_settings(run: Run) -> dict[str, Run]:
     return found
 
 
-class Companions:
+class FrozenModels:
     """What the companions of a run that has begun are, before they are placed."""
 
     def __init__(self, begun: Begun) -> None:

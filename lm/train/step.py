@@ -24,7 +24,7 @@ from lm.generate.sampling import roll_out
 from lm.loss import Sum
 from lm.model import Module, blank_example, build
 from lm.objectives import Base
-from lm.objectives.rollout import START, Companion, Samples
+from lm.objectives.rollout import START, Companion, RolledOut
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
 from lm.optimizer import learning_rate, only_trained, state_axes, trainable
@@ -239,7 +239,7 @@ def prepare(
             end_B: jax.Array,
             key: jax.Array,
             count: int,
-        ) -> Samples:
+        ) -> RolledOut:
             given = join(params), tokens_BL, prompt_B, end_B, key, count
             return roll_out(module, *given, vocabulary=vocabulary)
 

@@ -29,7 +29,7 @@ from lm.run import (
     steps,
     validate,
 )
-from lm.train.companions import Companions
+from lm.train.companions import FrozenModels
 from lm.train.directory import checkpoints_of, finished_result, open_run_tokens
 from lm.train.load import ModelWithText
 from lm.train.lock import only_writer
@@ -67,7 +67,7 @@ def train_run(
     """
     begun = begin(validate(run))
     check_channels(begun.run)
-    companions = Companions(begun)
+    companions = FrozenModels(begun)
     begun = companions.begun
     run = validate(begun.run)
     finish = partial(_finished, run, directory, asked=evaluate is not None)

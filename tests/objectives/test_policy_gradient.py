@@ -14,8 +14,8 @@ from lm.loss import Sum
 from lm.numerics import Einsum
 from lm.objectives import PolicyGradient, rewards
 from lm.objectives.policy_gradient import advantages
-from lm.objectives.rewards import Answers, Exact, Recall
-from lm.objectives.rollout import START, Samples
+from lm.objectives.rewards import Exact, Judged, Recall
+from lm.objectives.rollout import START, RolledOut
 
 SIZE, EOS, LENGTH = 5, 2, 3
 VOCABULARY = Vocabulary(
@@ -74,10 +74,10 @@ def rolled_out(objective, answers) -> Batch:
     """The batch of a step that drew these answers."""
     tokens_BL, sampled_BL = laid_out(answers)
 
-    def generate(*_: Any) -> Samples:
+    def generate(*_: Any) -> RolledOut:
         log_p_BL = log_p_of(TABLES[0], answers)
         ended_B = (tokens_BL == EOS).any(axis=1)
-        return Samples(
+        return RolledOut(
             tokens_BL, jnp.asarray(sampled_BL), log_p_BL, jnp.zeros_like(log_p_BL), ended_B
         )
 
@@ -156,7 +156,7 @@ def test_no_sample_sees_the_right_answer():
     def generate(tokens_BL, prompt_B, end_B, key, count):
         asked.append((prompt_B.tolist(), end_B.tolist(), count))
         zeros = jnp.zeros(tokens_BL.shape)
-        return Samples(tokens_BL, zeros > 0, zeros, zeros, zeros[:, 0] > 0)
+        return RolledOut(tokens_BL, zeros > 0, zeros, zeros, zeros[:, 0] > 0)
 
     rows = jnp.array([[1, 3, 4, 2, 3, 4], [1, 3, 4, 0, 0, 0], [0] * 6, [1, 3, 3, 3, 4, 3]])
     segments = (rows > 0).astype(jnp.int32)
@@ -181,8 +181,8 @@ def test_no_sample_sees_the_right_answer():
     ]  # fmt: skip
 
 
-def answers_of(samples: list[list[int]], right: list[int]) -> Answers:
-    """Samples and the right answer, all behind a token 2 and ended by a 3."""
+def answers_of(samples: list[list[int]], right: list[int]) -> Judged:
+    """RolledOut and the right answer, all behind a token 2 and ended by a 3."""
     length = 1 + max(map(len, samples))
     tokens_BL, right_BL = np.zeros((2, len(samples), length), np.int32)
     for row, sample in enumerate(samples):
@@ -191,7 +191,7 @@ def answers_of(samples: list[list[int]], right: list[int]) -> Answers:
     vocabulary = replace(VOCABULARY, size=9, bos=2, eos=3, first_ordinary=4)
     inside = [jnp.asarray(x > 0).at[:, 0].set(False) for x in (tokens_BL, right_BL)]
     arrays = jnp.asarray(tokens_BL), inside[0], jnp.asarray(right_BL), inside[1]
-    return Answers(*arrays, jnp.asarray(tokens_BL > 0).astype(int), vocabulary, {})
+    return Judged(*arrays, jnp.asarray(tokens_BL > 0).astype(int), vocabulary, {})
 
 
 def test_rewards_know_the_end():
