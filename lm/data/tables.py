@@ -7,7 +7,6 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ def packed(pattern: str) -> list[str]:
     archive = archive_of(Path(pattern))
     if archive is None:
         return []
-    paths = (str(archive.parent / name) for name in read_archive(str(archive)))
-    return [path for path in paths if fnmatchcase(path, pattern)]
+    paths = (archive.parent / name for name in read_archive(str(archive)))
+    return [str(path) for path in paths if path.match(pattern)]
 
 
 def archive_of(path: Path) -> Path | None:

@@ -23,6 +23,7 @@ from lm.model import Module
 from lm.objectives.labelled import Labelled
 from lm.train.load import LoadedModel
 from lm.train.use import place_rows
+from lm.train.validation import fill_rows
 
 
 class LabelScores(NamedTuple):
@@ -85,11 +86,13 @@ def label_scores(model: LoadedModel, corpus: Corpus) -> LabelScores:
                 f"{model.path}: it says one of {classes} classes, and the text's {name} has"
                 f" {channels[name].classes or 'no classes'}"
             )
-    split = in_memory(
-        list(corpus.read()), model.tokenizer, tuple(channels.values()), corpus.too_long
-    )
+    if not (documents := list(corpus.read())):
+        raise UserError(f"data.corpus: {corpus} holds no text; name one that does")
+    split = in_memory(documents, model.tokenizer, tuple(channels.values()), corpus.too_long)
     asked = list(_asked(model, objective, split))
     document, answers = (np.concatenate(arrays) for arrays in zip(*asked, strict=True))
+    if not len(document):
+        raise UserError("data.corpus: none of its texts has a label")
     label, said = answers.astype(np.float64).T
     order = np.argsort(document, kind="stable")
     document, label, said = document[order], label[order], said[order]
@@ -112,10 +115,9 @@ def _asked(model: LoadedModel, objective: Labelled, split: Split) -> Any:
     count = n_rows(split, data.length, "whole")
     for start in range(0, count, data.batch):
         numbers = np.arange(start, min(start + data.batch, count))
-        batch = rows(split, numbers, data.length, vocabulary, "whole")
-        missing = data.batch - len(numbers)  # so that one program serves all
-        filled = jax.tree.map(lambda x: np.pad(x, [(0, missing), (0, 0)]), batch)  # noqa: B023
-        placed = jax.tree.map(lambda x: place_rows(x, model.program.mesh), filled)
+        # As many rows in each batch, so that one program serves all.
+        filled = fill_rows(rows(split, numbers, data.length, vocabulary, "whole"), data.batch)
+        placed = jax.tree.map(partial(place_rows, mesh=model.program.mesh), filled)
         found, used = map(np.asarray, map(hosts.fetch, ask(placed)))
         at = np.argwhere(used)
         segments = at[:, 1]

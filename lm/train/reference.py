@@ -22,7 +22,7 @@ from lm.objectives.pairs import CHOICE, sides
 from lm.run import Run
 from lm.train.start import Begun, started_params
 from lm.train.step import Program
-from lm.train.validation import fill
+from lm.train.validation import fill_rows
 
 
 def with_reference(run: Run, tokens: Tokens, program: Program, begun: Begun) -> Tokens:
@@ -79,7 +79,7 @@ def token_log_p(
         for indices in _batches(n_rows(split, data.length, data.packing), data.batch):
             here = indices[program.rows[program.rows < len(indices)]]
             part = rows(split, here, data.length, vocabulary, data.packing)
-            placed = program.place(fill(part, len(program.rows)))
+            placed = program.place(fill_rows(part, len(program.rows)))
             said_BL = hosts.fetch(score(params, placed))
             places_BL = places(split, indices, data.length)
             there_BL = places_BL >= 0

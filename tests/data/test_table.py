@@ -156,6 +156,10 @@ def test_an_archive_is_the_folder_that_it_is_named_like(ending, tmp_path, file) 
         assert corpus_digest(Data(corpus=table, validation=0.5)) == digest
         for name in files:
             (tmp_path / name).unlink()
+    # As where it is unpacked, a star is no folder.
+    assert [name for name, _ in Tabular(paths=(str(tmp_path / "glue/*.tsv"),)).files()] == [
+        "dev.tsv"
+    ]
 
 
 @pytest.mark.parametrize(

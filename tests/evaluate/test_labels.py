@@ -115,7 +115,11 @@ def test_oneline_a_model_that_says_no_such_labels_is_refused(models, tmp_path) -
     """Fails if classes of another number are compared, or a language model is asked."""
     paths = lines(tmp_path / "a.jsonl", 5, lambda n: n % 2)
     two = Tabular(paths=paths, label="y", classes=("0", "1"))
+    nothing = lines(tmp_path / "b.jsonl", 5, lambda n: None)
+    empty = lines(tmp_path / "c.jsonl", 0, lambda n: n)
     for name, corpus, why in [
+        ("regress", Tabular(paths=nothing, label="y"), "none of its texts has a label"),
+        ("regress", Tabular(paths=empty, label="y"), "data.corpus: .* holds no text"),
         ("causal", two, "objective.type=causal, which says no labels"),
         ("tag", two, "says one of 3 classes, and the text's label has 2"),
         ("classify", Tabular(paths=paths, label="y"), "one of 2 .* label has no classes"),

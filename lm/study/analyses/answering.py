@@ -38,7 +38,7 @@ class Answering(NamedTuple):
     """A row a document: its bits and bytes."""
 
 
-class Quantity(NamedTuple):
+class StageMeasure(NamedTuple):
     """What is told of a run: its name, which rows of it, how, and how it is shown."""
 
     title: str
@@ -49,9 +49,9 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = {
-    "answers": Quantity("Held-out answers", "answers", ratio(0, 1), "bits per byte"),
-    "likelier": Quantity("Chosen answer likelier", "answers", mean(2), "% of pairs", 100),
-    "text": Quantity("Held-out text", "text", ratio(0, 1), "bits per byte"),
+    "answers": StageMeasure("Held-out answers", "answers", ratio(0, 1), "bits per byte"),
+    "likelier": StageMeasure("Chosen answer likelier", "answers", mean(2), "% of pairs", 100),
+    "text": StageMeasure("Held-out text", "text", ratio(0, 1), "bits per byte"),
 }
 
 
