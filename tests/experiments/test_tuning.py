@@ -98,6 +98,8 @@ def test_transfer_says_who_is_ahead_and_by_how_much(tmp_path):
     before = tables[transfer.sections.EQUAL][0].rows
     (converted,) = [row for row in before if row["variant"] == "GPT, then BERT"]
     assert converted["tokens"] == before[0]["tokens"] == 8192
+    equal = {row["what"]: row for row in tables[transfer.sections.EQUAL][1].rows}
+    assert equal["all other settings"]["detail"] == "only objective and start differ"
     assert [plot.name for plot in report.plots] == ["transfer"]
     assert not [w for w in report.warnings if "Not equal" in w or "Not finished" in w]
 

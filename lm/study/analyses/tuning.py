@@ -386,7 +386,8 @@ def tuning_figure(
                     )
                     bar = [[max(value - low, 0)], [max(high - value, 0)]]
                     panel.errorbar([at], [value], bar, elinewidth=1, **look)
-    for style, variant in zip(styles, published, strict=False):
+    there = [variant for variant in published if any(o.variant == variant for o in found)]
+    for style, variant in zip(styles, there, strict=False):
         line: dict[str, Any] = {"color": MUTED, "linestyle": style, "linewidth": 0.9}
         handles.append(Line2D([], [], label=f"{variant.label}, probe", **line))
         for panel, task in zip(axes, equal.tasks.values(), strict=True):
