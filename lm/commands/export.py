@@ -143,7 +143,7 @@ def _difference(model: "LoadedModel", folder: Path, precision: str) -> float:
     """
     import jax
 
-    from lm.hub.parity import WRITTEN_TOLERANCE, answers, difference, draw_rows
+    from lm.hub.parity import WRITTEN_TOLERANCE, answers, draw_rows, largest_difference
     from lm.train.load import load_model
 
     again, run = load_model(folder, precision="float32"), model.run
@@ -159,7 +159,7 @@ def _difference(model: "LoadedModel", folder: Path, precision: str) -> float:
     module, objective = model.program.module, run.objective.last
     mine = answers(module, params, objective, rows)
     other = answers(again.program.module, again.params, again.run.objective, rows)
-    worst = difference(other, mine, rows)
+    worst = largest_difference(other, mine, rows)
     if not worst <= WRITTEN_TOLERANCE:
         raise UserError(
             f"{folder}: not exported: what was written answers otherwise by {worst:.2g}; at"

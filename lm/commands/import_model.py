@@ -80,7 +80,7 @@ def _compare(source: Path) -> str:
         REFERENCE,
         REFERENCE_TOLERANCE,
         answers,
-        difference,
+        largest_difference,
         read_reference,
     )
     from lm.train.load import load_model
@@ -96,7 +96,7 @@ def _compare(source: Path) -> str:
             f"{source / REFERENCE}: its answers are {list(wanted.shape)}, the model's"
             f" {list(found.shape)}"
         )
-    if not (worst := difference(found, wanted, rows)) <= REFERENCE_TOLERANCE:
+    if not (worst := largest_difference(found, wanted, rows)) <= REFERENCE_TOLERANCE:
         raise UserError(
             f"{source}: not imported: its answers differ from {REFERENCE} by {worst:.2g}; at"
             f" most {REFERENCE_TOLERANCE:g} is rounding"

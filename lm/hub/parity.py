@@ -73,7 +73,7 @@ def answers(module: Module, params: Any, objective: Base, rows: RowsByName) -> n
     return np.asarray(jax.jit(answer)(params, placed), np.float32)
 
 
-def difference(found: np.ndarray, wanted: np.ndarray, rows: RowsByName) -> float:
+def largest_difference(found: np.ndarray, wanted: np.ndarray, rows: RowsByName) -> float:
     """The largest difference at positions that are no padding."""
     real_BL = rows.get("decoder_attention_mask", rows["attention_mask"]) > 0
     return float(np.abs(found - wanted)[real_BL].max())

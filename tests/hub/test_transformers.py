@@ -9,7 +9,7 @@ from lm.cli import main
 from lm.data import Bytes
 from lm.hub.base import FamilySettings
 from lm.hub.folder import HfFolder, shapes_of
-from lm.hub.parity import answers, difference, read_reference
+from lm.hub.parity import answers, largest_difference, read_reference
 from lm.hub.writing import choose_family, write_folder
 from lm.model import Transformer
 from lm.objectives import Causal
@@ -30,7 +30,7 @@ def compare(folder):
     rows, wanted = read_reference(folder)
     model = load_model(folder)
     found = answers(model.program.module, model.params, model.run.objective, rows)
-    return difference(found, wanted, rows)
+    return largest_difference(found, wanted, rows)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -219,7 +219,7 @@ def test_groups_are_whole_whatever_a_batch_is_cut_into():
 def test_a_reward_with_a_flaw_is_hacked_and_a_sound_one_is_not():
     """Fails if a reward does not reach the model, or beta does not hold it at its start."""
     start, sound, hacked, held = reward_hacking.measure(90).values()
-    assert start["exact"] < 0.3 and start["length"] < 3
+    assert start["exact"] < 0.4 and start["length"] < 3
     assert hacked["reward"] > 0.9 and hacked["length"] > 2 * start["length"]
     assert hacked["exact"] < start["exact"] + 0.15 and hacked["ended"] < 0.5
     assert sound["exact"] > 0.6 and sound["length"] < 2.5
