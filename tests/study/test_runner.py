@@ -28,7 +28,7 @@ from lm.distributed import mesh
 from lm.evaluate.scoring import Effort
 from lm.example import Batch, Vocabulary
 from lm.results import read_result
-from lm.run import Run, steps, validate
+from lm.run import Run, channels_of, steps, validate
 from lm.study import checks, runner
 from lm.study.report.values import LEADING
 from lm.train.directory import environments
@@ -111,7 +111,7 @@ def test_a_study_traces_a_step_at_full_size(run):
     rows = jax.ShapeDtypeStruct((run.data.batch, run.data.length), jnp.int32)
     channels = {
         channel.name: jax.ShapeDtypeStruct((*rows.shape, *channel.shape), channel.dtype)
-        for channel in run.data.corpus.channels
+        for channel in channels_of(run)
     }
     batch = Batch(rows, rows, channels)
     for objective in run.objective.parts(steps(run), run.seed):
