@@ -5,9 +5,10 @@ from lm.data.sources.chat import CHOICE, Chat
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.jsonl import Jsonl
 from lm.data.sources.rules import RuleLists
+from lm.data.sources.shards import Damaged, Shards
 from lm.data.sources.stdlib import Stdlib
 from lm.data.sources.table import Tabular
 from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
-Corpus = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists
+Corpus = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists | Shards
