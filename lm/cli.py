@@ -16,6 +16,7 @@ COMMANDS = {
     "reference": "write what transformers answers, so that an import is checked by it",
     "prove": "prove that no prediction depends on what it must not see",
     "audit": "prove that two runs saw the same rows in the same order",
+    "data": "clean a corpus by a recipe, and report what was removed and why",
     "tokens": "show the tokens of a text, with ids and bytes a token",
     "fit": "fit a scaling law to a table of runs",
     "compare": "how many times the compute one variant needs for another's loss",

@@ -158,6 +158,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     ):
         (folder / f"{name}.jsonl").write_text((json.dumps(item) + "\n") * 3)
         (folder / f"{name}.json").write_text(json.dumps(task | {"files": [f"{name}.jsonl"]}))
+    recipe = {
+        "sources": [{"name": "own", "corpus": {"type": "shards", "paths": ["pairs.jsonl"]}}],
+        "steps": [{"type": "c4"}, {"type": "exact"}],
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe))
     (folder / "folder").mkdir()
     (folder / "empty").touch()
     (folder / "noise").write_bytes(bytes(words.choices(range(256), k=500)))
@@ -181,7 +186,7 @@ def command(draw: random.Random, world: World) -> list[str]:
     weights = {
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
-        **{"export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
+        **{"data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     legal = {
@@ -201,6 +206,11 @@ def command(draw: random.Random, world: World) -> list[str]:
         "export": lambda: [
             draw.choice(DIRECTORIES),
             draw.choice(("absent", "causal")),
+        ],
+        "data": lambda: [
+            draw.choice(("prepare", "report")),
+            draw.choice(("recipe.json", *DIRECTORIES)),
+            *draw.choice(((), ("cleaned",), ("causal",), ("cleaned", "--workers", "1"))),
         ],
         "import": lambda: [draw.choice(DIRECTORIES), draw.choice(("absent", "causal"))],
         "reference": lambda: [draw.choice(DIRECTORIES)],

@@ -69,7 +69,23 @@ class Guesses:
     caption: str = ""
 
 
-Content = str | Table | Plot | Guesses
+class Quote(NamedTuple):
+    """A part of a document: which one, what is to be said of it, and its text."""
+
+    name: str
+    note: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Parts of documents, under a caption."""
+
+    caption: str
+    excerpts: tuple[Quote, ...]
+
+
+Content = str | Table | Plot | Guesses | Excerpts
 
 
 @dataclass(frozen=True)

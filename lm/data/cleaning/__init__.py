@@ -1,0 +1,17 @@
+"""Cleaning: steps that one can read, a recipe of them, and what each removed.
+
+A new step: its file beside these, and its name in the union.
+"""
+
+from lm.data.cleaning.base import Base, Compared, Verdict
+from lm.data.cleaning.c4 import C4
+from lm.data.cleaning.decontaminate import Decontaminate
+from lm.data.cleaning.exact import Exact
+from lm.data.cleaning.gopher import GopherQuality, GopherRepetition
+from lm.data.cleaning.language import Language
+from lm.data.cleaning.named import Named
+from lm.data.cleaning.near import Near
+from lm.data.cleaning.pii import Pii
+from lm.data.cleaning.pipeline import clean
+from lm.data.cleaning.recipe import Cleaning
+from lm.data.cleaning.tally import MANIFEST, Manifest, read_manifest
