@@ -25,7 +25,7 @@ class Exact(Compared, frozen=True, tag="exact"):
         "same document": "another document has the same words (Lee et al. 2022,"
         " arXiv:2107.06499, removes exact copies alike)",
         "same part": "paragraphs or lines that stood before are cut (CCNet, Wenzek et al. 2019,"
-        " arXiv:1911.00359, section 3.1, by 64-bit hashes of lines, digits as they are)",
+        " arXiv:1911.00359, section 3, by 64-bit hashes of lines, digits as they are)",
         "nothing else": "documents all of whose parts stood before",
     }
     row: ClassVar = "documents"

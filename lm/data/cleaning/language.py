@@ -10,7 +10,7 @@ from msgspec import Meta
 from lm.config import UserError
 from lm.data.cleaning.base import Base, Judge, Verdict
 
-READ = 2_000
+READ = 1_000
 """Characters of a document that are looked at: from its middle, as what stands around a page's
 text is often English whatever the text is."""
 
@@ -24,7 +24,7 @@ class Language(Base, frozen=True, tag="language"):
 
     rules: ClassVar = {
         "language": "another language is likelier, or it is less probable than set (FineWeb,"
-        " Penedo et al. 2024, arXiv:2406.17557, section 3.3: English, 0.65)",
+        " arXiv:2406.17557: English, 0.65)",
     }
 
     languages: Annotated[
@@ -74,7 +74,7 @@ def middle(text: str) -> str:
     """The middle of a text, `READ` characters of it.
 
     >>> middle("short"), len(middle("x" * 10_000))
-    ('short', 2000)
+    ('short', 1000)
     """
     first = max((len(text) - READ) // 2, 0)
     return text[first : first + READ]
