@@ -6,9 +6,9 @@ Makes documents of about 300 made-up words, of which known numbers are dirty in 
 menus and notices about cookies beside sentences, code, dummy text, lists without sentences,
 pages that repeat themselves, copies, near-copies of which every 50th word is another,
 addresses, and texts of an evaluation set. Cleans them by the command itself, in processes of
-its own. Prints documents a second, the most memory that these processes held together
-(proportional set size, twice a second), and of each way to be dirty how many were planted and
-found.
+its own. Prints documents a second of the clock and of a processor, which is what counts where
+others are at work too, the most memory that these processes held together (proportional set
+size, five times a second), and of each way to be dirty how many were planted and found.
 """
 
 import argparse
@@ -177,15 +177,19 @@ def write(folder: Path, number: int) -> Counter[str]:
     return counts
 
 
-def held_together(session: int) -> int:
-    """Bytes that all processes of a session hold (proportional set size)."""
-    total = 0
+def look_at(session: int, seconds: dict[str, float]) -> int:
+    """Bytes that all processes of a session hold (proportional set size).
+
+    Notes the processor's seconds that each has used so far.
+    """
+    total, ticks = 0, os.sysconf("SC_CLK_TCK")
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         try:
             fields = (process / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
+                seconds[process.name] = (int(fields[11]) + int(fields[12])) / ticks
                 rollup = (process / "smaps_rollup").read_text()
                 total += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
         except (OSError, IndexError):
@@ -210,22 +214,23 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{given.documents:,} documents, {size / 1e6:,.0f} MB", flush=True)
         command = [sys.executable, "-m", "lm", "data", "prepare", "recipe.json", "cleaned"]
         command += ["--workers", str(given.workers), "--json"]
-        begin, most = time.perf_counter(), 0
+        begin, most, used = time.perf_counter(), 0, dict[str, float]()
         with (folder / "cleaned.json").open("w") as output:
             process = subprocess.Popen(
                 command, cwd=folder, stdout=output, start_new_session=True
             )
         while process.poll() is None:
-            most = max(most, held_together(process.pid))
+            most = max(most, look_at(process.pid, used))
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
+                process.wait(0.2)
         seconds = time.perf_counter() - begin
         if process.returncode:
             sys.exit(process.returncode)
         show(json.loads((folder / "cleaned.json").read_text()), counts)
     print(
         f"{given.documents / seconds:,.0f} documents a second on {given.workers} workers"
-        f" ({seconds:,.0f} s from start to end, load {os.getloadavg()[0]:.1f});"
+        f" ({seconds:,.0f} s from start to end, load {os.getloadavg()[0]:.1f}),"
+        f" {given.documents / sum(used.values()):,.0f} a second of a processor;"
         f" {most / 1e6:,.0f} MB at most"
     )
 

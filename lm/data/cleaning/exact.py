@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from lm.data.cleaning.base import Compared, Verdict
 from lm.data.cleaning.observed import Observed
-from lm.data.cleaning.words import hash_of, plain_words
+from lm.data.cleaning.words import hash_of, plain_words, split_words
 
 _BREAK = {"paragraph": re.compile(r"\n[^\S\n]*\n\s*"), "line": re.compile(r"\n+")}
 
@@ -50,7 +50,7 @@ class Exact(Compared, frozen=True, tag="exact"):
         keys, documents, places = [], [], []
         for number, text in enumerate(texts):
             for place, part in enumerate(self._parts(text)):
-                words = plain_words(part)
+                words = plain_words(part) if part is text else split_words(part)
                 if len(words) >= self.words:
                     keys.append(hash_of(" ".join(words).encode("utf-8", "surrogatepass")))
                     documents.append(number)

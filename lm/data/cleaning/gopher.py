@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -122,23 +122,30 @@ class GopherRepetition(Base, frozen=True, tag="gopher_repetition"):
         return judge
 
     def _judge(self, texts: Sequence[str]) -> list[Verdict]:
-        found = [self._of_lines(text) for text in texts]
+        verdicts = [self._of_lines(text) for text in texts]
         words = WordArrays.of([text.split() for text in texts])
-        for n, most in zip((2, 3, 4), self.top, strict=True):
-            _note(found, texts, "top n-gram", n, top_fractions(words, n), most)
-        # Whatever is in a duplicate 6-gram is in duplicate 5-grams: where these are few, so are
-        # all longer ones.
-        fractions = duplicate_fractions(words, 5)
-        _note(found, texts, "duplicate n-grams", 5, fractions, self.duplicates[0])
-        more = np.flatnonzero(fractions > min(self.duplicates)).tolist()
-        rest = [each for each in more if not found[each].rule]
-        if rest:
-            some = WordArrays.of([texts[each].split() for each in rest])
-            for n, most in zip(range(6, 11), self.duplicates[1:], strict=True):
-                full = np.zeros(len(texts))
-                full[rest] = duplicate_fractions(some, n)
-                _note(found, texts, "duplicate n-grams", n, full, most)
-        return found
+        bounds = [*self.top, *self.duplicates]
+        among = None
+        for n, most in enumerate(bounds, 2):
+            found = repeated(words, n, among)
+            # What is repeated begins with what is repeated: the others are not looked at again.
+            among = np.sort(found.places)
+            if not len(among):
+                break
+            rule, of = (
+                ("top n-gram", top_fractions)
+                if n < 5
+                else (
+                    "duplicate n-grams",
+                    duplicate_fractions,
+                )
+            )
+            fractions = of(words, n, found)
+            for number in np.flatnonzero(fractions > most).tolist():
+                if not verdicts[number].rule:
+                    why = f"{fractions[number]:.0%} of characters, in {n}-grams"
+                    verdicts[number] = Verdict(texts[number], rule, why)
+        return verdicts
 
     def _of_lines(self, text: str) -> Verdict:
         """What lines and paragraphs say.
@@ -168,65 +175,64 @@ class GopherRepetition(Base, frozen=True, tag="gopher_repetition"):
         return Verdict(text)
 
 
-def _note(
-    found: list[Verdict],
-    texts: Sequence[str],
-    rule: str,
-    n: int,
-    fractions: np.ndarray,
-    most: float,
-) -> None:
-    """Puts the rule where it is the first that a text breaks."""
-    for each in np.flatnonzero(fractions > most).tolist():
-        if not found[each].rule:
-            why = f"{fractions[each]:.0%} of characters, in {n}-grams"
-            found[each] = Verdict(texts[each], rule, why)
+class Repeated(NamedTuple):
+    """The n-grams that occur twice or more in their document."""
+
+    places: np.ndarray
+    """Of their first words, those of equal n-grams of a document behind each other: int64."""
+    starts: np.ndarray
+    """Where each of the R n-grams begins in these: int64 [R]."""
+    sizes: np.ndarray
+    """How often it occurs: int64 [R]."""
 
 
-def _equal_runs(words: WordArrays, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(places in order of their n-gram and document; starts; sizes of equal runs of these)."""
-    keys, places = words.ngrams(n)
+def repeated(words: WordArrays, n: int, among: np.ndarray | None = None) -> Repeated:
+    """Finds the n-grams that are repeated, of all or of those at some places.
+
+    >>> repeated(WordArrays.of(["a b a b".split(), "a b".split()]), 2).places.tolist()
+    [0, 2]
+    """
+    keys, places = words.ngrams(n, among)
     # Equal only within a document.
     keys = mix(keys ^ words.documents[places].astype(np.uint64))
     order = np.argsort(keys)
     keys, places = keys[order], places[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
-    return places, starts, np.diff(np.append(starts, len(keys)))
+    first = np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]
+    starts = np.flatnonzero(first)
+    sizes = np.diff(np.append(starts, len(keys)))
+    places, sizes = places[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]
+    return Repeated(places, np.cumsum(sizes) - sizes, sizes)
 
 
-def top_fractions(words: WordArrays, n: int) -> np.ndarray:
+def top_fractions(words: WordArrays, n: int, found: Repeated) -> np.ndarray:
     """Of each document's characters, those in its most frequent n-gram; of several the longest.
 
     0 where none occurs twice. Float64 [D].
 
     >>> words = WordArrays.of(["to be or to be".split(), "to be or not".split()])
-    >>> top_fractions(words, 2).tolist()
+    >>> top_fractions(words, 2, repeated(words, 2)).tolist()
     [0.8, 0.0]
     """
-    places, starts, sizes = _equal_runs(words, n)
-    repeated = np.flatnonzero(sizes > 1)
-    first, count = places[starts[repeated]], sizes[repeated]
+    first = found.places[found.starts]
     characters = words.ends[first + n] - words.ends[first]
     best = np.zeros(len(words.starts) - 1, np.int64)
     # The count decides, then the length.
-    np.maximum.at(best, words.documents[first], (count << 32) + characters)
+    np.maximum.at(best, words.documents[first], (found.sizes << 32) + characters)
     total = words.ends[words.starts[1:]] - words.ends[words.starts[:-1]]
     return np.minimum((best >> 32) * (best & 0xFFFFFFFF) / np.maximum(total, 1), 1.0)
 
 
-def duplicate_fractions(words: WordArrays, n: int) -> np.ndarray:
+def duplicate_fractions(words: WordArrays, n: int, found: Repeated) -> np.ndarray:
     """Of each document's characters, those in n-grams that occur twice or more: float64 [D].
 
     >>> words = WordArrays.of(["a b c a b d e e e".split()])
-    >>> round(float(duplicate_fractions(words, 2)[0]), 3)
+    >>> round(float(duplicate_fractions(words, 2, repeated(words, 2))[0]), 3)
     0.778
     """
-    places, _, sizes = _equal_runs(words, n)
-    in_repeated = np.repeat(sizes > 1, sizes)
-    begun = np.zeros(len(words.hashes) + 1, np.int64)
-    begun[places[in_repeated]] = 1
+    begun = np.zeros(len(words.hashes), np.int64)
+    begun[found.places] = 1
     # A word is covered where one of the last n places began such a run.
-    sums = np.cumsum(begun[:-1])
+    sums = np.cumsum(begun)
     covered = sums - np.concatenate([np.zeros(n, np.int64), sums])[: len(sums)] > 0
     characters = np.concatenate([[0], np.cumsum(words.sizes * covered)])
     held = characters[words.starts[1:]] - characters[words.starts[:-1]]

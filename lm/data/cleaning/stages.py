@@ -21,7 +21,7 @@ from lm.data.cleaning.observed import array_path
 from lm.data.cleaning.pii import Pii
 from lm.data.cleaning.recipe import Cleaning, CleaningStep
 from lm.data.cleaning.tally import EXAMPLES, EXCERPT, ChunkTally, Shown, StepTally
-from lm.data.cleaning.words import hash_of
+from lm.data.cleaning.words import hash_of, plain_words
 from lm.data.corpora import fraction_of
 from lm.output.files import write_whole
 
@@ -147,6 +147,7 @@ class Worker:
         else:
             done.kept = self._shown_of_kept(chunk)
             write_whole(member_path(folder, name), member_of(chunk))
+        plain_words.cache_clear()
         write_whole(folder / f"{name}.json", msgspec.json.encode(done))
 
     def folder(self, number: int) -> Path:

@@ -7,7 +7,7 @@ what it has hashed; from there on everything is numpy over the words of many doc
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -16,12 +16,21 @@ BLOCK = 256
 """Documents whose words are in memory at once, so that they stay in the processor's cache."""
 
 
+@lru_cache(maxsize=4096)
 def plain_words(text: str) -> list[str]:
     """The words in lower case without punctuation, by which texts are compared.
+
+    Steps that follow each other ask for the same texts, so that these are remembered until
+    `plain_words.cache_clear()`; nobody may change the list.
 
     >>> plain_words("It's  GPT-3, he said.")
     ['it', 's', 'gpt', '3', 'he', 'said']
     """
+    return split_words(text)
+
+
+def split_words(text: str) -> list[str]:
+    """The same, of what is looked at once."""
     return text.lower().translate(_PUNCTUATION).split()
 
 
@@ -87,25 +96,25 @@ class WordArrays:
         """Characters before each word, and of all: int64 [W + 1]."""
         return np.concatenate([[0], np.cumsum(self.sizes)])
 
-    def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def ngrams(self, n: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(hashes, uint64; places of their first words, int64) of all runs of n words.
 
-        None reaches from one document into the next.
+        None reaches from one document into the next. With `among`, only those that begin at
+        one of these places.
 
         >>> words = WordArrays.of(["a b a b".split(), ["b"]])
         >>> hashes, places = words.ngrams(2)
         >>> places.tolist(), bool(hashes[0] == hashes[2]), bool(hashes[0] == hashes[1])
         ([0, 1, 2], True, False)
         """
-        count = len(self.hashes) - n + 1
-        if count <= 0:
-            return np.empty(0, np.uint64), np.empty(0, np.int64)
-        mixed = self.hashes[:count].copy()
+        count = max(len(self.hashes) - n + 1, 0)
+        places = np.arange(count) if among is None else among[among < count]
+        places = places[self.documents[places] == self.documents[places + n - 1]]
+        mixed = self.hashes[places]
         for offset in range(1, n):
             mixed *= _MULTIPLIER
-            mixed += self.hashes[offset : offset + count]
-        places = np.flatnonzero(self.documents[:count] == self.documents[n - 1 :])
-        return mix(mixed[places]), places
+            mixed += self.hashes[places + offset]
+        return mix(mixed), places
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

@@ -20,7 +20,7 @@ from lm.data.cleaning import (
     Pii,
     Verdict,
 )
-from lm.data.cleaning.gopher import duplicate_fractions, top_fractions
+from lm.data.cleaning.gopher import duplicate_fractions, repeated, top_fractions
 from lm.data.cleaning.words import WordArrays, hash_of
 from lm.data.sources import Text
 
@@ -110,6 +110,14 @@ def test_c4_knows_the_users_bad_words(tmp_path: Path) -> None:
 # Gopher
 
 
+def top_of(words: WordArrays, n: int) -> np.ndarray:
+    return top_fractions(words, n, repeated(words, n))
+
+
+def duplicates_of(words: WordArrays, n: int) -> np.ndarray:
+    return duplicate_fractions(words, n, repeated(words, n))
+
+
 PROSE = "the quick fox and the lazy dog have to be in that wood of oak with some birds "
 
 
@@ -183,7 +191,7 @@ def test_gopher_repetition_top_ngrams(n: int, most: float) -> None:
                 *(w for p in pieces[number * step : (number + 1) * step] for w in p),
             ]
         words += [w for p in pieces[count * step :] for w in p]
-        fraction = top_fractions(WordArrays.of([words]), n)[0]
+        fraction = top_of(WordArrays.of([words]), n)[0]
         assert fraction == pytest.approx(inside / total, abs=1e-9)
         other = GopherRepetition(duplicates=(1,) * 6, top=(1, 1, 1))
         bounds = [1.0, 1.0, 1.0]
@@ -202,8 +210,8 @@ def test_gopher_repetition_duplicate_ngrams(n: int) -> None:
     characters = sum(map(len, words))
     arrays = WordArrays.of([words, run, rest])
     expected = 2 * sum(map(len, run)) / characters
-    assert duplicate_fractions(arrays, n).tolist() == pytest.approx([expected, 0, 0])
-    assert duplicate_fractions(arrays, n + 1).tolist() == [0, 0, 0]
+    assert duplicates_of(arrays, n).tolist() == pytest.approx([expected, 0, 0])
+    assert duplicates_of(arrays, n + 1).tolist() == [0, 0, 0]
     bounds = [1.0] * 6
     bounds[n - 5] = expected - 1e-6
     step = GopherRepetition(duplicates=tuple(bounds), top=(1, 1, 1))
@@ -224,12 +232,10 @@ def test_repetition_agrees_with_the_plain_way() -> None:
             covered = {k + j for k, g in enumerate(grams) if g in twice for j in range(n)}
             total = max(sum(map(len, words)), 1)
             expected = sum(len(words[k]) for k in covered) / total
-            assert duplicate_fractions(arrays, n)[number] == pytest.approx(expected)
+            assert duplicates_of(arrays, n)[number] == pytest.approx(expected)
             most = max(map(grams.count, twice), default=0)
             size = max((len("".join(g)) for g in twice if grams.count(g) == most), default=0)
-            assert top_fractions(arrays, n)[number] == pytest.approx(
-                min(most * size / total, 1)
-            )
+            assert top_of(arrays, n)[number] == pytest.approx(min(most * size / total, 1))
 
 
 # The others
