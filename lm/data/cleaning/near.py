@@ -75,7 +75,8 @@ class Near(Compared, frozen=True, tag="near"):
         kept_of: dict[int, list[int]] = {}
         full = set[int]()
         read = _reader(observed)
-        for start, end in zip(starts, np.append(starts[1:], len(documents)), strict=True):
+        ends = np.append(starts, len(documents))[1:]
+        for start, end in zip(starts, ends, strict=True):
             document, mine = int(documents[start]), buckets[start:end].tolist()
             candidates = dict.fromkeys(
                 other for bucket in mine for other in kept_of.get(bucket, ())

@@ -82,7 +82,7 @@ def clean(
     bytes, however many workers there are. What is done already is not done again.
 
     Memory is that of a few chunks a worker (a chunk is 2,000 documents or 4 MB, or one document
-    that is longer), and where documents are compared 9 bytes for each and half a gigabyte.
+    that is longer), and where documents are compared what `Observed` and `Near.decide` say.
 
     Raises UserError where a source or a step refuses, where `out` holds something else, and
     where files change while they are read.

@@ -16,6 +16,7 @@ import pytest
 
 from experiments.benchmarks.cleaning import FOUND, write
 from lm.config import UserError, parse
+from lm.data import Bytes, Data, open_tokens
 from lm.data.cleaning import MANIFEST, Cleaning, Manifest, clean, pipeline, stages
 from lm.data.corpora import fraction_of
 from lm.data.sources import Shards
@@ -296,6 +297,32 @@ def test_a_wrong_recipe_is_one_line(recipe: dict, part: str) -> None:
     with pytest.raises(UserError) as error:
         parse(Cleaning, json.dumps(recipe), "recipe.json")
     assert part in str(error.value) and "\n" not in str(error.value)
+
+
+def test_nothing_may_be_left(tmp_path) -> None:
+    """Fails if a step that compares is undone by no documents, or no manifest is written."""
+    (tmp_path / "a.txt").write_text("{ a }\n\n{ b }")
+    corpus = {"type": "text", "paths": [str(tmp_path / "a.txt")], "documents": "paragraph"}
+    steps = [
+        {"type": "c4"},
+        {"type": "exact"},
+        {"type": "near"},
+        {"type": "exact", "by": "line"},
+    ]
+    recipe = {"sources": [{"name": "a", "corpus": corpus}], "steps": steps}
+    manifest = clean(parse(Cleaning, json.dumps(recipe), "recipe.json"), tmp_path / "out")
+    assert manifest.sources["a"].documents == 2 and manifest.sources["a"].kept_documents == 0
+    assert [shard.documents for shard in manifest.shards] == [0] and not manifest.unaccounted()
+
+
+def test_what_is_cleaned_is_trained_on_as_it_was_counted(reference) -> None:
+    """Fails if a run splits the files in another way than the manifest says."""
+    out, manifest = reference
+    tokens = open_tokens(Data(corpus=Shards(paths=(f"{out}/*.gz",)), tokenizer=Bytes()))
+    sources = manifest.sources.values()
+    held = sum(source.held_documents for source in sources)
+    assert len(tokens.validation.ids) == held
+    assert len(tokens.train.ids) == sum(source.kept_documents for source in sources) - held
 
 
 def test_sources_of_one_name_or_with_labels_are_refused() -> None:
