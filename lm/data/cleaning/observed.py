@@ -37,6 +37,15 @@ class Observed:
         self._rows = rows
         self.notes: list[str] = []
         """What to know of the decisions, for reports."""
+        self.decisions: list[str] = []
+        """The names of those that were made."""
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays that each chunk has."""
+        if not self.chunks:
+            return []
+        return [path.name.split(".")[1] for path in self.folder.glob(f"{self.chunks[0]}.*.npy")]
 
     def array(self, chunk: int, name: str) -> np.ndarray:
         """An array of a chunk, read where it is touched."""
@@ -74,7 +83,8 @@ class Observed:
 
     def decision(self, name: str, dtype: Any, fill: Any, rows: int) -> np.ndarray:
         """A new array of all rows, on disk, for `Compared.judge`."""
-        path = self.folder / f"decided-{name}.npy"
+        self.decisions.append(name)
+        path = decision_path(self.folder, name)
         if not rows:
             made = np.full(0, fill, dtype)
             np.save(path, made)
@@ -129,6 +139,11 @@ def equal_runs(
     keys, rows = keys[order], rows[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
     return EqualRuns(keys[starts], rows, starts, np.diff(np.append(starts, len(keys))))
+
+
+def decision_path(folder: Path, name: str) -> Path:
+    """Where a decision about all rows is."""
+    return folder / f"decided-{name}.npy"
 
 
 def array_path(folder: Path, chunk: str, name: str) -> Path:

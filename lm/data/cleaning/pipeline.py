@@ -203,7 +203,8 @@ def _run(
             sources=[source for source, _, _ in tally.of],
             documents=observed.documents.tolist(),
             rows=rows,
-            notes=observed.notes,
+            observed=observed.names,
+            decisions=observed.decisions,
         )
         write_whole(folder / "decided.json", msgspec.json.encode(decided))
         write_whole(work / f"notes-{stage.observed}.json", msgspec.json.encode(observed.notes))

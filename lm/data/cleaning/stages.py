@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from lm.data.cleaning.base import Base, Compared, Judge, Verdict
-from lm.data.cleaning.observed import array_path
+from lm.data.cleaning.observed import array_path, decision_path
 from lm.data.cleaning.pii import Pii
 from lm.data.cleaning.recipe import Cleaning, CleaningStep
 from lm.data.cleaning.tally import EXAMPLES, EXCERPT, ChunkTally, Shown, StepTally
@@ -79,7 +79,10 @@ class Decided(msgspec.Struct):
     """The number of each chunk's first document, and of all."""
     rows: list[int]
     """The same of what was decided upon."""
-    notes: list[str]
+    observed: list[str]
+    """The arrays that each chunk has."""
+    decisions: list[str]
+    """And those of all rows."""
 
 
 def bytes_of(text: str) -> int:
@@ -166,12 +169,12 @@ class Worker:
         number = decided.chunks.index(name)
         rows = slice(decided.rows[number], decided.rows[number + 1])
         arrays = {
-            path.name.split(".")[1]: np.load(path, mmap_mode="r")
-            for path in before.glob(f"{name}.*.npy")
-        } | {
-            path.stem.removeprefix("decided-"): np.array(np.load(path, mmap_mode="r")[rows])
-            for path in before.glob("decided-*.npy")
+            key: np.load(array_path(before, name, key), mmap_mode="r")
+            for key in decided.observed
         }
+        for key in decided.decisions:
+            whole = np.load(decision_path(before, key), mmap_mode="r")
+            arrays[key] = np.array(whole[rows])
         return step.judge(chunk.texts, arrays)
 
     def _observe(
