@@ -1,6 +1,6 @@
 """Cleaning: steps that one can read, a recipe of them, and what each removed.
 
-A new step: its file beside these, and its name in the union.
+A new step: its file beside these, and its name in the union of recipe.py.
 """
 
 from lm.data.cleaning.base import Base, Compared, Verdict
