@@ -23,7 +23,7 @@ from lm.model import Module
 from lm.objectives.labelled import Labelled
 from lm.train.load import LoadedModel
 from lm.train.use import place_rows
-from lm.train.validation import fill
+from lm.train.validation import fill_rows
 
 
 class LabelScores(NamedTuple):
@@ -116,7 +116,7 @@ def _asked(model: LoadedModel, objective: Labelled, split: Split) -> Any:
     for start in range(0, count, data.batch):
         numbers = np.arange(start, min(start + data.batch, count))
         # As many rows in each batch, so that one program serves all.
-        filled = fill(rows(split, numbers, data.length, vocabulary, "whole"), data.batch)
+        filled = fill_rows(rows(split, numbers, data.length, vocabulary, "whole"), data.batch)
         placed = jax.tree.map(partial(place_rows, mesh=model.program.mesh), filled)
         found, used = map(np.asarray, map(hosts.fetch, ask(placed)))
         at = np.argwhere(used)

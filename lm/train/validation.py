@@ -26,7 +26,7 @@ def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[
         here = indices[program.rows[program.rows < len(indices)]]
         part = rows(split, here, data.length, tokens.tokenizer.vocabulary, data.packing)
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = program.validate(params, program.place(fill(part, len(program.rows))), key)
+        found = program.validate(params, program.place(fill_rows(part, len(program.rows))), key)
         for name, term in found.items():
             both = np.array([float(term.total), float(term.count)])
             sums[name] = sums.get(name, np.zeros(2)) + both
@@ -53,7 +53,7 @@ def check_targets(run: Run, tokens: Tokens) -> None:
             raise UserError(f"objective.{why} (the {name} text has no longer rows)")
 
 
-def fill(part: Batch, rows: int) -> Batch:
+def fill_rows(part: Batch, rows: int) -> Batch:
     """Adds rows of padding up to so many."""
 
     def filled(array: np.ndarray) -> np.ndarray:

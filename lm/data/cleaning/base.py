@@ -30,14 +30,14 @@ class Verdict(NamedTuple):
     """Whether these two fall on the two sides of the split by document."""
 
 
-Judge = Callable[[Sequence[str]], list[Verdict]]
+TextJudge = Callable[[Sequence[str]], list[Verdict]]
 """A verdict for each text."""
 
 
 class Base(Config):
     """A step: a frozen value that removes documents, or changes their texts.
 
-    It looks at each document by itself; `Compared` are those that look at all.
+    It looks at each document by itself; `AcrossDocuments` are those that look at all.
     """
 
     rules: ClassVar[Mapping[str, str]]
@@ -51,12 +51,12 @@ class Base(Config):
         """(name, path) of all that it reads, of which its verdicts depend."""
         return []
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         """Reads what it needs, once a process. Raises UserError in one line."""
         raise NotImplementedError
 
 
-class Compared(Config):
+class AcrossDocuments(Config):
     """A step that compares all documents, whatever order they come in.
 
     Each process observes some of them; what was observed of all is decided upon at once; then

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from lm.config import UserError
-from lm.data.cleaning.base import Base, Judge, Verdict
+from lm.data.cleaning.base import Base, TextJudge, Verdict
 from lm.data.cleaning.words import plain_words
 
 _SECTION = "Raffel et al. 2020, section 2.2"
@@ -72,7 +72,7 @@ class C4(Base, frozen=True, tag="c4"):
     def files(self) -> list[tuple[str, Path]]:
         return [] if self.bad_words is None else [(self.bad_words, Path(self.bad_words))]
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         """Raises UserError where the file of bad words cannot be read, or has none."""
         bad: frozenset[str] = frozenset()
         if self.bad_words is not None:

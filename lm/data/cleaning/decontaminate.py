@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import Meta
 
 from lm.config import UserError
-from lm.data.cleaning.base import Base, Judge, Verdict
-from lm.data.cleaning.named import Named
+from lm.data.cleaning.base import Base, TextJudge, Verdict
+from lm.data.cleaning.named import NamedCorpus
 from lm.data.cleaning.words import WordArrays, blocks, plain_words
 
 
@@ -26,7 +26,7 @@ class Decontaminate(Base, frozen=True, tag="decontaminate"):
     }
 
     against: Annotated[
-        tuple[Named, ...], Meta(min_length=1, description="the evaluation texts, by name")
+        tuple[NamedCorpus, ...], Meta(min_length=1, description="the evaluation texts, by name")
     ]
     words: Annotated[int, Meta(ge=2, le=100, description="of a run")] = 13
     runs: Annotated[int, Meta(ge=1, description="in common, from which on it is removed")] = 1
@@ -38,7 +38,7 @@ class Decontaminate(Base, frozen=True, tag="decontaminate"):
             for name, path in each.corpus.files()
         ]
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         """Reads the evaluation texts; memory is 9 bytes for each of their words.
 
         Raises UserError where one has no text as long as a run.

@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from lm.data.cleaning.base import Compared, Verdict
+from lm.data.cleaning.base import AcrossDocuments, Verdict
 from lm.data.cleaning.observed import Observed
 from lm.data.cleaning.words import hash_of, plain_words, split_words
 
 _BREAK = {"paragraph": re.compile(r"\n[^\S\n]*\n\s*"), "line": re.compile(r"\n+")}
 
 
-class Exact(Compared, frozen=True, tag="exact"):
+class ExactCopies(AcrossDocuments, frozen=True, tag="exact"):
     """Keeps the first of equal documents, paragraphs or lines; the first is by source and id.
 
     Texts are equal if their words are, in lower case without punctuation. Which stays depends
@@ -64,7 +64,7 @@ class Exact(Compared, frozen=True, tag="exact"):
     def _parts(self, text: str) -> list[str]:
         """What is compared, and what stands between, in turns.
 
-        >>> Exact(by="paragraph")._parts("a\\n\\nb")
+        >>> ExactCopies(by="paragraph")._parts("a\\n\\nb")
         ['a', '\\n\\n', 'b']
         """
         if self.by == "document":
@@ -104,7 +104,7 @@ class Exact(Compared, frozen=True, tag="exact"):
     def _without(self, text: str, places: set[int], twin: int, across: bool) -> Verdict:
         r"""A text without some of its parts.
 
-        >>> Exact(by="line")._without("a\nb\nc", {2}, 7, False)[0::3]
+        >>> ExactCopies(by="line")._without("a\nb\nc", {2}, 7, False)[0::3]
         ('a\nc', {'same part': 1})
         """
         if self.by == "document":

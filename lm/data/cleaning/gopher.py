@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from lm.data.cleaning.base import Base, Judge, Verdict
+from lm.data.cleaning.base import Base, TextJudge, Verdict
 from lm.data.cleaning.words import WordArrays, blocks, mix
 
 _QUALITY = "Rae et al. 2021, A.1.1"
@@ -43,7 +43,7 @@ class GopherQuality(Base, frozen=True, tag="gopher_quality"):
     letters: Annotated[_Fraction, Meta(description="of words have a letter, at least")] = 0.8
     stop_words: Annotated[int, Meta(ge=0, le=8, description="different ones, at least")] = 2
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         return lambda texts: [self._judge(text) for text in texts]
 
     def _judge(self, text: str) -> Verdict:
@@ -115,7 +115,7 @@ class GopherRepetition(Base, frozen=True, tag="gopher_repetition"):
         Meta(description="characters in duplicate 5- to 10-grams, at most"),
     ] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         def judge(texts: Sequence[str]) -> list[Verdict]:
             return [verdict for block in blocks(texts) for verdict in self._judge(block)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from lm.config import UserError
-from lm.data.cleaning.base import Base, Judge, Verdict
+from lm.data.cleaning.base import Base, TextJudge, Verdict
 
 READ = 1_000
 """Characters of a document that are looked at: from its middle, as what stands around a page's
@@ -38,7 +38,7 @@ class Language(Base, frozen=True, tag="language"):
     def files(self) -> list[tuple[str, Path]]:
         return [] if self.model is None else [(self.model, Path(self.model))]
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         """Raises UserError where the extra is not installed, or the file is not there."""
         detector = _detector(self.model)
 

@@ -8,7 +8,7 @@ from lm.config import Config
 from lm.data.sources import Corpus
 
 
-class Named(Config, frozen=True):
+class NamedCorpus(Config, frozen=True):
     """A corpus with a name."""
 
     name: Annotated[str, Meta(min_length=1, description="what reports call it")]

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from lm.data.cleaning.base import Compared, Verdict
+from lm.data.cleaning.base import AcrossDocuments, Verdict
 from lm.data.cleaning.observed import Observed
 from lm.data.cleaning.words import WordArrays, blocks, mix, plain_words
 
 
-class Near(Compared, frozen=True, tag="near"):
+class Near(AcrossDocuments, frozen=True, tag="near"):
     """Removes a document if one that stays is as similar to it as set, or more.
 
     Similar is the Jaccard index of the sets of runs of words. Candidates are the documents that

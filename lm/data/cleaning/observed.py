@@ -82,7 +82,7 @@ class Observed:
         return documents + np.repeat(self.documents[:-1], sizes)
 
     def decision(self, name: str, dtype: Any, fill: Any, rows: int) -> np.ndarray:
-        """A new array of all rows, on disk, for `Compared.judge`."""
+        """A new array of all rows, on disk, for `AcrossDocuments.judge`."""
         self.decisions.append(name)
         path = decision_path(self.folder, name)
         if not rows:

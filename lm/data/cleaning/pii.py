@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from lm.data.cleaning.base import Base, Judge, Verdict
+from lm.data.cleaning.base import Base, TextJudge, Verdict
 
 PiiKind = Literal["email", "ip", "phone", "key"]
 KEY = re.compile(
@@ -68,7 +68,7 @@ class Pii(Base, frozen=True, tag="pii"):
     def applied(self) -> Mapping[str, str]:
         return {kind: about for kind, about in self.rules.items() if kind in self.kinds}
 
-    def open(self) -> Judge:
+    def open(self) -> TextJudge:
         def judge(texts: Sequence[str]) -> list[Verdict]:
             return [self._judge(text) for text in texts]
 

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from lm.config import UserError, dump, parse, read_json
-from lm.data.cleaning.base import Compared
+from lm.data.cleaning.base import AcrossDocuments
 from lm.data.cleaning.observed import Observed
 from lm.data.cleaning.recipe import Cleaning
 from lm.data.cleaning.stages import (
@@ -191,7 +191,7 @@ def _run(
         write_whole(_tally_path(work, stage.number), msgspec.json.encode(tally))
     if stage.observed is not None and not (folder / "decided.json").exists():
         step = cleaning.steps[stage.observed]
-        assert isinstance(step, Compared)
+        assert isinstance(step, AcrossDocuments)
         progress(f"comparing: {_name_of(cleaning, stage.observed)}", 0, None)
         tally = _read_tally(work, stage.number)
         observed = Observed(folder, tally.chunks)

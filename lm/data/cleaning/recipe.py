@@ -7,15 +7,15 @@ from msgspec import Meta
 from lm.config import Config, UserError
 from lm.data.cleaning.c4 import C4
 from lm.data.cleaning.decontaminate import Decontaminate
-from lm.data.cleaning.exact import Exact
+from lm.data.cleaning.exact import ExactCopies
 from lm.data.cleaning.gopher import GopherQuality, GopherRepetition
 from lm.data.cleaning.language import Language
-from lm.data.cleaning.named import Named
+from lm.data.cleaning.named import NamedCorpus
 from lm.data.cleaning.near import Near
 from lm.data.cleaning.pii import Pii
 
 CleaningStep = (
-    C4 | GopherQuality | GopherRepetition | Language | Exact | Near | Decontaminate | Pii
+    C4 | GopherQuality | GopherRepetition | Language | ExactCopies | Near | Decontaminate | Pii
 )
 
 
@@ -23,7 +23,7 @@ class Cleaning(Config, frozen=True):
     """What is read, what is done with it, and what is written."""
 
     sources: Annotated[
-        tuple[Named, ...],
+        tuple[NamedCorpus, ...],
         Meta(
             min_length=1, max_length=255, description="of equal texts the first source's stay"
         ),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from lm.data.cleaning.base import Base, Compared, Judge, Verdict
+from lm.data.cleaning.base import AcrossDocuments, Base, TextJudge, Verdict
 from lm.data.cleaning.observed import array_path, decision_path
 from lm.data.cleaning.pii import Pii
 from lm.data.cleaning.recipe import Cleaning, CleaningStep
@@ -44,8 +44,8 @@ def stages_of(steps: Sequence[CleaningStep]) -> list[Stage]:
     """Cuts steps into stages at those that compare all documents.
 
     >>> from lm.data.cleaning.c4 import C4
-    >>> from lm.data.cleaning.exact import Exact
-    >>> for stage in stages_of((C4(), Exact(), C4())):
+    >>> from lm.data.cleaning.exact import ExactCopies
+    >>> for stage in stages_of((C4(), ExactCopies(), C4())):
     ...     print(*stage)
     0 None (0,) 1
     1 1 (2,) None
@@ -53,7 +53,7 @@ def stages_of(steps: Sequence[CleaningStep]) -> list[Stage]:
     found: list[Stage] = []
     decided, inside = None, list[int]()
     for number, step in enumerate(steps):
-        if isinstance(step, Compared):
+        if isinstance(step, AcrossDocuments):
             found.append(Stage(len(found), decided, tuple(inside), number))
             decided, inside = number, []
         else:
@@ -100,7 +100,7 @@ class Worker:
     def __init__(self, cleaning: Cleaning, work: Path) -> None:
         self.cleaning = cleaning
         self.work = work
-        self._judges: dict[int, Judge] = {}
+        self._judges: dict[int, TextJudge] = {}
         self._mask = Pii().open()
         self._sources = [each.name for each in cleaning.sources]
         self._decided = lru_cache(maxsize=1)(self._read_decided)
@@ -163,7 +163,7 @@ class Worker:
     def _of_decisions(self, stage: Stage, name: str, chunk: Chunk) -> list[Verdict]:
         assert stage.decided is not None
         step = self.cleaning.steps[stage.decided]
-        assert isinstance(step, Compared)
+        assert isinstance(step, AcrossDocuments)
         before = self.folder(stage.number - 1)
         decided = self._decided(before)
         number = decided.chunks.index(name)
@@ -181,7 +181,7 @@ class Worker:
         self, number: int, folder: Path, name: str, chunk: Chunk, held: np.ndarray
     ) -> None:
         step = self.cleaning.steps[number]
-        assert isinstance(step, Compared)
+        assert isinstance(step, AcrossDocuments)
         source = self._sources.index(chunk.source)
         arrays = {
             **step.observe(chunk.texts, self.cleaning.seed),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm.data.cleaning import Cleaning, Manifest, Named, Near, clean
+from lm.data.cleaning import Cleaning, Manifest, NamedCorpus, Near, clean
 from lm.data.cleaning.near import band_keys, hit_probability, jaccard, run_sets
 from lm.data.cleaning.observed import Observed, equal_runs
 from lm.data.sources import Shards
@@ -82,7 +82,7 @@ def cleaned(folder: Path, sources: dict[str, list[str]], near: Near, **more) -> 
         number += len(texts)
         (folder / f"{name}.jsonl").write_text("\n".join(more.get("order", list)(lines)))
         corpus = Shards(paths=(str(folder / f"{name}.jsonl"),), id="id")
-        named.append(Named(name=name, corpus=corpus))
+        named.append(NamedCorpus(name=name, corpus=corpus))
     return clean(Cleaning(sources=tuple(named), steps=(near,)), folder / "out")
 
 

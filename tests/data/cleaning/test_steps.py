@@ -12,11 +12,11 @@ from lm.config import UserError
 from lm.data.cleaning import (
     C4,
     Decontaminate,
-    Exact,
+    ExactCopies,
     GopherQuality,
     GopherRepetition,
     Language,
-    Named,
+    NamedCorpus,
     Pii,
     Verdict,
 )
@@ -286,7 +286,8 @@ def test_decontaminate_finds_runs_of_words(tmp_path: Path) -> None:
     for name, words in (("one", distinct(30, 5)), ("two", distinct(13, 6))):
         (tmp_path / name).write_text(" ".join(words))
     against = [
-        Named(name=name, corpus=Text(paths=(str(tmp_path / name),))) for name in ("one", "two")
+        NamedCorpus(name=name, corpus=Text(paths=(str(tmp_path / name),)))
+        for name in ("one", "two")
     ]
     step = Decontaminate(against=tuple(against))
     run = distinct(13, 6)
@@ -338,10 +339,10 @@ def test_the_real_classifier_works_offline() -> None:
 
 def test_exact_compares_words_alone() -> None:
     """Fails if case or punctuation tells texts apart, or parts without words are compared."""
-    keys = Exact().observe(["A b, c.", "a B c", "a b d", "..."], 0)
+    keys = ExactCopies().observe(["A b, c.", "a B c", "a b d", "..."], 0)
     assert keys["keys"][0] == keys["keys"][1] != keys["keys"][2]
     assert keys["documents"].tolist() == [0, 1, 2]
-    lines = Exact(by="line", words=2).observe(["one two\n\nthree\nfour five"], 0)
+    lines = ExactCopies(by="line", words=2).observe(["one two\n\nthree\nfour five"], 0)
     assert lines["places"].tolist() == [0, 4]
 
 
