@@ -245,7 +245,7 @@ def choices(equal: EqualTrials, cells: Sequence[StudyRun]) -> list[Chosen]:
     """
     there = {cell.name: cell for cell in cells if cell.result is not None}
     found = []
-    for variant, task, way in itertools.product(equal.tuned, equal.tasks, equal.ways):
+    for task, way, variant in itertools.product(equal.tasks, equal.ways, equal.tuned):
         trials = {
             rate: [Attempt(variant, task, way, rate, seed).name for seed in range(equal.seeds)]
             for rate in equal.ways[way].rates

@@ -184,10 +184,8 @@ class Killed(BaseException):
 
 @pytest.fixture
 def study(equal, run, tmp_path) -> SimpleNamespace:
-    """A study of four trials, which start from one model."""
-    tuned = {
-        name: of._replace(starts=(f"{STUDY}/causal-1",)) for name, of in equal.tuned.items()
-    }
+    """A study of two trials, which start from one model: each compiles a step of its own."""
+    tuned = {"causal": equal.tuned["causal"]}
     ways = {"head": Way("head alone", (1e-3, 1e-2), trainable=("head_*",))}
     few = equal._replace(tuned=tuned, ways=ways, seeds=1)
     return SimpleNamespace(
@@ -217,7 +215,7 @@ def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
         runs = runner.at_hand(study.runs("smoke"), directory)
         cells = runner.results(runs, directory)
         found = tuning.outcomes(study.few, cells, directory)
-        assert len(found) == 2
+        assert len(found) == 1
         return list(tuning.tuned_table(study.few, found).rows)
 
     runner.main(study, ["--runs", str(tmp_path / "whole")])

@@ -229,9 +229,9 @@ def gaps_table(
                 "way": ways_of(equal)[each.way],
                 "variant": each.variant.label,
                 "gap": interval_text(gap, "+") + ("*" if beyond(gap) else ""),
-                "seen": 100 * seen,
+                "seen": 100 * seen if seen else None,
                 "planned": forecast and 100 * forecast.se,
-                "smallest": 100 * smallest_effect(seen),
+                "smallest": 100 * smallest_effect(seen) if seen else None,
             }
         )
     columns = (
@@ -248,9 +248,9 @@ def gaps_table(
         " order and first values of the head) are paired, and both are drawn. An asterisk: the"
         " interval leaves out 0; of so many differences one in twenty does by chance. “Error”"
         " is the standard error of the difference, as it was forecast before the run and as the"
-        " interval has it; “smallest effect” is 2.8 of those found, the difference that is"
-        " found in 80% of such studies at 5% two-sided. With few seeds the error over seeds is"
-        " itself rough."
+        " interval has it (none, where models say the same of all items); “smallest effect” is"
+        " 2.8 of those found, the difference that is found in 80% of such studies at 5%"
+        " two-sided. With few seeds the error over seeds is itself rough."
     )
     return Table(columns, rows, caption)
 
