@@ -41,7 +41,7 @@ def defaults(kind: type[Config] = Config) -> dict[str, Tree]:
 def settings() -> dict[str, dict[str, Tree]]:
     """What is not as by default in every run of every study, by STUDY/SCALE and run.
 
-    Runs that are tuned on a task stand by STUDY/SCALE/TASK/WAY, abridged.
+    Runs that are tuned on a task stand by STUDY/SCALE/TASK, abridged.
     """
     found = {}
     for module in pkgutil.iter_modules(experiments.__path__):
@@ -65,9 +65,9 @@ def abridged(runs: dict[str, Tree]) -> dict[str, Tree]:
 
 
 def _tuned_on(name: str, run: Run) -> str:
-    """What a title says of tuned runs: their task and way, which most settings are of."""
+    """What a title says of tuned runs: their task, which most settings are of."""
     tuned = run.start is not None and not run.objective.predictions
-    return "/" + "/".join(name.split("-")[1:3]) if tuned else ""
+    return f"/{name.split('-')[1]}" if tuned else ""
 
 
 def shared(trees: Sequence[Tree]) -> Tree:
