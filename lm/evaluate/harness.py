@@ -35,6 +35,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from rich.progress import Progress
 
 from lm.config import UserError
 from lm.config.types import nearest_of
+from lm.data.conversations import end_of_answer
 from lm.distributed.process import one_line_errors, prepare_machine
 from lm.evaluate.tasks.base import Likelihood, Query
 from lm.evaluate.tasks.candidate import POSITIONS, ModelCandidate, task_scorers
@@ -164,16 +166,21 @@ class Yardstick(TemplateLM):
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to one of `until` or `max_gen_toks`."""
-        by_settings: dict[str, list[int]] = {}
+        """What the model writes after each context, up to one of `until` or `max_gen_toks`.
+
+        Of a conversation it is an answer, which ends as the chat template ends one.
+        """
+        by_settings: dict[tuple[str, bool], list[int]] = {}
         for number, request in enumerate(requests):
-            key = json.dumps(request.args[1], sort_keys=True)
+            context, settings = request.args
+            key = json.dumps(settings, sort_keys=True), context in self._chats
             by_settings.setdefault(key, []).append(number)
         found, cut = [""] * len(requests), []
-        for numbers in by_settings.values():
+        for (_, talks), numbers in by_settings.items():
             prompts = [self._prompt(requests[number].args[0]) for number in numbers]
             given = _generation(requests[numbers[0]].args[1])
-            written = self.candidate.continued(prompts, **given)
+            end = self._end_of_answer if talks else None
+            written = self.candidate.continued(prompts, **given, end=end)
             cut += [each.cut for each in written if each.cut]
             for number, each in zip(numbers, written, strict=True):
                 found[number] = each.text
@@ -246,6 +253,14 @@ class Yardstick(TemplateLM):
         )
         self._chats[text] = parts
         return text
+
+    @cached_property
+    def _end_of_answer(self) -> int | None:
+        """The token that ends an answer; None: the template has none, and eos does."""
+        try:
+            return end_of_answer(self.candidate.tokenizer)
+        except UserError:
+            return None
 
     # How that is answered
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lm.config import UserError
-from lm.evaluate.tasks.base import Conditions, Query
+from lm.evaluate.tasks.base import Completion, Conditions, Query
 from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.evaluate.tasks.choice import Choice
 from lm.evaluate.tasks.last_word import LastWord
@@ -271,6 +271,23 @@ def test_a_conversation_is_what_the_template_makes_of_it(tmp_path):
     begun = [*talk, {"role": "assistant", "content": "yes"}]
     open_end = model.apply_chat_template(begun, add_generation_prompt=False)
     assert open_end.endswith("yes") and open_end.startswith(text)
+
+
+def test_an_answer_ends_as_its_template_ends_one(folder, monkeypatch):
+    """Fails if what ends an answer is not asked for, or ends a text that is no answer too."""
+    model = harness.Yardstick(str(folder / "causal"))
+    tokenizer = model.candidate.tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<mask>{% endfor %}"
+    ends = []
+
+    def continued(self, prompts, *, end, **_):
+        ends.append(end)
+        return [Completion("") for _ in prompts]
+
+    monkeypatch.setattr(ModelCandidate, "continued", continued)
+    text = model.apply_chat_template([{"role": "user", "content": "hello"}])
+    model.generate_until([asked(each, {"max_gen_toks": 4}) for each in ("hello", text)])
+    assert ends == [None, tokenizer.vocabulary.mask]
 
 
 def test_without_a_template_there_are_no_conversations(folder):
