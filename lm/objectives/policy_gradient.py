@@ -242,8 +242,9 @@ class PolicyGradient(Base, tag="policy_gradient"):
 def advantages(score_B: jax.Array, group: int, *, divided: bool) -> jax.Array:
     """By how much each score is above those of its group, of rows one behind the other.
 
-    >>> advantages(jnp.array([1.0, 0.0, 0.0, 2.0, 2.0, 5.0]), 3, divided=False).tolist()
-    [1.0, -0.5, -0.5, -1.5, -1.5, 3.0]
+    >>> scores = jnp.array([2.0, 0.0, 4.0, 1.0])
+    >>> advantages(scores, 2, divided=False).tolist()
+    [2.0, -2.0, 3.0, -3.0]
     """
     score_NG = score_B.reshape(-1, group)
     above_NG = score_NG - score_NG.mean(axis=1, keepdims=True)
