@@ -11,7 +11,7 @@ public sets of text ("alignment tax"), and Rafailov et al. 2023 (arXiv:2305.1829
     YARDSTICK_TASKS=... YARDSTICK_CORPORA=... python -m experiments.instruct --scale laptop
 
     smoke   a minute    toys on Python's library, and made-up questions about its words
-    laptop  not timed   0.8M parameters, 4M tokens of English, then 0.2M of questions, two seeds
+    laptop  not timed   0.8M parameters, 1M tokens of English, then 0.2M of questions, two seeds
     v5e-8   not run     85M parameters, 6.5B tokens of Wikipedia, the same questions
 
 Expect held-out answers to cost fewer bits once questions are known, English to cost more, and
@@ -42,7 +42,7 @@ from lm.study.analyses.answering import (
     read_answering,
     score_answering,
 )
-from lm.study.grid import GPT, STUDY, Scale, Size, StudyRun, Variant, scale_of
+from lm.study.grid import GPT, STUDY, Scale, StudyRun, Variant, scale_of
 from lm.study.report.figures import BLUE, GREEN, MUTED, ORANGE, VERMILLION
 from lm.study.report.values import Report
 from lm.study.sentences import NO_ANSWER
@@ -85,13 +85,7 @@ PLANS = {
         (1e-3, 1e-4),
     ),
     "laptop": Plan(
-        Scale(
-            scales.ENGLISH,
-            sizes=(Size(4, 128, 2),),
-            tokens=(4_000_000,),
-            seeds=2,
-            settings={"evaluations": 2, "evaluation_rows": 64},
-        ),
+        scales.ENGLISH_LAPTOP._replace(seeds=2),
         _QUESTIONS,
         _PUBLIC,
         200_000,
