@@ -15,7 +15,7 @@ public sets of text ("alignment tax"), and Rafailov et al. 2023 (arXiv:2305.1829
     v5e-8   not run     85M parameters, 6.5B tokens of Wikipedia, the same questions
 
 Expect held-out answers to cost fewer bits once questions are known, English to cost more, and
-preferences to move the answers' order more than their bits.
+preferences to raise the margin between two answers more often than to turn their order.
 """
 
 import sys
@@ -33,7 +33,6 @@ from lm.optimizer import Adamw
 from lm.run import Run, Start
 from lm.study import made_up, runner, scales, sections
 from lm.study.analyses.answering import (
-    QUANTITIES,
     answering_figure,
     answering_table,
     changes,
@@ -156,7 +155,7 @@ def after(cells: list[StudyRun], directory: Path) -> None:
 
 def report(cells: list[StudyRun]) -> Report:
     """What each stage does to answers, to their order, and to text."""
-    columns = columns_of(read_answering(cells[0].directory.parent), VARIANTS)
+    columns = columns_of(read_answering(cells[0].directory.parent), VARIANTS, "text")
     found = estimates(columns)
     apart = changes(columns, "text")
     pairs = len(next(iter(columns["answers"].values()), [[]])[0])
@@ -176,7 +175,8 @@ def report(cells: list[StudyRun]) -> Report:
                 "stages",
                 answering_figure(found, VARIANTS) if pairs else None,
                 f"Of {pairs} held-out pairs: bits per byte of the chosen answer given its"
-                " question, and how often it is likelier than the rejected one; and bits per"
+                " question, how often it has gained more log-probability than the rejected one"
+                " since the model of text, and how often it is the likelier one; and bits per"
                 " byte of held-out text.",
             ),
             sections.section(
@@ -190,10 +190,11 @@ def report(cells: list[StudyRun]) -> Report:
                 "What this does and does not show",
                 "It shows what a small model's probabilities of given answers become, not"
                 " whether its own answers are good: nobody read those. The rejected answers are"
-                " rewritten in tone, so that to prefer is to know a tone. Of two answers the"
-                " shorter is likelier by its length alone, which the comparison before and"
-                " after leaves out, and the percentage does not. One rate for each stage, not"
-                " tuned. The text is documentation and old literature.",
+                " rewritten in tone, so that to prefer is to know a tone. DPO raises the margin"
+                " above where it started, and seldom turns which of two answers is likelier"
+                " (Chen et al. 2024, arXiv:2405.19534): lengths and words that had decided it"
+                " before still do. One rate for each stage, not tuned. The text is"
+                " documentation and old literature.",
             ),
         ],
         compared={},
@@ -207,20 +208,22 @@ def _answer(
         return NO_ANSWER
 
     def told(name: str, variant: str) -> str:
-        quantity, change = QUANTITIES[name], apart[name][variant]
-        digits = 1 if quantity.factor == 100 else 3
-        value, low, high = (quantity.factor * x for x in change.values())
-        return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+        value, low, high = apart[name][variant].values()
+        return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
-    first = found["answers"]["text"].value
-    order = found["likelier"]["text"].value
+    def fraction(name: str, variant: str) -> str:
+        value, low, high = found[name][variant].values()
+        return f"{value:.0%} ({low:.0%} to {high:.0%})"
+
     return (
-        f"Of held-out answers' {first:.3f} bits per byte, instruction tuning moves"
-        f" {told('answers', 'instruct')}, and DPO after it {told('answers', 'dpo')} in all; of"
-        f" the {order:.0%} of pairs whose chosen answer is the likelier one,"
-        f" {told('likelier', 'instruct')} and {told('likelier', 'dpo')} points. They move text"
-        f" {told('text', 'instruct')} and {told('text', 'dpo')} bits per byte, and as much more"
-        f" text {told('text', 'more')}."
+        f"Instruction tuning moves held-out answers, of"
+        f" {found['answers']['text'].value:.3f} bits per byte, by {told('answers', 'instruct')}"
+        f" and text by {told('text', 'instruct')}; with DPO after it these are"
+        f" {told('answers', 'dpo')} and {told('text', 'dpo')}. By then the chosen answer has"
+        f" gained more than the rejected one in {fraction('gained', 'dpo')} of pairs, and is"
+        f" the likelier one in {fraction('likelier', 'dpo')}, where it was in"
+        f" {fraction('likelier', 'text')}. As much more text moves text by"
+        f" {told('text', 'more')}."
     )
 
 

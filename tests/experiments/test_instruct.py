@@ -40,7 +40,10 @@ def test_stages_are_told_against_the_model_of_text(tmp_path):
     found = [
         Answering(
             cell.name,
-            tuple((BITS[variant] + n % 2, 10.0, float(n < 5)) for n in range(10)),
+            tuple(
+                (BITS[variant] + n % 2, 10.0, float(n < 5), n * (1 + (variant == "dpo")))
+                for n in range(10)
+            ),
             ((30.0 + (variant == "dpo"), 10.0), (40.0, 20.0)),
         )
         for cell in cells
@@ -49,9 +52,12 @@ def test_stages_are_told_against_the_model_of_text(tmp_path):
     (tmp_path / answering.FILE).write_bytes(msgspec.json.encode(found))
     report = instruct.report(cells)
     # (10 - 20) / 10 bits per byte of answers, and 1 bit of 30 bytes of text.
-    assert "2.050 bits per byte, instruction tuning moves -1.000" in report.answer
-    assert "DPO after it -0.800" in report.answer
-    assert "+0.000 (+0.000 to +0.000) and +0.033" in report.answer
+    assert (
+        "2.050 bits per byte, by -1.000 (-1.000 to -1.000) and text by +0.000" in report.answer
+    )
+    assert "with DPO after it these are -0.800 (-0.800 to -0.800) and +0.033" in report.answer
+    # Nine of ten margins are twice what they were, and one was 0; five chosen ones are likelier.
+    assert "in 95% (" in report.answer and "is the likelier one in 50% (" in report.answer
     assert report.table.rows[0]["who"] == "text"
     assert [plot.name for plot in report.plots] == ["stages"]
 
@@ -97,6 +103,7 @@ def test_pairs_are_summed_by_side_with_their_end(monkeypatch):
     assert found[:, 0] * np.log(2) == pytest.approx([3, 15])
     assert found[:, 1].tolist() == [1, 2]
     assert found[:, 2].tolist() == [1, 0]
+    assert found[:, 3] * np.log(2) == pytest.approx([6, -5])
 
 
 class _Split:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,7 +33,8 @@ class Answering(NamedTuple):
 
     run: str
     answers: tuple[tuple[float, ...], ...]
-    """A row a pair: bits and bytes of the chosen answer, and 1 where it is the likelier one."""
+    """A row a pair: bits and bytes of the chosen answer, 1 where it is the likelier one, and by
+    how many bits it is."""
     text: tuple[tuple[float, ...], ...]
     """A row a document: its bits and bytes."""
 
@@ -50,7 +51,8 @@ class StageMeasure(NamedTuple):
 
 QUANTITIES = {
     "answers": StageMeasure("Held-out answers", "answers", ratio(0, 1), "bits per byte"),
-    "likelier": StageMeasure("Chosen answer likelier", "answers", mean(2), "% of pairs", 100),
+    "gained": StageMeasure("Chosen gained more", "answers", mean(3), "% of pairs", 100),
+    "likelier": StageMeasure("Chosen is likelier", "answers", mean(2), "% of pairs", 100),
     "text": StageMeasure("Held-out text", "text", ratio(0, 1), "bits per byte"),
 }
 
@@ -89,11 +91,11 @@ def read_answering(directory: Path) -> list[Answering]:
 
 
 def pair_scores(trained: ModelWithText) -> np.ndarray:
-    """What is found of each held-out pair that has room in a row, float64[pairs, 3].
+    """What is found of each held-out pair that has room in a row, float64[pairs, 4].
 
-    These are the bits and bytes of the answer that was chosen, and 1 where it is likelier than
-    the other, a half where it is as likely. The token that ends an answer counts among its
-    bits, and has no bytes.
+    These are the bits and bytes of the answer that was chosen, 1 where it is likelier than the
+    other (a half where it is as likely), and by how many bits it is. The token that ends an
+    answer counts among its bits, and has no bytes.
     """
     split = trained.tokens.validation
     found = token_log_p(trained.run, {"": split}, trained.program, trained.params)
@@ -106,10 +108,17 @@ def pair_scores(trained: ModelWithText) -> np.ndarray:
             continue
         answer = channels[LOSS.name][start:end] > 0
         sides = [answer & (channels[CHOICE][start:end] == side) for side in (0, 1)]
-        nats = [-float(log_p[start:end][side].sum(dtype=np.float64)) for side in sides]
+        chosen, rejected = (
+            -float(log_p[start:end][side].sum(dtype=np.float64)) / math.log(2) for side in sides
+        )
         size = len(split.tokenizer.decode(tokens[start:end][sides[0]]).encode())
-        rows.append((nats[0] / math.log(2), size, (np.sign(nats[1] - nats[0]) + 1) / 2))
+        rows.append((chosen, size, _won(rejected - chosen), rejected - chosen))
     return np.array(rows, np.float64)
+
+
+def _won(above: Any) -> Any:
+    """1 for what is above 0, a half for 0."""
+    return (np.sign(above) + 1) / 2
 
 
 def _text_scores(trained: ModelWithText, effort: Effort) -> list[tuple[float, float]]:
@@ -120,20 +129,29 @@ def _text_scores(trained: ModelWithText, effort: Effort) -> list[tuple[float, fl
 
 
 def columns_of(
-    found: Sequence[Answering], variants: Mapping[str, Variant]
+    found: Sequence[Answering], variants: Mapping[str, Variant], reference: str
 ) -> dict[str, dict[str, np.ndarray]]:
-    """By quantity and variant the rows of its runs, float64[seeds, items, columns]."""
+    """By quantity and variant the rows of its runs, float64[seeds, items, columns].
+
+    Of pairs the last column is 1 where the chosen answer gained more than the rejected one
+    since the reference of the same seed, and a half where it gained as much.
+    """
     by_variant: dict[str, list[Answering]] = {}
     for each in found:
         by_variant.setdefault(each.run.split("-")[0], []).append(each)
-    return {
-        name: {
-            variant: np.array([getattr(each, quantity.part) for each in by_variant[variant]])
+    parts: dict[str, dict[str, np.ndarray]] = {
+        part: {
+            variant: np.array([getattr(each, part) for each in by_variant[variant]])
             for variant in variants
             if variant in by_variant
         }
-        for name, quantity in QUANTITIES.items()
+        for part in ("answers", "text")
     }
+    if reference in by_variant:
+        began_SI = parts["answers"][reference][..., 3].copy()
+        for of in parts["answers"].values():
+            of[..., 3] = _won(of[..., 3] - began_SI)
+    return {name: parts[quantity.part] for name, quantity in QUANTITIES.items()}
 
 
 def estimates(
