@@ -209,7 +209,7 @@ def _answer(
 
     def told(name: str, variant: str) -> str:
         value, low, high = apart[name][variant].values()
-        return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+        return f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "−")
 
     def fraction(name: str, variant: str) -> str:
         value, low, high = found[name][variant].values()

@@ -53,10 +53,10 @@ def test_stages_are_told_against_the_model_of_text(tmp_path):
     report = instruct.report(cells)
     # (10 - 20) / 10 bits per byte of answers, and 1 bit of 30 bytes of text.
     assert (
-        "2.050 bits per byte, by -1.000 (-1.000 to -1.000) and text by +0.000" in report.answer
+        "2.050 bits per byte, by −1.000 (−1.000 to −1.000) and text by +0.000" in report.answer
     )
-    assert "with DPO after it these are -0.800 (-0.800 to -0.800) and +0.033" in report.answer
-    # Nine of ten margins are twice what they were, and one was 0; five chosen ones are likelier.
+    assert "with DPO after it these are −0.800 (−0.800 to −0.800) and +0.033" in report.answer
+    # Nine of ten margins are twice what they were, one was 0; five chosen ones are likelier.
     assert "in 95% (" in report.answer and "is the likelier one in 50% (" in report.answer
     assert report.table.rows[0]["who"] == "text"
     assert [plot.name for plot in report.plots] == ["stages"]

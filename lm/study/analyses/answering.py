@@ -191,17 +191,14 @@ def answering_table(
         for name, of in found.items():
             if key in of:
                 show = percent if QUANTITIES[name].factor == 100 else decimals
-                row[name] = show(of[key].value)
-                row[f"{name}_range"] = f"{show(of[key].low)} to {show(of[key].high)}"
+                value, low, high = map(show, of[key].values())
+                row[name] = f"{value} ({low} to {high})"
         rows.append(row)
     columns = [Column("who", "who"), Column("tokens", "tokens of its last run", count)]
     for name, quantity in QUANTITIES.items():
         unit = "" if quantity.factor == 100 else f", {quantity.unit}"
-        columns += [
-            Column(name, quantity.title.lower() + unit),
-            Column(f"{name}_range", "95%"),
-        ]
-    return Table(tuple(columns), rows)
+        columns.append(Column(name, quantity.title.lower() + unit))
+    return Table(tuple(columns), rows, "With 95% intervals.")
 
 
 @styled()
