@@ -72,6 +72,25 @@ def token_nats(
     return nats_BP
 
 
+def log_p_given(
+    output: Output,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    *,
+    einsum: Einsum,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Log p in nats of each token given those before it in its segment, float32[B, L].
+
+    `output` is that of a causal model at every position. 0 at the first token of a segment, and
+    in padding.
+    """
+    next_BL = jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1)))
+    nats_BL = token_nats(output, next_BL, einsum=einsum, mesh=mesh)
+    nats_BL, before_BL = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in (nats_BL, segments_BL))
+    return jnp.where((segments_BL > 0) & (before_BL == segments_BL), -nats_BL, 0.0)
+
+
 def token_and_least_nats(
     output: Output,
     targets_BP: jax.Array,

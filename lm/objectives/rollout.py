@@ -18,7 +18,7 @@ from lm.example import (
     positions_of,
     unanswered,
 )
-from lm.loss import logits, token_nats
+from lm.loss import log_p_given, logits
 from lm.numerics import Einsum
 
 START = "start"
@@ -76,13 +76,8 @@ class Companion:
         """Log p of each token given those before it in its segment, float32[B, L]; 0 of first
         ones.
         """
-        example = unanswered(tokens_BL, segments_BL, CausalMask())
-        next_BL = jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1)))
-        output = self.ask(example)
-        nats_BL = token_nats(output, next_BL, einsum=self.einsum, mesh=self.mesh)
-        before_BL = jnp.pad(nats_BL[:, :-1], ((0, 0), (1, 0)))
-        known_BL = (segments_BL > 0) & (positions_of(segments_BL) > 0)
-        return jnp.where(known_BL, -before_BL, 0.0)
+        output = self.ask(unanswered(tokens_BL, segments_BL, CausalMask()))
+        return log_p_given(output, tokens_BL, segments_BL, einsum=self.einsum, mesh=self.mesh)
 
     def scores(self, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
         """What its head gives the one document of each row, float32[B].

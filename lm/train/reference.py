@@ -7,22 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from lm.data import Split, Tokens, n_rows, places, rows, store_key
+from lm.data import Split, Tokens, n_rows, places, store_key
 from lm.data.derived import REFERENCE, is_kept, keep, with_channel
 from lm.data.store import Key
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import Batch, unanswered
-from lm.loss import token_nats
+from lm.loss import log_p_given
 from lm.objectives.pairs import CHOICE, sides
 from lm.run import Run
 from lm.train.start import Begun, started_params
 from lm.train.step import Program
-from lm.train.validation import fill_rows
+from lm.train.validation import placed_rows
 
 
 def with_reference(run: Run, tokens: Tokens, program: Program, begun: Begun) -> Tokens:
@@ -75,12 +74,8 @@ def token_log_p(
     found = {}
     for name, split in splits.items():
         log_p = np.zeros(split.size, np.float32)
-        vocabulary = split.tokenizer.vocabulary
         for indices in _batches(n_rows(split, data.length, data.packing), data.batch):
-            here = indices[program.rows[program.rows < len(indices)]]
-            part = rows(split, here, data.length, vocabulary, data.packing)
-            placed = program.place(fill_rows(part, len(program.rows)))
-            said_BL = hosts.fetch(score(params, placed))
+            said_BL = hosts.fetch(score(params, placed_rows(run, split, program, indices)))
             places_BL = places(split, indices, data.length)
             there_BL = places_BL >= 0
             log_p[places_BL[there_BL]] = said_BL[: len(indices)][there_BL]
@@ -103,11 +98,9 @@ def _scorer(program: Program) -> Callable[[Any, Batch], jax.Array]:
         segments_BL = sides(batch) if CHOICE in batch.channels else batch.segments_BL
         example = unanswered(batch.tokens_BL, segments_BL, mask)
         output: Any = module.apply({"params": program.join(params)}, example)
-        targets_BL = jnp.roll(batch.tokens_BL, -1, axis=1)
-        nats_BL = token_nats(output, targets_BL, einsum=module.einsum, mesh=program.mesh)
-        before_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)))
-        given_BL = (before_BL == segments_BL) & (segments_BL > 0)
-        return jnp.where(given_BL, -jnp.roll(nats_BL, 1, axis=1), 0.0)
+        return log_p_given(
+            output, batch.tokens_BL, segments_BL, einsum=module.einsum, mesh=program.mesh
+        )
 
     everywhere = _mesh.sharding(program.mesh)
     return jax.jit(log_p, out_shardings=everywhere)

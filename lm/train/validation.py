@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from lm.config import UserError
-from lm.data import Tokens, most_content, n_rows, rows
+from lm.data import Split, Tokens, most_content, n_rows, rows
 from lm.example import Batch
 from lm.run import Run
 from lm.train.step import Program
@@ -23,10 +23,8 @@ def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[
     sums: dict[str, np.ndarray] = {}
     for number, at in enumerate(range(0, len(chosen), data.batch)):
         indices = chosen[at : at + data.batch]
-        here = indices[program.rows[program.rows < len(indices)]]
-        part = rows(split, here, data.length, tokens.tokenizer.vocabulary, data.packing)
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = program.validate(params, program.place(fill_rows(part, len(program.rows))), key)
+        found = program.validate(params, placed_rows(run, split, program, indices), key)
         for name, term in found.items():
             both = np.array([float(term.total), float(term.count)])
             sums[name] = sums.get(name, np.zeros(2)) + both
@@ -51,6 +49,14 @@ def check_targets(run: Run, tokens: Tokens) -> None:
         most = most_content(split, run.data.length, run.data.packing)
         if why := objective.check(length=1 + most, sentinels=run.data.tokenizer.sentinels):
             raise UserError(f"objective.{why} (the {name} text has no longer rows)")
+
+
+def placed_rows(run: Run, split: Split, program: Program, indices: np.ndarray) -> Batch:
+    """Rows of a split by index, at most a batch, on the devices; padding fills them up."""
+    here = indices[program.rows[program.rows < len(indices)]]
+    vocabulary, data = split.tokenizer.vocabulary, run.data
+    part = rows(split, here, data.length, vocabulary, data.packing)
+    return program.place(fill_rows(part, len(program.rows)))
 
 
 def fill_rows(part: Batch, rows: int) -> Batch:
