@@ -61,6 +61,6 @@ class Causal(Base, tag="causal"):
         )
 
 
-def shift(x_BL: jax.Array, last: int | bool) -> jax.Array:
+def shift(x_BL: jax.Array, last: float | bool) -> jax.Array:
     """What stands one position on, and at the end of a row `last`."""
     return jnp.pad(x_BL[:, 1:], ((0, 0), (0, 1)), constant_values=last)

@@ -33,15 +33,16 @@ import jax.numpy as jnp
 from msgspec import Meta
 from msgspec.structs import replace
 
+from lm.data import sources
 from lm.example import AttentionMask, Batch, CausalMask, Example, Output, Vocabulary
 from lm.loss import Sum, cross_entropy
 from lm.numerics import Einsum
 from lm.objectives.base import Base, Prediction
-from lm.objectives.causal import Causal
+from lm.objectives.causal import Causal, shift
 from lm.objectives.rewards import Exact, Judge, Judged
 from lm.objectives.rollout import START, Companion, Generate, Named
 
-LOSS = "loss"
+LOSS = sources.LOSS.name
 _FACTS = ("advantage", "reward", "behaviour", "reference", "entropy", "ended")
 
 
@@ -189,10 +190,10 @@ class PolicyGradient(Base, tag="policy_gradient"):
             channel_BL = batch.channels.get(name)
             if channel_BL is None:  # of rows that were not rolled out
                 return jnp.zeros(batch.tokens_BL.shape)
-            return jnp.pad(channel_BL[:, 1:], ((0, 0), (0, 1))).astype(jnp.float32)
+            return shift(channel_BL, 0).astype(jnp.float32)
 
         # What was sampled counts, whichever token it is; so it may be one that is no content.
-        next_BL = jnp.pad(example.segments[:, 1:], ((0, 0), (0, 1)))
+        next_BL = shift(example.segments, 0)
         counts_BL = (next_BL > 0) & (next_BL == example.segments) & (at_targets(LOSS) > 0)
         return dataclasses.replace(
             example,

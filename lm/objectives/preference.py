@@ -20,6 +20,7 @@ from lm.example import (
 from lm.loss import Sum, token_nats
 from lm.numerics import Einsum
 from lm.objectives.base import Base, Prediction
+from lm.objectives.causal import shift
 from lm.objectives.pairs import CHOICE, LOSS, answers, by_side, sides
 
 
@@ -156,12 +157,12 @@ class Preference(Base, tag="preference"):
         segments_BL = sides(batch)
         facts = {}
         if REFERENCE.name in self.needs:
-            facts[REFERENCE.name] = _next(batch.channels[REFERENCE.name], 0)
+            facts[REFERENCE.name] = shift(batch.channels[REFERENCE.name], 0)
         return Example(
             inputs=batch.tokens_BL,
             target_positions=None,
-            targets=_next(batch.tokens_BL, vocabulary.pad),
-            weights=_next(answers(batch, vocabulary), False).astype(jnp.float32),
+            targets=shift(batch.tokens_BL, vocabulary.pad),
+            weights=shift(answers(batch, vocabulary), False).astype(jnp.float32),
             segments=segments_BL,
             positions=positions_of(segments_BL),
             attention_mask=self.attention_mask,
@@ -206,8 +207,3 @@ class Preference(Base, tag="preference"):
             "chosen_reward": total(rewards_BS2[..., 0]),
             "rejected_reward": total(rewards_BS2[..., 1]),
         }
-
-
-def _next(x_BL: jax.Array, last: float | bool) -> jax.Array:
-    """What stands one position later; `last` behind the end of the row."""
-    return jnp.pad(x_BL[:, 1:], ((0, 0), (0, 1)), constant_values=last)

@@ -6,10 +6,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from lm.data import sources
 from lm.example import Batch, Example, Vocabulary
 from lm.objectives.causal import Causal, shift
 
-COUNTS = "loss"
+COUNTS = sources.LOSS.name
 
 
 class Response(Causal, tag="response"):
