@@ -154,7 +154,7 @@ def _published(run: Run, path: str) -> Run:
 def say_before(study: ModuleType, scale: str, directory: Path) -> None:
     """Prints what a study has to say before anything is trained."""
     lines: list[str] = hosts.broadcast_from_first(lambda: [*study.before(scale, directory)])
-    if hosts.is_first():
+    if hosts.is_first() and lines:
         print("\n".join(lines), flush=True)
 
 
