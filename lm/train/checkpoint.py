@@ -62,6 +62,8 @@ class Checkpoints:
         self._manager = _manager(
             directory, max_to_keep=keep, cleanup_tmp_directories=True, create=True
         )
+        self._loops = contextlib.ExitStack()
+        self._loops.enter_context(_orderly_loops())  # for the thread that writes
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Save behind the caller's back, who may donate `state` to the next step at once.
@@ -114,7 +116,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish the last save and end the threads."""
-        with self._one_line_errors():
+        with self._loops, self._one_line_errors():
             self._manager.close()
 
     @contextlib.contextmanager
@@ -283,7 +285,7 @@ _ELSEWHERE = (
 
 
 class _OrderlyLoop(asyncio.SelectorEventLoop):
-    """Waits, before it closes, for the reads that go on when one of their siblings failed."""
+    """Waits, before it closes, for what goes on when one of its siblings failed."""
 
     def close(self) -> None:
         if not self.is_closed() and (left := asyncio.all_tasks(self)):
@@ -293,7 +295,10 @@ class _OrderlyLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _orderly_loops() -> Iterator[None]:
-    """Without it, a damaged file costs pages of tracebacks from reads that orbax gave up."""
+    """Without it, a damaged file or a full disk costs pages of tracebacks.
+
+    They come from reads and writes that orbax gave up, whose threads call a closed loop.
+    """
     original = asyncio.new_event_loop
     asyncio.new_event_loop = _OrderlyLoop
     try:
