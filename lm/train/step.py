@@ -166,171 +166,12 @@ def prepare(
 
     `named` has the settings of the companions that the objective names by a path.
     """
-
-    def module_of(run: Run) -> Module:
-        return build(
-            run.model,
-            vocabulary.size,
-            mesh=mesh,
-            precision=run.precision,
-            remat=run.remat,
-            unroll=run.unroll,
-            attention=run.attention,
-        )
-
-    def boxes(of: Run, key: jax.Array) -> Any:
-        """The parameters of the vocabulary's way through the model, and of each head."""
-        module = module_of(of)
-        # The smallest that fits the mesh.
-        blank = partial(
-            blank_example, of.model, _mesh.num_shards(mesh, "batch"), run.data.length
-        )
-        found = module.init(key, blank())["params"]
-        for head in of.objective.heads:
-            # Each parameter follows from its own name, so what both have is the same.
-            found = module.init(key, replace(blank(), head=head))["params"] | found
-        return found
-
-    module = module_of(run)
+    adapter, module_axes = run.adapter, run.model.axes()
     asked = {START: run} if START in run.objective.companions else {}
     asked |= {name: of for name, of in named.items() if name in run.objective.companions}
-
-    adapter, module_axes = run.adapter, run.model.axes()
-
-    def join(params: Any) -> Any:
-        return params if adapter is None else as_tree(adapter.joined(by_name(params)))
-
-    def loss(
-        objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
-    ) -> dict[str, Sum]:
-        output: Any = module.apply({"params": join(params)}, example, rngs=dropout)
-        return objective.loss(output, example, einsum=module.einsum, mesh=mesh)
-
-    def gradient(
-        objective: Base, params: Any, example: Example, key: jax.Array
-    ) -> tuple[dict[str, Sum], Any]:
-        def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
-            terms = loss(objective, params, example, {"dropout": key})
-            return terms["loss"].total, terms
-
-        grads, terms = jax.grad(total, has_aux=True)(params)
-        return terms, grads
-
-    def rolled_out(
-        objective: Base, params: Any, batch: Batch, key: jax.Array, companions: Any
-    ) -> Batch:
-        """What the objective is called with: the rows, or what its rollout makes of them."""
-        if not objective.sample_count(run.data.length):
-            return batch
-
-        def companion(of: Run, params: Any) -> Companion:
-            last, frozen = of.objective.last, module_of(of)
-            return Companion(
-                lambda example: frozen.apply({"params": params}, example),
-                frozen.einsum,
-                mesh,
-                last.heads[0] if last.heads else None,
-                last.attention_mask,
-            )
-
-        def generate(
-            tokens_BL: jax.Array,
-            prompt_B: jax.Array,
-            end_B: jax.Array,
-            key: jax.Array,
-            count: int,
-        ) -> RolledOut:
-            given = join(params), tokens_BL, prompt_B, end_B, key, count
-            return roll_out(module, *given, vocabulary=vocabulary)
-
-        return objective.rollout(
-            batch,
-            vocabulary,
-            jax.random.fold_in(key, _ROLLOUT),
-            generate=generate,
-            companions={name: companion(of, companions[name]) for name, of in asked.items()},
-        )
-
-    def step(
-        state: State,
-        batch: Batch,
-        seed: jax.Array,
-        objective: Base,
-        beside: Mapping[str, Any] = MappingProxyType({}),
-    ) -> tuple[State, dict[str, jax.Array]]:
-        mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        progress = state.step / steps(run)
-        batches = chained(state.batches, batch)  # as they are read
-        batch = rolled_out(objective, state.params, batch, mask, beside.get("companions"))
-        example = objective(batch, vocabulary, mask, progress)
-        terms, grads = _over_microbatches(
-            partial(gradient, objective), state.params, example, drop, run.microbatches
-        )
-        both = terms["loss"]
-        # Sums over microbatches and devices first, one division at the end.
-        grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
-        grads = grads if trains is None else only_trained(trains, grads)
-        updates, optimizer = transformation.update(grads, state.optimizer, state.params)
-        metrics = {
-            **{name: term.mean for name, term in terms.items()},
-            **_targets(example, batch, vocabulary),
-            "gradient_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(updates),
-            "learning_rate": rate(state.step),
-            "batches": batches,
-        }
-        params = optax.apply_updates(state.params, updates)
-        if "flags" in beside:
-            metrics["flags"] = beside["flags"].any(axis=0)
-        if "limit" in beside:
-            # Without a target there is no loss, which is no fault.
-            loss = jnp.where(both.count > 0, both.mean, -jnp.inf)
-            found = (both.total, metrics["gradient_norm"], metrics["update_norm"])
-            sound = jnp.isfinite(jnp.stack(found)).all() & (loss <= beside["limit"])
-            params = _chosen(sound, params, state.params)
-            optimizer = _chosen(sound, optimizer, state.optimizer)
-            metrics["skipped"] = ~sound
-        return State(params, optimizer, state.step + 1, batches), metrics
-
-    def init(seed: jax.Array) -> State:
-        key = jax.random.key(seed)
-        params = nn.unbox(boxes(run, key))
-        if adapter is not None:
-            shapes = run.model.shapes(vocabulary.size)
-            params |= as_tree(adapter.draw(key, module_axes, shapes))
-        params = initial_values(run.optimizer, params, axes, width=run.model.width)
-        zeros = jnp.zeros(2, jnp.uint32)
-        return State(params, transformation.init(params), jnp.int32(0), zeros)
-
-    def merge(params: Any) -> Any:
-        if adapter is None:
-            return params
-        return as_tree(adapter.merged(by_name(params), module_axes))
-
-    def check(
-        params: Any, batch: Batch, key: jax.Array, companions: Any = None
-    ) -> dict[str, Sum]:
-        last = run.objective.last
-        batch = rolled_out(last, params, batch, key, companions)
-        return loss(last, params, last(batch, vocabulary, key), {})
-
-    def names_of(of: Run) -> tuple[Any, Any]:
-        """The shape and the axes of each parameter."""
-        boxed = jax.eval_shape(partial(boxes, of), jax.random.key(0))
-        return nn.unbox(boxed), jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
-
-    def placed(shapes: Any, axes: Any) -> Any:
-        _check_divides(shapes, axes, mesh)
-        return jax.tree.map(
-            lambda shape, names: jax.ShapeDtypeStruct(
-                shape.shape, shape.dtype, sharding=_mesh.sharding(mesh, *names)
-            ),
-            shapes,
-            axes,
-        )
-
-    companions = {name: placed(*names_of(of)) for name, of in asked.items()}
-    _, axes = names_of(run)
+    drawn = partial(_drawn, vocabulary=vocabulary, mesh=mesh, length=run.data.length)
+    companions = {name: _placed(*_named_shapes(of, drawn), mesh) for name, of in asked.items()}
+    _, axes = _named_shapes(run, drawn)
     if adapter is not None:
         axes |= as_tree(adapter.axes(module_axes))
     patterns = changing(run)
@@ -338,7 +179,29 @@ def prepare(
     transformation = build_optimizer(
         run.optimizer, run.schedule, steps(run), axes, width=run.model.width, trains=trains
     )
-    rate = learning_rate(run.optimizer, run.schedule, steps(run))
+
+    def init(seed: jax.Array) -> State:
+        key = jax.random.key(seed)
+        params = nn.unbox(drawn(run, key))
+        if adapter is not None:
+            shapes = run.model.shapes(vocabulary.size)
+            params |= as_tree(adapter.draw(key, module_axes, shapes))
+        params = initial_values(run.optimizer, params, axes, width=run.model.width)
+        zeros = jnp.zeros(2, jnp.uint32)
+        return State(params, transformation.init(params), jnp.int32(0), zeros)
+
+    def join(params: Any) -> Any:
+        return params if adapter is None else as_tree(adapter.joined(by_name(params)))
+
+    def merge(params: Any) -> Any:
+        if adapter is None:
+            return params
+        return as_tree(adapter.merged(by_name(params), module_axes))
+
+    module = _module(run, vocabulary, mesh)
+    step, check = _computations(
+        run, vocabulary, mesh, module, join, asked, _Optimization(transformation, trains)
+    )
     shapes = jax.eval_shape(init, _seed(run))
     nowhere: Any = ()
     names = State(axes, state_axes(transformation, shapes.params, axes), nowhere, nowhere)
@@ -378,6 +241,196 @@ def prepare(
         merge=jax.jit(merge) if adapter is not None else merge,
         companions=companions,
         named=named,
+    )
+
+
+class _Optimization(NamedTuple):
+    """How gradients become updates."""
+
+    transformation: optax.GradientTransformation
+    trains: Any
+    """Whether each parameter changes, as a tree; None: all do."""
+
+    def kept(self, grads: Any) -> Any:
+        """The gradients of what changes."""
+        return grads if self.trains is None else only_trained(self.trains, grads)
+
+
+def _computations(
+    run: Run,
+    vocabulary: Vocabulary,
+    mesh: jax.sharding.Mesh,
+    module: Module,
+    join: Callable[[Any], Any],
+    asked: Mapping[str, Run],
+    optimization: _Optimization,
+) -> tuple[Callable[..., tuple[State, dict[str, jax.Array]]], Callable[..., dict[str, Sum]]]:
+    """What `Program.update` and `Program.check` compute, not compiled.
+
+    `asked` has the settings of each companion.
+    """
+    rate = learning_rate(run.optimizer, run.schedule, steps(run))
+
+    def loss(
+        objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
+    ) -> dict[str, Sum]:
+        output: Any = module.apply({"params": join(params)}, example, rngs=dropout)
+        return objective.loss(output, example, einsum=module.einsum, mesh=mesh)
+
+    def gradient(
+        objective: Base, params: Any, example: Example, key: jax.Array
+    ) -> tuple[dict[str, Sum], Any]:
+        def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
+            terms = loss(objective, params, example, {"dropout": key})
+            return terms["loss"].total, terms
+
+        grads, terms = jax.grad(total, has_aux=True)(params)
+        return terms, grads
+
+    rolled_out = _rollouts(run, vocabulary, mesh, module, join, asked)
+
+    def step(
+        state: State,
+        batch: Batch,
+        seed: jax.Array,
+        objective: Base,
+        beside: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[State, dict[str, jax.Array]]:
+        mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        progress = state.step / steps(run)
+        batches = chained(state.batches, batch)  # as they are read
+        batch = rolled_out(objective, state.params, batch, mask, beside.get("companions"))
+        example = objective(batch, vocabulary, mask, progress)
+        terms, grads = _over_microbatches(
+            partial(gradient, objective), state.params, example, drop, run.microbatches
+        )
+        both = terms["loss"]
+        # Sums over microbatches and devices first, one division at the end.
+        grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
+        grads = optimization.kept(grads)
+        updates, optimizer = optimization.transformation.update(
+            grads, state.optimizer, state.params
+        )
+        metrics = {
+            **{name: term.mean for name, term in terms.items()},
+            **_targets(example, batch, vocabulary),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "learning_rate": rate(state.step),
+            "batches": batches,
+        }
+        params = optax.apply_updates(state.params, updates)
+        if "flags" in beside:
+            metrics["flags"] = beside["flags"].any(axis=0)
+        if "limit" in beside:
+            # Without a target there is no loss, which is no fault.
+            loss = jnp.where(both.count > 0, both.mean, -jnp.inf)
+            found = (both.total, metrics["gradient_norm"], metrics["update_norm"])
+            sound = jnp.isfinite(jnp.stack(found)).all() & (loss <= beside["limit"])
+            params = _chosen(sound, params, state.params)
+            optimizer = _chosen(sound, optimizer, state.optimizer)
+            metrics["skipped"] = ~sound
+        return State(params, optimizer, state.step + 1, batches), metrics
+
+    def check(
+        params: Any, batch: Batch, key: jax.Array, companions: Any = None
+    ) -> dict[str, Sum]:
+        last = run.objective.last
+        batch = rolled_out(last, params, batch, key, companions)
+        return loss(last, params, last(batch, vocabulary, key), {})
+
+    return step, check
+
+
+def _rollouts(
+    run: Run,
+    vocabulary: Vocabulary,
+    mesh: jax.sharding.Mesh,
+    module: Module,
+    join: Callable[[Any], Any],
+    asked: Mapping[str, Run],
+) -> Callable[[Base, Any, Batch, jax.Array, Any], Batch]:
+    """`(objective, params, batch, key, companions)` to what the objective is called with."""
+
+    def rolled_out(
+        objective: Base, params: Any, batch: Batch, key: jax.Array, companions: Any
+    ) -> Batch:
+        """The rows, or what the objective's rollout makes of them."""
+        if not objective.sample_count(run.data.length):
+            return batch
+
+        def companion(of: Run, params: Any) -> Companion:
+            last, frozen = of.objective.last, _module(of, vocabulary, mesh)
+            return Companion(
+                lambda example: frozen.apply({"params": params}, example),
+                frozen.einsum,
+                mesh,
+                last.heads[0] if last.heads else None,
+                last.attention_mask,
+            )
+
+        def generate(
+            tokens_BL: jax.Array,
+            prompt_B: jax.Array,
+            end_B: jax.Array,
+            key: jax.Array,
+            count: int,
+        ) -> RolledOut:
+            given = join(params), tokens_BL, prompt_B, end_B, key, count
+            return roll_out(module, *given, vocabulary=vocabulary)
+
+        return objective.rollout(
+            batch,
+            vocabulary,
+            jax.random.fold_in(key, _ROLLOUT),
+            generate=generate,
+            companions={name: companion(of, companions[name]) for name, of in asked.items()},
+        )
+
+    return rolled_out
+
+
+def _module(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Module:
+    return build(
+        run.model,
+        vocabulary.size,
+        mesh=mesh,
+        precision=run.precision,
+        remat=run.remat,
+        unroll=run.unroll,
+        attention=run.attention,
+    )
+
+
+def _drawn(
+    of: Run, key: jax.Array, *, vocabulary: Vocabulary, mesh: jax.sharding.Mesh, length: int
+) -> Any:
+    """The parameters of the vocabulary's way through the model, and of each head, in boxes."""
+    module = _module(of, vocabulary, mesh)
+    # The smallest that fits the mesh.
+    blank = partial(blank_example, of.model, _mesh.num_shards(mesh, "batch"), length)
+    found = module.init(key, blank())["params"]
+    for head in of.objective.heads:
+        # Each parameter follows from its own name, so what both have is the same.
+        found = module.init(key, replace(blank(), head=head))["params"] | found
+    return found
+
+
+def _named_shapes(of: Run, drawn: Callable[[Run, jax.Array], Any]) -> tuple[Any, Any]:
+    """The shape and the axes of each parameter."""
+    boxed = jax.eval_shape(partial(drawn, of), jax.random.key(0))
+    return nn.unbox(boxed), jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
+
+
+def _placed(shapes: Any, axes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes with the place of each array on the mesh."""
+    _check_divides(shapes, axes, mesh)
+    return jax.tree.map(
+        lambda shape, names: jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=_mesh.sharding(mesh, *names)
+        ),
+        shapes,
+        axes,
     )
 
 
