@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from msgspec.structs import replace
 
 from lm.cost import ledger, memory
 from lm.data import vocabulary_size
@@ -47,12 +46,20 @@ from lm.study.analyses.tuning import (
     score_choices,
     trained_table,
 )
-from lm.study.grid import BERT, GPT, STUDY, Scale, StudyRun, scale_of
+from lm.study.grid import BERT, GPT, Scale, StudyRun, scale_of
 from lm.study.report.figures import MARKERS, panels, styled
 from lm.study.report.values import Column, Report, Table
 from lm.study.sentences import NO_ANSWER, capital
 from lm.study.tables import equal_table
-from lm.study.trials import Attempt, EqualTrials, Tuned, TunedTask, Way, choices, compared_rows
+from lm.study.trials import (
+    Attempt,
+    EqualTrials,
+    TunedTask,
+    Way,
+    choices,
+    compared_rows,
+    equal_trials,
+)
 
 VARIANTS = {"causal": GPT, "masked15": BERT}
 EVERYTHING = ("layers/*",)
@@ -130,18 +137,15 @@ def _trained(scale: str) -> dict[str, Run]:
 
 def _trials(scale: str) -> EqualTrials:
     plan = PLANS[scale]
-    return EqualTrials(
-        {
-            name.partition("-")[0]: Tuned(
-                VARIANTS[name.partition("-")[0]], (f"{STUDY}/{name}",), run
-            )
-            for name, run in _trained(scale).items()
-        },
-        {"task": plan.task},
-        plan.ways,
-        plan.seeds,
-        replace(plan.before.data, length=plan.length, batch=plan.batch, validation=0.1),
-        settings={"trackers": ()},
+    return equal_trials(
+        plan.before,
+        _trained(scale),
+        VARIANTS,
+        tasks={"task": plan.task},
+        ways=plan.ways,
+        seeds=plan.seeds,
+        length=plan.length,
+        batch=plan.batch,
     )
 
 

@@ -26,8 +26,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from lm.evaluate.glue import SETS
 from lm.objectives import Causal, Masked
 from lm.run import Run, Start
@@ -64,7 +62,14 @@ from lm.study.report.figures import MUTED, ORANGE
 from lm.study.report.values import Report
 from lm.study.sentences import NO_ANSWER, together
 from lm.study.tables import equal_table
-from lm.study.trials import EqualTrials, Tuned, TunedTask, Way, choices, compared_rows
+from lm.study.trials import (
+    EqualTrials,
+    TunedTask,
+    Way,
+    choices,
+    compared_rows,
+    equal_trials,
+)
 
 CONVERTED = Variant("GPT, then BERT", "the GPT that became a BERT", Masked(), ORANGE)
 HALF = Variant("GPT, half", "the GPT of half the tokens", Causal(), MUTED)
@@ -168,18 +173,16 @@ def _trained(scale: str) -> dict[str, Run]:
 
 def _trials(scale: str) -> EqualTrials:
     """What is tuned: each variant on each task in each way, at each rate, for each seed."""
-    plan, trained = PLANS[scale], _trained(scale)
-    return EqualTrials(
-        {
-            variant: Tuned(VARIANTS[variant], (f"{STUDY}/{name}",), run)
-            for name, run in trained.items()
-            if (variant := name.partition("-")[0]) in VARIANTS
-        },
-        plan.tasks,
-        plan.ways,
-        plan.seeds,
-        replace(plan.before.data, length=plan.length, batch=plan.batch, validation=0.1),
-        settings={"trackers": ()},
+    plan = PLANS[scale]
+    return equal_trials(
+        plan.before,
+        _trained(scale),
+        VARIANTS,
+        tasks=plan.tasks,
+        ways=plan.ways,
+        seeds=plan.seeds,
+        length=plan.length,
+        batch=plan.batch,
     )
 
 

@@ -21,7 +21,7 @@ from lm.evaluate.tasks.metrics import Metric
 from lm.optimizer import Adamw, Lora, WarmupStableDecay
 from lm.results.record import Record
 from lm.run import Run, Start
-from lm.study.grid import StudyRun, Variant, placed
+from lm.study.grid import STUDY, Scale, StudyRun, Variant, placed
 from lm.study.power import metric_se, smallest_effect, with_seeds
 
 
@@ -207,6 +207,36 @@ class EqualTrials(NamedTuple):
                 f" {100 * self.spread:g} points between seeds)"
             )
         return lines
+
+
+def equal_trials(
+    before: Scale,
+    trained: Mapping[str, Run],
+    variants: Mapping[str, Variant],
+    *,
+    tasks: Mapping[str, TunedTask],
+    ways: Mapping[str, Way],
+    seeds: int,
+    length: int,
+    batch: int,
+) -> EqualTrials:
+    """What a study tunes of the runs that it pre-trains: each variant, of its run.
+
+    Runs are named after their variants; those of no variant are left out. A tenth of each train
+    file is held out.
+    """
+    return EqualTrials(
+        {
+            variant: Tuned(variants[variant], (f"{STUDY}/{name}",), run)
+            for name, run in trained.items()
+            if (variant := name.partition("-")[0]) in variants
+        },
+        tasks,
+        ways,
+        seeds,
+        replace(before.data, length=length, batch=batch, validation=0.1),
+        settings={"trackers": ()},
+    )
 
 
 def compared_rows(

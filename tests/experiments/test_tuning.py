@@ -76,11 +76,15 @@ def test_transfer_says_who_is_ahead_and_by_how_much(tmp_path):
     cells = cells_of(transfer, directory)
     keep_scores(transfer, cells, directory)
     report = transfer.report(cells)
-    order = next(row for row in report.table.rows if row["way"] == "whole")
-    assert (order["task"], order["metric"]) == ("order", "matthews")
-    assert order["BERT, 15%"].startswith("70.") and order["GPT"].startswith("20.")
+    order = {row["variant"]: row for row in report.table.rows if row["task"] == "order"}
+    assert {row["metric"] for row in order.values()} == {"matthews"}
+    assert order["BERT, 15%"]["whole"].startswith("70.")
+    assert order["GPT"]["whole"].startswith("20.")
+    assert order["GPT"]["probe"].startswith("10.")
     ways = ["linear probe", "head alone", "whole"]
-    assert [row["way"] for row in report.table.rows] == ways * 2
+    # A page has room for seven columns; a row a variant, however many there are.
+    assert [column.title for column in report.table.columns[3:]] == ways
+    assert len(report.table.rows) == 2 * 4
     assert "the BERT trained at 15% 70." in report.answer
     assert "ahead of it: the BERT trained at 15% (order, linear probe)" in report.answer
     tables = {s.heading: s.blocks for s in report.sections}

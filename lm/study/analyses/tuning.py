@@ -180,30 +180,31 @@ def _keep(path: Path, digest: str, columns_IK: np.ndarray) -> None:
 
 
 def tuned_table(equal: EqualTrials, found: Sequence[Outcome]) -> Table:
-    """A row a task and way, a column a variant: the metric with its interval."""
-    variants = list(dict.fromkeys(each.variant for each in found))
-    rows = []
-    for task in equal.tasks.values():
-        for way, label in ways_of(equal).items():
-            row = {
-                each.variant.label: interval_text(each.estimate)
-                for each in found
-                if (each.task, each.way) == (task, way)
-            }
-            if row:
-                about = {"task": task.title, "metric": task.labelled.headline, "way": label}
-                rows.append(about | row)
+    """A row a task and variant, a column a way: the metric with its interval."""
+    ways = ways_of(equal)
+    rows: dict[tuple[TunedTask, Variant], dict[str, str]] = {
+        (task, variant): {
+            "task": task.title,
+            "metric": task.labelled.headline,
+            "variant": variant.label,
+        }
+        for task in equal.tasks.values()
+        for variant in dict.fromkeys(each.variant for each in found)
+    }
+    for each in found:
+        rows[each.task, each.variant][each.way] = interval_text(each.estimate)
     columns = (
         Column("task", "task"),
         Column("metric", "metric"),
-        Column("way", "tuned"),
-        *(Column(variant.label, variant.label) for variant in variants),
+        Column("variant", "variant"),
+        *(Column(way, label) for way, label in ways.items()),
     )
     caption = (
         "In points, with 95% intervals: a bootstrap over dev items and seeds together. Of a"
         " probe's one seed, items alone are drawn."
     )
-    return Table(columns, rows, caption)
+    scored = [row for row in rows.values() if row.keys() & ways.keys()]
+    return Table(columns, scored, caption)
 
 
 def ways_of(equal: EqualTrials) -> dict[str, str]:
