@@ -1,4 +1,4 @@
-"""What objectives share that read a label: what a token sees, and where each target stands."""
+"""What objectives share that read a label: their loss, and where each target stands."""
 
 from typing import Annotated, Literal
 
@@ -6,21 +6,12 @@ import jax
 import jax.numpy as jnp
 from msgspec import Meta
 
-from lm.example import (
-    AttentionMask,
-    Batch,
-    BidirectionalMask,
-    CausalMask,
-    Example,
-    Head,
-    Output,
-    positions_of,
-)
+from lm.example import Batch, Example, Output
 from lm.loss import Sum, logits
 from lm.numerics import Einsum
-from lm.objectives.base import Base, Prediction
+from lm.objectives.headed import Headed
 
-LABEL, PART = "label", "part"
+LABEL = "label"
 SHORTEST = 3
 """Tokens of a document at least: begin, one of its text, end."""
 
@@ -33,48 +24,15 @@ Pooling = Annotated[
 ]
 
 
-class Labelled(Base):
+class Labelled(Headed):
     """An objective that asks documents or tokens for what the channel `label` says of them.
 
     What is not overridden holds for labels that are classes.
     """
 
-    attention: Annotated[
-        Literal["bidirectional", "causal"],
-        Meta(description="what a token sees of its document: all, or what is before it"),
-    ] = "bidirectional"
-
-    @property
-    def attention_mask(self) -> AttentionMask:  # type: ignore[override]
-        return CausalMask() if self.attention == "causal" else BidirectionalMask()
-
-    @property
-    def predictions(self) -> frozenset[Prediction]:  # type: ignore[override]
-        """Nothing that is asked of tokens."""
-        return frozenset()
-
-    @property
-    def whole(self) -> bool:  # type: ignore[override]
-        """A document that is cut in two would be asked twice."""
-        return True
-
-    @property
-    def head(self) -> Head:
-        """What answers."""
-        raise NotImplementedError
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        return (self.head,)
-
     def target_count(self, length: int) -> int:
         """As many as documents find room in a row; of tokens, all."""
         return length if self.head.pool is None else max(1, length // SHORTEST)
-
-    def check(self, *, length: int, sentinels: int) -> str | None:
-        if self.attention == "causal" and self.head.pool == "first":
-            return "pool=first has seen nothing of the text with attention=causal; last or mean"
-        return None
 
     def loss(
         self,
@@ -103,21 +61,6 @@ class Labelled(Base):
         """
         said_BP = logits(output, einsum=einsum).argmax(-1)
         return jnp.stack([example.targets, said_BP], axis=-1).astype(jnp.float32)
-
-    def example_of(self, batch: Batch, targets_BP: jax.Array, used_BP: jax.Array) -> Example:
-        """The example whose head is held to these targets, where they are used."""
-        segments_BL = batch.segments_BL
-        return Example(
-            inputs=batch.tokens_BL,
-            target_positions=None,
-            targets=jnp.where(used_BP, targets_BP, 0),
-            weights=used_BP.astype(jnp.float32),
-            segments=segments_BL,
-            positions=positions_of(segments_BL),
-            attention_mask=self.attention_mask,
-            head=self.head,
-            token_types=batch.channels.get(PART),
-        )
 
 
 def by_document(values_BL: jax.Array, batch: Batch, targets: int, none: float) -> jax.Array:

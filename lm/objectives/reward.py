@@ -6,25 +6,15 @@ import jax
 import jax.numpy as jnp
 from msgspec import Meta
 
-from lm.example import (
-    AttentionMask,
-    Batch,
-    BidirectionalMask,
-    CausalMask,
-    Example,
-    Head,
-    Output,
-    Vocabulary,
-    positions_of,
-)
+from lm.example import Batch, Example, Head, Output, Vocabulary
 from lm.loss import Sum, logits
 from lm.numerics import Einsum
-from lm.objectives.base import Base, Prediction
+from lm.objectives.headed import Headed
 from lm.objectives.pairs import CHOICE, LOSS, answers, by_side, most_pairs, sides
 from lm.objectives.preference import margins, won
 
 
-class Reward(Base, tag="reward"):
+class Reward(Headed, tag="reward"):
     """Score each answer by a number, as pairs say which was chosen (Bradley & Terry 1952).
 
     Documents that are no whole pair are not asked for.
@@ -40,26 +30,8 @@ class Reward(Base, tag="reward"):
     ] = "last"
 
     @property
-    def attention_mask(self) -> AttentionMask:  # type: ignore[override]
-        return CausalMask() if self.attention == "causal" else BidirectionalMask()
-
-    @property
-    def predictions(self) -> frozenset[Prediction]:  # type: ignore[override]
-        """Nothing that is asked of tokens."""
-        return frozenset()
-
-    @property
-    def whole(self) -> bool:  # type: ignore[override]
-        """What is cut off was scored, too, when one of the two was chosen."""
-        return True
-
-    @property
     def head(self) -> Head:
         return Head("reward", 1, self.pool)
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        return (self.head,)
 
     @property
     def needs(self) -> dict[str, int | None]:
@@ -68,11 +40,6 @@ class Reward(Base, tag="reward"):
     def target_count(self, length: int) -> int:
         """Two for each pair that finds room in a row."""
         return 2 * most_pairs(length)
-
-    def check(self, *, length: int, sentinels: int) -> str | None:
-        if self.attention == "causal" and self.pool == "first":
-            return "pool=first has seen no answer with attention=causal; last or mean"
-        return None
 
     def __call__(
         self,
@@ -98,18 +65,9 @@ class Reward(Base, tag="reward"):
         segments_BL = sides(batch)
         answer_BL = answers(batch, vocabulary).astype(jnp.float32)
         is_pair_BS = (by_side(answer_BL, segments_BL) > 0).all(2)
-        weights_BS2 = is_pair_BS[..., None] * jnp.array([[[1.0, 0.0]]])
-        weights_BP = weights_BS2.reshape(len(weights_BS2), -1)
-        return Example(
-            inputs=batch.tokens_BL,
-            target_positions=None,
-            targets=jnp.zeros(weights_BP.shape, jnp.int32),
-            weights=weights_BP,
-            segments=segments_BL,
-            positions=positions_of(segments_BL),
-            attention_mask=self.attention_mask,
-            head=self.head,
-        )
+        first_BS2 = is_pair_BS[..., None] & jnp.array([[[True, False]]])
+        used_BP = first_BS2.reshape(len(first_BS2), -1)
+        return self.example_of(batch, jnp.zeros_like(used_BP, jnp.int32), used_BP, segments_BL)
 
     def loss(
         self,

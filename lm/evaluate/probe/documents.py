@@ -10,7 +10,8 @@ from lm.data.corpora import fraction_of
 from lm.data.packing import table_of
 from lm.evaluate.glue import LabelledSet
 from lm.evaluate.probe.probe import fit
-from lm.objectives.labelled import LABEL, PART
+from lm.objectives.headed import PART
+from lm.objectives.labelled import LABEL
 from lm.train.load import LoadedModel
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
