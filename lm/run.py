@@ -334,7 +334,7 @@ def check_channels(run: Run) -> None:
     channels = {channel.name: channel for channel in run.data.corpus.channels}
     for name, classes in run.objective.needs.items():
         if name in DERIVED:
-            if run.start is None:
+            if run.start is None and run.objective.derived[name] is None:
                 raise UserError(
                     f"start: the objective reads the channel {name}, which the model computes"
                     " that the run starts from; say which, by start.path"

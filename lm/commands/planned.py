@@ -15,7 +15,7 @@ from lm.output.console import console, print_notes, print_table, table
 from lm.output.numbers import gigabytes
 from lm.plan.found import HERE, Found
 from lm.plan.machine import Machine
-from lm.plan.plan import CALIBRATION, Plan, ledger_flops
+from lm.plan.plan import CALIBRATION, Plan, derived_flops, ledger_flops
 from lm.run import steps
 
 
@@ -45,6 +45,7 @@ def _plain(of: Plan, machine: Machine) -> dict[str, Any]:
             }
             for part, found in of.train.items()
         ],
+        "flops_derived": derived_flops(of.run, machine),
         **{step: _step_of(found, machine) for step, found in of.others.items()},
         "seconds": _known(of.seconds(machine)),
         "suggestions": {c: _step_of(f, machine) for c, f in of.suggestions.items()},
@@ -217,6 +218,12 @@ def _notes(plans: Mapping[str, Plan], machine: Machine, *, quick: bool) -> Itera
                 f"{name}: the compiled program could not be read ({'; '.join(unread)}): memory"
                 " is by the compiler, FLOPs by the ledger, and times are of products alone,"
                 " without traffic and collectives"
+            )
+    for name, of in plans.items():
+        if derived := derived_flops(of.run, machine):
+            yield (
+                f"{name}: beside its steps, what a reference says of each batch of the text"
+                f" takes {derived / 1e12:.4g} TFLOP, once"
             )
     if any(of.train and "validate" not in of.others for of in plans.values()):
         yield "hours are of training alone: validation was not asked for (--step)"

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -92,7 +92,7 @@ def step_flops(run: Run, vocabulary_size: int) -> dict[str, int]:
 
 
 _Named = Mapping[str, Run]
-"""The settings of companions that an objective names by a path."""
+"""The settings of models that an objective names by a path."""
 _NONE: _Named = MappingProxyType({})
 _NO_GRADIENT = "rollout", "companions"
 
@@ -132,7 +132,7 @@ def objective_flops(
             attention_mask=BidirectionalMask(),
         )
         found["rollout"] = sum(sampled.values())
-    if asked := _asked(run, objective, named):
+    if asked := _asked(run, objective.companions, named):
         found["companions"] = sum(
             sum(objective_flops(of, of.objective.last, vocabulary_size).values())
             for of in asked
@@ -142,14 +142,24 @@ def objective_flops(
 
 def companion_parameters(run: Run, vocabulary_size: int, named: _Named = _NONE) -> int:
     """How many parameters the frozen models have that the objective asks."""
-    asked = _asked(run, run.objective.last, named)
+    asked = _asked(run, run.objective.last.companions, named)
     return sum(parameters(of, vocabulary_size).total for of in asked)
 
 
-def _asked(run: Run, objective: Base, named: _Named) -> list[Run]:
-    """The companions as runs on the rows of this one."""
+def derived_flops(run: Run, vocabulary_size: int, named: _Named = _NONE) -> int:
+    """FLOPs of computing one batch's derived channels: a forward pass of what says them.
+
+    They are in no other number, as each row of the text is read so once, however often it is
+    trained on.
+    """
+    asked = _asked(run, run.objective.derived, named)
+    return sum(sum(objective_flops(of, Causal(), vocabulary_size).values()) for of in asked)
+
+
+def _asked(run: Run, models: Mapping[str, Any], named: _Named) -> list[Run]:
+    """Frozen models as runs on the rows of this one: what it starts from, and what is named."""
     found = []
-    for name, path in objective.companions.items():
+    for name, path in models.items():
         if path is None:
             found.append(msgspec.structs.replace(run, objective=Causal(), adapter=None))
         elif name in named:
@@ -348,10 +358,12 @@ def kernel_flops(run: Run, objective: Base, platform: str, *, train: bool = True
     )
 
 
-def program_flops(run: Run, objective: Base, vocabulary_size: int, platform: str) -> int:
+def program_flops(
+    run: Run, objective: Base, vocabulary_size: int, platform: str, named: _Named = _NONE
+) -> int:
     """FLOPs of a training step as programs of a platform do them, with what is done again."""
     layers = _changes(run).layers
-    forward = objective_flops(run, objective, vocabulary_size)
+    forward = objective_flops(run, objective, vocabulary_size, named)
     done = [forward, *gradient_flops(run, objective, vocabulary_size)]
     done.append(_again(run, objective, forward))
     if kernels := kernel_flops(run, objective, platform, train=layers):

@@ -114,8 +114,15 @@ class Base(Config):
         """The frozen models that its rollout asks, by name; None: what the run starts from."""
         return {}
 
+    @property
+    def derived(self) -> Mapping[str, Named | None]:
+        """The models that compute derived channels which it needs, by channel; None: what the
+        run starts from.
+        """
+        return {}
+
     def with_digests(self, digests: Mapping[str, str]) -> Self:
-        """The objective with the digests of the companions that it names by a path."""
+        """The objective with the digests of the models that it names by a path."""
         return self
 
     def sample_count(self, length: int) -> int:

@@ -1,10 +1,12 @@
 """Prefer the answer that was chosen to the one that was rejected (DPO, IPO, ORPO)."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from msgspec import Meta
+from msgspec.structs import replace
 
 from lm.config import Config
 from lm.data.derived import REFERENCE
@@ -22,6 +24,7 @@ from lm.numerics import Einsum
 from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import shift
 from lm.objectives.pairs import CHOICE, LOSS, answers, by_side, sides
+from lm.objectives.rollout import Named
 
 
 class Compared(NamedTuple):
@@ -119,11 +122,29 @@ class Preference(Base, tag="preference"):
     method: Annotated[
         Dpo | Ipo | Orpo, Meta(description="what is made of the two answers' log p")
     ] = Dpo()
+    reference: Annotated[
+        Named | None,
+        Meta(description="the model that gains are above; null: what the run starts from"),
+    ] = None
+
+    @property
+    def derived(self) -> dict[str, Named | None]:
+        return {} if isinstance(self.method, Orpo) else {REFERENCE.name: self.reference}
+
+    def with_digests(self, digests: Mapping[str, str]) -> "Preference":
+        if self.reference is None:
+            return self
+        digest = digests[REFERENCE.name]
+        return replace(self, reference=replace(self.reference, digest=digest))
 
     @property
     def needs(self) -> dict[str, int | None]:
-        found: dict[str, int | None] = {CHOICE: None, LOSS: None}
-        return found if isinstance(self.method, Orpo) else found | {REFERENCE.name: None}
+        return {CHOICE: None, LOSS: None, **dict.fromkeys(self.derived)}
+
+    def check(self, *, length: int, sentinels: int) -> str | None:
+        if self.reference is not None and not self.derived:
+            return "reference: method.type=orpo compares with none; leave it out, or take dpo"
+        return None
 
     def target_count(self, length: int) -> int:
         """Target positions of a row: every position has one."""

@@ -26,7 +26,7 @@ START = "start"
 
 
 class Named(Config):
-    """A trained model that is asked, and never trained: a companion by its path."""
+    """A trained model that is asked, and never trained, by its path."""
 
     path: Annotated[
         str, Meta(min_length=1, description="an artifact, or the directory of a run")

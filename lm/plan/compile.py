@@ -27,7 +27,6 @@ from lm.distributed.process import keep_memory
 from lm.evaluate.scorers.base import nats_of
 from lm.evaluate.scoring import valid
 from lm.example import Batch, Vocabulary
-from lm.objectives import Base
 from lm.plan.found import HERE, Found, Moved, Speed, StepKind
 from lm.plan.hlo import Collective, Unreadable, work
 from lm.plan.measure import speed, step_seconds
@@ -203,19 +202,20 @@ def _read(
     except Unreadable as error:
         # Memory is known by the compiler's own analysis, and products by the ledger.
         found.unread = str(error)
-        found.flops = _ledger_flops(program.run, objective, platform, train=train)
+        found.flops = _ledger_flops(program, platform, train=train)
         found.flops = (found.flops - kernels) / program.mesh.size
         return
     found.flops, found.flops_float32, found.bytes = done.flops, done.flops_float32, done.bytes
     found.collectives = _moved(done.collectives, program, request.slice, slice_of)
 
 
-def _ledger_flops(run: Run, objective: Base, platform: str, *, train: bool) -> int:
+def _ledger_flops(program: Program, platform: str, *, train: bool) -> int:
     """FLOPs of a step's products on all devices, with those of kernels."""
-    vocabulary = vocabulary_size(run.data.tokenizer)
+    run, named = program.run, program.named
+    vocabulary, objective = vocabulary_size(run.data.tokenizer), run.objective
     if train:
-        return ledger.program_flops(run, objective, vocabulary, platform)
-    return sum(ledger.objective_flops(run, objective, vocabulary).values())
+        return ledger.program_flops(run, objective, vocabulary, platform, named)
+    return sum(ledger.objective_flops(run, objective, vocabulary, named).values())
 
 
 def _moved(

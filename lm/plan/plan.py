@@ -22,6 +22,7 @@ from lm.plan.compile import Request
 from lm.plan.found import HERE, Found, StepKind
 from lm.plan.machine import Machine
 from lm.run import Run, evaluation_steps, mesh_for, refuse_attention, steps, validate
+from lm.train.companions import companion_settings
 
 CALIBRATION = Run(
     data=Data(length=256, batch=8), model=Transformer(depth=4, width=256, heads=4)
@@ -188,5 +189,13 @@ def ledger_flops(run: Run, objective: Base, machine: Machine) -> float:
     """FLOPs of a device's fraction of a training step by the ledger, with what is done
     again.
     """
-    vocabulary = vocabulary_size(run.data.tokenizer)
-    return ledger.program_flops(run, objective, vocabulary, machine.platform) / machine.devices
+    vocabulary, named = vocabulary_size(run.data.tokenizer), companion_settings(run)
+    flops = ledger.program_flops(run, objective, vocabulary, machine.platform, named)
+    return flops / machine.devices
+
+
+def derived_flops(run: Run, machine: Machine) -> float:
+    """FLOPs of a device's fraction of computing one batch's derived channels, by the ledger."""
+    named = companion_settings(run)
+    flops = ledger.derived_flops(run, vocabulary_size(run.data.tokenizer), named)
+    return flops / machine.devices

@@ -65,6 +65,9 @@ class Costs(Record):
     """Seconds of training times devices; compilation and validation are left out."""
     params_trainable: Annotated[int | None, ColumnInfo("trainable parameters", count)] = None
     """Those that training changed; None: all."""
+    flops_derived: Annotated[int | None, ColumnInfo("FLOPs of derived channels", power)] = None
+    """Of a reference's pass over all rows of the text, which is done once and kept; in no other
+    number. None: nothing is derived."""
 
 
 class Training(Record):

@@ -46,6 +46,7 @@ from lm.run import (
 )
 from lm.study.grid import STUDY, StudyRun, placed
 from lm.study.report import write as report
+from lm.train.companions import companion_settings
 from lm.train.directory import other_settings
 from lm.train.load import settings_of
 from lm.train.lock import only_writer
@@ -209,7 +210,10 @@ def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: i
     2 runs: 4.9e+13 FLOPs, 2M tokens
     1.1e-05 hours on v5e-16 at 40% of peak, by FLOPs alone
     """
-    costs = [ledger.cost(run, vocabulary_size(run.data.tokenizer)) for run in runs.values()]
+    costs = [
+        ledger.cost(run, vocabulary_size(run.data.tokenizer), companion_settings(run))
+        for run in runs.values()
+    ]
     flops, tokens = sum(each.flops for each in costs), sum(each.tokens for each in costs)
     slice_ = parse_slice(name)
     if slices < 1:

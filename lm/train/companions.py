@@ -1,4 +1,4 @@
-"""Frozen models that an objective asks in the step: read once, placed, and never trained."""
+"""Frozen models that an objective asks, in the step or once: read, and never trained."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from lm.artifact import Artifact, as_tree, by_name
 from lm.config import UserError
 from lm.distributed import hosts
-from lm.objectives.rollout import START
+from lm.objectives.rollout import START, Named
 from lm.run import Run
 from lm.train.load import load_model, settings_of
 from lm.train.start import Begun, started_params
@@ -19,17 +19,21 @@ from lm.train.step import Program
 
 
 def companion_settings(run: Run) -> dict[str, Run]:
-    """The settings of each companion that the objective names by a path.
+    """The settings of each model that the objective names by a path.
 
     Raises UserError where there is no model, or one that the objective cannot ask.
     """
     found = {}
-    for name, named in run.objective.companions.items():
-        if named is None:
-            continue
+    for name, named in _named(run).items():
         settings = found[name] = settings_of(Path(named.path))
         last = settings.objective.last
-        if len(last.heads) != 1 or last.heads[0].pool is None or last.heads[0].outputs > 2:
+        if name in run.objective.derived:
+            if "next" not in last.predictions or settings.model.reads_source:
+                raise UserError(
+                    f"objective.{name}: {named.path} says of no token how likely it is after"
+                    " those before it; take a causal model"
+                )
+        elif len(last.heads) != 1 or last.heads[0].pool is None or last.heads[0].outputs > 2:
             raise UserError(
                 f"objective.{name}: {named.path} gives no document a score: it takes a head of"
                 " one output or of two classes, as objective.type=classify trains"
@@ -43,36 +47,49 @@ def companion_settings(run: Run) -> dict[str, Run]:
     return found
 
 
+def _named(run: Run) -> dict[str, Named]:
+    """What the objective names by a path: its companions, and what computes channels."""
+    both = {**run.objective.companions, **run.objective.derived}
+    return {name: named for name, named in both.items() if named is not None}
+
+
 class FrozenModels:
-    """What the companions of a run that has begun are, before they are placed."""
+    """What the frozen models of a run that has begun are, before they are placed."""
 
     def __init__(self, begun: Begun) -> None:
         """Reads what is named by a path; raises UserError where it is not what it should be."""
         self._begun, run = begun, begun.run
         self.settings = companion_settings(run)
         self._read: dict[str, Artifact] = {}
-        companions = run.objective.companions
-        if START in companions:
+        if START in run.objective.companions:
             self._check_start()
-        for name in self.settings:
-            named = companions[name]
-            assert named is not None
+        for name, named in _named(run).items():
             artifact = self._read[name] = load_model(named.path).artifact
             if named.digest not in (None, artifact.digest):
                 raise UserError(
                     f"objective.{name}: {named.path}: the model there has the digest"
                     f" {artifact.digest}, and not {named.digest}"
                 )
-            tokenizer = begun.tokenizer
-            if tokenizer is not None and artifact.tokenizer.digest != tokenizer.digest:
+            if begun.tokenizer is not None:
+                self.check_tokenizer(begun.tokenizer.digest)
+
+    def check_tokenizer(self, digest: str) -> None:
+        """Raises UserError where a model has another tokenizer than the run."""
+        for name, artifact in self._read.items():
+            if artifact.tokenizer.digest != digest:
                 raise UserError(
-                    f"objective.{name}: {named.path} has another tokenizer than the run, so its"
-                    " ids mean other tokens; train it from the same start"
+                    f"objective.{name}: {_named(self._begun.run)[name].path} has another"
+                    " tokenizer than the run, so its ids mean other tokens; train it from the"
+                    " same start"
                 )
+
+    def artifact(self, name: str) -> Artifact | None:
+        """A model that the objective names by a path; None: it names none so."""
+        return self._read.get(name)
 
     @property
     def begun(self) -> Begun:
-        """The run with the digest of each companion in its settings."""
+        """The run with the digest of each of them in its settings."""
         digests = {name: artifact.digest for name, artifact in self._read.items()}
         objective = self._begun.run.objective.with_digests(digests)
         run = msgspec.structs.replace(self._begun.run, objective=objective)
@@ -88,7 +105,7 @@ class FrozenModels:
                 drawn = program.init().params
                 placed[name] = program.merge(started_params(self._begun, drawn)[0])
             else:
-                placed[name] = _placed(self._read[name].params, wanted)
+                placed[name] = place_params(self._read[name].params, wanted)
         return dataclasses.replace(program, companions=placed)
 
     def _check_start(self) -> None:
@@ -107,7 +124,7 @@ class FrozenModels:
             )
 
 
-def _placed(params: Mapping[str, Any], wanted: Any) -> Any:
+def place_params(params: Mapping[str, Any], wanted: Any) -> Any:
     """Parameters of the host on the devices, as the program wants them."""
     given, places = by_name(params), by_name(wanted)
     return as_tree(

@@ -394,14 +394,23 @@ def _program(run: Run, tokenizer: Tokenizer) -> Program:
 
 def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Provenance:
     """Where the model of a run's checkpoint comes from, and what went into it."""
-    cost = ledger.cost(run, vocabulary_size(run.data.tokenizer))
-    mine = Consumed(
-        tokens=step * run.data.batch * run.data.length,
-        targets=int(extra.get("predicted", 0)),
-        flops=cost.flops * step // cost.steps,
-        device_seconds=extra.get("seconds", 0.0) * jax.device_count(),
-    )
-    start = read_start(directory)
+    from lm.train.companions import companion_settings  # it loads models, too
+
+    start, mine = read_start(directory), None
+    named: Mapping[str, Run] | None = {}
+    if any(run.objective.companions.values()):
+        try:
+            named = companion_settings(run)
+        except UserError:  # what each step asked is not where it was
+            named = None
+    if named is not None:
+        cost = ledger.cost(run, vocabulary_size(run.data.tokenizer), named)
+        mine = Consumed(
+            tokens=step * run.data.batch * run.data.length,
+            targets=int(extra.get("predicted", 0)),
+            flops=cost.flops * step // cost.steps,
+            device_seconds=extra.get("seconds", 0.0) * jax.device_count(),
+        )
     newest = (environments(directory) or [{}])[-1]
     return Provenance(
         run=directory.resolve().name,
@@ -409,7 +418,7 @@ def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Prov
         steps=steps(run),
         corpus_digest=extra.get("decided_by", {}).get("corpus_digest", ""),
         start="" if start is None else start.digest,
-        consumed=_with_start(mine, start),
+        consumed=mine and _with_start(mine, start),
         commit=newest.get("commit") or "",
     )
 

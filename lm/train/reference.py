@@ -1,4 +1,4 @@
-"""What the model that a run starts from says of each token: a channel, computed once."""
+"""What a reference says of each token: a channel, computed once."""
 
 import hashlib
 import sys
@@ -10,55 +10,78 @@ import jax
 import msgspec
 import numpy as np
 
+from lm.artifact import Artifact
 from lm.data import Split, Tokens, n_rows, places, store_key
 from lm.data.derived import REFERENCE, is_kept, keep, with_channel
 from lm.data.store import Key
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
-from lm.example import Batch, unanswered
+from lm.example import Batch, Vocabulary, unanswered
 from lm.loss import log_p_given
+from lm.objectives import Preference
 from lm.objectives.pairs import CHOICE, sides
 from lm.run import Run
+from lm.train.companions import place_params
 from lm.train.start import Begun, started_params
-from lm.train.step import Program
+from lm.train.step import Program, prepare
 from lm.train.validation import placed_rows
 
 
-def with_reference(run: Run, tokens: Tokens, program: Program, begun: Begun) -> Tokens:
-    """The run's tokens with what the model it starts from says of them, if they are asked for.
+def with_reference(
+    run: Run, tokens: Tokens, program: Program, begun: Begun, other: Artifact | None = None
+) -> Tokens:
+    """The run's tokens with what a reference says of them, if the objective asks for it.
 
-    All hosts compute it together, unless each has it in its cache: of the rows that training
-    reads, by the parameters that it begins with, in the numbers that it computes in. So at the
+    It is what the run starts from, unless another model is given. All hosts compute it
+    together, unless each has it in its cache: of the rows that training reads, in the numbers
+    that it computes in, by the start with the parameters that training begins with. So at the
     first step the two models say the same, but for how their programs are compiled.
     """
     if REFERENCE.name not in run.objective.needs:
         return tokens
-    key = _key(run, tokens, begun)
+    key = _key(run, tokens, begun, other)
     splits = {"train": tokens.train, "validation": tokens.validation}
     if not hosts.everywhere(lambda: is_kept(key)):
-        start = run.start.path if run.start else ""
-        if hosts.is_first():
-            print(f"lm: computing the reference by {start}", file=sys.stderr, flush=True)
-        params, _, _ = started_params(begun, program.init().params)
+        named = run.objective.derived[REFERENCE.name] or run.start
+        if hosts.is_first() and named is not None:
+            print(f"lm: computing the reference by {named.path}", file=sys.stderr, flush=True)
+        if other is None:
+            params, _, _ = started_params(begun, program.init().params)
+        else:
+            program = _program(run, tokens.tokenizer.vocabulary, program.mesh, other)
+            params = place_params(other.params, program.abstract.params)
         found = token_log_p(run, splits, program, params)
         hosts.barrier(lambda: keep(key, REFERENCE, found))
     splits = with_channel(key, REFERENCE, splits)
     return replace(tokens, train=splits["train"], validation=splits["validation"])
 
 
-def _key(run: Run, tokens: Tokens, begun: Begun) -> Key:
+def _program(
+    run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh, other: Artifact
+) -> Program:
+    """That of another model on the rows of a run."""
+    objective = Preference()  # which asks the start, and so names nobody
+    asked = Run(
+        data=run.data, objective=objective, model=other.card.model, precision=run.precision
+    )
+    return prepare(asked, vocabulary, mesh)
+
+
+def _key(run: Run, tokens: Tokens, begun: Begun, other: Artifact | None) -> Key:
     """What decides the channel: tokens and the rows they are in, the model and its numbers."""
-    assert begun.start is not None and run.start is not None
+    model = begun.start if other is None else other
+    assert model is not None
     key = {
         **store_key(run.data, tokens.corpus_digest, tokens.tokenizer_digest),
         "channel": REFERENCE.name,
         "length": run.data.length,
-        "model": begun.start.digest,
+        "model": model.digest,
         "precision": run.precision,
     }
-    if run.model != begun.start.card.model or run.start.add_tokens:
+    start = run.start if other is None else None
+    if start is not None and (run.model != model.card.model or start.add_tokens):
         # More than the start's parameters decides: settings, and what is drawn.
-        drawn = msgspec.json.encode([run.model, run.start.add_tokens, run.seed])
+        drawn = msgspec.json.encode([run.model, start.add_tokens, run.seed])
         key["beyond"] = hashlib.sha256(drawn).hexdigest()[:16]
     return key
 

@@ -12,6 +12,7 @@ import jax
 from lm.config import UserError
 from lm.cost import ledger, memory
 from lm.data import Tokens, n_rows, unique_rows
+from lm.data.derived import REFERENCE
 from lm.data.digest import chain_text
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
@@ -83,6 +84,7 @@ def train_run(
     if hosts.is_first():
         print(f"{label}: {hosts.described()}", file=sys.stderr, flush=True)
     tokens = open_run_tokens(run, directory, begun.tokenizer)
+    companions.check_tokenizer(tokens.tokenizer_digest)
     counted = in_positions(run, tokens.row_tokens(run.data))
     seen = rows_seen(counted, tokens)
     check_targets(run, tokens)
@@ -97,7 +99,8 @@ def train_run(
             return finished
         program = companions.place(program)
         known = hosts.broadcast_from_first(lambda: (directory / "config.json").exists())
-        tokens = with_reference(run, tokens, program, begun)
+        reference = companions.artifact(REFERENCE.name)
+        tokens = with_reference(run, tokens, program, begun, reference)
 
         def trained(params: Any) -> ModelWithText:
             return ModelWithText(run, tokens, program, program.merge(params))
@@ -141,6 +144,11 @@ def _costs(
     each = tokens.row_tokens(run.data)
     size = tokens.tokenizer.vocabulary.size
     cost, parameters = ledger.cost(run, size, named), ledger.parameters(run, size)
+    rows, held_out = (
+        n_rows(split, run.data.length, run.data.packing)
+        for split in (tokens.train, tokens.validation)
+    )
+    batches = -(-rows // run.data.batch) + -(-held_out // run.data.batch)
     return Costs(
         params_total=parameters.total,
         params_non_embedding=parameters.non_embedding,
@@ -154,13 +162,10 @@ def _costs(
         flops_rematerialized=cost.flops_rematerialized,
         flops_forward=cost.flops_forward,
         unique_tokens=round(seen * each),
-        unique_bytes=round(
-            seen
-            / n_rows(tokens.train, run.data.length, run.data.packing)
-            * int(tokens.train.bytes.sum())
-        ),
+        unique_bytes=round(seen / rows * int(tokens.train.bytes.sum())),
         device_seconds=progress.seconds * jax.device_count(),
         params_trainable=None if changing(run) is None else parameters.trainable,
+        flops_derived=batches * ledger.derived_flops(run, size, named) or None,
     )
 
 

@@ -19,6 +19,8 @@ from lm.objectives import Causal, Classify, Masked, PolicyGradient
 from lm.objectives.rewards import Learnt
 from lm.objectives.rollout import Named
 from lm.optimizer import Adamw, Lora
+from lm.plan.machine import find_machine
+from lm.plan.plan import ledger_flops
 from lm.run import CheckpointSettings, Run, Start, identity, read_run
 from lm.train.companions import companion_settings
 from lm.train.load import load_model
@@ -127,6 +129,31 @@ def test_a_run_learns_from_its_samples_and_goes_on_where_it_was_killed(run, tmp_
     size = vocabulary_size(whole.run.data.tokenizer)
     causal = ledger.cost(replace(whole.run, objective=Causal()), size).flops_forward
     assert parts["companions"] > sum(causal.values()) - causal["lora"]
+
+
+def test_a_reward_model_is_in_the_plan_and_in_what_went_in(run, models, tmp_path):
+    """Fails if what each step asks is left out where it is named by a path, or is guessed at
+    where that is no more.
+    """
+    judge = Path(shutil.copytree(models["judge"], tmp_path / "judge"))
+    data = replace(run.data, tokenizer=Bytes(sentinels=4))
+    run = replace(run, model=MODEL, data=data)
+    asked = replace(run.objective, reward=Learnt(model=Named(path=str(judge))))
+    run = replace(run, objective=asked, tokens=16 * 5)
+    size, machine = vocabulary_size(data.tokenizer), find_machine("v5e-4", 1)
+    plain = ledger.program_flops(run, asked, size, "tpu")
+    named = companion_settings(run)
+    judging = replace(named["reward"], data=replace(data, corpus=Data().corpus))
+    scored = sum(ledger.step_flops(judging, size).values())
+    assert 4 * ledger_flops(run, asked, machine) == plain + scored
+    run = replace(run, start=Start(path=str(models["causal"])))
+    with one_device():
+        result = train_run(run, tmp_path / "r")
+        folder = tmp_path / "r"
+        (folder / "start.json").unlink()  # what had gone into the start is not known
+        assert load_model(folder).origin.consumed.flops == result.costs.flops
+        shutil.rmtree(judge)
+        assert load_model(folder).origin.consumed is None
 
 
 def test_companions_take_memory(run):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace as changed
 
 from lm.artifact import as_tree, by_name, load_artifact, save_artifact
 from lm.config import UserError, dump, override
+from lm.cost import ledger
 from lm.data import Bytes, Chat, Data, derived, fraction_of, n_rows, open_tokens, places, rows
 from lm.data.derived import REFERENCE
 from lm.data.digest import chained
@@ -21,10 +23,14 @@ from lm.distributed.mesh import Mesh
 from lm.example import CausalMask, unanswered
 from lm.loss import logits
 from lm.model import Transformer
-from lm.objectives import Causal, Ipo, Orpo, Preference, Reward
+from lm.objectives import Causal, Ipo, Masked, Orpo, Preference, Reward
+from lm.objectives.rollout import Named
 from lm.optimizer import Adamw
-from lm.run import Run, Start, check_channels
+from lm.plan.machine import find_machine
+from lm.plan.plan import derived_flops
+from lm.run import Run, Start, check_channels, identity, same_result, validate
 from lm.train import reference
+from lm.train.companions import FrozenModels, companion_settings
 from lm.train.load import load_model
 from lm.train.reference import with_reference
 from lm.train.start import begin
@@ -66,8 +72,19 @@ def pairs(tmp_path_factory) -> Chat:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory) -> Path:
     """A model of random parameters, far from flat, to start from."""
-    folder = tmp_path_factory.mktemp("started")
-    model = Transformer(depth=1, width=16, heads=2)
+    return drawn_model(
+        tmp_path_factory.mktemp("started"), Transformer(depth=1, width=16, heads=2)
+    )
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another one, of another shape."""
+    return drawn_model(tmp_path_factory.mktemp("other"), Transformer(depth=2, width=8, heads=1))
+
+
+def drawn_model(folder: Path, model: Transformer) -> Path:
+    """Writes a causal model of random parameters into a folder."""
     makers.save_untrained(folder / "drawn", Causal(), model, length=48)
     drawn = load_artifact(folder / "drawn")
     random_ = np.random.default_rng(0)
@@ -137,17 +154,28 @@ def train(run: Run, directory: Path):
 
 def opened(run: Run):
     """The run's tokens with the reference, and the program that it is of."""
-    begun = begin(run)
+    frozen = FrozenModels(begin(run))
+    begun = frozen.begun
     tokens = open_tokens(begun.run.data, begun.tokenizer)
     where = mesh.make(Mesh(), jax.devices()[:1])
     program = prepare(begun.run, tokens.tokenizer.vocabulary, where)
-    return with_reference(begun.run, tokens, program, begun), begun, program
+    named = frozen.artifact("reference")
+    return with_reference(begun.run, tokens, program, begun, named), begun, program
 
 
-def test_the_reference_is_log_p_of_each_side_by_itself(run, started) -> None:
-    """Fails if a side sees the other, a row's other pairs, or its log p stands elsewhere."""
-    tokens, _, _ = opened(run)
-    model = load_model(started, precision="float32")
+def referring(run: Run, path: Path, **more) -> Run:
+    """The run with a reference that is not what it starts from."""
+    return changed(run, objective=Preference(reference=Named(path=str(path), **more)))
+
+
+@pytest.mark.parametrize("by", ["start", "name"])
+def test_the_reference_is_log_p_of_each_side_by_itself(run, started, other, by) -> None:
+    """Fails if a side sees the other, a row's other pairs, or its log p stands elsewhere.
+
+    Or if a named reference is the start all the same.
+    """
+    tokens, _, _ = opened(run if by == "start" else referring(run, other))
+    model = load_model(started if by == "start" else other, precision="float32")
     pad = tokens.tokenizer.vocabulary.pad
     for split in (tokens.train, tokens.validation):
         documents = np.arange(min(6, len(split.ids)))
@@ -204,6 +232,57 @@ def test_the_reference_is_computed_once(run, started, tmp_path, monkeypatch) -> 
     assert len(calls) == 3
 
 
+def test_a_named_reference_is_what_decides_and_what_is_counted(run, started, other, tmp_path):
+    """Fails if its path is a run's identity, or its digest is not; if training begins at no
+    margin all the same; if its pass is not counted, or in a budget; or if the start's is not.
+    """
+    copy = shutil.copytree(other, tmp_path / "copy")
+    first, same, else_ = (
+        FrozenModels(begin(referring(run, path))).begun.run for path in (other, copy, started)
+    )
+    digest = load_artifact(other).digest
+    assert identity(first)["objective"]["reference"] == {"digest": digest}
+    assert same_result(first, same) == [] and same_result(first, else_) == ["objective"]
+    result = train(changed(first, tokens=8 * 8 * 5), tmp_path / "run")
+    began = next(r for r in read_metrics(tmp_path / "run") if "loss" in r)
+    assert abs(began["chosen_reward"]) > 0.1
+    tokens, begun, _ = opened(run)
+    size = tokens.tokenizer.vocabulary.size
+    batches = sum(
+        -(-n_rows(split, 48, "whole") // 8) for split in (tokens.train, tokens.validation)
+    )
+
+    def forward(model) -> int:
+        asked = changed(begun.run, model=model, objective=Causal())
+        return sum(ledger.step_flops(asked, size).values())
+
+    model = load_artifact(other).card.model
+    assert result["flops_derived"] == batches * forward(model)
+    assert ledger.derived_flops(begun.run, size) == forward(begun.run.model)
+    assert derived_flops(first, find_machine("v5e-4", 1)) == forward(model) / 4
+    named = companion_settings(first)
+    costs = [ledger.cost(each, size, named).flops for each in (first, begun.run)]
+    assert costs[0] == costs[1]
+
+
+def test_oneline_a_reference_says_what_each_token_is_worth(run, other, tmp_path) -> None:
+    """Fails if a reference that cannot be compared with is found out by a trace, or never."""
+    for name, objective in (("masked", Masked()), ("foreign", Causal())):
+        model = Transformer(depth=1, width=16, heads=2)
+        makers.save_untrained(tmp_path / name, objective, model, length=48)
+    for each, why in [
+        (referring(run, tmp_path / "masked"), "reference: .* takes? a causal model"),
+        (referring(run, tmp_path / "foreign"), "reference: .* another tokenizer"),
+        (referring(run, tmp_path / "nobody"), "nobody: no such file"),
+        (referring(run, other, digest="ab"), "reference: .* and not ab"),
+    ]:
+        with pytest.raises(UserError, match=rf"^[^\n]*{why}[^\n]*$"):
+            opened(each)
+    alone = changed(referring(run, other).objective, method=Orpo())
+    with pytest.raises(UserError, match=r"^objective.reference: method.type=orpo [^\n]*$"):
+        validate(changed(run, objective=alone))
+
+
 def test_places_are_where_rows_are_read(run) -> None:
     """Fails if a row's documents are taken in another order, or cut elsewhere."""
     split = open_tokens(run.data, TOKENIZER.open()).train
@@ -257,6 +336,7 @@ def test_oneline_a_reference_is_what_the_run_starts_from(run) -> None:
     """Fails if a run begins that has no model to compare with, no pairs, or cuts them."""
     check_channels(run)
     check_channels(changed(run, start=None, objective=Preference(method=Orpo())))
+    check_channels(changed(referring(run, Path("there")), start=None))
     for each, why in [
         (changed(run, start=None), r"start: .* channel reference.* start\.path"),
         (changed(run, data=changed(run.data, packing="stream")), "must be whole"),
