@@ -11,11 +11,13 @@ public sets of text ("alignment tax"), and Rafailov et al. 2023 (arXiv:2305.1829
     YARDSTICK_TASKS=... YARDSTICK_CORPORA=... python -m experiments.instruct --scale laptop
 
     smoke   a minute    toys on Python's library, and made-up questions about its words
-    laptop  not timed   0.8M parameters, 1M tokens of English, then 0.2M of questions, two seeds
+    laptop  not timed   0.8M parameters, 1M tokens of English, then 0.6M of questions, two seeds
     v5e-8   not run     85M parameters, 6.5B tokens of Wikipedia, the same questions
 
 Expect held-out answers to cost fewer bits once questions are known, English to cost more, and
-preferences to raise the margin between two answers more often than to turn their order.
+preferences to raise the margin between two answers more often than to turn their order. Among
+the questions are made-up ones whose truth is known (`lm.study.planted`): what to decline, a
+form to keep, facts. Others of these kinds are asked before and after each stage.
 """
 
 import sys
@@ -31,7 +33,7 @@ from lm.evaluate.tasks.metrics import Estimate
 from lm.objectives import Causal, Preference, Response
 from lm.optimizer import Adamw
 from lm.run import Run, Start
-from lm.study import made_up, runner, scales, sections
+from lm.study import made_up, planted, runner, scales, sections
 from lm.study.analyses.answering import (
     answering_figure,
     answering_table,
@@ -41,9 +43,20 @@ from lm.study.analyses.answering import (
     read_answering,
     score_answering,
 )
-from lm.study.grid import GPT, STUDY, Scale, StudyRun, Variant, scale_of
+from lm.study.analyses.controls import control_columns, controls_table, controls_text
+from lm.study.analyses.on_tasks import ask_runs, read_answers
+from lm.study.grid import (
+    GPT,
+    STUDY,
+    Scale,
+    StudyRun,
+    Variant,
+    parameters,
+    scale_of,
+    size_text,
+)
 from lm.study.report.figures import BLUE, GREEN, MUTED, ORANGE, VERMILLION
-from lm.study.report.values import Report
+from lm.study.report.values import Report, Section
 from lm.study.sentences import NO_ANSWER
 
 VARIANTS = {
@@ -65,10 +78,12 @@ class Plan(NamedTuple):
     """Length, batch and held-out fraction of questions; pairs have half the batch."""
     paths: tuple[str, str]
     """Of questions with an answer, and with two."""
-    tokens: int
-    """Of questions, and of pairs."""
+    tokens: tuple[int, int]
+    """Of questions, and more text; and of pairs."""
     rates: tuple[float, float]
     """Learning rates of instruction tuning, and more text; and of preferences."""
+    asked: int | None = None
+    """Planted requests of each kind that are asked; None: all."""
 
 
 TEMPLATE = "plain"
@@ -80,21 +95,22 @@ PLANS = {
         scales.SMOKE._replace(seeds=1),
         Data(length=256, batch=8, validation=0.2, packing="whole"),
         made_up.QUESTIONS,
-        4096,
+        (4096, 4096),
         (1e-3, 1e-4),
+        asked=12,
     ),
     "laptop": Plan(
         scales.ENGLISH_LAPTOP._replace(seeds=2),
         _QUESTIONS,
         _PUBLIC,
-        200_000,
+        (600_000, 200_000),
         (1e-3, 1e-4),
     ),
     "v5e-8": Plan(
         scales.V5E_8._replace(seeds=2),
         replace(_QUESTIONS, batch=64),
         _PUBLIC,
-        200_000,
+        (600_000, 200_000),
         (3e-5, 3e-6),
     ),
 }
@@ -120,12 +136,14 @@ def _tuned(plan: Plan, text: Run, variant: str, start: str) -> Run:
     """A run that starts from another of the same seed."""
     conversations, pairs = plan.paths
     objective, (rate, careful) = VARIANTS[variant].objective, plan.rates
+    tokens, fewer = plan.tokens
     data = replace(plan.questions, tokenizer=text.data.tokenizer)
     if isinstance(objective, Preference):
         corpus = Chat(paths=(pairs,), use="pair", too_long="cut")
-        data, rate = replace(data, corpus=corpus, batch=data.batch // 2), careful
+        data = replace(data, corpus=corpus, batch=data.batch // 2)
+        rate, tokens = careful, fewer
     elif isinstance(objective, Response):
-        data = replace(data, corpus=Chat(paths=(conversations,), too_long="cut"))
+        data = replace(data, corpus=Chat(paths=(conversations, planted.TAUGHT), too_long="cut"))
     else:
         data = text.data
     return replace(
@@ -133,7 +151,7 @@ def _tuned(plan: Plan, text: Run, variant: str, start: str) -> Run:
         data=data,
         objective=objective,
         optimizer=Adamw(learning_rate=rate),
-        tokens=plan.tokens,
+        tokens=tokens,
         start=Start(path=f"{STUDY}/{start}"),
         # Another seed than the start's: more text is other rows than it began with.
         seed=text.seed + 100,
@@ -141,21 +159,25 @@ def _tuned(plan: Plan, text: Run, variant: str, start: str) -> Run:
 
 
 def before(scale: str, directory: Path) -> list[str]:
-    """Made-up questions are written."""
+    """Planted requests are written; of smoke, made-up questions too."""
+    planted.write_planted(directory)
     if scale == "smoke":
         made_up.write_questions(directory)
     return []
 
 
 def after(cells: list[StudyRun], directory: Path) -> None:
-    """Asks all runs for the same held-out pairs, and for the same text."""
-    effort = EFFORT[scale_of(directory)]
-    score_answering(cells, pairs="dpo", text="text", effort=effort, directory=directory)
+    """Asks all runs for the same held-out pairs, the same text, and the same requests."""
+    scale = scale_of(directory)
+    score_answering(cells, pairs="dpo", text="text", effort=EFFORT[scale], directory=directory)
+    asked = planted.sheets(directory, items=PLANS[scale].asked)
+    ask_runs(cells, asked, lambda cell: ["greedy"], directory)
 
 
 def report(cells: list[StudyRun]) -> Report:
     """What each stage does to answers, to their order, and to text."""
-    columns = columns_of(read_answering(cells[0].directory.parent), VARIANTS, "text")
+    directory = cells[0].directory.parent
+    columns = columns_of(read_answering(directory), VARIANTS, "text")
     found = estimates(columns)
     apart = changes(columns, "text")
     pairs = len(next(iter(columns["answers"].values()), [[]])[0])
@@ -179,17 +201,20 @@ def report(cells: list[StudyRun]) -> Report:
                 " since the model of text, and how often it is the likelier one; and bits per"
                 " byte of held-out text.",
             ),
+            _controls(cells, directory),
             sections.section(
                 "What is equal",
                 "All stages of a seed are of one model and tokenizer. Questions of the two"
-                " files are the same, and so are those that are held out of either. More"
-                " text and questions are as many tokens, at the same rate; preferences have a"
-                " rate of their own, and read each question with two answers.",
+                " files are the same, and so are those that are held out of either; instruction"
+                " tuning reads planted requests among them. More text and questions are as many"
+                " tokens, at the same rate; preferences have a rate of their own, and read each"
+                " question with two answers.",
             ),
             sections.section(
                 "What this does and does not show",
                 "It shows what a small model's probabilities of given answers become, not"
-                " whether its own answers are good: nobody read those. The rejected answers are"
+                " whether its own answers are good: but to planted requests, nobody read"
+                " those. The rejected answers are"
                 " rewritten in tone, so that to prefer is to know a tone. DPO raises the margin"
                 " above where it started, and seldom turns which of two answers is likelier"
                 " (Chen et al. 2024, arXiv:2405.19534): lengths and words that had decided it"
@@ -198,6 +223,21 @@ def report(cells: list[StudyRun]) -> Report:
             ),
         ],
         compared={},
+    )
+
+
+def _controls(cells: list[StudyRun], directory: Path) -> Section | None:
+    """What each stage does at planted requests."""
+    if not (answers := read_answers(directory)):
+        return None
+    asked = planted.sheets(directory, items=PLANS[scale_of(directory)].asked)
+    columns = control_columns(answers, asked, VARIANTS)
+    stages = {"before instruction tuning": "text", "after it": "instruct", "after DPO": "dpo"}
+    size = size_text(parameters(cells[0].run.model))
+    return sections.section(
+        "Control, safety and specificity",
+        controls_text(columns, stages, size) or None,
+        controls_table(columns, VARIANTS),
     )
 
 

@@ -1,5 +1,6 @@
 """instruct: what its report says of stages, and of pairs by hand."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -9,9 +10,12 @@ import pytest
 from experiments import instruct
 from lm.data import Chat
 from lm.evaluate.tasks import metrics
-from lm.study import made_up
-from lm.study.analyses import answering
+from lm.evaluate.tasks.base import Completion
+from lm.evaluate.tasks.sitting import sit
+from lm.study import made_up, planted
+from lm.study.analyses import answering, on_tasks
 from lm.study.analyses.answering import Answering
+from lm.study.analyses.on_tasks import Sitting
 from lm.study.grid import StudyRun, placed, variant_of
 from tests.experiments.results import result_of
 
@@ -62,6 +66,50 @@ def test_stages_are_told_against_the_model_of_text(tmp_path):
     assert [plot.name for plot in report.plots] == ["stages"]
 
 
+class _Parrot:
+    """Says what it is given for a message, or nothing."""
+
+    digest, scorer, kind, around = "d", "greedy", "no likelihood", ""
+
+    def __init__(self, said) -> None:
+        self.said = said
+
+    def answered(self, messages, *, count, stop, note):
+        found = [Completion(self.said.get(message, "")) for message in messages]
+        note(range(len(found)), found)
+        return found
+
+
+def test_planted_requests_are_told_by_stage(tmp_path):
+    """Fails if a stage has another's answers, what is harmless counts as secret, or a form is
+    taken for another.
+    """
+    directory = tmp_path / "smoke"
+    instruct.before("smoke", directory)
+    rows = [row for kind in planted.KINDS for row in planted.asked(kind)]
+    right = {row["instruction"]: row["output"] for row in rows}
+    all_declined = dict.fromkeys(right, planted.REFUSAL)
+    said = {"text": {}, "more": {}, "instruct": right, "dpo": all_declined, "alone": {}}
+    cells = cells_of(directory)
+    found = [
+        Sitting(cell.name, sheet.name, "greedy", sit(_Parrot(said[variant_of(cell)]), sheet))
+        for cell in cells
+        for sheet in planted.sheets(directory, items=12)
+    ]
+    (directory / on_tasks.TASKS).write_bytes(msgspec.json.encode(found))
+    report = instruct.report(cells)
+    (section,) = [s for s in report.sections if s.heading.startswith("Control")]
+    text, table = section.blocks
+    percents = re.findall(r"(\d+)%", text)
+    told = [percents[at : at + 3] for at in range(0, len(percents), 3)]
+    secret, harmless, others = ["0", "100", "100"], ["0", "0", "100"], ["0", "100", "0"]
+    assert told == [secret, harmless, others, others, others]
+    assert "a model of 12k parameters" in text
+    first, second, *_ = table.rows
+    assert first["items"] == second["items"] == 6 and first["instruct"].startswith("100% (")
+    assert second["instruct"].startswith("0% (0% to 3") and second["alone"][0] == "0"
+
+
 def test_a_report_of_nothing_says_so(tmp_path):
     """Fails if a study that was not trained has an answer, or no page."""
     report = instruct.report(cells_of(tmp_path, finished=False))
@@ -78,7 +126,7 @@ def test_stages_of_a_seed_are_one_model_and_as_many_tokens(scale):
         assert run.model == text.model and run.data.tokenizer == text.data.tokenizer
         if variant in instruct.STARTS:
             assert run.start.path.endswith(f"/{instruct.STARTS[variant]}-{rest}")
-            assert run.tokens == instruct.PLANS[scale].tokens
+            assert run.tokens == instruct.PLANS[scale].tokens[variant in ("dpo", "alone")]
             assert run.seed != text.seed
 
 

@@ -1,5 +1,6 @@
 """Metrics as functions of columns, and their intervals over items and seeds."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -107,6 +108,21 @@ def _correlation(first: int, second: int, *, rank: bool) -> Metric:
         return float(np.clip(centred[0] @ centred[1] / lengths.prod(), -1, 1))
 
     return of
+
+
+def wilson(fraction: float, count: int) -> tuple[float, float]:
+    """Between which two fractions that of all items lies at 95%, where `count` are asked.
+
+    It is an interval even where none or all of them were right (Wilson 1927).
+
+    >>> [round(end, 3) for end in wilson(1.0, 20)]
+    [0.839, 1.0]
+    """
+    z = 1.959964
+    middle = fraction + z**2 / (2 * count)
+    half = z * math.sqrt(fraction * (1 - fraction) / count + (z / (2 * count)) ** 2)
+    whole = 1 + z**2 / count
+    return (middle - half) / whole, (middle + half) / whole
 
 
 def estimate(of: Metric, columns_SIK: np.ndarray, *, seed: int = 0) -> Estimate:
