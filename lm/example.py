@@ -177,6 +177,9 @@ class Output(NamedTuple):
     bias_V: jax.Array | None = None
     softcap: jax.Array | float | None = None
     """c: logits z become c tanh(z / c) (Bello et al. 2016, section 5.1; Gemma 2)."""
+    terms: Mapping[str, Any] | None = None
+    """By name, each a `lm.loss.Sum`: what the model itself adds to what training makes small,
+    and what is to be recorded of it. No logits depend on them."""
 
 
 def positions_of(segments_BL: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """From hidden states and targets to (sum, count), never holding all logits at once."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ class Sum:
 
     total: jax.Array
     count: jax.Array
+    coefficient: float = field(default=0.0, metadata={"static": True})
+    """How many times its mean is minimized beside the mean of what is called `loss`."""
 
     @property
     def mean(self) -> jax.Array:
@@ -45,8 +47,51 @@ def cross_entropy(
     On a `mesh`, devices that share a row share the target positions of each chunk, and a chunk
     is as large as all devices can hold.
     """
-    total = _total(einsum, mesh, output, targets_BP, weights_BP)
+    total = _total(einsum, mesh, output._replace(terms=None), targets_BP, weights_BP)
     return Sum(total, weights_BP.sum())
+
+
+def minimized(
+    terms: Mapping[str, Sum], counts: Mapping[str, jax.Array] | None = None
+) -> jax.Array:
+    """The sum, over the weight of `loss`, of all that training makes small.
+
+    Each mean by its own weight: `counts` are the weights of the whole batch, where `terms` are
+    of a part of it.
+
+    >>> one = jnp.float32(1)
+    >>> terms = {"loss": Sum(8 * one, 4 * one), "load_balance": Sum(6 * one, 2 * one, 0.5)}
+    >>> float(minimized(terms) / terms["loss"].count)
+    3.5
+    """
+    counts = {name: term.count for name, term in terms.items()} if counts is None else counts
+    found = terms["loss"].total
+    for name, term in terms.items():
+        if term.coefficient:
+            weight = counts["loss"] / jnp.maximum(counts[name], 1e-9)
+            found += term.coefficient * jax.lax.stop_gradient(weight) * term.total
+    return found
+
+
+def recorded(means: Mapping[str, Any]) -> dict[str, Any]:
+    """Means by name; of fractions by layer and part, [N, E], how unevenly they are spread.
+
+    Both are of the layer where they are most uneven: the largest fraction over the mean, and
+    the entropy over that of equal fractions; 1 and 1 where all are equal.
+
+    >>> found = recorded({"loss": 2.5, "load": jnp.array([[0.25, 0.75], [0.5, 0.5]])})
+    >>> {name: round(float(value), 3) for name, value in found.items()}
+    {'loss': 2.5, 'load_max': 1.5, 'load_entropy': 0.811}
+    """
+    found: dict[str, Any] = {}
+    for name, mean in means.items():
+        if jnp.ndim(mean) == 0:
+            found[name] = mean
+            continue
+        parts = mean.shape[-1]
+        entropy_N = jax.scipy.special.entr(mean).sum(-1) / math.log(parts)
+        found |= {f"{name}_max": mean.max() * parts, f"{name}_entropy": entropy_N.min()}
+    return found
 
 
 def token_nats(

@@ -21,7 +21,7 @@ from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import Batch, Example, Vocabulary, content_of
 from lm.generate.sampling import roll_out
-from lm.loss import Sum
+from lm.loss import Sum, minimized, recorded
 from lm.model import Module, blank_example, build
 from lm.objectives import Base
 from lm.objectives.rollout import START, Companion, RolledOut
@@ -275,14 +275,15 @@ def _computations(
         objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
     ) -> dict[str, Sum]:
         output: Any = module.apply({"params": join(params)}, example, rngs=dropout)
-        return objective.loss(output, example, einsum=module.einsum, mesh=mesh)
+        found = objective.loss(output, example, einsum=module.einsum, mesh=mesh)
+        return {**found, **(output.terms or {})}
 
     def gradient(
-        objective: Base, params: Any, example: Example, key: jax.Array
+        objective: Base, params: Any, counts: Any, example: Example, key: jax.Array
     ) -> tuple[dict[str, Sum], Any]:
         def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
             terms = loss(objective, params, example, {"dropout": key})
-            return terms["loss"].total, terms
+            return minimized(terms, counts), terms
 
         grads, terms = jax.grad(total, has_aux=True)(params)
         return terms, grads
@@ -312,7 +313,7 @@ def _computations(
             grads, state.optimizer, state.params
         )
         metrics = {
-            **{name: term.mean for name, term in terms.items()},
+            **recorded({name: term.mean for name, term in terms.items()}),
             **_targets(example, batch, vocabulary),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
@@ -493,7 +494,7 @@ def _check_divides(params: Any, axes: Any, mesh: jax.sharding.Mesh) -> None:
 
 
 def _over_microbatches(
-    gradient: Callable[[Any, Example, jax.Array], tuple[dict[str, Sum], Any]],
+    gradient: Callable[[Any, Any, Example, jax.Array], tuple[dict[str, Sum], Any]],
     params: Any,
     example: Example,
     key: jax.Array,
@@ -501,10 +502,11 @@ def _over_microbatches(
 ) -> tuple[dict[str, Sum], Any]:
     """Sums of losses and gradients over equal parts of the batch, one part at a time."""
     if parts == 1:
-        return gradient(params, example, key)
+        return gradient(params, None, example, key)
+    counts: Any = None
 
     def one(sums: Any, part: tuple[Example, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, gradient(params, *part)), None
+        return jax.tree.map(jnp.add, sums, gradient(params, counts, *part)), None
 
     # Every part takes each parts-th row, so that it has rows of every device.
     split = jax.tree.map(
@@ -512,7 +514,15 @@ def _over_microbatches(
     )
     given = split, jax.random.split(key, parts)
     first = jax.tree.map(lambda x: x[0], given)
-    shapes = jax.eval_shape(gradient, params, *first)
+    shapes = jax.eval_shape(gradient, params, None, *first)
+    if any(term.coefficient for term in shapes[0].values()):
+        # Terms of different weights are added with those of the whole batch, which examples
+        # alone decide: what else is computed for them, nothing needs, and the compiler drops.
+        def count(part: tuple[Example, jax.Array]) -> dict[str, jax.Array]:
+            terms, _ = gradient(params, None, *part)
+            return {name: term.count for name, term in terms.items()}
+
+        counts = jax.tree.map(lambda x: x.sum(0), jax.lax.map(count, given))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     found: tuple[dict[str, Sum], Any] = jax.lax.scan(one, zero, given)[0]
     return found

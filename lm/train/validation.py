@@ -8,6 +8,7 @@ import numpy as np
 from lm.config import UserError
 from lm.data import Split, Tokens, most_content, n_rows, rows
 from lm.example import Batch
+from lm.loss import recorded
 from lm.run import Run
 from lm.train.step import Program
 
@@ -20,24 +21,22 @@ def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[
     data, split = run.data, tokens.validation
     available = n_rows(split, data.length, data.packing)
     chosen = np.linspace(0, available - 1, min(run.evaluation_rows, available)).astype(int)
-    sums: dict[str, np.ndarray] = {}
+    sums: dict[str, tuple[Any, Any]] = {}
     for number, at in enumerate(range(0, len(chosen), data.batch)):
         indices = chosen[at : at + data.batch]
         key = jax.random.fold_in(jax.random.key(0), number)
         found = program.validate(params, placed_rows(run, split, program, indices), key)
         for name, term in found.items():
-            both = np.array([float(term.total), float(term.count)])
-            sums[name] = sums.get(name, np.zeros(2)) + both
+            total, count = sums.get(name, (0.0, 0.0))
+            total += np.asarray(term.total, np.float64)
+            sums[name] = total, count + np.asarray(term.count, np.float64)
     if not sums["loss"][1]:
         raise UserError(
             f"data.validation: none of the {len(chosen)} validation rows has a target, so that"
             " there is no validation loss; hold out more text, or raise the objective's rate"
         )
-    return {
-        f"validation_{name}": float(total / count)
-        for name, (total, count) in sums.items()
-        if count
-    }
+    means = {name: total / count for name, (total, count) in sums.items() if np.all(count)}
+    return {f"validation_{name}": float(value) for name, value in recorded(means).items()}
 
 
 def check_targets(run: Run, tokens: Tokens) -> None:
