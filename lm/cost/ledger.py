@@ -24,8 +24,11 @@ class Parameters(Config):
     total: int
     non_embedding: int
     """Without the tables (Kaplan et al. 2020)."""
+    active: int
+    """Those that a token passes through: all but the experts that are not chosen for it."""
     matmul: int
-    """Those in matrix products: the table of each head that speaks, and no lookup."""
+    """Those in matrix products: the table of each head that speaks, and no lookup. Of experts
+    the active ones."""
     trainable: int
     """Those that training changes."""
     groups: dict[str, int]
@@ -55,7 +58,8 @@ class RunCost(Config):
     flops_again: dict[str, int]
     """What is computed again for one batch, likewise."""
     flops_6nd: int
-    """The usual shorthand: 6 x non-embedding parameters x tokens (Kaplan et al. 2020)."""
+    """The usual shorthand: 6 x non-embedding parameters x tokens (Kaplan et al. 2020); of
+    experts the active ones."""
 
 
 def parameters(run: Run, vocabulary_size: int) -> Parameters:
@@ -75,6 +79,7 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
     return Parameters(
         total=total,
         non_embedding=total - groups["embedding"],
+        active=total - run.model.idle_parameters,
         matmul=matmul.total() + heads * run.model.width + added,
         trainable=total
         if changing(run) is None
@@ -325,6 +330,7 @@ def cost(run: Run, vocabulary_size: int, named: _Named = _NONE) -> RunCost:
         for total, each in zip((forward, inputs, weights, again), found, strict=True):
             total.update({name: times * flops for name, flops in each.items()})
     mean = {name: flops // count for name, flops in forward.items()}
+    counted = parameters(run, vocabulary_size)
     return RunCost(
         steps=count,
         tokens=tokens,
@@ -337,7 +343,7 @@ def cost(run: Run, vocabulary_size: int, named: _Named = _NONE) -> RunCost:
         flops_forward=mean,
         flops_backward={name: inputs[name] // count + weights[name] // count for name in mean},
         flops_again={name: flops // count for name, flops in again.items()},
-        flops_6nd=6 * parameters(run, vocabulary_size).non_embedding * tokens,
+        flops_6nd=6 * (counted.non_embedding - run.model.idle_parameters) * tokens,
     )
 
 

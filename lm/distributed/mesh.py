@@ -30,6 +30,7 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "token_types": (),
     "buckets": (),
     "rank": (),  # of what is added to a matrix
+    "experts": (),
     # activations
     "batch": ("replica", "fsdp"),
     "length": ("context",),

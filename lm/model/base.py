@@ -163,8 +163,13 @@ class Base(Config):
             counts[self._component(name, axes)] += size
         return counts
 
+    @property
+    def idle_parameters(self) -> int:
+        """Those that a token does not pass through, as experts that are not chosen for it."""
+        return 0
+
     def matmul_parameters(self, vocabulary_size: int) -> dict[str, int]:
-        """Parameters that take part in matrix products, by component.
+        """Parameters that a token is multiplied by, by component.
 
         The head's table does, whether it is tied or not; a lookup is no product.
         """

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm.distributed.mesh import constrain
 from lm.model.attention import Backend, KeyExtent, attend, attend_in_blocks
+from lm.model.experts import Experts, Routing, mixture_of_experts
 from lm.model.inputs import AttentionInputs, LayerCache, LayerInputs, Seen, put, seen_by
 from lm.model.layers import Norm, RmsNorm, feed_forward
 from lm.model.positions import rotate
@@ -36,7 +37,7 @@ class Block(nn.Module):
         inputs: AttentionInputs,
         cache: LayerCache | None,
         layer: LayerInputs | None,
-    ) -> tuple[jax.Array, LayerCache | None]:
+    ) -> tuple[jax.Array, tuple[LayerCache | None, Routing | None]]:
         normed_BLD = self._before("norm_1", x_BLD, layer)
         added_BLD, cache = self._attention(normed_BLD, inputs, cache, layer)
         x_BLD = self._after("norm_1", x_BLD, added_BLD)
@@ -45,8 +46,10 @@ class Block(nn.Module):
             added_BLD, cache = self._attend_to_source(normed_BLD, inputs, cache)
             x_BLD = self._after("source_norm", x_BLD, added_BLD)
         normed_BLD = self._before("norm_2", x_BLD)
-        x_BLD = self._after("norm_2", x_BLD, self._mlp(normed_BLD))
-        return constrain(x_BLD, self.mesh, ("batch", "length", "act_embed")), cache
+        added_BLD, routing = self._mlp(normed_BLD, inputs.segments_BL)
+        x_BLD = self._after("norm_2", x_BLD, added_BLD)
+        x_BLD = constrain(x_BLD, self.mesh, ("batch", "length", "act_embed"))
+        return x_BLD, (cache, routing)
 
     def _before(
         self, name: str, x_BLD: jax.Array, layer: LayerInputs | None = None
@@ -178,8 +181,12 @@ class Block(nn.Module):
             return x_BLD
         return x_BLD + self._bias(name, ("embed",), (self.config.width,))[None, None]
 
-    def _mlp(self, x_BLD: jax.Array) -> jax.Array:
+    def _mlp(
+        self, x_BLD: jax.Array, segments_BL: jax.Array
+    ) -> tuple[jax.Array, Routing | None]:
         c = self.config
+        if c.experts is not None:
+            return self._experts(c.experts, x_BLD, segments_BL)
         up_DF = self._matrix("up", ("embed", "mlp"), (c.width, c.mlp_size))
         down_FD = self._matrix("down", ("mlp", "embed"), (c.mlp_size, c.width))
         gate_DF = up_bias_F = gate_bias_F = None
@@ -196,8 +203,27 @@ class Block(nn.Module):
             gate_bias_F=gate_bias_F,
         )
         if c.mlp_bias == "none":
-            return x_BLD
-        return x_BLD + self._bias("down", ("embed",), (c.width,))[None, None]
+            return x_BLD, None
+        return x_BLD + self._bias("down", ("embed",), (c.width,))[None, None], None
+
+    def _experts(
+        self, experts: Experts, x_BLD: jax.Array, segments_BL: jax.Array
+    ) -> tuple[jax.Array, Routing]:
+        c = self.config
+        inward, outward = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
+        shape = experts.count, c.width, c.mlp_size
+        return mixture_of_experts(
+            x_BLD,
+            segments_BL,
+            self._matrix("router", ("embed", "experts"), (c.width, experts.count)),
+            self._matrix("up", inward, shape),
+            self._matrix("gate", inward, shape) if c.gated else None,
+            self._matrix("down", outward, (experts.count, c.mlp_size, c.width)),
+            kind=c.mlp,
+            active=experts.active,
+            einsum=self.einsum,
+            mesh=self.mesh,
+        )
 
     def _matrix(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
         """A weight with its axes: inputs first; what writes to the stream starts smaller.
@@ -206,7 +232,8 @@ class Block(nn.Module):
         al. 2019, section 2.3).
         """
         writes = axes[-1] == "embed"
-        fan_in = self.config.width if axes[0] == "embed" else math.prod(shape[:-1])
+        first = int(axes[0] == "experts")  # a matrix each
+        fan_in = self.config.width if axes[first] == "embed" else math.prod(shape[first:-1])
         scale = (2 * self.config.depth) ** -0.5 if writes else 1.0
         init = nn.initializers.truncated_normal(scale * fan_in**-0.5)
         weight: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape)
@@ -222,10 +249,13 @@ class Block(nn.Module):
         return nn.Dropout(self.config.dropout, deterministic=not self.has_rng("dropout"))(x)
 
 
-_POLICY = {
-    "block": jax.checkpoint_policies.nothing_saveable,
-    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+def _is_product(primitive: Any, *given: Any, **how: Any) -> Any:
+    """Whether it is a product with a matrix, or with those of experts."""
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *given, **how)
+    return dots or primitive.name == "ragged_dot_general"
+
+
+_POLICY = {"block": jax.checkpoint_policies.nothing_saveable, "matmuls": _is_product}
 
 
 def stack(module: Any, config: "Transformer", seen: Seen, *, reads_source: bool = False) -> Any:

@@ -21,6 +21,7 @@ from lm.model.attention import Attention, pairs
 from lm.model.base import Remat
 from lm.model.blocks import stack
 from lm.model.ends import embed, last_norm, speak, tables
+from lm.model.experts import Routing, terms_of
 from lm.model.inputs import KVCache, LayerCache, layer_inputs, see
 from lm.model.transformer import Transformer, TransformerModule
 from lm.numerics import Einsum, Precision
@@ -116,7 +117,9 @@ class Encoder(nn.Module):
         return Einsum(self.precision)
 
     @nn.compact
-    def __call__(self, embedding_VD: jax.Array, source: Source) -> jax.Array:
+    def __call__(
+        self, embedding_VD: jax.Array, source: Source
+    ) -> tuple[jax.Array, Routing | None]:
         c = self.config
         example = unanswered(
             source.inputs_BM,
@@ -126,8 +129,8 @@ class Encoder(nn.Module):
         )
         seen = see(self, c, example, None)
         x_BMD = embed(self, c, embedding_VD, example)
-        x_BMD, _ = stack(self, c, seen)(x_BMD, seen.inputs, None, layer_inputs(c))
-        return last_norm(c, x_BMD)
+        x_BMD, (_, routing) = stack(self, c, seen)(x_BMD, seen.inputs, None, layer_inputs(c))
+        return last_norm(c, x_BMD), routing
 
 
 class EncoderDecoderModule(TransformerModule):
@@ -153,10 +156,11 @@ class EncoderDecoderModule(TransformerModule):
         c, source = self.config, example.source
         embedding_VD, unembedding_VD = tables(self, c)
         source_BMD: jax.Array | None = None
+        read: Routing | None = None
         if source is not None:
             source_segments_BM = source.segments_BM
             how = self.mesh, self.precision, self.remat, self.unroll, self.attention
-            source_BMD = Encoder(c.encoder, *how, name="encoder")(embedding_VD, source)
+            source_BMD, read = Encoder(c.encoder, *how, name="encoder")(embedding_VD, source)
         else:
             assert cache is not None and cache.source_segments_BM is not None, "no source"
             source_segments_BM = cache.source_segments_BM
@@ -168,10 +172,14 @@ class EncoderDecoderModule(TransformerModule):
             source_mask_BLM=(segments_BL1 == source_segments_BM[:, None]) & (segments_BL1 > 0),
         )
         layers: LayerCache | None = None if cache is None else cache.layers
-        x_BLD, layers = stack(self, c, seen, reads_source=True)(
+        x_BLD, (layers, routing) = stack(self, c, seen, reads_source=True)(
             x_BLD, inputs, layers, layer_inputs(c)
         )
         output = speak(self, c, x_BLD, unembedding_VD, example)
+        if c.experts is not None:
+            if read is not None:
+                routing = jax.tree.map(lambda *x_N: jnp.concatenate(x_N), read, routing)
+            output = output._replace(terms=terms_of(routing, c.experts))
         if cache is None or layers is None:
             return output
         length = cache.cache_length + example.inputs.shape[1]

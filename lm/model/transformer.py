@@ -16,6 +16,7 @@ from lm.model.attention import KERNELS, Attention, Backend, choose, pairs, refus
 from lm.model.base import Base, Execution, Module, Remat
 from lm.model.blocks import stack
 from lm.model.ends import Transform, embed, speak, tables
+from lm.model.experts import Experts, terms_of
 from lm.model.inputs import KVCache, LayerCache, layer_inputs, see
 from lm.model.layers import GATED, Mlp, NormKind, RmsNorm
 from lm.model.positions import Alibi, Buckets, Learned, Local, Positions, Rotary, Sinusoidal
@@ -53,6 +54,12 @@ class Transformer(Base, tag="transformer"):
         Annotated[
             int,
             Meta(ge=1, description="MLP width F; null: 4 D, gated 8/3 D up to a multiple of 8"),
+        ]
+        | None
+    ) = None
+    experts: (
+        Annotated[
+            Experts, Meta(description="MLPs in the place of one, of which each token has some")
         ]
         | None
     ) = None
@@ -155,6 +162,20 @@ class Transformer(Base, tag="transformer"):
         return -(-8 * self.width // 3 // 8) * 8 if self.gated else 4 * self.width
 
     @property
+    def mlp_matrices(self) -> dict[str, int]:
+        """Elements of a layer's matrices that a position's MLP, or its experts, multiply.
+
+        >>> Transformer(width=8, mlp_width=20, mlp="swiglu").mlp_matrices
+        {'up': 160, 'gate': 160, 'down': 160}
+        """
+        passed = 1 if self.experts is None else self.experts.active
+        names = ("up", "gate", "down") if self.gated else ("up", "down")
+        found = dict.fromkeys(names, passed * self.width * self.mlp_size)
+        if self.experts is not None:
+            found["router"] = self.width * self.experts.count
+        return found
+
+    @property
     def window(self) -> int | None:
         if self.local is None or not all(self.local.is_local(self.depth)):
             return None
@@ -198,6 +219,14 @@ class Transformer(Base, tag="transformer"):
             return f"width={self.width} is odd: not for positions.type=sinusoidal"
         if self.first_norm == "none" and self.norm_placement == "after":
             return "first_norm=none: norm_placement=after has no norm before attention"
+        if self.experts is not None:
+            if self.experts.active > self.experts.count:
+                return (
+                    f"experts.active={self.experts.active} is more than experts.count"
+                    f" {self.experts.count}; at most that"
+                )
+            if self.mlp_bias != "none":
+                return f"mlp_bias={self.mlp_bias}: experts have none; must be none"
         return None
 
     def _rotaries(self) -> list[tuple[str, Rotary]]:
@@ -227,7 +256,7 @@ class Transformer(Base, tag="transformer"):
         """Width 16 with 2 query heads, which share keys if they did; windows of 3."""
         replace = msgspec.structs.replace
         shared = self.groups < self.heads
-        positions, local = self.positions, self.local
+        positions, local, experts = self.positions, self.local, self.experts
         if isinstance(positions, Learned):
             positions = Learned(length=256)
         return replace(
@@ -240,6 +269,9 @@ class Transformer(Base, tag="transformer"):
             mlp_width=None,
             positions=positions,
             local=None if local is None else replace(local, reach=1),
+            experts=None
+            if experts is None
+            else replace(experts, count=4, active=min(2, experts.active)),
         )
 
     def at_depth(self, depth: int) -> Self:
@@ -266,6 +298,24 @@ class Transformer(Base, tag="transformer"):
             head_size=self.head_size,
             platform=how.platform,
         ) or self.refuse_remat(how.remat)
+
+    @property
+    def idle_parameters(self) -> int:
+        active = sum(size for _, size in self.matrices().values())
+        return sum(size for _, size in super().matrices().values()) - active
+
+    def matrices(self) -> dict[str, tuple[str, int]]:
+        """Of experts those that a token passes through are counted."""
+        found = super().matrices()
+        if self.experts is None:
+            return found
+        axes = self.axes()
+        return {
+            path: (component, size * self.experts.active // self.experts.count)
+            if axes[path][1] == "experts"
+            else (component, size)
+            for path, (component, size) in found.items()
+        }
 
     def matmul_parameters(self, vocabulary_size: int) -> dict[str, int]:
         found = super().matmul_parameters(vocabulary_size)
@@ -330,18 +380,20 @@ class Transformer(Base, tag="transformer"):
             return {}
         if remat == "matmuls":
             return {"scores": forward["scores"]}
-        matrices = 3 if self.gated else 2
         again = {name: forward[name] for name in ("attention", "scores")}
         if self.norm_placement != "before":  # whose norm is derived from the last product
             return again | {"mlp": forward["mlp"]}
-        return again | {"mlp": forward["mlp"] * (matrices - 1) // matrices}
+        matrices = self.mlp_matrices
+        last, each = matrices["down"], sum(matrices.values())
+        return again | {"mlp": forward["mlp"] * (each - last) // each}
 
     def activation_bytes(self, remat: Remat) -> int:
         """Queries, keys and values in half precision, residuals in float32."""
+        wide = self.mlp_size * (1 if self.experts is None else self.experts.active)
         each = {
             "block": 2 * self.width,
-            "matmuls": 6 * self.width + 2 * self.mlp_size,
-            "none": 16 * self.width + 4 * self.mlp_size,
+            "matmuls": 6 * self.width + 2 * wide,
+            "none": 16 * self.width + 4 * wide,
         }[remat]
         return self.depth * each
 
@@ -413,8 +465,12 @@ class TransformerModule(Module):
         x_BLD = embed(self, c, embedding_VD, example)
         seen = see(self, c, example, cache)
         read = None if cache is None else cache.layers
-        x_BLD, layers = stack(self, c, seen)(x_BLD, seen.inputs, read, layer_inputs(c))
+        x_BLD, (layers, routing) = stack(self, c, seen)(
+            x_BLD, seen.inputs, read, layer_inputs(c)
+        )
         output = speak(self, c, x_BLD, unembedding_VD, example)
+        if c.experts is not None:
+            output = output._replace(terms=terms_of(routing, c.experts))
         if cache is None or layers is None:
             return output
         length = cache.cache_length + example.inputs.shape[1]

@@ -7,7 +7,7 @@ import jax
 import optax
 from msgspec import Meta
 
-from lm.optimizer.axes import map_axes, sides_of
+from lm.optimizer.axes import map_axes, sides_of, stack_axes
 from lm.optimizer.base import Base, Clip, Peak, WeightDecay
 
 
@@ -45,15 +45,17 @@ def _each_matrix(
     """Apply `inner` to every layer of every parameter by itself, with each side one dimension.
 
     Otherwise Adafactor would factor the two largest dimensions, which may be layers or heads,
-    and take its root mean squares over all layers.
+    and take its root mean squares over all layers; and over experts.
     """
 
     def over(names: tuple[str, ...], function: Any) -> Any:
-        return jax.vmap(function) if "layers" in names else function
+        for _ in range(stack_axes(names)):
+            function = jax.vmap(function)
+        return function
 
     def matrix(names: tuple[str, ...], x: jax.Array) -> jax.Array:
         sides = tuple(math.prod(x.shape[i] for i in side) for side in sides_of(names))
-        return x.reshape(x.shape[: "layers" in names] + sides)
+        return x.reshape(x.shape[: stack_axes(names)] + sides)
 
     def init(params: Any) -> Any:
         return map_axes(lambda n, p: over(n, inner.init)(matrix(n, p)), axes, params)

@@ -22,7 +22,7 @@ def is_weight(axes: tuple[str, ...]) -> bool:
 _SIDES = (
     *(("heads", "head"), ("kv", "head"), ("heads",), ("embed",), ("mlp",)),
     *(("vocab",), ("classes",), ("head",), ("last_embed",), ("act_embed",)),
-    *(("positions",), ("token_types",), ("buckets",), ("rank",)),
+    *(("positions",), ("token_types",), ("buckets",), ("rank",), ("experts",)),
 )
 """Runs of axes that are one side of a matrix: all of its inputs or all of its outputs."""
 
@@ -32,13 +32,16 @@ _BESIDE = frozenset({"vocab", "classes", "positions", "token_types"})
 
 
 def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
-    """Positions of the axes of each side, inputs before outputs; layers are no side.
+    """Positions of the axes of each side, inputs before outputs; what it is a stack over is no
+    side.
 
     >>> sides_of(("layers", "embed", "heads", "head"))
     [(1,), (2, 3)]
+    >>> sides_of(("layers", "experts", "embed", "mlp")), sides_of(("embed", "experts"))
+    ([(2,), (3,)], [(0,), (1,)])
     """
     sides: list[tuple[int, ...]] = []
-    start = 1 if axes[:1] == ("layers",) else 0
+    start = stack_axes(axes)
     while start < len(axes):
         run = next((run for run in _SIDES if axes[start : start + len(run)] == run), None)
         if run is None or len(sides) == 2:
@@ -46,6 +49,16 @@ def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
         sides.append(tuple(range(start, start + len(run))))
         start += len(run)
     return sides
+
+
+def stack_axes(axes: tuple[str, ...]) -> int:
+    """How many axes lead that a parameter is only stacked over: layers, and experts.
+
+    >>> stack_axes(("layers", "experts", "mlp", "embed")), stack_axes(("embed", "experts"))
+    (2, 0)
+    """
+    others = (n for n, axis in enumerate(axes) if axis not in ("layers", "experts"))
+    return next(others, len(axes))
 
 
 def is_layer_matrix(axes: tuple[str, ...]) -> bool:

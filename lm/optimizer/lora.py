@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from lm.config import Config, UserError
 from lm.numerics import LowRank
-from lm.optimizer.axes import is_layer_matrix, sides_of
+from lm.optimizer.axes import is_layer_matrix, sides_of, stack_axes
 
 _Axes = Mapping[str, tuple[str, ...]]
 """The names of each parameter's axes by its path."""
@@ -51,14 +51,18 @@ class Lora(Config):
     def chosen(self, axes: _Axes) -> tuple[str, ...]:
         """Paths of the matrices that it is added to, of a model's parameters.
 
-        A pattern is a path as a shell matches it; tables, norms and biases that it matches as
-        well are passed over. Raises UserError where one matches no matrix.
+        A pattern is a path as a shell matches it; tables, norms, biases and experts that it
+        matches as well are passed over. Raises UserError where one matches no matrix.
 
         >>> Lora(targets=("layers/*",)).chosen({"layers/up": ("layers", "embed", "mlp"),
         ...     "layers/norm/scale": ("layers", "embed"), "embedding": ("vocab", "embed")})
         ('layers/up',)
         """
-        names = [name for name, of in axes.items() if of[0] == "layers" and is_layer_matrix(of)]
+        names = [
+            name
+            for name, of in axes.items()
+            if of[0] == "layers" and is_layer_matrix(of) and stack_axes(of) == 1
+        ]
         for pattern in self.targets:
             if not fnmatch.filter(names, pattern):
                 near = difflib.get_close_matches(pattern, names, 3, 0.0)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
 from lm.plan.hlo_groups import members
-from lm.plan.hlo_products import convolution_flops, dot_flops
+from lm.plan.hlo_products import convolution_flops, dot_flops, kernel_flops
 from lm.plan.hlo_text import (
     ENTRY,
     Computation,
@@ -128,6 +128,11 @@ class _Reader:
                 flops = times * of(instruction, here)
                 self.flops += flops
                 if here.instructions[instruction.operands[0]].type.startswith("f32"):
+                    self.flops_float32 += flops
+            if kind == "custom-call" and "ragged_dot" in instruction.rest:
+                flops = times * kernel_flops(instruction)
+                self.flops += flops
+                if here.instructions[instruction.operands[-1]].type.startswith("f32"):
                     self.flops_float32 += flops
             if kind in _COLLECTIVES:
                 self._collect(kind, instruction, here, times, kernel)

@@ -16,6 +16,17 @@ def dot_flops(dot: Instruction, here: Computation) -> float:
     return 2.0 * math.prod(shape(dot.type)) * inner
 
 
+def kernel_flops(kernel: Instruction) -> float:
+    """What a kernel says that it computes, as those of ragged products do; 0 if nothing.
+
+    >>> rest = 'backend_config={"cost_estimate":{"flops":"64","transcendentals":"0"}}'
+    >>> kernel_flops(Instruction("a", "f32[2]", "custom-call", (), "", rest))
+    64.0
+    """
+    said = re.search(r'"cost_estimate":\{"flops":"(\d+)"', kernel.rest)
+    return float(said[1]) if said else 0.0
+
+
 def convolution_flops(convolution: Instruction, here: Computation) -> float:
     """Two for every pair of an input and a weight that meet; a TPU's products are of this kind.
 

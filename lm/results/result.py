@@ -68,6 +68,8 @@ class Costs(Record):
     flops_derived: Annotated[int | None, ColumnInfo("FLOPs of derived channels", power)] = None
     """Of a reference's pass over all rows of the text, which is done once and kept; in no other
     number. None: nothing is derived."""
+    params_active: Annotated[int | None, ColumnInfo("active parameters", count)] = None
+    """Those that a token passes through, of a mixture of experts; None: all."""
 
 
 class Training(Record):

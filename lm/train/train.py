@@ -166,6 +166,7 @@ def _costs(
         device_seconds=progress.seconds * jax.device_count(),
         params_trainable=None if changing(run) is None else parameters.trainable,
         flops_derived=batches * ledger.derived_flops(run, size, named) or None,
+        params_active=None if parameters.active == parameters.total else parameters.active,
     )
 
 

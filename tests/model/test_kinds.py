@@ -22,6 +22,7 @@ from lm.generate import answer, generate
 from lm.loss import cross_entropy, logits
 from lm.model import EncoderDecoder, Transformer, build
 from lm.model.attention.xla import pairs
+from lm.model.experts import Experts
 from lm.model.positions import Alibi, Linear, Local, NoPositions, Rotary, Yarn
 from lm.model.presets import presets
 from lm.objectives import Causal, Masked, Spans
@@ -59,11 +60,15 @@ OWN = {
     "no positions, all local": Transformer(
         **SIZE, positions=NoPositions(), local=Local(pattern="l", reach=2), attention_bias="qkv"
     ),
+    "experts": Transformer(**SIZE, experts=Experts(count=4, active=2)),
+    "gated experts, one a token, of both stacks": EncoderDecoder(
+        **SIZE, mlp="swiglu", experts=Experts(count=4, active=1)
+    ),
 }
 KINDS = SMALL | OWN
-FEW = ("modernbert-base", "t5-small")
-"""Between them windows, a norm that is missing, a bias by distance and a source; the others are
-asked in make test-all, and their answers held to those of transformers in tests/hub."""
+FEW = ("modernbert-base", "t5-small", "experts")
+"""Between them windows, a norm that is missing, a bias by distance, a source and a router; the
+others are asked in make test-all, and answers held to those of transformers in tests/hub."""
 LENGTH, TOKENS = 12, 32
 SEGMENTS = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
 
@@ -264,7 +269,8 @@ def test_it_generates(name):
     row = np.array([tokens + [0] * (LENGTH - len(tokens))])
     segments = (np.arange(LENGTH) < len(tokens)).astype(int)[None]
     given = example(model, segments, inputs=jnp.array(row), attention_mask=CausalMask())
-    output = module(model).apply({"params": params(model)}, replace(given, token_types=None))
+    apply = jax.jit(module(model).apply)
+    output = apply({"params": params(model)}, replace(given, token_types=None))
     scores = np.array(logits(output, einsum=module(model).einsum))[0]
     scores[:, : vocabulary.first_ordinary] = -np.inf
     for place, token in enumerate(found, 2):
