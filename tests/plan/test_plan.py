@@ -22,6 +22,7 @@ from lm.cost.chips import parse_slice
 from lm.data import Bytes, Data
 from lm.distributed.mesh import Mesh
 from lm.model import Transformer
+from lm.model.experts import Experts
 from lm.objectives import AnyOrder, Causal, Curriculum
 from lm.optimizer import Adamw
 from lm.plan import client, network, plan
@@ -256,6 +257,18 @@ def test_an_unrolled_program_has_the_same_flops(tpu):
     found = tpu[1].find(Request(run, "v5e-8", quick=True))
     flops = plan.ledger_flops(SMALL, Causal(), tpu[0])
     assert found.flops == pytest.approx(flops, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "matmuls"])
+def test_a_tpu_computes_the_active_experts_alone(tpu, remat):
+    """Fails if the kernels of ragged products are not counted, put tokens through all experts,
+    or are done again where products are to be kept.
+    """
+    model = msgspec.structs.replace(SMALL.model, experts=Experts(count=4), mlp_width=128)
+    run = msgspec.structs.replace(SMALL, model=model, remat=remat)
+    found = tpu[1].find(Request(run, "v5e-8", quick=True))
+    assert found.flops == pytest.approx(plan.ledger_flops(run, Causal(), tpu[0]), rel=0.02)
 
 
 # Studies
