@@ -20,7 +20,7 @@ def kernel_flops(kernel: Instruction) -> float:
     """What a kernel says that it computes, as those of ragged products do; 0 if nothing.
 
     >>> rest = 'backend_config={"cost_estimate":{"flops":"64","transcendentals":"0"}}'
-    >>> kernel_flops(Instruction("a", "f32[2]", "custom-call", (), "", rest))
+    >>> kernel_flops(Instruction("a", "f32[2]", "custom-call", (), rest, "", is_root=False))
     64.0
     """
     said = re.search(r'"cost_estimate":\{"flops":"(\d+)"', kernel.rest)
