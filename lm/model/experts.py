@@ -80,7 +80,7 @@ def mixture_of_experts(
         rows = spec(("batch", "length"))
         inward, outward = spec(("experts", "embed", "mlp")), spec(("experts", "mlp", "embed"))
         parts_WBLD, expert_BLK = jax.shard_map(
-            partial(_with_whole_rows, apply),
+            partial(_with_whole_matrices, apply),
             mesh=mesh,
             in_specs=(rows, rows, rows, inward, outward, inward)[: 3 + len(weights)],
             out_specs=(PartitionSpec(LAYOUT["mlp"], *rows), rows),
@@ -202,7 +202,7 @@ def _of_a_device(
     return _collect(y_RD, places).reshape(x_BLD.shape), expert_BLK
 
 
-def _with_whole_rows(
+def _with_whole_matrices(
     apply: Callable[..., tuple[jax.Array, jax.Array]],
     x_BLD: jax.Array,
     p_BLE: jax.Array,

@@ -149,6 +149,19 @@ def test_half_precision_is_that_of_all_products():
     assert float(jnp.abs(found[8:] - x[8:] @ weight[1]).max()) > 1e-4
 
 
+def test_rows_that_a_mesh_does_not_divide_are_routed_too():
+    """Fails if a prompt's few rows are refused, or some of them are lost, on many devices."""
+    made = mesh.make(mesh.Mesh(fsdp=4, tensor=2))
+    names = "x", "router", "up", "gate", "down"
+    x, *arrays = (GIVEN[name] for name in names)
+    how = {"kind": "swiglu", "active": 2, "einsum": EXACT, "mesh": made}
+    apply = jax.jit(lambda x, *arrays: mixture_of_experts(x, SEGMENTS, *arrays, **how))
+    for found, wanted in zip(
+        jax.tree.leaves(apply(x, *arrays)), jax.tree.leaves(mixed(GIVEN)), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_load_balance_is_what_a_hand_counts():
     """Fails if padding counts, rows are not weighted by their tokens, or choices by K."""
     _, routing = mixed(GIVEN)
