@@ -88,8 +88,13 @@ class Windows:
         """The first window to the last, or `number` of them evenly spaced."""
         if isinstance(trained.tokens, GivenText) and trained.tokens.cut is not None:
             return _of_documents(trained, trained.tokens, trained.tokens.cut, number)
+        index_R = _spread(n_rows(split, trained.run.data.length), number)
+        return Windows.at(trained, split, index_R)
+
+    @staticmethod
+    def at(trained: ModelWithText, split: Split, index_R: np.ndarray) -> "Windows":
+        """These windows of the stream: the r-th holds it from `r * (L - 1)` on."""
         data, tokenizer = trained.run.data, trained.tokens.tokenizer
-        index_R = _spread(n_rows(split, data.length), number)
         read = rows(split, index_R, data.length, tokenizer.vocabulary)
         tokens_RL, segments_RL = np.asarray(read.tokens_BL), np.asarray(read.segments_BL)
         text = text_of(
