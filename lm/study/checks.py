@@ -1,6 +1,6 @@
 """What a report says of its runs before their numbers: what is missing, mixed or not equal."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from lm.config import read_json
@@ -33,9 +33,9 @@ def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, StudyRun]]:
     return rows
 
 
-def violations(rows: RunsByGroup) -> tuple[str, ...]:
+def violations(rows: RunsByGroup, varied: Collection[str] = ()) -> tuple[str, ...]:
     """Warnings about what was to be equal and is not."""
-    broken = [check for check in checks_of(rows) if check["verdict"] == "no"]
+    broken = [check for check in checks_of(rows, varied) if check["verdict"] == "no"]
     return tuple(
         f"Not equal between the variants, though it was to be: {check['what']}"
         f" ({check['detail']})."
@@ -54,8 +54,22 @@ def missing(cells: Sequence[StudyRun]) -> tuple[str, ...]:
     )
 
 
-def checks_of(rows: RunsByGroup) -> list[dict[str, str]]:
-    """What is to be equal between the runs of each row, whether it is, and the values."""
+_FOLLOWS = {
+    "params_total": ("model", "data"),
+    "steps": ("tokens", "data"),
+    "tokens": ("tokens", "data"),
+    "tokenizer_digest": ("data",),
+    "batches_digest": ("tokens", "data"),
+}
+"""Which settings decide a column of what is compared, beside the seed."""
+
+
+def checks_of(rows: RunsByGroup, varied: Collection[str] = ()) -> list[dict[str, str]]:
+    """What is to be equal between the runs of each row, whether it is, and the values.
+
+    `varied` are settings that the variants are to differ in, beside objective and start: what
+    follows from them need not be equal.
+    """
     finished = {name: [c for c in row.values() if c.result] for name, row in rows.items()}
     finished = {name: row for name, row in finished.items() if row}
     several = any(len(row) > 1 for row in finished.values())
@@ -73,7 +87,8 @@ def checks_of(rows: RunsByGroup) -> list[dict[str, str]]:
             detail = next(iter(texts))
         else:
             detail = "; ".join(f"{text} at {', '.join(at)}" for text, at in texts.items())
-        verdict = _verdict(equal, several)
+        follows = not equal and any(name in varied for name in _FOLLOWS.get(key, ()))
+        verdict = VARIED if follows else _verdict(equal, several)
         checks.append({"what": column.title, "verdict": verdict, "detail": detail})
     fields = sorted(
         {
@@ -82,12 +97,18 @@ def checks_of(rows: RunsByGroup) -> list[dict[str, str]]:
             for cell in row.values()
             for name in same_result(next(iter(row.values())).run, cell.run)
         }
-        - {"objective", "start"}
+        - {"objective", "start", *varied}
     )
     what = "objective and start differ" if _starts(rows) else "the objective differs"
+    if varied:
+        what = f"the objective and what is varied ({', '.join(varied)}) differ"
     detail = f"differ: {', '.join(fields)}" if fields else f"only {what}"
     verdict = _verdict(not fields, several)
     return [*checks, {"what": "all other settings", "verdict": verdict, "detail": detail}]
+
+
+VARIED = "no, it is varied"
+"""What is said of what differs as it was to."""
 
 
 def _starts(rows: RunsByGroup) -> bool:

@@ -109,3 +109,21 @@ LAW_EFFORT = {
     "v5e-16": Effort(rows=4096, curve_rows=256, probe_tokens=1),
 }
 """What studies of size and data spend on scoring: much text, and no probe."""
+PYTHON_BYTES = Data(corpus=Stdlib(), tokenizer=Bytes(), length=128, batch=8, validation=0.05)
+"""Many steps of few tokens, and no vocabulary that would cost more than the model."""
+PART_LAPTOP = Scale(PYTHON_BYTES, seeds=2, settings={"evaluations": 2, "evaluation_rows": 64})
+PART_WORKSTATION = Scale(
+    msgspec.structs.replace(PYTHON_BYTES, length=256, batch=32),
+    sizes=(Size(4, 192, 6, 8e-3),),
+    tokens=(8_000_000,),
+    seeds=3,
+    settings={"evaluations": 8},
+)
+"""What studies of a model's parts train, with sizes and tokens of their own."""
+PART_EFFORT = {
+    "smoke": Effort(rows=16, samples=2, replicates=2, curve_rows=8, probe_tokens=1),
+    "laptop": Effort(rows=512, samples=2, replicates=2, curve_rows=32, probe_tokens=1),
+    "workstation": Effort(samples=2, probe_tokens=1),
+    "v5e-8": Effort(rows=4096, curve_rows=256, probe_tokens=1),
+}
+"""What they spend on scoring: no probe, as that is of what models represent."""

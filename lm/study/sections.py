@@ -1,6 +1,6 @@
 """Sections that reports have in common, and the report of a study as a whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,13 +72,14 @@ def report_of(
     table: Table,
     sections: Sequence[Section | None],
     compared: RunsByGroup | None = None,
+    varied: Collection[str] = (),
     warnings: Sequence[str] = (),
 ) -> Report:
     """The report of a study, with what is missing, mixed or not equal at its top.
 
-    `compared` are those runs that were to be equal in all but the objective; where it is not
-    given, those of the same size and seed among the groups. `details` say by default what
-    stands after ±.
+    `compared` are those runs that were to be equal in all but the objective and the settings
+    that are `varied`; where it is not given, those of the same size and seed among the groups.
+    `details` say by default what stands after ±.
     """
     compared = seed_rows(groups) if compared is None else compared
     return Report(
@@ -89,7 +90,7 @@ def report_of(
         table=table,
         rows=[{"run": c.name, "objective": variant_of(c), **(c.result or {})} for c in cells],
         sections=tuple(section for section in sections if section is not None),
-        warnings=(*missing(cells), *mixed(cells), *violations(compared), *warnings),
+        warnings=(*missing(cells), *mixed(cells), *violations(compared, varied), *warnings),
         made=made(Path(study.__file__ or "").stem, cells),
     )
 

@@ -1,6 +1,6 @@
 """The tables of reports."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lm.output.numbers import count, decimals, duration, percent, power
@@ -166,7 +166,11 @@ def scores_table(groups: Sequence[Group]) -> Table:
     return Table(columns, rows, caption)
 
 
-def equal_table(rows: RunsByGroup, between: str = "between the variants of a size") -> Table:
+def equal_table(
+    rows: RunsByGroup,
+    between: str = "between the variants of a size",
+    varied: Collection[str] = (),
+) -> Table:
     """What was to be equal between the variants, and whether it is."""
     columns = (
         Column("what", between),
@@ -177,7 +181,7 @@ def equal_table(rows: RunsByGroup, between: str = "between the variants of a siz
         "What was to be equal, checked from the results. The batches' digest is computed on"
         " device over every global batch, in order."
     )
-    return Table(columns, checks_of(rows), caption)
+    return Table(columns, checks_of(rows, varied), caption)
 
 
 def runs_table(cells: Sequence[StudyRun], about: str = "", *columns: Column) -> Table:
