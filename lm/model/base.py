@@ -303,7 +303,8 @@ class Module(nn.Module):
     Hashable. An rng `dropout` turns dropout on. Parameters are boxed with the names of their
     axes, those of layers stacked. One that generates goes on from what it has read:
     `init_cache(rows, length)` is an empty cache, and `apply({"params": params}, example,
-    cache)` gives the output and the next cache.
+    cache)` gives the output and the next cache. Each row of a cache has a length of its own,
+    and positions of segment 0 leave it as it is.
     """
 
     config: Base

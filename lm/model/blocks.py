@@ -91,10 +91,10 @@ class Block(nn.Module):
         if angles is not None:
             query_BLHA, key_BMGA = rotate(query_BLHA, angles), rotate(key_BMGA, angles)
         query_BLHA = self._scaled(query_BLHA, layer)
-        if cache is not None and inputs.cache_length is not None:
+        if cache is not None and inputs.places_BL is not None:
             cache = cache._replace(
-                key=put(cache.key, self.einsum.rounded(key_BMGA), inputs.cache_length),
-                value=put(cache.value, self.einsum.rounded(value_BMGA), inputs.cache_length),
+                key=put(cache.key, self.einsum.rounded(key_BMGA), inputs.places_BL),
+                value=put(cache.value, self.einsum.rounded(value_BMGA), inputs.places_BL),
             )
             key_BMGA, value_BMGA = cache.key, cache.value
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))

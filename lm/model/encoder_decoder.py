@@ -182,6 +182,6 @@ class EncoderDecoderModule(TransformerModule):
             output = output._replace(terms=terms_of(routing, c.experts))
         if cache is None or layers is None:
             return output
-        length = cache.cache_length + example.inputs.shape[1]
-        known = seen.segments_BM, seen.positions_BM, length, source_segments_BM
+        length_B = cache.length_after(example.segments)
+        known = seen.segments_BM, seen.positions_BM, length_B, source_segments_BM
         return output, KVCache(layers, *known)

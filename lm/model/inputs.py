@@ -26,16 +26,37 @@ class LayerCache(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """What a causal module keeps of the positions it has read: it need not read them again."""
+    """What a causal module keeps of the positions it has read: it need not read them again.
+
+    Each row is filled from the left and has a length of its own. Padding (segment 0) is not
+    kept, so that prompts of several lengths and rows at several places go on together; a row
+    whose length is set to 0 is empty.
+    """
 
     layers: LayerCache
     """Of all layers, [N, B, M, G, A]."""
     segments_BM: jax.Array
     positions_BM: jax.Array
-    cache_length: jax.Array
-    """int32: how many of the M positions are filled."""
+    cache_length_B: jax.Array
+    """int32[B]: how many of the M positions of each row are filled."""
     source_segments_BM: jax.Array | None = None
     """Of what an encoder has read."""
+
+    def places(self, segments_BL: jax.Array) -> jax.Array:
+        """Where the next positions of the rows are kept, int32[B, L]; padding is past the end.
+
+        >>> rows = jnp.zeros((1, 4), jnp.int32)
+        >>> cache = KVCache(LayerCache(rows, rows), rows, rows, jnp.array([1]))
+        >>> cache.places(jnp.array([[1, 1, 0]])).tolist()
+        [[1, 2, 4]]
+        """
+        real_BL = segments_BL > 0
+        place_BL = self.cache_length_B[:, None] + jnp.cumsum(real_BL, axis=1) - 1
+        return jnp.where(real_BL, place_BL, self.segments_BM.shape[1])
+
+    def length_after(self, segments_BL: jax.Array) -> jax.Array:
+        """How many positions of each row are filled after those of `segments`, int32[B]."""
+        return self.cache_length_B + (segments_BL > 0).sum(axis=1)
 
 
 class AttentionInputs(NamedTuple):
@@ -50,7 +71,8 @@ class AttentionInputs(NamedTuple):
     angles: RotaryTable | None = None
     bias_BHLM: jax.Array | None = None
     """What is added to scores by distance."""
-    cache_length: jax.Array | None = None
+    places_BL: jax.Array | None = None
+    """Where in the cache each position is kept."""
     local_mask_BLM: jax.Array | None = None
     local_angles: RotaryTable | None = None
     source_mask_BLM: jax.Array | None = None
@@ -86,7 +108,7 @@ def see(module: Any, config: "Transformer", example: Example, cache: KVCache | N
     length = example.inputs.shape[1]
     attention_mask, segments_BL = example.attention_mask, example.segments
     backend: Backend = "xla"  # which goes on from a cache, too
-    mask_BLM = cache_length = None
+    mask_BLM = places_BL = None
     if cache is None:
         segments_BM, positions_BM = segments_BL, example.positions
         if config.scores_are_plain:
@@ -102,12 +124,12 @@ def see(module: Any, config: "Transformer", example: Example, cache: KVCache | N
         if backend == "xla":
             mask_BLM = mask_array(attention_mask, segments_BM)
     else:
-        cache_length = cache.cache_length
-        segments_BM = put(cache.segments_BM, segments_BL, cache_length)
-        positions_BM = put(cache.positions_BM, example.positions, cache_length)
+        places_BL = cache.places(segments_BL)
+        segments_BM = put(cache.segments_BM, segments_BL, places_BL)
+        positions_BM = put(cache.positions_BM, example.positions, places_BL)
         blocks = (KeyExtent(0, length, segments_BM.shape[1]),)
-        mask_BLM = _sees_past(example, segments_BM, cache_length)
-    inputs = AttentionInputs(attention_mask, segments_BL, mask_BLM, cache_length=cache_length)
+        mask_BLM = _sees_past(example, segments_BM, places_BL)
+    inputs = AttentionInputs(attention_mask, segments_BL, mask_BLM, places_BL=places_BL)
     size, most = config.head_size, segments_BM.shape[1]
     if isinstance(config.positions, Rotary):
         table = config.positions.table(example.positions, size=size, length=most)
@@ -191,16 +213,24 @@ def seen_by(
     return angles, mask_BLM
 
 
-def put(whole_BM: jax.Array, part_BL: jax.Array, at: jax.Array) -> jax.Array:
-    """`whole` with a part of its positions, from `at` on, replaced."""
-    return jax.lax.dynamic_update_slice_in_dim(whole_BM, part_BL, at, axis=1)
+def put(whole_BM: jax.Array, part_BL: jax.Array, places_BL: jax.Array) -> jax.Array:
+    """`whole` with a part of each row put in its places; what is past the end is dropped.
+
+    >>> put(jnp.zeros((1, 3), int), jnp.array([[5, 6]]), jnp.array([[1, 3]])).tolist()
+    [[0, 5, 0]]
+    """
+    rows_B1 = jnp.arange(len(whole_BM))[:, None]
+    return whole_BM.at[rows_B1, places_BL].set(part_BL, mode="drop")
 
 
-def _sees_past(example: Example, segments_BM: jax.Array, cache_length: jax.Array) -> jax.Array:
-    """What queries that come after `cache_length` positions see of all keys, bool[B, L, M]."""
+def _sees_past(example: Example, segments_BM: jax.Array, places_BL: jax.Array) -> jax.Array:
+    """What queries that are kept in these places see of all keys, bool[B, L, M].
+
+    What a row that is long gone has left behind the places stays unseen.
+    """
     if not isinstance(example.attention_mask, CausalMask):
         raise ValueError("only a causal row can go on from a cache")
-    length, capacity = example.segments.shape[1], segments_BM.shape[1]
-    before_LM = jnp.arange(capacity)[None, :] <= cache_length + jnp.arange(length)[:, None]
+    index_11M = jnp.arange(segments_BM.shape[1])[None, None]
+    before_BLM = index_11M <= places_BL[:, :, None]
     segments_BL1 = example.segments[:, :, None]
-    return (segments_BL1 == segments_BM[:, None, :]) & (segments_BL1 > 0) & before_LM[None]
+    return (segments_BL1 == segments_BM[:, None, :]) & (segments_BL1 > 0) & before_BLM

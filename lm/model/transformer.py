@@ -454,7 +454,7 @@ class TransformerModule(Module):
         c = self.config
         kv = jnp.zeros((c.depth, rows, length, c.groups, c.head_size), self.precision)
         zeros_BM = jnp.zeros((rows, length), jnp.int32)
-        return KVCache(LayerCache(kv, kv), zeros_BM, zeros_BM, jnp.int32(0))
+        return KVCache(LayerCache(kv, kv), zeros_BM, zeros_BM, jnp.zeros(rows, jnp.int32))
 
     @nn.compact
     def __call__(
@@ -473,5 +473,5 @@ class TransformerModule(Module):
             output = output._replace(terms=terms_of(routing, c.experts))
         if cache is None or layers is None:
             return output
-        length = cache.cache_length + example.inputs.shape[1]
-        return output, KVCache(layers, seen.segments_BM, seen.positions_BM, length)
+        length_B = cache.length_after(example.segments)
+        return output, KVCache(layers, seen.segments_BM, seen.positions_BM, length_B)

@@ -47,21 +47,27 @@ class Tiny:
         return {k: jnp.array(random.normal(size=s), jnp.float32) for k, s in shapes.items()}
 
     def init_cache(self, rows: int, capacity: int) -> tuple:
-        return (jnp.zeros((3, rows, capacity), jnp.int32), jnp.int32(0))
+        return (jnp.zeros((3, rows, capacity), jnp.int32), jnp.zeros(rows, jnp.int32))
 
     def apply(self, variables: dict, example: Example, cache: tuple | None = None) -> tuple:
         if cache is None:
             return self.states(variables["params"], example)
         # It reads again all that it has read.
-        fields, read = ("inputs", "segments", "positions"), cache[1]
+        fields, (seen, read_B) = ("inputs", "segments", "positions"), cache
         new = jnp.stack([getattr(example, name).astype(jnp.int32) for name in fields])
-        seen = jax.lax.dynamic_update_slice_in_dim(cache[0], new, read, axis=2)
+        rows_B1, real_BL = jnp.arange(len(read_B))[:, None], example.segments > 0
+        place_BL = read_B[:, None] + jnp.cumsum(real_BL, axis=1) - 1
+        place_BL = jnp.where(real_BL, place_BL, seen.shape[2])
+        seen = seen.at[:, rows_B1, place_BL].set(new, mode="drop")
+        next_B = read_B + real_BL.sum(axis=1)
+        # What a row that is gone has left behind is not read.
+        seen = seen.at[1].multiply(jnp.arange(seen.shape[2])[None] < next_B[:, None])
         whole = replace(
             example,
-            target_positions=read + example.target_positions,
+            target_positions=jnp.take_along_axis(place_BL, example.target_positions, axis=1),
             **dict(zip(fields, seen, strict=True)),
         )
-        return self.states(variables["params"], whole), (seen, read + new.shape[2])
+        return self.states(variables["params"], whole), (seen, next_B)
 
     def states(self, p: dict[str, jax.Array], example: Example) -> Output:
         own_BLD = 2 * p["token"][example.inputs] * p["place"][example.positions]

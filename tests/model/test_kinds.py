@@ -193,23 +193,35 @@ def test_execution_changes_neither_values_nor_gradients(name, how):
 
 @some_kinds
 def test_going_on_from_the_past_gives_the_states_of_the_whole_row(name):
-    """Fails if the cache loses a position, a window counts from the cache, or a source is."""
+    """Fails if the cache loses a position, a window counts from the cache, a source is lost, or
+    a row goes on at another's place, or behind its own padding.
+    """
     model = KINDS[name]
-    segments = np.array([[1] * LENGTH, [0] * 4 + [1] * (LENGTH - 4)])
-    given = example(model, segments, attention_mask=CausalMask())
+    given = example(model, np.ones((2, LENGTH), int), attention_mask=CausalMask())
     _, whole, _ = answers(model, given)
     made = module(model)
     source = (LENGTH,) if model.reads_source else ()
     cache = made.init_cache(2, LENGTH + 3, *source)
-    found = []
-    for start, stop in ((0, 5), (5, LENGTH)):
-        names = "inputs", "targets", "weights", "segments", "positions", "token_types"
-        fields = {name: getattr(given, name)[:, start:stop] for name in names}
-        part = replace(given, **fields, source=None if start else given.source)
+    names = "inputs", "targets", "weights", "positions", "token_types"
+    # What stood in the rows before is behind them, and must not be seen.
+    for emptied, calls in enumerate(([(0, 9), (0, 6)], [(0, 5), (0, 3)], [(5, 12), (3, 10)])):
+        if emptied == 1:
+            cache = cache._replace(cache_length_B=jnp.zeros(2, jnp.int32))
+        width = max(stop - start for start, stop in calls)
+        place_BL = np.array([np.arange(start, start + width) for start, _ in calls])
+        real_BL = place_BL < np.array([[stop] for _, stop in calls])
+        rows = np.arange(2)[:, None], np.minimum(place_BL, LENGTH - 1)
+        part = replace(
+            given,
+            **{field: getattr(given, field)[rows] for field in names},
+            segments=jnp.array(real_BL, jnp.int32),
+            source=None if place_BL[0, 0] else given.source,
+        )
         output, cache = jax.jit(made.apply)({"params": params(model)}, part, cache)
-        found.append(output.hidden_BPD)
-    real = segments > 0
-    np.testing.assert_allclose(np.concatenate(found, axis=1)[real], whole[real], atol=5e-5)
+        np.testing.assert_allclose(
+            np.asarray(output.hidden_BPD)[real_BL], whole[rows][real_BL], atol=5e-5
+        )
+    assert cache.cache_length_B.tolist() == [12, 10]
 
 
 @every_kind
