@@ -30,7 +30,7 @@ _HOMES = {
     "load_model": "lm.train.load",
     "save_model": "lm.train.load",
     "score_text": "lm.evaluate.given_text",
-    "generate_text": "lm.train.use",
+    "generate_text": "lm.train.generating",
 }
 """The public API: each name and the module that it is in."""
 
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from lm.objectives import Causal as Causal
     from lm.objectives import Masked as Masked
     from lm.run import Run as Run
+    from lm.train.generating import generate_text as generate_text
     from lm.train.load import load_model as load_model
     from lm.train.load import save_model as save_model
     from lm.train.train import train_run as train_run
-    from lm.train.use import generate_text as generate_text
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.distributed.process import prepare_machine
 from lm.example import Batch, Vocabulary
-from lm.generate.sampling import roll_out
+from lm.generate.rollout import roll_out
 from lm.model import Transformer
 from lm.objectives import PolicyGradient
 from lm.objectives.rewards import Exact, Judged, Recall

@@ -48,8 +48,8 @@ def main(given: argparse.Namespace) -> None:
     """Prints the text with what the model adds."""
     from lm.evaluate.scorers.base import mask_prediction_of
     from lm.generate import fill
+    from lm.train.generating import generate_text
     from lm.train.load import load_model, settings_of
-    from lm.train.use import generate_text
 
     _check(given)
     if given.chat:

@@ -1,10 +1,12 @@
 """What stands at a blank: tokens for masks, and the likeliest tokens at a place."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm.config import UserError
@@ -17,9 +19,26 @@ from lm.example import (
     unanswered,
 )
 from lm.generate.question import possible
+from lm.generate.sampling import Sampling, Settings, weighted
 from lm.loss import logits
 from lm.model import Module
 from lm.objectives.base import MaskPrediction
+
+Order = Literal["certain", "left", "random", "diffusion"]
+"""In which blanks are filled: see `fill_blanks`."""
+LIKELIEST = Sampling(temperature=0)
+
+
+class Filled(NamedTuple):
+    """What was put in place of a mask token, and what the model said of it then."""
+
+    place: int
+    """Of the mask token among the tokens."""
+    token: int
+    log_p: float
+    """In nats, of the tokens that may stand there, when it was put there."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """The likeliest with theirs."""
 
 
 def fill(
@@ -30,20 +49,61 @@ def fill(
     vocabulary: Vocabulary,
     length: int,
     prediction: MaskPrediction = "masked",
+    order: Order = "certain",
+    steps: int | None = None,
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int = 0,
 ) -> list[int]:
     """`tokens` with each mask token replaced by what a masked model puts there.
 
-    One blank at a time, the most confident first; confidence is the probability of the
-    likeliest token, so it depends on predictions only. Temperature 0 takes the likeliest token.
+    `order` and `steps` are those of `fill_blanks`; temperature 0 takes the likeliest token.
+    """
+    found = fill_blanks(
+        *(module, params, tokens),
+        vocabulary=vocabulary,
+        length=length,
+        prediction=prediction,
+        order=order,
+        steps=steps,
+        sampling=Sampling(temperature=temperature, top_k=top_k, seed=seed),
+    )
+    put = {one.place: one.token for one in found}
+    return [put.get(place, token) for place, token in enumerate(tokens)]
+
+
+def fill_blanks(
+    module: Module,
+    params: Any,
+    tokens: Sequence[int],
+    *,
+    vocabulary: Vocabulary,
+    length: int,
+    prediction: MaskPrediction = "masked",
+    order: Order = "certain",
+    steps: int | None = None,
+    sampling: Sampling = LIKELIEST,
+    alternatives: int = 0,
+) -> list[Filled]:
+    """What a masked model puts in place of each mask token, in the order in which it did.
+
+    In `steps` equal steps (None: one token at a time), and in this order: `certain`, the most
+    certain first, by the probability of their likeliest token (Ghazvininejad et al. 2019; Nie
+    et al. 2025); `left` to right; `random`; or `diffusion`, as masked diffusion is sampled:
+    in the step from time t to s each is kept masked with probability s/t (Sahoo et al. 2024,
+    section 4.2, of a linear schedule). What was put there is not changed again.
     """
     seen = _row(tokens, vocabulary, length, whole=True)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(sampling.seed)
     blanks = [i for i, token in enumerate(seen) if token == vocabulary.mask_token]
-    targets = len(blanks)
-    while blanks:
+    targets, found = len(blanks), []
+    steps = min(targets, steps or targets) if order != "diffusion" else steps or max(1, targets)
+    for left in range(steps, 0, -1):
+        number = math.ceil(len(blanks) / left)
+        if order == "diffusion":
+            number = int(random.binomial(len(blanks), 1 / left))
+        if not number:
+            continue
         # filled up to the first number of blanks, so that one compiled function serves all
         asked = [*blanks, *blanks[:1] * (targets - len(blanks))]
         if prediction == "masked before":
@@ -52,9 +112,14 @@ def fill(
             module, params, seen, asked, length, attention_mask=BidirectionalMask()
         )[: len(blanks)]
         scores_PV = np.where(vocabulary.is_ordinary[None, :], scores_PV, -np.inf)
-        at = int(_probabilities(scores_PV).max(axis=1).argmax())
-        seen[blanks.pop(at)] = _draw(scores_PV[at], temperature, top_k, random)
-    return seen[1 : 1 + len(tokens)]
+        log_p_PV = np.log(_probabilities(scores_PV) + 1e-300)
+        for at in sorted(_chosen(order, log_p_PV, number, random), reverse=True):
+            token = _draw(scores_PV[at], seen, sampling, random)
+            best = np.argsort(-log_p_PV[at], kind="stable")[:alternatives]
+            pairs = tuple((int(each), float(log_p_PV[at, each])) for each in best)
+            found.append(Filled(blanks[at] - 1, token, float(log_p_PV[at, token]), pairs))
+            seen[blanks.pop(at)] = token
+    return found
 
 
 def likeliest(
@@ -129,23 +194,44 @@ def _logits(
     return logits(module.apply({"params": params}, example), einsum=module.einsum)
 
 
+def _chosen(
+    order: Order, log_p_PV: np.ndarray, number: int, random: np.random.Generator
+) -> list[int]:
+    """Which blanks are filled now.
+
+    >>> _chosen("certain", np.log([[0.6, 0.4], [0.1, 0.9]]), 1, np.random.default_rng(0))
+    [1]
+    """
+    if order == "certain":
+        return [int(at) for at in np.argsort(-log_p_PV.max(axis=1), kind="stable")[:number]]
+    if order == "left":
+        return list(range(number))
+    return [int(at) for at in random.permutation(len(log_p_PV))[:number]]
+
+
 def _draw(
-    scores_V: np.ndarray, temperature: float, top_k: int | None, random: np.random.Generator
+    scores_V: np.ndarray, seen: Sequence[int], sampling: Sampling, random: np.random.Generator
 ) -> int:
-    """A token drawn from the scores.
+    """A token drawn from the scores; those of the row so far are penalized.
 
     >>> scores, random = np.log([0.2, 0.5, 0.3]), np.random.default_rng(0)
-    >>> _draw(scores, 0.0, None, random), {_draw(scores, 1.0, 2, random) for _ in range(9)}
+    >>> two = Sampling(top_k=2)
+    >>> _draw(scores, [], LIKELIEST, random), {_draw(scores, [], two, random) for _ in range(9)}
     (1, {1, 2})
     """
-    if temperature == 0:
-        top_k = 1
-    temperature = max(temperature, 1e-6)
-    if top_k is not None:
-        best = np.argsort(-scores_V, kind="stable")[:top_k]
-        scores_V = np.where(np.isin(np.arange(len(scores_V)), best), scores_V, -np.inf)
-    probability_V = _probabilities(scores_V / temperature)
-    return int(random.choice(len(probability_V), p=probability_V))
+    size = len(scores_V)
+    weighted_1V = _weighted(
+        jnp.asarray(scores_V, jnp.float32)[None],
+        Settings.of(sampling, size),
+        seen_BV=jnp.isin(jnp.arange(size), jnp.array([*seen, -1]))[None],
+        allowed_BV=jnp.isfinite(scores_V)[None],
+    )
+    if sampling.temperature == 0:
+        return int(np.argmax(weighted_1V[0]))
+    return int(random.choice(size, p=_probabilities(np.asarray(weighted_1V[0]))))
+
+
+_weighted = jax.jit(weighted)
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:

@@ -1,312 +1,156 @@
-"""What comes after a text: one token after the other, by a causal model with its cache."""
+"""How a token is drawn from scores, each row by its own settings: flattened, cut, penalized.
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
+Only the probabilities that are drawn from change: log-probabilities that are told are the
+model's own.
+"""
+
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
-from lm.distributed.hosts import fetch
-from lm.example import CausalMask, Source, Vocabulary, positions_of, unanswered
-from lm.generate.question import possible
-from lm.loss import logits
-from lm.model import Module
-from lm.objectives.rollout import RolledOut
+from lm.config import Config, Count
 
 
-def generate(
-    module: Module,
-    params: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    vocabulary: Vocabulary,
-    length: int,
-    begin: Literal["bos", "given"] = "bos",
-    count: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> list[list[int]]:
-    """Up to `count` tokens that a causal model puts after each prompt; fewer if a text ends.
+class Sampling(Config):
+    """How the tokens of one text are drawn; by default from what the model says."""
 
-    All rows at once, each position read once. The model sees a bos token, unless the prompts
-    have what begins a text (`given`), and what came before, of which it forgets the older half
-    whenever a row is `length` positions long.
-    Temperature 0 takes the likeliest token; `top_k` leaves out all but that many.
-    """
-    texts = [list(prompt) for prompt in prompts]
-    before = [vocabulary.bos] if begin == "bos" else []
-    room = length - len(before)
-    going = list(range(len(texts)))
-    key = jax.random.key(seed)
-    done = 0
-    while done < count and going:
-        longest = max(len(texts[row]) for row in going)
-        half = min(length // 2, length - 2)
-        window = room if longest + count - done <= room else half
-        seen = [[*before, *texts[row][max(0, len(texts[row]) - window) :]] for row in going]
-        width = max(map(len, seen))
-        steps = min(count - done, length - width)
-        # Few widths and capacities, so that few programs are compiled. Rows end at the right.
-        width = min(length - steps, _power_of_two(width))
-        capacity = min(length, _power_of_two(width + steps))
-        tokens_BL, segments_BL = np.zeros((2, len(seen), width), np.int32)
-        for row, tokens in enumerate(seen):
-            tokens_BL[row, width - len(tokens) :] = tokens
-            segments_BL[row, width - len(tokens) :] = 1
-        said_BL = fetch(
-            _continue(
-                module,
-                params,
-                tokens_BL,
-                segments_BL,
-                jax.random.fold_in(key, done),
-                jnp.int32(steps),
-                jnp.float32(temperature),
-                capacity,
-                top_k,
-                vocabulary,
-            )
-        )[:, :steps]
-        for row, said_L in zip(going, said_BL.tolist(), strict=True):
-            texts[row] += said_L
-        going = [
-            row
-            for row, said_L in zip(going, said_BL, strict=True)
-            if vocabulary.eos not in said_L
-        ]
-        done += steps
-    said = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
-    return [row[: row.index(vocabulary.eos)] if vocabulary.eos in row else row for row in said]
+    temperature: Annotated[
+        float, Meta(ge=0, description="that scores are divided by; 0 takes the likeliest")
+    ] = 1.0
+    top_k: (
+        Annotated[Count, Meta(description="draw from this many likeliest; null: all")] | None
+    ) = None
+    top_p: Annotated[
+        float,
+        Meta(gt=0, le=1, description="draw from the likeliest that make up this probability"),
+    ] = 1.0
+    min_p: Annotated[
+        float,
+        Meta(
+            ge=0, le=1, description="leave out what is less likely, relative to the likeliest"
+        ),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        Meta(gt=0, description="that scores of tokens in the text so far are divided by"),
+    ] = 1.0
+    seed: Annotated[int, Meta(ge=0, lt=2**31, description="of the draws")] = 0
 
 
-def answer(
-    module: Module,
-    params: Any,
-    sources: Sequence[Sequence[int]],
-    *,
-    vocabulary: Vocabulary,
-    count: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> list[list[int]]:
-    """Up to `count` tokens that a decoder says of what its encoder reads; fewer if it ends.
+class Settings(NamedTuple):
+    """The `Sampling` of each row, on the device."""
 
-    All rows at once. Spans come as training has them: a sentinel, then what it stands for.
-    """
-    width = _power_of_two(max(map(len, sources)))
-    inputs_BM, segments_BM = np.zeros((2, len(sources), width), np.int32)
-    for row, tokens in enumerate(sources):
-        inputs_BM[row, : len(tokens)], segments_BM[row, : len(tokens)] = tokens, 1
-    read_BM, known_BM = jnp.asarray(inputs_BM), jnp.asarray(segments_BM)
-    said_BL = fetch(
-        _continue(
-            module,
-            params,
-            np.full((len(sources), 1), vocabulary.bos, np.int32),
-            np.ones((len(sources), 1), np.int32),
-            jax.random.key(seed),
-            jnp.int32(count),
-            jnp.float32(temperature),
-            _power_of_two(1 + count),
-            top_k,
-            vocabulary,
-            Source(read_BM, known_BM, positions_of(known_BM)),
+    temperature_B: Any
+    top_k_B: Any
+    """int32[B]: the size of the vocabulary, where all may be drawn."""
+    top_p_B: Any
+    min_p_B: Any
+    penalty_B: Any
+    seed_B: Any
+
+    @classmethod
+    def of(cls, sampling: Sampling, size: int) -> Self:
+        """The settings of one row, for a vocabulary of a size."""
+        return cls(
+            np.full(1, sampling.temperature, np.float32),
+            np.full(1, min(size, sampling.top_k or size), np.int32),
+            np.full(1, sampling.top_p, np.float32),
+            np.full(1, sampling.min_p, np.float32),
+            np.full(1, sampling.repetition_penalty, np.float32),
+            np.full(1, sampling.seed, np.uint32),
         )
-    )[:, :count]
-    rows = said_BL.tolist()
-    return [row[: row.index(vocabulary.eos)] if vocabulary.eos in row else row for row in rows]
 
 
-@partial(jax.jit, static_argnums=(0, 7, 8, 9))
-def _continue(
-    module: Module,
-    params: Any,
-    tokens_BL: jax.Array,
-    segments_BL: jax.Array,
-    key: jax.Array,
-    steps: jax.Array,
-    temperature: jax.Array,
-    capacity: int,
-    top_k: int | None,
-    vocabulary: Vocabulary,
-    source: Source | None = None,
+def draw(
+    scores_BV: jax.Array,
+    settings: Settings,
+    *,
+    seen_BV: jax.Array,
+    allowed_BV: jax.Array,
+    step_B: jax.Array,
 ) -> jax.Array:
-    """`steps` tokens after each row, int32[B, M]; a row that has ended repeats the end."""
-    batch = len(tokens_BL)
-    possible_V = possible(vocabulary)
-    if source is not None:
-        possible_V[list(vocabulary.sentinels)] = True
+    """A token of each row, int32[B]; what a row draws depends on nothing but itself.
 
-    def draw(scores_BV: jax.Array, key: jax.Array) -> tuple[jax.Array]:
-        scores_BV = jnp.where(possible_V[None], scores_BV, -jnp.inf)
-        if top_k is not None:
-            # By rank, not by score: of equal scores no more may be drawn either.
-            best_BK = jax.lax.top_k(scores_BV, min(top_k, vocabulary.size))[1]
-            kept_BV = jnp.zeros(scores_BV.shape, bool)
-            kept_BV = kept_BV.at[jnp.arange(batch)[:, None], best_BK].set(True)
-            scores_BV = jnp.where(kept_BV, scores_BV, -jnp.inf)
-        drawn_B = jax.random.categorical(key, scores_BV / jnp.maximum(temperature, 1e-6))
-        return (jnp.where(temperature == 0, scores_BV.argmax(axis=-1), drawn_B),)
-
-    (said_BL,) = _sample(
-        module,
-        params,
-        tokens_BL,
-        segments_BL,
-        key,
-        draw,
-        lambda token_B, _: token_B == vocabulary.eos,
-        steps=steps,
-        count=capacity,
-        capacity=capacity,
-        vocabulary=vocabulary,
-        ended_B=jnp.zeros(batch, bool),
-        source=source,
-    )
-    return said_BL
-
-
-def roll_out(
-    module: Module,
-    params: Any,
-    tokens_BL: jax.Array,
-    prompt_B: jax.Array,
-    end_B: jax.Array,
-    key: jax.Array,
-    count: int,
-    *,
-    vocabulary: Vocabulary,
-) -> RolledOut:
-    """Rows whose prompts go on as the model has it: see `lm.objectives.rollout.Generate`.
-
-    Every token of the vocabulary may be drawn, by its probability: what is left out or made
-    flatter would be samples of another model than the one that is to learn from them.
+    `seen` are the tokens that are penalized, `allowed` those that may come, and `step` says how
+    many the row has drawn: with its seed it is the key of this draw.
     """
-    length = tokens_BL.shape[1]
-    index_1L = jnp.arange(length)[None]
-    # Prompts end at the right, as all go on at one place of the cache.
-    room_B = jnp.where(prompt_B > 0, length - prompt_B, 0)
-    begin_B1 = (length - prompt_B)[:, None]
-    ahead_BL = jnp.take_along_axis(tokens_BL, (index_1L - begin_B1) % length, axis=1)
+    scores_BV = weighted(scores_BV, settings, seen_BV=seen_BV, allowed_BV=allowed_BV)
+    likeliest_B = scores_BV.argmax(axis=1)
 
-    def draw(scores_BV: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
-        token_B = jax.random.categorical(key, scores_BV)
-        log_p_BV = jax.nn.log_softmax(scores_BV)
-        log_p_B = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=1)[:, 0]
-        return token_B, log_p_B, -jnp.sum(jnp.exp(log_p_BV) * log_p_BV, axis=1)
+    def drawn_B() -> jax.Array:
+        def one(seed: jax.Array, step: jax.Array, scores_V: jax.Array) -> jax.Array:
+            key = jax.random.fold_in(jax.random.key(seed), step)
+            return jax.random.categorical(key, scores_V)
 
-    def is_end(token_B: jax.Array) -> jax.Array:
-        return (token_B == vocabulary.eos) | (token_B == end_B)
+        return jax.vmap(one)(settings.seed_B, step_B, scores_BV)
 
-    drawn = _sample(
-        module,
-        params,
-        ahead_BL,
-        (index_1L >= begin_B1).astype(jnp.int32),
-        key,
-        draw,
-        lambda token_B, step: is_end(token_B) | (step + 1 >= room_B),
-        steps=count,
-        count=count,
-        capacity=length + count,
-        vocabulary=vocabulary,
-        ended_B=room_B == 0,
-    )
-    # What a row draws behind its end is nobody's.
-    index_BL = index_1L - prompt_B[:, None]
-    kept_BL = jnp.clip(index_BL, 0, count - 1)
-    tokens, log_p_BL, entropy_BL = (jnp.take_along_axis(x, kept_BL, axis=1) for x in drawn)
-    inside_BL = (index_BL >= 0) & (index_BL < jnp.minimum(room_B, count)[:, None])
-    ends_BL = inside_BL & jax.vmap(is_end, 1, 1)(tokens)
-    # A sample goes up to its first end, and holds it.
-    sampled_BL = inside_BL & (jnp.cumsum(ends_BL, axis=1) - ends_BL == 0)
-    prompts_BL = jnp.where(index_BL < 0, tokens_BL, vocabulary.pad)
-    return RolledOut(
-        jnp.where(sampled_BL, tokens, prompts_BL),
-        sampled_BL,
-        jnp.where(sampled_BL, log_p_BL, 0.0),
-        jnp.where(sampled_BL, entropy_BL, 0.0),
-        ends_BL.any(axis=1),
-    )
+    random_B = settings.temperature_B > 0
+    # Random numbers for a whole vocabulary cost as much as a small model does.
+    token_B = jax.lax.cond(random_B.any(), drawn_B, lambda: likeliest_B)
+    return jnp.where(random_B, token_B, likeliest_B).astype(jnp.int32)
 
 
-def _sample(
-    module: Module,
-    params: Any,
-    tokens_BL: jax.Array,
-    segments_BL: jax.Array,
-    key: jax.Array,
-    draw: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]],
-    ends: Callable[[jax.Array, jax.Array], jax.Array],
-    *,
-    steps: jax.Array | int,
-    count: int,
-    capacity: int,
-    vocabulary: Vocabulary,
-    ended_B: jax.Array,
-    source: Source | None = None,
-) -> tuple[jax.Array, ...]:
-    """`steps` tokens after each row, int32[B, count], and what else `draw` says of each.
+def weighted(
+    scores_BV: jax.Array, settings: Settings, *, seen_BV: jax.Array, allowed_BV: jax.Array
+) -> jax.Array:
+    """Scores whose softmax is what each row is drawn from; -inf is what is not drawn.
 
-    `draw` makes of scores [B, V] and a key a token for each row and further numbers [B]. A row
-    for which `ends` says so, of its token and the step, has eos tokens from then on; when all
-    have ended, no more is drawn.
+    The penalty comes first, then the temperature, then top-k, then top-p of what that left
+    (Holtzman et al. 2020), then min-p (Nguyen et al. 2024). A score of a token in the text so
+    far is divided by the penalty (Keskar et al. 2019, section 4.1), a negative one multiplied:
+    divided, it would be made likelier.
     """
-    batch = len(tokens_BL)
-
-    def read(
-        inputs_BL: jax.Array,
-        segments_BL: jax.Array,
-        positions_BL: jax.Array,
-        cache: Any,
-        source: Source | None = None,
-    ) -> tuple[jax.Array, Any]:
-        """Scores of the token that comes next."""
-        last_B1 = jnp.full((batch, 1), inputs_BL.shape[1] - 1)
-        example = unanswered(
-            inputs_BL,
-            segments_BL,
-            CausalMask(),
-            positions_BL=positions_BL,
-            target_positions_BP=last_B1,
-            source=source,
-        )
-        output, cache = module.apply({"params": params}, example, cache)
-        return logits(output, einsum=module.einsum)[:, 0], cache
-
-    def goes_on(carry: tuple[Any, ...]) -> Any:
-        step, _, ended_B, *_ = carry
-        return (step < steps) & ~ended_B.all()
-
-    def one(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, all_BL, ended_B, scores_BV, cache = carry
-        token_B, *more_B = draw(scores_BV, jax.random.fold_in(key, step))
-        token_B = jnp.where(ended_B, vocabulary.eos, token_B)
-        all_BL = tuple(
-            jax.lax.dynamic_update_slice_in_dim(x_BL, x_B[:, None], step, axis=1)
-            for x_BL, x_B in zip(all_BL, (token_B, *more_B), strict=True)
-        )
-        ones_B1 = jnp.ones((batch, 1), jnp.int32)
-        scores_BV, cache = read(token_B[:, None], ones_B1, read_B1 + step, cache)
-        return step + 1, all_BL, ended_B | ends(token_B, step), scores_BV, cache
-
-    read_B1 = (segments_BL > 0).sum(axis=1, keepdims=True)
-    of_source = () if source is None else (source.inputs_BM.shape[1],)
-    cache = module.init_cache(batch, capacity, *of_source)
-    scores_BV, cache = read(tokens_BL, segments_BL, positions_of(segments_BL), cache, source)
-    shapes = jax.eval_shape(draw, scores_BV, key)[1:]
-    all_BL = (
-        jnp.full((batch, count), vocabulary.eos, jnp.int32),
-        *(jnp.zeros((batch, count), shape.dtype) for shape in shapes),
+    penalty_B1 = settings.penalty_B[:, None]
+    less_BV = jnp.where(scores_BV > 0, scores_BV / penalty_B1, scores_BV * penalty_B1)
+    scores_BV = jnp.where(seen_BV, less_BV, scores_BV)
+    temperature_B = settings.temperature_B
+    # Of a row without one the likeliest is taken, which no temperature changes.
+    scores_BV = scores_BV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None]
+    scores_BV = jnp.where(allowed_BV, scores_BV, -jnp.inf)
+    cuts_B = (settings.top_k_B < scores_BV.shape[1]) | (settings.top_p_B < 1)
+    cuts_B |= settings.min_p_B > 0
+    return jax.lax.cond(
+        cuts_B.any(), _cut_off, lambda scores_BV, _: scores_BV, *(scores_BV, settings)
     )
-    carry = jnp.int32(0), all_BL, ended_B, scores_BV, cache
-    _, all_BL, *_ = jax.lax.while_loop(goes_on, one, carry)
-    return all_BL
 
 
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
+def _cut_off(scores_BV: jax.Array, settings: Settings) -> jax.Array:
+    ones_BV = jnp.ones_like(scores_BV)
+    kept_BV = _top(scores_BV, ones_BV, settings.top_k_B.astype(jnp.float32))
+    scores_BV = jnp.where(kept_BV, scores_BV, -jnp.inf)
+    p_BV = jax.nn.softmax(scores_BV, axis=1)
+    kept_BV = _top(scores_BV, p_BV, settings.top_p_B) | (settings.top_p_B >= 1)[:, None]
+    kept_BV &= p_BV >= settings.min_p_B[:, None] * p_BV.max(axis=1, keepdims=True)
+    return jnp.where(kept_BV, scores_BV, -jnp.inf)
+
+
+def _top(scores_BV: jax.Array, weight_BV: jax.Array, enough_B: jax.Array) -> jax.Array:
+    """The fewest highest scores whose weights sum up to enough, bool[B, V].
+
+    Of equal scores the first ones are taken. The lowest score that is needed is found bit by
+    bit: XLA sorts a vocabulary in ten times the time.
+
+    >>> scores = jnp.array([[1.0, 3.0, 1.0, 2.0]])
+    >>> _top(scores, jnp.ones_like(scores), jnp.array([3.0])).tolist()
+    [[True, True, False, True]]
+    """
+    # As unsigned numbers in the same order.
+    bits_BV = jax.lax.bitcast_convert_type(scores_BV.astype(jnp.float32), jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    order_BV = jnp.where(bits_BV >= sign, ~bits_BV, bits_BV | sign)
+
+    def one(number: jax.Array, least_B: jax.Array) -> jax.Array:
+        higher_B = least_B | (sign >> number.astype(jnp.uint32))
+        above_BV = order_BV >= higher_B[:, None]
+        found_B = jnp.where(above_BV, weight_BV, 0.0).sum(axis=1)
+        return jnp.where(found_B >= enough_B, higher_B, least_B)
+
+    least_B1 = jax.lax.fori_loop(0, 32, one, jnp.zeros(len(scores_BV), jnp.uint32))[:, None]
+    above_BV, equal_BV = order_BV > least_B1, order_BV == least_B1
+    sum_B1 = jnp.where(above_BV, weight_BV, 0.0).sum(axis=1, keepdims=True)
+    weight_BV = jnp.where(equal_BV, weight_BV, 0.0)
+    before_BV = sum_B1 + jnp.cumsum(weight_BV, axis=1) - weight_BV
+    return above_BV | (equal_BV & (before_BV < enough_B[:, None]))

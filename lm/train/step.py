@@ -20,7 +20,7 @@ from lm.data.digest import chained
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import Batch, Example, Vocabulary, content_of
-from lm.generate.sampling import roll_out
+from lm.generate.rollout import roll_out
 from lm.loss import Sum, minimized, recorded
 from lm.model import Module, blank_example, build
 from lm.objectives import Base

@@ -1,7 +1,6 @@
 """What a loaded model is used for: logits, states, and text that goes on."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from lm.config import UserError
 from lm.data import Tokenizer
-from lm.data.conversations import end_of_answer
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.example import (
@@ -24,19 +22,19 @@ from lm.example import (
     positions_of,
     unanswered,
 )
-from lm.generate.sampling import generate
 from lm.loss import logits
 from lm.model import Module, build
 from lm.numerics import Precision
 from lm.objectives.base import Prediction
 from lm.run import Run
+from lm.train.generating import Generating
 from lm.train.step import Program
 
 if TYPE_CHECKING:
-    from lm.train.load import LoadedModel
+    pass
 
 
-class Usable:
+class Usable(Generating):
     """What every model can be asked, whoever trained it.
 
     Rows are arrays of ids, of numpy or jax; what comes back is numpy's. Segments say which
@@ -95,83 +93,6 @@ class Usable:
         given = tokens_BL, segments_BL, types_BL, source_BM, source_segments_BM
         return self._answer(hidden_states, given, precision)
 
-    def generate(
-        self,
-        prompts: Sequence[str | Sequence[int] | np.ndarray],
-        *,
-        count: int = 64,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-    ) -> list[Any]:
-        """What a causal model adds to each prompt: at most `count` tokens, or up to the end.
-
-        To a text it adds text, after the token that begins one. To ids it adds ids, and they
-        are taken as they are, such as `tokenizer.chat` gives them. A temperature of 0 takes the
-        likeliest token. Raises UserError for a model that was not trained to predict the next
-        token, and for a prompt of no ids.
-        """
-        self._refuse_to_generate()
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        if texts and len(texts) < len(prompts):
-            raise UserError("the prompts are neither all texts nor all ids")
-        if not texts and not all(map(len, prompts)):
-            raise UserError("a prompt of no ids: give it the token that begins a text at least")
-        encode = self.tokenizer.encode
-        rows = [encode(each) if isinstance(each, str) else np.asarray(each) for each in prompts]
-        added = generate(
-            self.program.module,
-            self.params,
-            [row.tolist() for row in rows],
-            vocabulary=self.tokenizer.vocabulary,
-            length=self.run.data.length,
-            begin="bos" if texts else "given",
-            count=count,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-        )
-        return [self.tokenizer.decode(ids) for ids in added] if texts else added
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        count: int = 256,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-    ) -> str:
-        """The answer to a conversation: at most `count` tokens, or up to what ends an answer.
-
-        The chat template writes the messages, each with a role and a content, and what begins
-        an answer; how it ends one is known from the template too. Raises UserError where there
-        is none, and like `generate`.
-        """
-        end = end_of_answer(self.tokenizer)
-        prompt = self.tokenizer.chat(messages, add_generation_prompt=True)
-        self._refuse_to_generate()
-        (added,) = generate(
-            self.program.module,
-            self.params,
-            [prompt.tolist()],
-            # No vocabulary has two ends: here it is that of answers.
-            vocabulary=dataclasses.replace(self.tokenizer.vocabulary, eos=end),
-            length=self.run.data.length,
-            begin="given",
-            count=count,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-        )
-        return self.tokenizer.decode(added)
-
-    def _refuse_to_generate(self) -> None:
-        if "next" not in self.predicts:
-            raise UserError(
-                "the model was not trained to predict the next token: it generates none"
-            )
-
     def _answer(self, compute: Any, given: Any, precision: Precision) -> np.ndarray:
         """What a compiled function says of rows, without those that fill up the devices."""
         tokens_BL, segments_BL, types_BL, source_BM, source_segments_BM = given
@@ -219,22 +140,6 @@ def used_mask(run: Run) -> AttentionMask:
     widest = run.objective.last.attention_mask
     causal = "next" in run.objective.predictions or run.model.reads_source
     return CausalMask() if causal or isinstance(widest, CausalMask) else BidirectionalMask()
-
-
-def generate_text(
-    model: "LoadedModel",
-    text: str,
-    *,
-    count: int = 64,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> str:
-    """What a causal model adds to one text: see `Usable.generate`."""
-    (added,) = model.generate(
-        [text], count=count, temperature=temperature, top_k=top_k, seed=seed
-    )
-    return str(added)
 
 
 def place_rows(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:

@@ -62,9 +62,12 @@ class Tiny:
         next_B = read_B + real_BL.sum(axis=1)
         # What a row that is gone has left behind is not read.
         seen = seen.at[1].multiply(jnp.arange(seen.shape[2])[None] < next_B[:, None])
+        asked_BP = jnp.minimum(place_BL, seen.shape[2] - 1)
+        if example.target_positions is not None:
+            asked_BP = jnp.take_along_axis(asked_BP, example.target_positions, axis=1)
         whole = replace(
             example,
-            target_positions=jnp.take_along_axis(place_BL, example.target_positions, axis=1),
+            target_positions=asked_BP,
             **dict(zip(fields, seen, strict=True)),
         )
         return self.states(variables["params"], whole), (seen, next_B)

@@ -10,7 +10,7 @@ import pytest
 
 from lm.config import UserError
 from lm.example import BidirectionalMask, CausalMask, Example, positions_of
-from lm.generate import fill, generate, likeliest
+from lm.generate import Sampling, fill, generate, likeliest
 
 BEGIN, END, MASK = 2, 3, 1
 LENGTH = 12
@@ -38,8 +38,9 @@ def _probabilities(module, params, inputs, segments, visible):
     return jax.nn.softmax(hidden[0] @ unembedding.T, axis=-1)
 
 
-def continue_(module, params, tokens, **settings):
-    (said,) = generate(module, params, [tokens], **settings)
+def continue_(module, params, tokens, *, temperature=1.0, top_k=None, seed=0, **settings):
+    sampling = Sampling(temperature=temperature, top_k=top_k, seed=seed)
+    (said,) = generate(module, params, [tokens], sampling=sampling, **settings)
     return said
 
 
@@ -132,7 +133,7 @@ def test_a_long_text_is_seen_through_its_last_half_whenever_a_row_is_full(tiny, 
         text = np.random.default_rng(seed).integers(4, 7, size=40).tolist()
         row, said = [BEGIN, *text[-(LENGTH // 2) :]], []
         for _ in range(9):
-            if len(row) == LENGTH:
+            if len(row) > LENGTH:
                 row = [BEGIN, *row[-(LENGTH // 2) :]]
             said.append(int(probabilities(module, params, row, CausalMask())[-1].argmax()))
             row.append(said[-1])
@@ -152,9 +153,10 @@ def test_rows_of_a_batch_are_continued_as_each_alone(tiny, settings):
     module = tiny(end=1.0)
     params = module.init(1)
     prompts = [[5], [4, 6, 5, 5, 4], [], [6, 6, 4]]
-    ask = {"count": 20, "temperature": 0, **settings}
-    together = generate(module, params, prompts, **ask)
-    assert together == [continue_(module, params, prompt, **ask) for prompt in prompts]
+    ask = {"count": 20, **settings}
+    together = generate(module, params, prompts, sampling=Sampling(temperature=0), **ask)
+    alone = [continue_(module, params, prompt, temperature=0, **ask) for prompt in prompts]
+    assert together == alone
     assert len({len(said) for said in together}) > 1
 
 

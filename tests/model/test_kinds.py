@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr
 from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.example import Batch, BidirectionalMask, CausalMask, Example, Source, positions_of
-from lm.generate import answer, generate
+from lm.generate import Sampling, answer, generate
 from lm.loss import cross_entropy, logits
 from lm.model import EncoderDecoder, Transformer, build
 from lm.model.attention.xla import pairs
@@ -275,7 +275,7 @@ def test_it_generates(name):
         vocabulary=vocabulary,
         length=LENGTH,
         count=4,
-        temperature=0.0,
+        sampling=Sampling(temperature=0),
     )
     tokens = [vocabulary.bos, 20, 21, *found][:LENGTH]
     row = np.array([tokens + [0] * (LENGTH - len(tokens))])
@@ -298,7 +298,7 @@ def test_a_decoder_answers_by_its_source(name):
     model = SMALL[name]
     vocabulary = replace(LETTERS, size=TOKENS, begins_word=(True,) * TOKENS)
     sources = [[20, 21, 4, 22], [23, 5]]
-    how = {"vocabulary": vocabulary, "count": 4, "temperature": 0.0}
+    how = {"vocabulary": vocabulary, "count": 4, "sampling": Sampling(temperature=0)}
     found = answer(module(model), params(model), sources, **how)
     alone = [answer(module(model), params(model), [source], **how)[0] for source in sources]
     assert found == alone and found[0] != found[1]

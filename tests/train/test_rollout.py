@@ -15,7 +15,7 @@ from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
 from lm.example import Batch, CausalMask, Vocabulary, unanswered
-from lm.generate.sampling import roll_out
+from lm.generate.rollout import roll_out
 from lm.loss import logits
 from lm.model import Transformer
 from lm.objectives import PolicyGradient, rewards

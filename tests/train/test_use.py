@@ -17,9 +17,9 @@ from lm.model.ends import Transform
 from lm.model.layers import LayerNorm
 from lm.model.positions import Learned
 from lm.objectives import Causal, Classify, Masked, Spans
+from lm.train.generating import generate_text
 from lm.train.load import load_model
 from lm.train.step import prepare
-from lm.train.use import generate_text
 from tests.makers import save_untrained
 
 LENGTH = 12

@@ -27,7 +27,8 @@ from lm.evaluate.scorers.any_order import AnyOrderBound
 from lm.evaluate.scorers.base import score
 from lm.evaluate.scorers.chain_rule import ChainRule
 from lm.evaluate.scoring import Effort
-from lm.generate import sampling
+from lm.generate import Sampling
+from lm.generate import generate as generate_texts
 from lm.numerics import Einsum
 from lm.objectives import AnyOrder, Causal
 
@@ -183,14 +184,14 @@ def generate(plan: Plan) -> Result:
             prompts = [[5] * max(1, there - (few + many) // 2)] * batch
 
             def speak(count: int, seed: int, prompts: list[list[int]] = prompts) -> Any:
-                return sampling.generate(
+                return generate_texts(
                     program.module,
                     params,
                     prompts,
                     vocabulary=vocabulary_of(shape),
                     length=max(plan.generated) + many,
                     count=count,
-                    seed=seed,
+                    sampling=Sampling(seed=seed),
                 )
 
             # No text may end before its time.

@@ -30,7 +30,7 @@ from lm.evaluate.tasks.rows import (
 )
 from lm.evaluate.tasks.writing import WRITERS, first_span, task_writers, until_stop
 from lm.example import Vocabulary
-from lm.generate.sampling import answer, generate
+from lm.generate import Sampling, answer, generate
 from lm.model import Module
 from lm.results import Kind
 from lm.run import Run
@@ -314,10 +314,8 @@ class ModelCandidate:
                 rows = [[*first, *prompts[place][-room:], *last] for place in batch]
                 if not all(rows):
                     raise UserError("a prompt of no tokens, after nothing: --prefix bos, say")
-                # Filled up, so that one program serves all.
-                rows += rows[:1] * (size - len(rows))
                 added = self._added(rows, count, temperature, top_k, seed + start, end)
-                for place, ids in zip(batch, added, strict=False):
+                for place, ids in zip(batch, added, strict=True):
                     text = until_stop(self.tokenizer.decode(ids), stop)
                     found[place] = Completion(text, max(0, len(prompts[place]) - room))
                 note(batch, [found[place] for place in batch])
@@ -334,8 +332,7 @@ class ModelCandidate:
     ) -> list[list[int]]:
         """What is written after each row, or at its sentinel."""
         vocabulary = self._vocabulary
-        if end is not None:
-            vocabulary = dataclasses.replace(vocabulary, eos=end)
+        sampling = Sampling(temperature=temperature, top_k=top_k, seed=seed)
         if not self._writes_spans:
             return generate(
                 self.module,
@@ -345,9 +342,8 @@ class ModelCandidate:
                 length=self._longest,
                 begin="given",
                 count=count,
-                temperature=temperature,
-                top_k=top_k,
-                seed=seed,
+                sampling=sampling,
+                ends=None if end is None else (end,),
             )
         said = answer(
             self.module,
@@ -356,9 +352,7 @@ class ModelCandidate:
             vocabulary=vocabulary,
             # The sentinel that it begins with is none of the text.
             count=count + 1,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
+            sampling=sampling,
         )
         return [first_span(ids, vocabulary.sentinels)[:count] for ids in said]
 
