@@ -19,7 +19,7 @@ from lm.data.tokenizers import Tokenizer
 from lm.hub.base import FamilySettings, Options, words
 from lm.hub.folder import shapes_of
 from lm.hub.rules import Rule, to_ours, to_theirs
-from lm.hub.writing import Written, choose_family
+from lm.hub.writing import ChosenFamily, choose_family
 from lm.optimizer import Lora
 from lm.output.files import write_whole
 from lm.output.tensors import LazyArray, read_file, write_file
@@ -137,20 +137,20 @@ def write_adapter(
     write_whole(folder / CONFIG, json.dumps(options, indent=2) + "\n")
 
 
-def _family(card: Card, tokenizer: Tokenizer) -> Written:
+def _family(card: Card, tokenizer: Tokenizer) -> ChosenFamily:
     """The family of a model, for the names of its modules."""
     size = tokenizer.vocabulary.size
     settings = FamilySettings(card.model, card.objective, card.length, size)
     return choose_family(settings, first=card.origin.family)
 
 
-def _with_head(name: str, written: Written) -> str:
+def _with_head(name: str, written: ChosenFamily) -> str:
     """The name that an array has in a model with its head."""
     prefix = ROOT + written.family.prefix.format(kind=written.kind)
     return name if name.startswith(prefix) else prefix + name.removeprefix(ROOT)
 
 
-def _matrices(written: Written) -> list[Rule]:
+def _matrices(written: ChosenFamily) -> list[Rule]:
     """Where a family has each matrix of the layers that is a module by itself."""
     return [
         rule

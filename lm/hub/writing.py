@@ -20,7 +20,7 @@ from lm.output.files import write_whole
 from lm.output.tensors import SHARD, LazyArray, write_arrays
 
 
-class Written(NamedTuple):
+class ChosenFamily(NamedTuple):
     """A model in a family's words."""
 
     kind: str
@@ -29,7 +29,7 @@ class Written(NamedTuple):
     options: dict[str, Any]
 
 
-def choose_family(settings: FamilySettings, *, first: str = "") -> Written:
+def choose_family(settings: FamilySettings, *, first: str = "") -> ChosenFamily:
     """The family that has all parts of a model; `first` is asked before the others.
 
     Whether it has is seen by reading what it writes. Raises UserError that names the family
@@ -47,7 +47,7 @@ def choose_family(settings: FamilySettings, *, first: str = "") -> Written:
             continue
         differing = _differing(settings, again)
         if not differing:
-            return Written(kind, family, settings, options)
+            return ChosenFamily(kind, family, settings, options)
         if type(again.model) is type(settings.model):
             nearest[kind] = differing
     if not nearest:
@@ -91,7 +91,7 @@ def _overrides(path: str, value: Any, mine: Any) -> list[str]:
 
 def write_folder(
     folder: Path,
-    written: Written,
+    written: ChosenFamily,
     arrays: Mapping[str, LazyArray],
     tokenizer: Tokenizer,
     *,

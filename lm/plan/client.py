@@ -11,7 +11,7 @@ from typing import IO
 import msgspec
 
 from lm.config import UserError
-from lm.plan.compile import Request
+from lm.plan.compile import CompileRequest
 from lm.plan.found import HERE, Found, Speed
 from lm.plan.machine import Machine
 
@@ -65,7 +65,7 @@ class Compiler:
         self._said = said
         self._kept: dict[bytes, Found] = {}
 
-    def find(self, request: Request) -> Found:
+    def find(self, request: CompileRequest) -> Found:
         """What the compiler makes of a request; UserError where it ends without an answer."""
         key = msgspec.json.encode(request)
         if key not in self._kept:

@@ -1,6 +1,6 @@
 """A run's steps as a compiler makes them for devices that need not be there.
 
-`python -m lm.plan.compile` reads a `Request` a line and answers each with a `Found` in a line.
+`python -m lm.plan.compile` reads a `CompileRequest` a line and answers each with a `Found` in a line.
 It is a process of its own, as a TPU compiler prints as it likes, and may end the process.
 """
 
@@ -36,7 +36,7 @@ from lm.train.companions import companion_settings
 from lm.train.step import Program, prepare
 
 
-class Request(msgspec.Struct, frozen=True):
+class CompileRequest(msgspec.Struct, frozen=True):
     """What to compile."""
 
     run: Run
@@ -51,7 +51,7 @@ class Request(msgspec.Struct, frozen=True):
     """Whether the step is also run and timed (`HERE` alone)."""
 
 
-def find(request: Request) -> Found:
+def find(request: CompileRequest) -> Found:
     """Compiles a step and reads what came of it."""
     devices, slice_of = _devices(request)
     run = request.run
@@ -79,7 +79,7 @@ def find(request: Request) -> Found:
     return found
 
 
-def _devices(request: Request) -> tuple[Sequence[jax.Device], dict[jax.Device, int]]:
+def _devices(request: CompileRequest) -> tuple[Sequence[jax.Device], dict[jax.Device, int]]:
     """The devices to compile for, and in which slice each is."""
     if request.slice == HERE:
         return jax.devices(), dict.fromkeys(jax.devices(), 0)
@@ -171,7 +171,7 @@ def _read(
     given: Sequence[Any],
     compiled: Any,
     program: Program,
-    request: Request,
+    request: CompileRequest,
     slice_of: dict[jax.Device, int],
 ) -> None:
     """What the compiled program says; `given` are the arguments that it was compiled for."""
@@ -277,7 +277,7 @@ def main() -> None:
     for line in sys.stdin:
         prediction: Found | Speed | str
         try:
-            asked = msgspec.json.decode(line, type=Request | None)
+            asked = msgspec.json.decode(line, type=CompileRequest | None)
             prediction = speed() if asked is None else find(asked)
         except UserError as error:
             prediction = str(error)

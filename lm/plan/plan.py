@@ -18,7 +18,7 @@ from lm.data import Data, vocabulary_size
 from lm.model import Remat, Transformer
 from lm.objectives import Base
 from lm.plan.client import Compiler
-from lm.plan.compile import Request
+from lm.plan.compile import CompileRequest
 from lm.plan.found import HERE, Found, StepKind
 from lm.plan.machine import Machine
 from lm.run import Run, evaluation_steps, mesh_for, refuse_attention, steps, validate
@@ -83,7 +83,7 @@ def calibrated(machine: Machine, compiled: Compiler) -> Machine:
     """This machine as it is measured: its peaks, and what a training step reaches of them."""
     speed = compiled.speed()
     machine = machine._replace(**msgspec.structs.asdict(speed))
-    found = compiled.find(Request(run=CALIBRATION, slice=HERE, measure=True))
+    found = compiled.find(CompileRequest(run=CALIBRATION, slice=HERE, measure=True))
     floor = machine.seconds(found)
     return machine._replace(efficiency=floor / statistics.median(found.measured_seconds))
 
@@ -105,7 +105,7 @@ def plan(
         asked = _program(run, objective)
         timed = measure and step == "train"
         return compiled.find(
-            Request(asked, machine.name, machine.slices, step, quick, measure=timed)
+            CompileRequest(asked, machine.name, machine.slices, step, quick, measure=timed)
         )
 
     train: dict[Base, Found] = {}

@@ -28,7 +28,7 @@ from lm.optimizer import Adamw
 from lm.plan import client, network, plan
 from lm.plan import compile as compiled
 from lm.plan import machine as machines
-from lm.plan.compile import Request
+from lm.plan.compile import CompileRequest
 from lm.plan.found import HERE
 from lm.plan.machine import Machine
 from lm.run import EXECUTION, Run
@@ -50,16 +50,16 @@ class Here:
     @staticmethod
     @cache
     def _find(key: bytes) -> compiled.Found:
-        return compiled.find(msgspec.json.decode(key, type=Request))
+        return compiled.find(msgspec.json.decode(key, type=CompileRequest))
 
-    def find(self, request: Request) -> compiled.Found:
+    def find(self, request: CompileRequest) -> compiled.Found:
         return self._find(msgspec.json.encode(request))
 
 
 @pytest.mark.parametrize("step", ["train", "validate", "score"])
 def test_arguments_are_the_compilers_and_flops_are_the_ledgers(step):
     """Fails if a sharding or an argument is left out, or a chip does what another does."""
-    found = Here().find(Request(SMALL, "h100-8", step=step))
+    found = Here().find(CompileRequest(SMALL, "h100-8", step=step))
     assert sum(found.arguments.values()) == found.argument_bytes
     flops = plan.ledger_flops(SMALL, SMALL.objective, GPUS) / (1 if step == "train" else 3)
     assert found.flops == pytest.approx(flops, rel=0.02)
@@ -94,7 +94,7 @@ def test_what_makes_a_run_fit_was_compiled_and_does():
         assert with_it.used <= tight.memory
         changed = override(run, change.split())
         assert changed.data == run.data
-        again = Here().find(Request(plan._program(changed, run.objective), "h100-8"))
+        again = Here().find(CompileRequest(plan._program(changed, run.objective), "h100-8"))
         assert again == with_it
     assert all(with_it.used > tight.memory for with_it in found.tried.values())
     hopeless = plan.plan(run, GPUS._replace(memory=1e3), Here(), wanted=["train"])
@@ -105,18 +105,18 @@ def test_what_makes_a_run_fit_was_compiled_and_does():
 
 def test_a_program_that_cannot_be_read_is_planned_by_the_ledger(monkeypatch, capsys):
     """Fails if text that a later compiler writes ends a plan, or is passed over in silence."""
-    whole = Here().find(Request(SMALL, "h100-8"))
+    whole = Here().find(CompileRequest(SMALL, "h100-8"))
 
     def other(text: str) -> None:
         raise ValueError("no closing parenthesis: fusion(")
 
     monkeypatch.setattr("lm.plan.hlo.parse_module", other)
-    found = compiled.find(Request(SMALL, "h100-8"))
+    found = compiled.find(CompileRequest(SMALL, "h100-8"))
     assert found.unread == "ValueError: no closing parenthesis: fusion("
     assert found.flops == pytest.approx(whole.flops, rel=0.02)
     assert (found.used, found.arguments) == (whole.used, whole.arguments)
     assert found.bytes == 0 and not found.collectives
-    forward = compiled.find(Request(SMALL, "h100-8", step="validate"))
+    forward = compiled.find(CompileRequest(SMALL, "h100-8", step="validate"))
     assert forward.flops == pytest.approx(whole.flops / 3, rel=0.02)
     of = plan.Plan(SMALL, {}, {SMALL.objective: found}, {"validate": forward}, {}, {})
     planned.show({"a run": of}, GPUS, quick=False)
@@ -154,7 +154,7 @@ def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
     Layers are a loop here, and the compiler turns some products into loops of its own.
     """
     machine, there = tpu
-    found = there.find(Request(SMALL, "v5e-8", quick=True))
+    found = there.find(CompileRequest(SMALL, "v5e-8", quick=True))
     assert sum(found.arguments.values()) == found.argument_bytes > 0
     assert found.flops == pytest.approx(plan.ledger_flops(SMALL, Causal(), machine), rel=0.02)
     assert not found.rematerialized and machine.fits(found)
@@ -186,7 +186,7 @@ def test_an_array_that_is_laid_out_anew_in_full_is_noticed(monkeypatch, slice_):
     machine = machines.find_machine(slice_, 1)
     monkeypatch.setattr(client, "PROGRAM", ("-c", SPLIT_BY_COLUMNS))
     with client.compiler(machine) as there:
-        found = there.find(Request(run, slice_, quick=True))
+        found = there.find(CompileRequest(run, slice_, quick=True))
     assert found.rematerialized
 
 
@@ -196,7 +196,7 @@ def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
     large = override(
         SMALL, ["data.batch=16384", "data.length=1024", "mesh.tensor=1", "mesh.fsdp=8"]
     )
-    found = there.find(Request(large, "v5e-8", quick=True))
+    found = there.find(CompileRequest(large, "v5e-8", quick=True))
     assert "RESOURCE_EXHAUSTED" in found.refused and found.used > 17e9
     assert not machine.fits(found)
 
@@ -229,7 +229,7 @@ def test_a_plan_is_of_the_programs_that_run():
     machine = machines.find_machine("h100-16", 1)
     mesh = plan._mesh(override(SMALL, ["mesh.fsdp=null", "mesh.tensor=1"]), machine)
     assert (mesh["replica"], mesh["fsdp"]) == (2, 8)
-    _, slice_of = compiled._devices(Request(SMALL, "h100-4", slices=2))
+    _, slice_of = compiled._devices(CompileRequest(SMALL, "h100-4", slices=2))
     assert len(set(slice_of.values())) == machines.find_machine("h100-4", 2).groups == 2
 
 
@@ -238,7 +238,7 @@ def test_what_kernels_do_is_planned_too(tpu, step):
     """Fails if their FLOPs, which no compiler counts, are forgotten or are there twice."""
     machine, there = tpu
     run = override(SMALL, ["data.length=512", "data.batch=8", "precision=bfloat16"])
-    found = there.find(Request(run, "v5e-8", quick=True, step=step))
+    found = there.find(CompileRequest(run, "v5e-8", quick=True, step=step))
     flops = plan.ledger_flops(run, Causal(), machine)
     scores = 4 * 512**2 * 64 * 2  # a row's, of both layers, forward: one block sees all
     if step == "train":
@@ -254,7 +254,7 @@ def test_what_kernels_do_is_planned_too(tpu, step):
 def test_an_unrolled_program_has_the_same_flops(tpu):
     """Fails if loops are counted too often or too seldom: here there are none of ours."""
     run = msgspec.structs.replace(SMALL, unroll=2)
-    found = tpu[1].find(Request(run, "v5e-8", quick=True))
+    found = tpu[1].find(CompileRequest(run, "v5e-8", quick=True))
     flops = plan.ledger_flops(SMALL, Causal(), tpu[0])
     assert found.flops == pytest.approx(flops, rel=0.02)
 
@@ -449,7 +449,7 @@ def test_a_compiler_that_dies_is_one_line(monkeypatch):
         client.compiler(machines.find_machine(HERE, 1)) as there,
         pytest.raises(UserError, match="ended without an answer"),
     ):
-        there.find(Request(SMALL, HERE))
+        there.find(CompileRequest(SMALL, HERE))
 
 
 def test_shapes_are_those_that_google_offers():
