@@ -65,8 +65,7 @@ def beam_search(
         allowed_V[list(vocabulary.sentinels)] = True
         source_1M = np.array([source], np.int32)
     found = _search(
-        module,
-        params,
+        *module.for_generating(params, rows=beams),
         np.array([known], np.int32),
         source_1M,
         allowed_V | ends_V,

@@ -21,7 +21,7 @@ import numpy as np
 from lm.config import UserError
 from lm.distributed.hosts import fetch
 from lm.example import CausalMask, Source, Vocabulary, positions_of, unanswered
-from lm.generate.sampling import Sampling, Settings, draw
+from lm.generate.sampling import Sampling, RowSettings, draw
 from lm.loss import logits
 from lm.model import Module
 
@@ -75,11 +75,11 @@ class Emitted(NamedTuple):
     """With the first token, those of a prompt that is echoed."""
 
 
-class State(NamedTuple):
+class SlotState(NamedTuple):
     """What is kept of all rows on the device, and given away to each program that goes on."""
 
     cache: Any
-    settings: Settings
+    settings: RowSettings
     seen_BV: jax.Array
     """Tokens of each text so far, which repetition is measured by."""
     allowed_BV: jax.Array
@@ -90,7 +90,7 @@ class State(NamedTuple):
     """How many tokens were drawn."""
 
 
-class Drawn(NamedTuple):
+class DrawnTokens(NamedTuple):
     """A token of each row, its log-probability, and the likeliest with theirs."""
 
     token_B: Any
@@ -109,7 +109,7 @@ class _Row:
     read: int = 0
     """How many positions of the row are filled."""
     drawn: int = 0
-    first: tuple[Drawn, Drawn | None, int] | None = None
+    first: tuple[DrawnTokens, DrawnTokens | None, int] | None = None
     """What was drawn when the prompt was read, and is not told yet: with the prompt's own
     tokens, of which the last so many are scored."""
 
@@ -131,12 +131,13 @@ class Engine:
         """`length` positions a row, with the bos token that `begin` puts before each prompt;
         prompts that are `given` have what begins a text. An encoder reads `source` positions.
         """
-        self.module, self.params, self.vocabulary = module, params, vocabulary
+        self.module, self.params = module.for_generating(params, rows=slots)
+        self.vocabulary = vocabulary
         self.length, self.source = length, source
         self._before = [vocabulary.bos] if begin == "bos" else []
         self._ordinary_V = np.array(vocabulary.is_ordinary)
         self._rows: list[_Row | None] = [None] * slots
-        self._state = _empty(module, slots, length, source, vocabulary.size)
+        self._state = _empty(self.module, slots, length, source, vocabulary.size)
 
     @property
     def free(self) -> int:
@@ -227,7 +228,7 @@ class Engine:
             np.int32(row.read),
             np.int32(slot),
             np.full(1, row.drawn, np.int32),
-            Settings.of(request.sampling, vocabulary.size),
+            RowSettings.of(request.sampling, vocabulary.size),
             seen_1V,
             allowed_1V,
             source_1M,
@@ -250,7 +251,7 @@ class Engine:
             )
         return self._tell(slot, row, _fetched(first), 0)._replace(prompt=scored)
 
-    def _tell(self, slot: int, row: _Row, drawn: Drawn, at: int) -> Emitted:
+    def _tell(self, slot: int, row: _Row, drawn: DrawnTokens, at: int) -> Emitted:
         """What was drawn for a row; one that ends leaves its slot."""
         request = row.request
         if request.count == 0:
@@ -278,11 +279,11 @@ def _bucket(size: int) -> int:
     return max(LEAST, 1 << (size - 1).bit_length())
 
 
-def _fetched(drawn: Drawn) -> Drawn:
-    return Drawn(*map(fetch, drawn))
+def _fetched(drawn: DrawnTokens) -> DrawnTokens:
+    return DrawnTokens(*map(fetch, drawn))
 
 
-def _scored(drawn: Drawn, at: int, row: _Row) -> Scored:
+def _scored(drawn: DrawnTokens, at: int, row: _Row) -> Scored:
     few = row.request.alternatives
     pairs = zip(drawn.likeliest_BK[at, :few], drawn.log_p_BK[at, :few], strict=True)
     alternatives = tuple((int(token), float(log_p)) for token, log_p in pairs)
@@ -293,32 +294,33 @@ def _scored(drawn: Drawn, at: int, row: _Row) -> Scored:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _empty(module: Module, slots: int, length: int, source: int, size: int) -> State:
+def _empty(module: Module, slots: int, length: int, source: int, size: int) -> SlotState:
     """The state of slots in which nothing runs."""
     zeros_B = jnp.zeros(slots, jnp.int32)
     ones_B, none_BV = jnp.ones(slots), jnp.zeros((slots, size), bool)
-    settings = Settings(
+    settings = RowSettings(
         ones_B, zeros_B + size, ones_B, 0 * ones_B, ones_B, zeros_B.astype("uint32")
     )
     cache = _cache(module, slots, length, source)
-    return State(cache, settings, none_BV, none_BV, zeros_B, zeros_B, zeros_B)
+    state = SlotState(cache, settings, none_BV, none_BV, zeros_B, zeros_B, zeros_B)
+    return _everywhere(module, state)
 
 
 @partial(jax.jit, static_argnums=(0, 11), donate_argnums=2)
 def _read(
     module: Module,
     params: Any,
-    state: State,
+    state: SlotState,
     tokens_1L: jax.Array,
     size: jax.Array,
     slot: jax.Array,
     step_1: jax.Array,
-    settings: Settings,
+    settings: RowSettings,
     seen_1V: jax.Array,
     allowed_1V: jax.Array,
     source_1M: jax.Array | None,
     echo: bool,
-) -> tuple[State, Drawn, Drawn | None]:
+) -> tuple[SlotState, DrawnTokens, DrawnTokens | None]:
     """Reads the first `size` tokens into a slot and draws the next one.
 
     With `echo`, what is said of each of the tokens, at the one before it.
@@ -342,7 +344,7 @@ def _read(
     if echo:
         states_LD = output.hidden_BPD[0]
 
-        def one(given: tuple[jax.Array, jax.Array]) -> Drawn:
+        def one(given: tuple[jax.Array, jax.Array]) -> DrawnTokens:
             state_D, token = given
             scores_1V = logits(
                 output._replace(hidden_BPD=state_D[None, None]), einsum=module.einsum
@@ -355,7 +357,7 @@ def _read(
         output = output._replace(hidden_BPD=states_LD[size - 1][None, None])
     scores_1V = logits(output, einsum=module.einsum)[:, 0]
     token_1 = draw(scores_1V, settings, seen_BV=seen_1V, allowed_BV=allowed_1V, step_B=step_1)
-    row = State(
+    row = SlotState(
         cache,
         settings,
         seen_1V | jax.nn.one_hot(token_1, scores_1V.shape[1], dtype=bool),
@@ -364,13 +366,14 @@ def _read(
         size[None],
         step_1 + 1,
     )
-    return _put(state, row, slot), _told(scores_1V, token_1, True), prompt
+    state = _everywhere(module, _put(state, row, slot))
+    return state, _told(scores_1V, token_1, True), prompt
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _go_on(
-    module: Module, params: Any, state: State, running_B: jax.Array, told: jax.Array
-) -> tuple[State, Drawn]:
+    module: Module, params: Any, state: SlotState, running_B: jax.Array, told: jax.Array
+) -> tuple[SlotState, DrawnTokens]:
     """Reads the last token of each row that runs, and draws the next one."""
     token_B1 = state.token_B[:, None]
     example = unanswered(
@@ -390,7 +393,7 @@ def _go_on(
         step_B=state.step_B,
     )
     rows_B = jnp.arange(len(token_B))
-    state = State(
+    state = SlotState(
         cache,
         state.settings,
         state.seen_BV.at[rows_B, token_B].set(True),
@@ -399,10 +402,10 @@ def _go_on(
         state.position_B + 1,
         state.step_B + 1,
     )
-    return state, _told(scores_BV, token_B, told)
+    return _everywhere(module, state), _told(scores_BV, token_B, told)
 
 
-def _told(scores_BV: jax.Array, token_B: jax.Array, told: jax.Array | bool) -> Drawn:
+def _told(scores_BV: jax.Array, token_B: jax.Array, told: jax.Array | bool) -> DrawnTokens:
     """The log-probabilities of tokens and, if any are asked for, of the likeliest."""
     few = min(MOST, scores_BV.shape[1])
     sum_B = jax.nn.logsumexp(scores_BV, axis=1)
@@ -417,14 +420,24 @@ def _told(scores_BV: jax.Array, token_B: jax.Array, told: jax.Array | bool) -> D
 
     token_BK, log_p_BK = jax.lax.cond(told, likeliest, nothing)
     log_p_B = jnp.take_along_axis(scores_BV, token_B[:, None], axis=1)[:, 0] - sum_B
-    return Drawn(token_B, log_p_B, token_BK, log_p_BK)
+    return DrawnTokens(token_B, log_p_B, token_BK, log_p_BK)
 
 
 def _cache(module: Module, rows: int, length: int, source: int) -> Any:
     return module.init_cache(rows, length, *((source,) if source else ()))
 
 
-def _put(state: State, row: State, slot: jax.Array) -> State:
+def _everywhere(module: Module, state: SlotState) -> SlotState:
+    """The state, whole on every device: laid out otherwise by one program than by the next, it
+    would have them compiled again.
+    """
+    if module.mesh is None:
+        return state
+    whole = jax.sharding.NamedSharding(module.mesh, jax.sharding.PartitionSpec())
+    return jax.lax.with_sharding_constraint(state, whole)
+
+
+def _put(state: SlotState, row: SlotState, slot: jax.Array) -> SlotState:
     """The state with one of its rows replaced by one that may be shorter."""
 
     def put(whole: jax.Array, part: jax.Array) -> jax.Array:

@@ -19,12 +19,12 @@ from lm.example import (
     unanswered,
 )
 from lm.generate.question import possible
-from lm.generate.sampling import Sampling, Settings, weighted
+from lm.generate.sampling import Sampling, RowSettings, weighted
 from lm.loss import logits
 from lm.model import Module
 from lm.objectives.base import MaskPrediction
 
-Order = Literal["certain", "left", "random", "diffusion"]
+FillOrder = Literal["certain", "left", "random", "diffusion"]
 """In which blanks are filled: see `fill_blanks`."""
 LIKELIEST = Sampling(temperature=0)
 
@@ -39,6 +39,8 @@ class Filled(NamedTuple):
     """In nats, of the tokens that may stand there, when it was put there."""
     alternatives: tuple[tuple[int, float], ...] = ()
     """The likeliest with theirs."""
+    step: int = 0
+    """In which it was put there, from 0."""
 
 
 def fill(
@@ -49,7 +51,7 @@ def fill(
     vocabulary: Vocabulary,
     length: int,
     prediction: MaskPrediction = "masked",
-    order: Order = "certain",
+    order: FillOrder = "certain",
     steps: int | None = None,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -80,7 +82,7 @@ def fill_blanks(
     vocabulary: Vocabulary,
     length: int,
     prediction: MaskPrediction = "masked",
-    order: Order = "certain",
+    order: FillOrder = "certain",
     steps: int | None = None,
     sampling: Sampling = LIKELIEST,
     alternatives: int = 0,
@@ -117,7 +119,8 @@ def fill_blanks(
             token = _draw(scores_PV[at], seen, sampling, random)
             best = np.argsort(-log_p_PV[at], kind="stable")[:alternatives]
             pairs = tuple((int(each), float(log_p_PV[at, each])) for each in best)
-            found.append(Filled(blanks[at] - 1, token, float(log_p_PV[at, token]), pairs))
+            log_p = float(log_p_PV[at, token])
+            found.append(Filled(blanks[at] - 1, token, log_p, pairs, steps - left))
             seen[blanks.pop(at)] = token
     return found
 
@@ -195,7 +198,7 @@ def _logits(
 
 
 def _chosen(
-    order: Order, log_p_PV: np.ndarray, number: int, random: np.random.Generator
+    order: FillOrder, log_p_PV: np.ndarray, number: int, random: np.random.Generator
 ) -> list[int]:
     """Which blanks are filled now.
 
@@ -222,7 +225,7 @@ def _draw(
     size = len(scores_V)
     weighted_1V = _weighted(
         jnp.asarray(scores_V, jnp.float32)[None],
-        Settings.of(sampling, size),
+        RowSettings.of(sampling, size),
         seen_BV=jnp.isin(jnp.arange(size), jnp.array([*seen, -1]))[None],
         allowed_BV=jnp.isfinite(scores_V)[None],
     )

@@ -40,7 +40,7 @@ class Sampling(Config):
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of the draws")] = 0
 
 
-class Settings(NamedTuple):
+class RowSettings(NamedTuple):
     """The `Sampling` of each row, on the device."""
 
     temperature_B: Any
@@ -66,7 +66,7 @@ class Settings(NamedTuple):
 
 def draw(
     scores_BV: jax.Array,
-    settings: Settings,
+    settings: RowSettings,
     *,
     seen_BV: jax.Array,
     allowed_BV: jax.Array,
@@ -94,7 +94,7 @@ def draw(
 
 
 def weighted(
-    scores_BV: jax.Array, settings: Settings, *, seen_BV: jax.Array, allowed_BV: jax.Array
+    scores_BV: jax.Array, settings: RowSettings, *, seen_BV: jax.Array, allowed_BV: jax.Array
 ) -> jax.Array:
     """Scores whose softmax is what each row is drawn from; -inf is what is not drawn.
 
@@ -117,7 +117,7 @@ def weighted(
     )
 
 
-def _cut_off(scores_BV: jax.Array, settings: Settings) -> jax.Array:
+def _cut_off(scores_BV: jax.Array, settings: RowSettings) -> jax.Array:
     ones_BV = jnp.ones_like(scores_BV)
     kept_BV = _top(scores_BV, ones_BV, settings.top_k_B.astype(jnp.float32))
     scores_BV = jnp.where(kept_BV, scores_BV, -jnp.inf)
@@ -131,7 +131,7 @@ def _top(scores_BV: jax.Array, weight_BV: jax.Array, enough_B: jax.Array) -> jax
     """The fewest highest scores whose weights sum up to enough, bool[B, V].
 
     Of equal scores the first ones are taken. The lowest score that is needed is found bit by
-    bit: XLA sorts a vocabulary in ten times the time.
+    bit, in 32 passes and without a sort.
 
     >>> scores = jnp.array([[1.0, 3.0, 1.0, 2.0]])
     >>> _top(scores, jnp.ones_like(scores), jnp.array([3.0])).tolist()

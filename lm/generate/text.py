@@ -61,7 +61,7 @@ class Told(NamedTuple):
     """A stop string is the reason `stop`, as an end is."""
 
 
-def told(
+def tell(
     engine: Engine, requests: Sequence[Request], tokenizer: Tokenizer, stop: Sequence[str] = ()
 ) -> Iterator[Told]:
     """What an engine draws for requests, as text, each up to its first stop string."""

@@ -329,6 +329,14 @@ class Module(nn.Module):
         del rows, length, source
         raise UserError(f"model.type={self.config.kind}: it keeps no cache to generate with")
 
+    def for_generating(self, params: Any, *, rows: int) -> tuple["Module", Any]:
+        """The module and its parameters in the form in which so many rows go on fastest.
+
+        What it computes is the same; unless a model knows better, so are both.
+        """
+        del rows
+        return self, params
+
 
 def is_vector(axes: tuple[str, ...]) -> bool:
     """Whether a parameter of these axes is a scale or a bias, one or a stack.

@@ -1,6 +1,7 @@
 """The block that transformers are stacks of: attention, attention to a source, an MLP."""
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.distributed.mesh import constrain
+from lm.model.apart import LAYERS
 from lm.model.attention import Backend, KeyExtent, attend, attend_in_blocks
 from lm.model.experts import Experts, Routing, mixture_of_experts
 from lm.model.inputs import AttentionInputs, LayerCache, LayerInputs, Seen, put, seen_by
@@ -259,7 +261,16 @@ _POLICY = {"block": jax.checkpoint_policies.nothing_saveable, "matmuls": _is_pro
 
 
 def stack(module: Any, config: "Transformer", seen: Seen, *, reads_source: bool = False) -> Any:
-    """All layers, as a function of the stream: one program, its parameters stacked."""
+    """All layers, as a function of the stream: one program, its parameters stacked or apart."""
+    how = config, module.mesh, module.einsum, seen.backend, seen.blocks
+    if module.apart:
+        return partial(
+            _in_turn,
+            [
+                Block(*how, reads_source=reads_source, name=f"{LAYERS}_{n}")
+                for n in range(config.depth)
+            ],
+        )
     block = Block
     if module.remat != "none":
         block = nn.remat(Block, policy=_POLICY[module.remat])
@@ -272,5 +283,20 @@ def stack(module: Any, config: "Transformer", seen: Seen, *, reads_source: bool 
         unroll=min(module.unroll, config.depth),
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    how = config, module.mesh, module.einsum, seen.backend, seen.blocks
-    return stacked(*how, reads_source=reads_source, name="layers")
+    return stacked(*how, reads_source=reads_source, name=LAYERS)
+
+
+def _in_turn(
+    blocks: list[Block],
+    x_BLD: jax.Array,
+    inputs: AttentionInputs,
+    caches: tuple[LayerCache, ...] | None,
+    layers: LayerInputs | None,
+) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
+    """The stream after all blocks, and the cache of each."""
+    found: list[Any] = []
+    for number, block in enumerate(blocks):
+        layer = jax.tree.map(lambda x, number=number: x[number], layers)
+        x_BLD, cache = block(x_BLD, inputs, None if caches is None else caches[number], layer)
+        found.append(cache)
+    return x_BLD, None if caches is None else tuple(found)

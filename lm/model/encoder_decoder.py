@@ -1,6 +1,6 @@
 """The encoder-decoder: an encoder reads the source, a causal decoder attends to it (T5)."""
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -110,6 +110,7 @@ class Encoder(nn.Module):
     remat: Remat
     unroll: int
     attention: Attention
+    apart: bool = False
 
     @property
     def einsum(self) -> Einsum:
@@ -142,11 +143,14 @@ class EncoderDecoderModule(TransformerModule):
     config: EncoderDecoder
 
     def init_cache(self, rows: int, length: int, source: int = 0) -> KVCache:
-        c, empty = self.config, super().init_cache(rows, length)
-        kv = jnp.zeros((c.depth, rows, source, c.groups, c.head_size), self.precision)
-        return empty._replace(
-            layers=empty.layers._replace(source_key=kv, source_value=kv),
-            source_segments_BM=jnp.zeros((rows, source), jnp.int32),
+        kv, source_kv = self.empty_kv(rows, length), self.empty_kv(rows, source)
+        return (
+            super()
+            .init_cache(rows, length)
+            ._replace(
+                layers=self.by_layer(LayerCache(kv, kv, source_kv, source_kv)),
+                source_segments_BM=jnp.zeros((rows, source), jnp.int32),
+            )
         )
 
     @nn.compact
@@ -171,7 +175,7 @@ class EncoderDecoderModule(TransformerModule):
             source_BMD=source_BMD,
             source_mask_BLM=(segments_BL1 == source_segments_BM[:, None]) & (segments_BL1 > 0),
         )
-        layers: LayerCache | None = None if cache is None else cache.layers
+        layers: Any = None if cache is None else cache.layers
         x_BLD, (layers, routing) = stack(self, c, seen, reads_source=True)(
             x_BLD, inputs, layers, layer_inputs(c)
         )

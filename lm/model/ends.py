@@ -37,7 +37,7 @@ def tables(module: Any, config: "Transformer") -> tuple[jax.Array, jax.Array]:
     # columns would be laid out anew, row by row.
     whole: Any = partial(constrain, mesh=module.mesh, axes=("vocab", "act_embed"))
     embedding_VD = whole(module.param("embedding", table, shape))
-    if config.embedding == "tied":
+    if config.embedding == "tied" and not getattr(module, "apart", False):
         return embedding_VD, embedding_VD
     return embedding_VD, whole(module.param("unembedding", table, shape))
 

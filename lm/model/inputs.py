@@ -33,8 +33,8 @@ class KVCache(NamedTuple):
     whose length is set to 0 is empty.
     """
 
-    layers: LayerCache
-    """Of all layers, [N, B, M, G, A]."""
+    layers: LayerCache | tuple[LayerCache, ...]
+    """Of all layers, [N, B, M, G, A]; or of each, where parameters are apart."""
     segments_BM: jax.Array
     positions_BM: jax.Array
     cache_length_B: jax.Array

@@ -12,6 +12,7 @@ from msgspec import Meta
 from lm.config import divisors
 from lm.distributed.mesh import platform_of
 from lm.example import AttentionMask, Example, Output
+from lm.model.apart import take_apart
 from lm.model.attention import KERNELS, Attention, Backend, choose, pairs, refusal
 from lm.model.base import Base, Execution, Module, Remat
 from lm.model.blocks import stack
@@ -449,12 +450,33 @@ class TransformerModule(Module):
     remat: Remat
     unroll: int
     attention: Attention
+    apart: bool = False
+    """Whether each layer's parameters and cache are by themselves, as in `lm.model.apart`."""
 
     def init_cache(self, rows: int, length: int, source: int = 0) -> KVCache:
-        c = self.config
-        kv = jnp.zeros((c.depth, rows, length, c.groups, c.head_size), self.precision)
         zeros_BM = jnp.zeros((rows, length), jnp.int32)
-        return KVCache(LayerCache(kv, kv), zeros_BM, zeros_BM, jnp.zeros(rows, jnp.int32))
+        kv = self.empty_kv(rows, length)
+        return KVCache(
+            self.by_layer(LayerCache(kv, kv)), zeros_BM, zeros_BM, jnp.zeros(rows, jnp.int32)
+        )
+
+    def empty_kv(self, rows: int, length: int) -> jax.Array:
+        """Keys or values of no position yet, of one layer or, stacked, of all."""
+        c = self.config
+        stacked = () if self.apart else (c.depth,)
+        return jnp.zeros((*stacked, rows, length, c.groups, c.head_size), self.precision)
+
+    def by_layer(self, cache: LayerCache) -> LayerCache | tuple[LayerCache, ...]:
+        """The cache of all layers, which is one for each where they are apart."""
+        return (cache,) * self.config.depth if self.apart else cache
+
+    def for_generating(
+        self, params: Any, *, rows: int
+    ) -> tuple["TransformerModule", dict[str, Any]]:
+        if self.apart or platform_of(self.mesh) != "cpu":
+            return self, params
+        apart = take_apart(self.config, params, einsum=self.einsum, rows=rows)
+        return self.clone(apart=True), apart
 
     @nn.compact
     def __call__(

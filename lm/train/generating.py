@@ -13,9 +13,9 @@ from lm.data.conversations import end_of_answer
 from lm.generate.beams import LENGTH_PENALTY, Beam, beam_search
 from lm.generate.continuation import engine_for, of_row
 from lm.generate.engine import Engine, Request
-from lm.generate.filling import Filled, Order, fill_blanks
+from lm.generate.filling import Filled, FillOrder, fill_blanks
 from lm.generate.sampling import Sampling
-from lm.generate.text import Told, told
+from lm.generate.text import Told, tell
 from lm.objectives.base import Prediction
 from lm.run import Run
 from lm.train.step import Program
@@ -76,7 +76,7 @@ class Generating:
         rows = [self._ids(each) for each in prompts for _ in range(samples)]
         requests = self._requests(rows, count, _sampling(drawing))
         added: list[Any] = [[] for _ in rows]
-        for one in told(self._engine(rows, count, texts), requests, self.tokenizer, stop):
+        for one in tell(self._engine(rows, count, texts), requests, self.tokenizer, stop):
             token, reason = one.emitted.token, one.emitted.reason
             if texts:
                 added[one.emitted.number].append(one.text)
@@ -108,7 +108,7 @@ class Generating:
         rows = [self._ids(prompt)]
         (request,) = self._requests(rows, count, _sampling(drawing), ends)
         request = replace(request, alternatives=alternatives, echo=echo)
-        yield from told(self._engine(rows, count, texts), [request], self.tokenizer, stop)
+        yield from tell(self._engine(rows, count, texts), [request], self.tokenizer, stop)
 
     def beams(
         self,
@@ -173,7 +173,7 @@ class Generating:
         self,
         tokens: Sequence[int] | np.ndarray,
         *,
-        order: Order = "certain",
+        order: FillOrder = "certain",
         steps: int | None = None,
         alternatives: int = 0,
         **drawing: Unpack[Drawing],

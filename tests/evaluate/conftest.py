@@ -46,6 +46,9 @@ class Tiny:
         random = np.random.default_rng(seed)
         return {k: jnp.array(random.normal(size=s), jnp.float32) for k, s in shapes.items()}
 
+    def for_generating(self, params: dict, *, rows: int) -> tuple:
+        return self, params
+
     def init_cache(self, rows: int, capacity: int) -> tuple:
         return (jnp.zeros((3, rows, capacity), jnp.int32), jnp.zeros(rows, jnp.int32))
 

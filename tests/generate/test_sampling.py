@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from lm.generate.sampling import Sampling, Settings, draw
+from lm.generate.sampling import Sampling, RowSettings, draw
 
 SCORES = np.array([2.0, -1.0, 0.5, 2.0, 1.5, -0.5, 0.0, 3.0, 1.0])
 SEEN, ALLOWED = np.arange(9) % 4 == 1, np.arange(9) != 7
@@ -46,8 +46,8 @@ FILTERS = [
 @pytest.mark.parametrize("sampling", FILTERS, ids=str)
 def test_small_draws_are_distributed_as_by_hand(sampling):
     """Fails if a filter keeps one token more or less, comes at another place, or scales p."""
-    settings = Settings.of(sampling, len(SCORES))
-    many = Settings(*(np.repeat(x, DRAWS) for x in settings))
+    settings = RowSettings.of(sampling, len(SCORES))
+    many = RowSettings(*(np.repeat(x, DRAWS) for x in settings))
     # Each row a seed of its own, and each seed at two of its steps.
     many = many._replace(seed_B=np.arange(DRAWS, dtype=np.uint32) // 2)
     rows = [np.tile(x, (DRAWS, 1)) for x in (SCORES.astype(np.float32), SEEN, ALLOWED)]
@@ -71,7 +71,7 @@ def test_small_the_likeliest_is_that_of_penalized_scores():
     for sampling, seen, best in zip(first, (0, 0), (0, 3), strict=True):
         drawn = draw(
             jnp.array(SCORES, jnp.float32)[None],
-            Settings.of(sampling, len(SCORES)),
+            RowSettings.of(sampling, len(SCORES)),
             seen_BV=(np.arange(9) == seen)[None],
             allowed_BV=ALLOWED[None],
             step_B=np.zeros(1, np.int32),

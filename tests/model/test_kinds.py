@@ -192,14 +192,18 @@ def test_execution_changes_neither_values_nor_gradients(name, how):
 
 
 @some_kinds
-def test_going_on_from_the_past_gives_the_states_of_the_whole_row(name):
-    """Fails if the cache loses a position, a window counts from the cache, a source is lost, or
-    a row goes on at another's place, or behind its own padding.
+@pytest.mark.parametrize("apart", [False, True])
+def test_going_on_from_the_past_gives_the_states_of_the_whole_row(name, apart):
+    """Fails if the cache loses a position, a window counts from the cache, a source is lost, a
+    row goes on at another's place, or behind its own padding, or a layer that is apart is
+    another.
     """
     model = KINDS[name]
     given = example(model, np.ones((2, LENGTH), int), attention_mask=CausalMask())
     _, whole, _ = answers(model, given)
-    made = module(model)
+    made, tree = module(model), params(model)
+    if apart:
+        made, tree = made.for_generating(tree, rows=2)
     source = (LENGTH,) if model.reads_source else ()
     cache = made.init_cache(2, LENGTH + 3, *source)
     names = "inputs", "targets", "weights", "positions", "token_types"
@@ -217,7 +221,7 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(name):
             segments=jnp.array(real_BL, jnp.int32),
             source=None if place_BL[0, 0] else given.source,
         )
-        output, cache = jax.jit(made.apply)({"params": params(model)}, part, cache)
+        output, cache = jax.jit(made.apply)({"params": tree}, part, cache)
         np.testing.assert_allclose(
             np.asarray(output.hidden_BPD)[real_BL], whole[rows][real_BL], atol=5e-5
         )
@@ -288,6 +292,22 @@ def test_it_generates(name):
     for place, token in enumerate(found, 2):
         if token != vocabulary.eos:
             assert scores[place].argmax() == token
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_small_rounding_once_changes_nothing(rows):
+    """Fails if a vector is rounded, or a matrix that is laid out for one row is another one."""
+    model = KINDS["gpt2"]
+    made = module(model, precision="bfloat16")
+    given = example(model, np.ones((2, LENGTH), int), attention_mask=CausalMask())
+    apart, tree = made.for_generating(params(model), rows=rows)
+    whole, found = (
+        logits(each.apply({"params": given_tree}, given), einsum=made.einsum)
+        for each, given_tree in ((made, params(model)), (apart, tree))
+    )
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert tree["layers_0"]["up"].dtype == jnp.bfloat16
+    assert tree["layers_0"]["up_bias"].dtype == tree["embedding"].dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
