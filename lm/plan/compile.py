@@ -1,7 +1,7 @@
 """A run's steps as a compiler makes them for devices that need not be there.
 
-`python -m lm.plan.compile` reads a `CompileRequest` a line and answers each with a `Found` in a line.
-It is a process of its own, as a TPU compiler prints as it likes, and may end the process.
+`python -m lm.plan.compile` reads a `CompileRequest` a line and answers each with a `Found` in a
+line. It is a process of its own, as a TPU compiler prints as it likes, and may end the process.
 """
 
 import math
