@@ -21,7 +21,7 @@ import numpy as np
 from lm.config import UserError
 from lm.distributed.hosts import fetch
 from lm.example import CausalMask, Source, Vocabulary, positions_of, unanswered
-from lm.generate.sampling import Sampling, RowSettings, draw
+from lm.generate.sampling import RowSettings, Sampling, draw
 from lm.loss import logits
 from lm.model import Module
 

@@ -19,7 +19,7 @@ from lm.example import (
     unanswered,
 )
 from lm.generate.question import possible
-from lm.generate.sampling import Sampling, RowSettings, weighted
+from lm.generate.sampling import RowSettings, Sampling, weighted
 from lm.loss import logits
 from lm.model import Module
 from lm.objectives.base import MaskPrediction

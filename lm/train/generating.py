@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
@@ -16,6 +17,7 @@ from lm.generate.engine import Engine, Request
 from lm.generate.filling import Filled, FillOrder, fill_blanks
 from lm.generate.sampling import Sampling
 from lm.generate.text import Told, tell
+from lm.model import Module
 from lm.objectives.base import Prediction
 from lm.run import Run
 from lm.train.step import Program
@@ -225,6 +227,11 @@ class Generating:
             spans.setdefault(ids[sentinel], ids[sentinel + 1 : span])
         return [self.tokenizer.decode(spans.get(each, [])) for each in sentinels[:gaps]]
 
+    @cached_property
+    def _alone(self) -> tuple[Module, Any]:
+        """The module and its parameters as one row goes on fastest: made once, for chats."""
+        return self.program.module.for_generating(self.params, rows=1)
+
     @property
     def _writes_spans(self) -> bool:
         """Whether it writes what its encoder's source asks for."""
@@ -281,8 +288,9 @@ class Generating:
 
     def _engine(self, rows: Sequence[list[int]], count: int, texts: bool) -> Engine:
         spans = self._writes_spans
+        made = self._alone if len(rows) == 1 else (self.program.module, self.params)
         return engine_for(
-            *(self.program.module, self.params, rows),
+            *(*made, rows),
             vocabulary=self.tokenizer.vocabulary,
             length=None if spans else self.run.data.length,
             begin="bos" if texts or spans else "given",

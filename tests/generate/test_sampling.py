@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from lm.generate.sampling import Sampling, RowSettings, draw
+from lm.generate.sampling import RowSettings, Sampling, draw
 
 SCORES = np.array([2.0, -1.0, 0.5, 2.0, 1.5, -0.5, 0.0, 3.0, 1.0])
 SEEN, ALLOWED = np.arange(9) % 4 == 1, np.arange(9) != 7

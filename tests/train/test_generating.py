@@ -37,7 +37,7 @@ def test_samples_draw_with_seeds_of_their_own(models):
         (one,) = model.generate(["xy" if number > 2 else "ab"], count=24, seed=3 + number)
         assert one == text
     assert model.generate(["ab"], temperature=0) == model.generate(["ab"], top_k=1, seed=5)
-    with pytest.raises(UserError, match="top_p=1.5: must be <= 1.0"):
+    with pytest.raises(UserError, match=r"top_p=1\.5: must be <= 1"):
         model.generate(["ab"], top_p=1.5)
 
 
