@@ -329,6 +329,7 @@ class Module(nn.Module):
         del rows, length, source
         raise UserError(f"model.type={self.config.kind}: it keeps no cache to generate with")
 
+    @nn.nowrap
     def for_generating(self, params: Any, *, rows: int) -> tuple["Module", Any]:
         """The module and its parameters in the form in which so many rows go on fastest.
 

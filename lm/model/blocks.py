@@ -12,7 +12,7 @@ from lm.distributed.mesh import constrain
 from lm.model.apart import LAYERS
 from lm.model.attention import Backend, KeyExtent, attend, attend_in_blocks
 from lm.model.experts import Experts, Routing, mixture_of_experts
-from lm.model.inputs import AttentionInputs, LayerCache, LayerInputs, Seen, put, seen_by
+from lm.model.inputs import AttentionInputs, LayerCache, LayerInputs, Seen, put_heads, seen_by
 from lm.model.layers import Norm, RmsNorm, feed_forward
 from lm.model.positions import rotate
 from lm.numerics import Einsum
@@ -95,10 +95,10 @@ class Block(nn.Module):
         query_BLHA = self._scaled(query_BLHA, layer)
         if cache is not None and inputs.places_BL is not None:
             cache = cache._replace(
-                key=put(cache.key, self.einsum.rounded(key_BMGA), inputs.places_BL),
-                value=put(cache.value, self.einsum.rounded(value_BMGA), inputs.places_BL),
+                key=put_heads(cache.key, self.einsum.rounded(key_BMGA), inputs.places_BL),
+                value=put_heads(cache.value, self.einsum.rounded(value_BMGA), inputs.places_BL),
             )
-            key_BMGA, value_BMGA = cache.key, cache.value
+            key_BMGA, value_BMGA = (x.swapaxes(1, 2) for x in (cache.key, cache.value))
         query_BLHA = constrain(query_BLHA, self.mesh, ("batch", "length", "act_heads", "head"))
         qkv = query_BLHA, key_BMGA, value_BMGA
         if self.is_initializing():  # what mixes them has no parameters
@@ -131,11 +131,14 @@ class Block(nn.Module):
             value_BMGA = self._project("source_value", "kv", inputs.source_BMD)
             if cache is not None:
                 key_BMGA, value_BMGA = map(self.einsum.rounded, (key_BMGA, value_BMGA))
-                cache = cache._replace(source_key=key_BMGA, source_value=value_BMGA)
+                cache = cache._replace(
+                    source_key=key_BMGA.swapaxes(1, 2), source_value=value_BMGA.swapaxes(1, 2)
+                )
         else:
             assert cache is not None and cache.source_key is not None, "nothing was read"
             assert cache.source_value is not None
-            key_BMGA, value_BMGA = cache.source_key, cache.source_value
+            key_BMGA = cache.source_key.swapaxes(1, 2)
+            value_BMGA = cache.source_value.swapaxes(1, 2)
         out_HAD = self._out("source_out")
         if self.is_initializing():
             mixed_BLHA = query_BLHA

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class LayerCache(NamedTuple):
-    """Keys and values that a layer has read, [B, M, G, A]; of all layers [N, B, M, G, A]."""
+    """Keys and values that a layer has read, [B, G, M, A]; of all layers [N, B, G, M, A].
+
+    Heads come first, as products take them: otherwise all is copied for each token.
+    """
 
     key: jax.Array
     value: jax.Array
@@ -34,7 +37,7 @@ class KVCache(NamedTuple):
     """
 
     layers: LayerCache | tuple[LayerCache, ...]
-    """Of all layers, [N, B, M, G, A]; or of each, where parameters are apart."""
+    """Of all layers, or of each by itself, where parameters are apart."""
     segments_BM: jax.Array
     positions_BM: jax.Array
     cache_length_B: jax.Array
@@ -221,6 +224,12 @@ def put(whole_BM: jax.Array, part_BL: jax.Array, places_BL: jax.Array) -> jax.Ar
     """
     rows_B1 = jnp.arange(len(whole_BM))[:, None]
     return whole_BM.at[rows_B1, places_BL].set(part_BL, mode="drop")
+
+
+def put_heads(whole_BGMA: jax.Array, part_BLGA: jax.Array, places_BL: jax.Array) -> jax.Array:
+    """The same of what a layer keeps: its heads come before its positions."""
+    rows_B1 = jnp.arange(len(whole_BGMA))[:, None]
+    return whole_BGMA.at[rows_B1, :, places_BL].set(part_BLGA, mode="drop")
 
 
 def _sees_past(example: Example, segments_BM: jax.Array, places_BL: jax.Array) -> jax.Array:

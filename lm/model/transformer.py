@@ -464,12 +464,13 @@ class TransformerModule(Module):
         """Keys or values of no position yet, of one layer or, stacked, of all."""
         c = self.config
         stacked = () if self.apart else (c.depth,)
-        return jnp.zeros((*stacked, rows, length, c.groups, c.head_size), self.precision)
+        return jnp.zeros((*stacked, rows, c.groups, length, c.head_size), self.precision)
 
     def by_layer(self, cache: LayerCache) -> LayerCache | tuple[LayerCache, ...]:
         """The cache of all layers, which is one for each where they are apart."""
         return (cache,) * self.config.depth if self.apart else cache
 
+    @nn.nowrap  # it asks the settings for names, which make a module that is no part of this
     def for_generating(
         self, params: Any, *, rows: int
     ) -> tuple["TransformerModule", dict[str, Any]]:
