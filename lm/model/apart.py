@@ -25,10 +25,11 @@ def take_apart(
 ) -> dict[str, Any]:
     """The parameters with each layer in a scope of its own, and matrices rounded.
 
-    The table of outputs is one of its own, even if it is tied: that of inputs is not rounded.
+    The table of outputs is one of its own, even if it is tied: that of inputs is not rounded,
+    and neither is a router, which chooses in float32.
     """
     axes = config.axes()
-    matrices = config.matrices().keys() | {"unembedding"}
+    matrices = (config.matrices().keys() | {"unembedding"}) - {f"{LAYERS}/router"}
     # Of one row, XLA has a fast product in bfloat16 for matrices whose inputs come last.
     turned = rows == 1 and einsum.precision == "bfloat16"
 

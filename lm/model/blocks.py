@@ -295,11 +295,15 @@ def _in_turn(
     inputs: AttentionInputs,
     caches: tuple[LayerCache, ...] | None,
     layers: LayerInputs | None,
-) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
-    """The stream after all blocks, and the cache of each."""
+) -> tuple[jax.Array, tuple[tuple[LayerCache, ...] | None, Routing | None]]:
+    """The stream after all blocks, the cache of each, and their routing."""
     found: list[Any] = []
+    routings: list[Any] = []
     for number, block in enumerate(blocks):
         layer = jax.tree.map(lambda x, number=number: x[number], layers)
-        x_BLD, cache = block(x_BLD, inputs, None if caches is None else caches[number], layer)
+        cache = None if caches is None else caches[number]
+        x_BLD, (cache, routing) = block(x_BLD, inputs, cache, layer)
         found.append(cache)
-    return x_BLD, None if caches is None else tuple(found)
+        routings.append(routing)
+    routing = jax.tree.map(lambda *x: jnp.stack(x), *routings)
+    return x_BLD, (None if caches is None else tuple(found), routing)
