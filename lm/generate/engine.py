@@ -150,6 +150,8 @@ class Engine:
         Raises UserError for a prompt that cannot be read, and ValueError where no slot is free.
         """
         self._check(request)
+        if None not in self._rows:
+            raise ValueError("no slot is free")
         slot = self._rows.index(None)
         row = self._rows[slot] = _Row(request, list(request.prompt))
         self._read(slot, row)

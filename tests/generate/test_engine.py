@@ -106,7 +106,7 @@ def test_no_slot_and_nothing_to_read_are_refused(made):
     _, _, engine = made
     one = engine(1)
     one.admit(REQUESTS[0])
-    with pytest.raises(ValueError, match="None is not in list"):
+    with pytest.raises(ValueError, match="no slot is free"):
         one.admit(REQUESTS[1])
     for wrong, why in (
         (Request(1, [], 1), "a prompt of no tokens"),
