@@ -18,7 +18,7 @@ from lm.evaluate.tasks.generation import Generation
 from lm.evaluate.tasks.metrics import difference, estimate
 from lm.evaluate.tasks.result import above, read_task_result
 from lm.evaluate.tasks.sitting import Sheet, sheet_of, sit
-from lm.generate import answer
+from lm.generate import Sampling, answer
 from lm.model import EncoderDecoder, Transformer
 from lm.objectives import Causal, Masked, Spans
 from lm.run import Run
@@ -326,7 +326,7 @@ def test_an_encoder_reads_the_prompt_and_a_sentinel(models):
             rows,
             vocabulary=vocabulary,
             count=7,
-            temperature=0,
+            sampling=Sampling(temperature=0),
         )
         spans = []
         for ids in said:
