@@ -184,7 +184,7 @@ def _report(found: _Found) -> dict[str, Any]:
                 "budget": rung.budget,
                 "depth": rung.run.model.depth,
                 "width": rung.run.model.width,
-                "heads": rung.run.model.heads,
+                "heads": getattr(rung.run.model, "heads", None),  # where attention is
                 "params": {n: getattr(rung.params, n) for n in get_args(Convention)},
                 "tokens": rung.cost.tokens,
                 "tokens_best": rung.tokens_best,
@@ -222,7 +222,7 @@ def _print(found: _Found) -> None:
     for rung in rungs:
         model, params = rung.run.model, rung.params
         made.add_row(
-            *map(str, (model.depth, model.width, model.heads)),
+            *map(str, (model.depth, model.width, getattr(model, "heads", "-"))),
             *map(short, (params.total, params.non_embedding, params.matmul)),
             short(rung.cost.tokens),
             short(rung.tokens_best) if rung.tokens_best else "",

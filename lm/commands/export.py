@@ -105,13 +105,13 @@ def _write_peft(model: "LoadedModel", folder: Path) -> None:
 def _write_hf(model: "LoadedModel", folder: Path, precision: str) -> None:
     """Writes beside the folder, compares, and only then gives it its name."""
     from lm.artifact import by_name
-    from lm.hub.base import FamilySettings
+    from lm.hub.base import FamilySettings, transformer_of
     from lm.hub.writing import choose_family, write_folder
     from lm.output.tensors import LazyArray
 
     card = model.card
     settings = FamilySettings(
-        model=card.model,
+        model=transformer_of(card.model),
         objective=card.objective,
         length=card.length,
         vocabulary=model.tokenizer.vocabulary.size,

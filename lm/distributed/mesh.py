@@ -31,14 +31,22 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "buckets": (),
     "rank": (),  # of what is added to a matrix
     "experts": (),
+    "channels": ("tensor",),  # of what mixes positions in attention's place
+    "cells": ("tensor",),  # parts of them, each with matrices of its own
+    "cell": (),
+    "gates": (),
+    "halves": (),
+    "taps": (),
     # activations
     "batch": ("replica", "fsdp"),
     "length": ("context",),
+    "steps": (),  # positions of which each is found by the one before
     "targets": (),
     "chunks": (),
     "act_embed": (),
     "act_mlp": ("tensor",),
     "act_heads": ("tensor",),
+    "act_channels": ("tensor",),
 }
 """Logical axis -> the mesh axes that split it. An array may use a mesh axis only once."""
 

@@ -6,20 +6,27 @@ from typing import Any, ClassVar, NamedTuple
 
 from lm.config import UserError
 from lm.hub.rules import Rule
-from lm.model import Model
+from lm.model import Model, Transformer
 from lm.objectives import Objective
 
 
 class FamilySettings(NamedTuple):
     """What a config.json of theirs says, in our words."""
 
-    model: Model
+    model: Transformer
     objective: Objective
     """What the model was trained to predict."""
     length: int
     """Positions of a row, at most."""
     vocabulary: int
     """Rows of the table of tokens."""
+
+
+def transformer_of(model: Model) -> Transformer:
+    """The model, if it is one that a family can have; raises UserError where it is none."""
+    if not isinstance(model, Transformer):
+        raise UserError(f"no family of transformers has models like model.type={model.kind}")
+    return model
 
 
 def words(text: str) -> frozenset[str]:

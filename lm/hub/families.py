@@ -9,7 +9,7 @@ from lm.hub.gpt2 import Gpt2
 from lm.hub.llama import Llama
 from lm.hub.modernbert import ModernBert
 from lm.hub.t5 import T5
-from lm.model import EncoderDecoder, Model
+from lm.model import EncoderDecoder, Transformer
 
 FAMILIES: tuple[Family, ...] = (Llama(), Gpt2(), Bert(), ModernBert(), T5())
 KINDS: dict[str, Family] = {kind: family for family in FAMILIES for kind in family.kinds}
@@ -26,7 +26,7 @@ def family_of(kind: str, where: str) -> Family:
     return KINDS[kind]
 
 
-def spelled_out(model: Model) -> Model:
+def spelled_out(model: Transformer) -> Transformer:
     """The model with its sizes written down, and without what only training needs.
 
     Two that compute the same are then equal, if they say it with other fields.

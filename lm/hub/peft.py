@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lm.artifact import Card, PutOn
 from lm.config import UserError, read_json, validate_fields
 from lm.data.tokenizers import Tokenizer
-from lm.hub.base import FamilySettings, Options, words
+from lm.hub.base import FamilySettings, Options, transformer_of, words
 from lm.hub.folder import shapes_of
 from lm.hub.rules import Rule, to_ours, to_theirs
 from lm.hub.writing import ChosenFamily, choose_family
@@ -140,7 +140,7 @@ def write_adapter(
 def _family(card: Card, tokenizer: Tokenizer) -> ChosenFamily:
     """The family of a model, for the names of its modules."""
     size = tokenizer.vocabulary.size
-    settings = FamilySettings(card.model, card.objective, card.length, size)
+    settings = FamilySettings(transformer_of(card.model), card.objective, card.length, size)
     return choose_family(settings, first=card.origin.family)
 
 

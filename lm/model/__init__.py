@@ -5,17 +5,24 @@ import jax
 from lm.example import Output
 from lm.model.attention import Attention
 from lm.model.base import Base, Execution, Module, Remat, blank_example
+from lm.model.convolution import Convolution
 from lm.model.encoder_decoder import EncoderDecoder
+from lm.model.lstm import Lstm
+from lm.model.matched import matched
+from lm.model.recurrence import LinearRecurrence
 from lm.model.transformer import Transformer
 from lm.numerics import Precision
 
-Model = Transformer | EncoderDecoder
+Model = Transformer | EncoderDecoder | Lstm | Convolution | LinearRecurrence
 
 __all__ = [
     "Attention",
     "Base",
+    "Convolution",
     "EncoderDecoder",
     "Execution",
+    "LinearRecurrence",
+    "Lstm",
     "Model",
     "Module",
     "Output",
@@ -23,6 +30,7 @@ __all__ = [
     "Transformer",
     "blank_example",
     "build",
+    "matched",
 ]
 
 

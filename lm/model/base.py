@@ -346,8 +346,11 @@ def is_vector(axes: tuple[str, ...]) -> bool:
     (True, False)
     >>> is_vector(("layers", "heads", "head"))  # a bias of queries
     True
+    >>> is_vector(("layers", "taps", "channels"))  # a convolution of each channel alone
+    True
     """
-    return len([axis for axis in axes if axis not in ("layers", "head")]) < 2
+    beside = "layers", "head", "gates", "halves", "taps"
+    return len([axis for axis in axes if axis not in beside]) < 2
 
 
 TABLES = frozenset({"vocab", "positions", "token_types", "buckets"})

@@ -1,10 +1,10 @@
-"""The two ends of a transformer: from tokens to the stream, and from the stream to logits.
+"""The two ends of a stack of layers: from tokens to the stream, and from the stream to logits.
 
 Each function makes its parameters in the scope of the module that it is given.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,10 @@ from lm.model.layers import Activation, Norm, activate
 from lm.model.positions import Learned, Sinusoidal
 
 if TYPE_CHECKING:
+    from lm.model.residual import Residual
     from lm.model.transformer import Transformer
+
+    Ends: TypeAlias = Transformer | Residual
 
 
 class Transform(Config):
@@ -29,7 +32,7 @@ class Transform(Config):
     bias: Annotated[Literal["none", "bias"], Meta(description="of the dense layer")] = "bias"
 
 
-def tables(module: Any, config: "Transformer") -> tuple[jax.Array, jax.Array]:
+def tables(module: Any, config: "Ends") -> tuple[jax.Array, jax.Array]:
     """The tables of inputs and of outputs, [V, D]: one, if they are tied."""
     table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
     shape = module.vocabulary_size, config.width
@@ -42,9 +45,7 @@ def tables(module: Any, config: "Transformer") -> tuple[jax.Array, jax.Array]:
     return embedding_VD, whole(module.param("unembedding", table, shape))
 
 
-def embed(
-    module: Any, config: "Transformer", embedding_VD: jax.Array, example: Example
-) -> jax.Array:
+def embed(module: Any, config: "Ends", embedding_VD: jax.Array, example: Example) -> jax.Array:
     """The stream that the first layer reads, float32[B, L, D]."""
     axes = "batch", "length", "act_embed"
     x_BLD = constrain(embedding_VD[example.inputs], module.mesh, axes)
@@ -68,7 +69,7 @@ def embed(
     return embedded_BLD
 
 
-def last_norm(config: "Transformer", x_BLD: jax.Array) -> jax.Array:
+def last_norm(config: "Ends", x_BLD: jax.Array) -> jax.Array:
     """The stream after its last block, normed where blocks leave it as it is."""
     if config.norm_placement == "after":
         return x_BLD
@@ -79,7 +80,7 @@ def last_norm(config: "Transformer", x_BLD: jax.Array) -> jax.Array:
 
 def speak(
     module: Any,
-    config: "Transformer",
+    config: "Ends",
     x_BLD: jax.Array,
     unembedding_VD: jax.Array,
     example: Example,
@@ -104,7 +105,7 @@ def speak(
     return Output(hidden_BPD, unembedding_VD, bias_V, config.logit_softcap)
 
 
-def _table(module: Any, config: "Transformer", name: str, rows: int) -> jax.Array:
+def _table(module: Any, config: "Ends", name: str, rows: int) -> jax.Array:
     """A learned vector for each of a few things that are looked up, [rows, D]."""
     init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (name, "embed"))
     table: jax.Array = module.param(name, init, (rows, config.width))
@@ -112,7 +113,7 @@ def _table(module: Any, config: "Transformer", name: str, rows: int) -> jax.Arra
 
 
 def _transformed(
-    module: Any, config: "Transformer", transform: Transform, x_BPD: jax.Array
+    module: Any, config: "Ends", transform: Transform, x_BPD: jax.Array
 ) -> jax.Array:
     width = config.width
     init = nn.initializers.truncated_normal(width**-0.5)

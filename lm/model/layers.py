@@ -82,6 +82,15 @@ GATED: dict[Mlp, Activation] = {
 """The activation of each gate."""
 
 
+def mlp_size(width: int, kind: Mlp) -> int:
+    """The usual width F of an MLP: 4 D, and of a gated one 8/3 D up to a multiple of 8.
+
+    >>> mlp_size(256, "gelu"), mlp_size(256, "swiglu")
+    (1024, 688)
+    """
+    return -(-8 * width // 3 // 8) * 8 if kind in GATED else 4 * width
+
+
 def activate(x: jax.Array, name: Activation) -> jax.Array:
     """An activation by its name.
 

@@ -19,7 +19,7 @@ from lm.model.blocks import stack
 from lm.model.ends import Transform, embed, speak, tables
 from lm.model.experts import Experts, terms_of
 from lm.model.inputs import KVCache, LayerCache, layer_inputs, see
-from lm.model.layers import GATED, Mlp, NormKind, RmsNorm
+from lm.model.layers import GATED, Mlp, NormKind, RmsNorm, mlp_size
 from lm.model.positions import Alibi, Buckets, Learned, Local, Positions, Rotary, Sinusoidal
 from lm.numerics import Precision
 
@@ -158,9 +158,7 @@ class Transformer(Base, tag="transformer"):
         >>> Transformer(width=256).mlp_size, Transformer(width=256, mlp="swiglu").mlp_size
         (1024, 688)
         """
-        if self.mlp_width is not None:
-            return self.mlp_width
-        return -(-8 * self.width // 3 // 8) * 8 if self.gated else 4 * self.width
+        return self.mlp_width or mlp_size(self.width, self.mlp)
 
     @property
     def mlp_matrices(self) -> dict[str, int]:

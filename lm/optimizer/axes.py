@@ -23,12 +23,17 @@ _SIDES = (
     *(("heads", "head"), ("kv", "head"), ("heads",), ("embed",), ("mlp",)),
     *(("vocab",), ("classes",), ("head",), ("last_embed",), ("act_embed",)),
     *(("positions",), ("token_types",), ("buckets",), ("rank",), ("experts",)),
+    *(("taps", "embed"), ("taps", "channels"), ("gates", "channels")),
+    *(("halves", "channels"), ("channels",), ("gates", "cell"), ("cell",)),
 )
 """Runs of axes that are one side of a matrix: all of its inputs or all of its outputs."""
 
 
 _BESIDE = frozenset({"vocab", "classes", "positions", "token_types"})
 """Axes of tables beside the layers."""
+
+
+_STACKED = frozenset({"layers", "experts", "cells"})
 
 
 def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
@@ -39,6 +44,8 @@ def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
     [(1,), (2, 3)]
     >>> sides_of(("layers", "experts", "embed", "mlp")), sides_of(("embed", "experts"))
     ([(2,), (3,)], [(0,), (1,)])
+    >>> sides_of(("layers", "cells", "cell", "gates", "cell"))
+    [(2,), (3, 4)]
     """
     sides: list[tuple[int, ...]] = []
     start = stack_axes(axes)
@@ -52,12 +59,12 @@ def sides_of(axes: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 
 def stack_axes(axes: tuple[str, ...]) -> int:
-    """How many axes lead that a parameter is only stacked over: layers, and experts.
+    """How many axes lead that a parameter is only stacked over: layers, and experts or cells.
 
     >>> stack_axes(("layers", "experts", "mlp", "embed")), stack_axes(("embed", "experts"))
     (2, 0)
     """
-    others = (n for n, axis in enumerate(axes) if axis not in ("layers", "experts"))
+    others = (n for n, axis in enumerate(axes) if axis not in _STACKED)
     return next(others, len(axes))
 
 

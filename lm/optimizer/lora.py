@@ -51,8 +51,9 @@ class Lora(Config):
     def chosen(self, axes: _Axes) -> tuple[str, ...]:
         """Paths of the matrices that it is added to, of a model's parameters.
 
-        A pattern is a path as a shell matches it; tables, norms, biases and experts that it
-        matches as well are passed over. Raises UserError where one matches no matrix.
+        A pattern is a path as a shell matches it; tables, norms and biases that it matches as
+        well are passed over, and so are the matrices of experts and of cells. Raises UserError
+        where one matches no matrix.
 
         >>> Lora(targets=("layers/*",)).chosen({"layers/up": ("layers", "embed", "mlp"),
         ...     "layers/norm/scale": ("layers", "embed"), "embedding": ("vocab", "embed")})

@@ -9,10 +9,10 @@ from safetensors.numpy import load_file, save_file
 
 from lm.config import UserError
 from lm.data import Bytes
-from lm.hub.base import FamilySettings
+from lm.hub.base import FamilySettings, transformer_of
 from lm.hub.folder import HfFolder, open_folder
 from lm.hub.writing import choose_family
-from lm.model import Transformer
+from lm.model import Convolution, LinearRecurrence, Lstm, Transformer
 from lm.model.layers import LayerNorm
 from lm.model.positions import Learned
 from lm.objectives import Causal, Masked, Prefix, StatesOnly
@@ -183,3 +183,10 @@ def test_what_no_family_has_is_named(model, objective, said):
     """Fails if a part is dropped on the way out."""
     with pytest.raises(UserError, match=said):
         choose_family(FamilySettings(model, objective, 64, Bytes().vocabulary_size))
+
+
+@pytest.mark.parametrize("model", [Lstm(), Convolution(), LinearRecurrence()], ids=str)
+def test_a_model_without_attention_is_no_transformer(model):
+    """Fails if an export goes on until a field is missing."""
+    with pytest.raises(UserError, match=f"^no family .* like model.type={model.kind}$"):
+        transformer_of(model)
