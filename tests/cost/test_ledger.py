@@ -16,7 +16,7 @@ from lm.data import Bytes, Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
 from lm.example import Batch, Vocabulary
-from lm.model import Transformer, build
+from lm.model import Convolution, LinearRecurrence, Lstm, Transformer, build
 from lm.model.layers import LayerNorm, RmsNorm
 from lm.objectives import (
     AnyOrder,
@@ -268,6 +268,35 @@ def test_a_loop_over_layers_does_the_products_that_are_counted(objective, settin
     lowered = program.update.lower(program.abstract, batch, np.uint32(0), objective)
     done = hlo.work(lowered.compile().as_text(), 1).flops
     # The compiler makes a product of a norm's sum as well: a thousandth.
+    assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "settings"),
+    [
+        (Lstm(depth=2, width=16), AnyOrder(), {"remat": "block"}),
+        *(
+            pytest.param(model, objective, settings, marks=pytest.mark.slow)
+            for model, objective, settings in (
+                (Lstm(cells=1), Causal(), {"unroll": 1}),
+                (Convolution(depth=2, width=16), Causal(), {}),
+                (Convolution(), Masked(), {"remat": "block"}),
+                (LinearRecurrence(depth=2, width=16), AnyOrder(), {"remat": "block"}),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_loops_over_positions_do_the_products_that_are_counted(model, objective, settings):
+    """Fails if a state's product is taken once a row, a tap costs nothing or twice, or the
+    blocks of a matrix are counted as a whole one.
+    """
+    data = Data(length=64, batch=2, tokenizer=Bytes())
+    run = Run(model=model, objective=objective, data=data, **settings)
+    rows = jax.ShapeDtypeStruct((2, 64), jnp.int32)
+    program = prepare(run, vocabulary(64), alone())
+    lowered = program.update.lower(program.abstract, Batch(rows, rows), np.uint32(0), objective)
+    done = hlo.work(lowered.compile().as_text(), 1).flops
     assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
 
 

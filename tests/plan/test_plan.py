@@ -21,7 +21,7 @@ from lm.cost import memory
 from lm.cost.chips import parse_slice
 from lm.data import Bytes, Data
 from lm.distributed.mesh import Mesh
-from lm.model import Transformer
+from lm.model import Convolution, LinearRecurrence, Lstm, Transformer
 from lm.model.experts import Experts
 from lm.objectives import AnyOrder, Causal, Curriculum
 from lm.optimizer import Adamw
@@ -65,6 +65,18 @@ def test_arguments_are_the_compilers_and_flops_are_the_ledgers(step):
     assert found.flops == pytest.approx(flops, rel=0.02)
     assert {"fsdp", "tensor"} <= {moved.axes for moved in found.collectives}
     assert all(moved.ici_seconds > 0 == moved.dcn_seconds for moved in found.collectives)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [Lstm(), Convolution(), LinearRecurrence()], ids=str)
+def test_models_without_attention_are_planned_as_they_are_counted(model):
+    """Fails if a device does what another does, in a loop over positions or beside one."""
+    small = msgspec.structs.replace(model, depth=2, width=64)
+    run = msgspec.structs.replace(SMALL, model=small)
+    found = Here().find(Request(run, "h100-8"))
+    flops = plan.ledger_flops(run, SMALL.objective, GPUS)
+    assert sum(found.arguments.values()) == found.argument_bytes
+    assert found.flops == pytest.approx(flops, rel=0.02)
 
 
 def test_gpus_that_are_not_wired_together_are_slices():
@@ -161,6 +173,20 @@ def test_the_tpus_own_compiler_agrees_on_arguments_and_flops(tpu):
     floors = machine.floors(found)
     assert floors["compute"] == found.flops / 197e12
     assert floors["ici"] > 0 == floors["dcn"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [Lstm(), Convolution(), LinearRecurrence()], ids=str)
+def test_the_tpus_compiler_takes_models_without_attention(tpu, model):
+    """Fails if a loop over positions in a loop over layers is not read, or is read once."""
+    machine, there = tpu
+    small = msgspec.structs.replace(model, depth=2, width=256)
+    run = override(
+        msgspec.structs.replace(SMALL, model=small), ["mesh.fsdp=8", "mesh.tensor=1"]
+    )
+    found = there.find(Request(run, "v5e-8", quick=True))
+    flops = plan.ledger_flops(run, Causal(), machine)
+    assert not found.unread and found.flops == pytest.approx(flops, rel=0.05)
 
 
 SPLIT_BY_COLUMNS = """
