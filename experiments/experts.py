@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from lm.cost import ledger
 from lm.data import vocabulary_size
-from lm.model import Transformer
+from lm.model import Model, Transformer
 from lm.model.experts import Experts
 from lm.output.numbers import count, decimals, power
 from lm.run import Run
@@ -79,8 +79,9 @@ def runs(scale: str) -> dict[str, Run]:
     return found
 
 
-def model_of(name: str, dense: Transformer) -> Transformer:
+def model_of(name: str, dense: Model) -> Transformer:
     """The model of a name, made of the dense one."""
+    assert isinstance(dense, Transformer)
     width, times = dense.mlp_size, EXPERTS.count // EXPERTS.active
     match name:
         case "mixture":

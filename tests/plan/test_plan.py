@@ -73,7 +73,7 @@ def test_models_without_attention_are_planned_as_they_are_counted(model):
     """Fails if a device does what another does, in a loop over positions or beside one."""
     small = msgspec.structs.replace(model, depth=2, width=64)
     run = msgspec.structs.replace(SMALL, model=small)
-    found = Here().find(Request(run, "h100-8"))
+    found = Here().find(CompileRequest(run, "h100-8"))
     flops = plan.ledger_flops(run, SMALL.objective, GPUS)
     assert sum(found.arguments.values()) == found.argument_bytes
     assert found.flops == pytest.approx(flops, rel=0.02)
@@ -184,7 +184,7 @@ def test_the_tpus_compiler_takes_models_without_attention(tpu, model):
     run = override(
         msgspec.structs.replace(SMALL, model=small), ["mesh.fsdp=8", "mesh.tensor=1"]
     )
-    found = there.find(Request(run, "v5e-8", quick=True))
+    found = there.find(CompileRequest(run, "v5e-8", quick=True))
     flops = plan.ledger_flops(run, Causal(), machine)
     assert not found.unread and found.flops == pytest.approx(flops, rel=0.05)
 
@@ -293,7 +293,7 @@ def test_a_tpu_computes_the_active_experts_alone(tpu, remat):
     """
     model = msgspec.structs.replace(SMALL.model, experts=Experts(count=4), mlp_width=128)
     run = msgspec.structs.replace(SMALL, model=model, remat=remat)
-    found = tpu[1].find(Request(run, "v5e-8", quick=True))
+    found = tpu[1].find(CompileRequest(run, "v5e-8", quick=True))
     assert found.flops == pytest.approx(plan.ledger_flops(run, Causal(), tpu[0]), rel=0.02)
 
 
