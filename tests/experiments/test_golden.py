@@ -16,7 +16,8 @@ import msgspec
 
 import experiments
 import lm.artifact
-import lm.evaluate.tasks  # noqa: F401 - with these, all settings that there are
+import lm.evaluate.tasks
+import lm.generate  # noqa: F401 - with these, all settings that there are
 from lm.config import Config, essence, validate_fields
 from lm.config.convert import default_of
 from lm.run import Run
@@ -41,24 +42,32 @@ def defaults(kind: type[Config] = Config) -> dict[str, Tree]:
 def settings() -> dict[str, dict[str, Tree]]:
     """What is not as by default in every run of every study, by STUDY/SCALE and run.
 
-    Runs that are tuned on a task stand by STUDY/SCALE/TASK, abridged.
+    Runs of a variant, of all its sizes, tokens and seeds, are abridged, and so are all that are
+    tuned on a task, which stand by STUDY/SCALE/TASK.
     """
-    found = {}
+    found: dict[str, dict[str, dict[str, Tree]]] = {}
     for module in pkgutil.iter_modules(experiments.__path__):
         study = importlib.import_module(f"experiments.{module.name}")
         for scale in getattr(study, "SCALES", ()):
             for name, run in study.runs(scale).items():
                 title = f"{module.name}/{scale}{_tuned_on(name, run)}"
-                found.setdefault(title, {})[name] = essence(validate_fields(run))
-    return {title: abridged(of) if title.count("/") > 1 else of for title, of in found.items()}
+                alike = "" if title.count("/") > 1 else name.partition("-")[0]
+                group = found.setdefault(title, {}).setdefault(alike, {})
+                group[name] = essence(validate_fields(run))
+    return {
+        title: {name: tree for group in of.values() for name, tree in abridged(group).items()}
+        for title, of in found.items()
+    }
 
 
 def abridged(runs: dict[str, Tree]) -> dict[str, Tree]:
-    """The first of trials, with the number and the digest of all.
+    """The first of several, with the number and the digest of all; one that is alone as it is.
 
     >>> list(abridged({"a": {"seed": 1}, "b": {"seed": 2}, "c": {"seed": 3}}))
     ['a']
     """
+    if len(runs) == 1:
+        return runs
     digest = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:16]
     first = next(iter(runs))
     return {first: runs[first] | {"all": f"{len(runs)} runs, {digest}"}}
