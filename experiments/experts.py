@@ -14,7 +14,7 @@ section 4.1, a third of the tokens. None compares what it is worth to a GPT and 
 
     python -m experiments.experts --scale laptop
 
-    smoke   a minute   toys on bytes, to see that everything works
+    smoke   not timed  toys on bytes, to see that everything works
     laptop  not timed  0.2M parameters that are active, 0.4M tokens of Python's library
     v5e-8   not run    85M parameters (BERT-base) that are active, 6.5B tokens of Wikipedia
 
