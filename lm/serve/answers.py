@@ -1,0 +1,296 @@
+"""What the paths of OpenAI's protocol answer, and those that the playground has beyond it."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from starlette.responses import Response
+
+from lm.generate.engine import Emitted, Request
+from lm.serve.app import Call, answered
+from lm.serve.models import PromptIds, ServedModel, sampling_of
+from lm.serve.protocol import (
+    TEXTS,
+    ApiError,
+    ChatQuery,
+    CompletionQuery,
+    Given,
+    GivenIds,
+    TextQuery,
+)
+from lm.serve.stream import EventStream, while_connected
+from lm.serve.writing import (
+    Added,
+    RowWriter,
+    ShownToken,
+    chat_logprobs,
+    completion_logprobs,
+    prompt_tokens,
+)
+
+
+@dataclass(frozen=True)
+class WritingJob:
+    """What one request has written: a number of texts after each of its prompts."""
+
+    served: ServedModel
+    prompts: list[PromptIds]
+    each: int
+    """Texts a prompt."""
+    count: int
+    """Tokens of a text, at most."""
+    end: Literal["text", "answer"]
+    alternatives: int = 0
+    """How many a token."""
+    echo: bool = False
+    """Whether the prompts' own tokens are scored."""
+
+    @property
+    def texts(self) -> int:
+        return len(self.prompts) * self.each
+
+    def prompt_of(self, place: int) -> PromptIds:
+        """What a text goes on from."""
+        return self.prompts[place // self.each]
+
+    def requests(self, query: TextQuery) -> list[Callable[[int], Request]]:
+        """The requests of all texts, each as a function from its number."""
+        return [
+            partial(
+                Request,
+                prompt=self.prompt_of(place).ids,
+                count=self.count,
+                sampling=sampling_of(query, place % self.each),
+                ends=self.served.ends(of=self.end),
+                alternatives=self.alternatives,
+                echo=self.echo,
+            )
+            for place in range(self.texts)
+        ]
+
+
+class TextPart(NamedTuple):
+    """What a token adds to one of a request's texts."""
+
+    place: int
+    added: Added
+    before: list[ShownToken]
+    """The prompt's own tokens, with the first token of its text, where they are wanted."""
+    first: bool
+
+
+class Running:
+    """A job at work; whoever leaves it closes it, and its slots are free."""
+
+    def __init__(self, asked: Call, job: WritingJob, query: TextQuery) -> None:
+        """Raises ApiError where the queue is full, or the key has no tokens left."""
+        self._asked, self._job, server = asked, job, asked.server
+        self._used = 0
+        self.prompt_tokens = sum(len(prompt.ids) - prompt.before for prompt in job.prompts)
+        self._reserved = self.prompt_tokens + job.texts * job.count
+        asked.take(self._reserved)
+        try:
+            self._exchange = server.loop.submit(job.served.name, job.requests(query))
+        except ApiError:
+            asked.give_back(self._reserved)
+            raise
+        server.metrics.prompt_tokens.inc(self.prompt_tokens)
+        self._ended = server.watch(self._exchange)
+        tokenizer = job.served.tokenizer
+        self._writers = [RowWriter(tokenizer, query.stops) for _ in range(job.texts)]
+        self._left = set(range(job.texts))
+        self._closed = False
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """How many tokens were given and written by now."""
+        return usage(self.prompt_tokens, sum(writer.count for writer in self._writers))
+
+    async def parts(self) -> AsyncGenerator[TextPart, None]:
+        """What is written, as it comes; raises ApiError where no more comes."""
+        begun: set[int] = set()
+        while self._left:
+            found = await self._exchange.queue.get()
+            if isinstance(found, ApiError):
+                raise found
+            place, emitted = found
+            if place not in self._left:
+                continue  # its stop came true, and it was still at work
+            added, before = self._added(place, emitted), None
+            if place not in begun:
+                begun.add(place)
+                before = self._prompt_tokens(place, emitted)
+            if added.reason is not None:
+                self._left.discard(place)
+                if emitted.reason is None:
+                    self._cancel([place])
+            if added.text or added.tokens or added.reason or before:
+                yield TextPart(place, added, before or [], before is not None)
+
+    def close(self) -> None:
+        """Frees its slots, and gives back the tokens that were not used."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._left:
+            self._cancel(list(self._left))
+        self._ended()
+        self._asked.give_back(self._reserved - self.usage["total_tokens"])
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _added(self, place: int, emitted: Emitted) -> Added:
+        return self._writers[place].take(emitted)
+
+    def _prompt_tokens(self, place: int, emitted: Emitted) -> list[ShownToken]:
+        if not self._job.echo:
+            return []
+        prompt = self._job.prompt_of(place)
+        # What stands before a text was not given, and only says how likely its first token is.
+        return prompt_tokens(self._job.served.tokenizer, emitted.prompt[prompt.before :])
+
+    def _cancel(self, places: Sequence[int]) -> None:
+        loop = self._asked.server.loop
+        loop.cancel(self._job.served.name, self._exchange, places)
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    """How many tokens were given and written."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+async def collected(running: Running, texts: int) -> list[TextPart]:
+    """All that each text of a job is, once it has ended."""
+    found = [TextPart(place, Added("", [], None), [], True) for place in range(texts)]
+    async for place, (text, tokens, reason), before, _ in running.parts():
+        last = found[place]
+        added = Added(last.added.text + text, [*last.added.tokens, *tokens], reason)
+        found[place] = TextPart(place, added, [*last.before, *before], True)
+    return found
+
+
+async def complete(asked: Call) -> Response:
+    """POST /v1/completions."""
+    query = await asked.query(CompletionQuery)
+    served = asked.server.find(query.model, "complete")
+    prompts = await prompts_of(served, query.prompt, param="prompt")
+    for prompt in prompts:
+        served.check_count(prompt, query.max_tokens, "max_tokens")
+    echo = query.echo and query.logprobs is not None
+    job = WritingJob(
+        served, prompts, query.n, query.max_tokens, "text", query.logprobs or 0, echo
+    )
+    running = Running(asked, job, query)
+    head = _head("cmpl", "text_completion", served)
+
+    def choice(written: TextPart) -> dict[str, Any]:
+        place, (text, tokens, reason), before, first = written
+        echoed = job.prompt_of(place).text if query.echo else ""
+        logprobs = None
+        if query.logprobs is not None:
+            top, of = query.logprobs, served.tokenizer
+            own = completion_logprobs(of, tokens, top=top, offset=len(echoed))
+            given = completion_logprobs(of, before, top=top)
+            logprobs = {name: given[name] + own[name] for name in own}
+        text = echoed + text if first else text
+        return {
+            "index": place,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+
+    if query.stream:
+
+        async def chunks() -> AsyncGenerator[Any, None]:
+            usage = {"usage": None} if query.usage_in_stream else {}
+            async for written in running.parts():
+                yield {**head, "choices": [choice(written)], **usage}
+            if query.usage_in_stream:
+                yield {**head, "choices": [], "usage": running.usage}
+
+        return EventStream(chunks(), asked.server.longest, running.close)
+    with running:
+        found = await while_connected(asked.http, collected(running, job.texts))
+    return answered({**head, "choices": [*map(choice, found)], "usage": running.usage})
+
+
+async def chat(asked: Call) -> Response:
+    """POST /v1/chat/completions."""
+    query = await asked.query(ChatQuery)
+    served = asked.server.find(query.model, "chat")
+    prompt = await asyncio.to_thread(served.conversation, query.messages)
+    count = query.count or max(1, served.length - len(prompt.ids))
+    served.check_count(prompt, count, "messages")
+    top = (query.top_logprobs or 0) if query.logprobs else None
+    job = WritingJob(served, [prompt], query.n, count, "answer", top or 0)
+    running = Running(asked, job, query)
+
+    def logprobs(tokens: Sequence[ShownToken]) -> dict[str, Any] | None:
+        return None if top is None else chat_logprobs(served.tokenizer, tokens, top=top)
+
+    if query.stream:
+        head = _head("chatcmpl", "chat.completion.chunk", served)
+
+        async def chunks() -> AsyncGenerator[Any, None]:
+            usage = {"usage": None} if query.usage_in_stream else {}
+            for place in range(job.texts):
+                delta = {"role": "assistant", "content": ""}
+                choice = {"index": place, "delta": delta, "logprobs": None}
+                yield {**head, "choices": [{**choice, "finish_reason": None}], **usage}
+            async for place, (text, tokens, reason), *_ in running.parts():
+                choice = {
+                    "index": place,
+                    "delta": {"content": text} if text or tokens else {},
+                    "logprobs": logprobs(tokens),
+                    "finish_reason": reason,
+                }
+                yield {**head, "choices": [choice], **usage}
+            if query.usage_in_stream:
+                yield {**head, "choices": [], "usage": running.usage}
+
+        return EventStream(chunks(), asked.server.longest, running.close)
+    with running:
+        found = await while_connected(asked.http, collected(running, job.texts))
+    choices = [
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": logprobs(tokens),
+            "finish_reason": reason,
+        }
+        for place, (text, tokens, reason), *_ in found
+    ]
+    head = _head("chatcmpl", "chat.completion", served)
+    return answered({**head, "choices": choices, "usage": running.usage})
+
+
+async def prompts_of(
+    served: ServedModel, given: Given | GivenIds, *, param: str
+) -> list[PromptIds]:
+    """Prompts in ids, found beside the event loop; raises ApiError."""
+    several = isinstance(given, list) and not (given and isinstance(given[0], int))
+    if several and len(given) > TEXTS:
+        raise ApiError(400, f"{param}: {len(given)} texts; at most {TEXTS}", param=param)
+    return await asyncio.to_thread(served.prompts, given, param=param)
+
+
+def _head(kind: str, object_: str, served: ServedModel) -> dict[str, Any]:
+    return {
+        "id": f"{kind}-{uuid.uuid4().hex}",
+        "object": object_,
+        "created": int(time.time()),
+        "model": served.name,
+    }

@@ -1,0 +1,115 @@
+"""A real server on a free port, of tiny models, for all tests of a file."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lm.model import Transformer
+from lm.objectives import Causal, Masked
+from lm.serve.app import ModelServer
+from lm.serve.limits import LOOPBACK, KeyRing, Limits
+from lm.serve.listen import listen, open_socket
+from lm.serve.models import open_models
+from tests.makers import one_device, save_untrained
+
+LENGTH = 64
+GOLDEN = Path(__file__).parents[1] / "golden" / "hub"
+TOKENS = 400
+"""Of the golden tokenizer with a chat template."""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A folder of models that nobody trained: one writes, one fills, one answers."""
+    folder = tmp_path_factory.mktemp("models")
+    model = Transformer(depth=1, width=16, heads=4)
+    for name, objective in (("gpt", Causal()), ("bert", Masked())):
+        save_untrained(folder / name, objective, model, length=LENGTH)
+    shutil.copytree(GOLDEN / "tokenizers" / "smollm", folder / "chat")
+    config = json.loads((GOLDEN / "smollm" / "config.json").read_text())
+    arrays = load_file(GOLDEN / "smollm" / "model.safetensors")
+    # The model's table has fewer rows than this tokenizer has tokens.
+    table_VD = arrays["model.embed_tokens.weight"]
+    table_VD = np.resize(table_VD, (TOKENS, table_VD.shape[1]))
+    save_file(
+        arrays | {"model.embed_tokens.weight": table_VD}, folder / "chat/model.safetensors"
+    )
+    (folder / "chat" / "config.json").write_text(json.dumps(config | {"vocab_size": TOKENS}))
+    return folder
+
+
+class Served:
+    """A server that listens in a thread."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self.server = server
+        socket = open_socket("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        self._stop: list[int] = []
+        self._thread = threading.Thread(target=listen, args=(server, socket, self._stop))
+        self._thread.start()
+        _until(lambda: hasattr(server, "loop"))
+
+    def client(self, key: str = "none", **options) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **options
+        )
+
+    def idle(self) -> None:
+        """Waits until nothing runs any more; fails where it never is so."""
+        loop = self.server.loop
+        _until(lambda: not loop.running and not loop.waiting)
+
+    def stop(self) -> None:
+        self._stop.append(1)
+
+    def join(self) -> None:
+        self.stop()
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+
+
+def _until(true, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@contextmanager
+def served(folder: Path, *names: str, keys=None, slots: int = 4, **limits) -> Iterator[Served]:
+    """A server of models of a folder, with these limits."""
+    with one_device():
+        opened = open_models(
+            [folder / name for name in names], slots=slots, length=None, precision="float32"
+        )
+        server = Served(
+            ModelServer(
+                opened, keys=KeyRing(keys or {}), limits=Limits(**limits), hosts=LOOPBACK
+            )
+        )
+        try:
+            yield server
+        finally:
+            server.join()
+
+
+@pytest.fixture(scope="module")
+def server(models) -> Iterator[Served]:
+    """A server of all three models."""
+    with served(models, "gpt", "bert", "chat") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(server) -> openai.OpenAI:
+    return server.client()
