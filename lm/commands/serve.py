@@ -90,7 +90,8 @@ def main(given: argparse.Namespace) -> None:
         ),
         keys=keys,
         limits=Limits(waiting=given.queue, seconds=given.seconds, grace=given.grace),
-        hosts=LOOPBACK if alone else None,
+        # Whoever has a key may come by any name, as from behind a proxy.
+        hosts=LOOPBACK if given.keys is None else None,
     )
     host, port = on.getsockname()[:2]
     at = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

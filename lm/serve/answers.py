@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -57,20 +57,17 @@ class WritingJob:
         """What a text goes on from."""
         return self.prompts[place // self.each]
 
-    def requests(self, query: TextQuery) -> list[Callable[[int], Request]]:
-        """The requests of all texts, each as a function from its number."""
-        return [
-            partial(
-                Request,
-                prompt=self.prompt_of(place).ids,
-                count=self.count,
-                sampling=sampling_of(query, place % self.each),
-                ends=self.served.ends(of=self.end),
-                alternatives=self.alternatives,
-                echo=self.echo,
-            )
-            for place in range(self.texts)
-        ]
+    def request(self, query: TextQuery, place: int, number: int) -> Request:
+        """What the engine is asked for one of the texts."""
+        return Request(
+            number,
+            self.prompt_of(place).ids,
+            self.count,
+            sampling_of(query, place % self.each),
+            self.served.ends(of=self.end),
+            self.alternatives,
+            self.echo,
+        )
 
 
 class TextPart(NamedTuple):
@@ -89,12 +86,13 @@ class Running:
     def __init__(self, asked: Call, job: WritingJob, query: TextQuery) -> None:
         """Raises ApiError where the queue is full, or the key has no tokens left."""
         self._asked, self._job, server = asked, job, asked.server
-        self._used = 0
         self.prompt_tokens = sum(len(prompt.ids) - prompt.before for prompt in job.prompts)
         self._reserved = self.prompt_tokens + job.texts * job.count
         asked.take(self._reserved)
         try:
-            self._exchange = server.loop.submit(job.served.name, job.requests(query))
+            self._exchange = server.loop.submit(
+                job.served.name, job.texts, partial(job.request, query)
+            )
         except ApiError:
             asked.give_back(self._reserved)
             raise
@@ -103,7 +101,7 @@ class Running:
         tokenizer = job.served.tokenizer
         self._writers = [RowWriter(tokenizer, query.stops) for _ in range(job.texts)]
         self._left = set(range(job.texts))
-        self._closed = False
+        self._closed = self._cut = False
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -116,6 +114,7 @@ class Running:
         while self._left:
             found = await self._exchange.queue.get()
             if isinstance(found, ApiError):
+                self._cut = True
                 raise found
             place, emitted = found
             if place not in self._left:
@@ -138,6 +137,8 @@ class Running:
         self._closed = True
         if self._left:
             self._cancel(list(self._left))
+            if not self._cut:
+                self._asked.server.metrics.cancelled.inc()
         self._ended()
         self._asked.give_back(self._reserved - self.usage["total_tokens"])
 

@@ -14,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lm.config import UserError
 from lm.config.types import nearest_of
 from lm.generate.engine import Engine, Request
 from lm.serve.batching import Computed, DeviceLoop, Exchange
@@ -198,8 +199,9 @@ class ModelServer:
                 response = await answer(Call(self, http, bucket))
             except ApiError as error:
                 response = error_response(error)
+            except UserError as error:
+                response = error_response(ApiError(400, str(error)))
             except (ClientGone, ClientDisconnect):
-                self.metrics.cancelled.inc()
                 response = Response(status_code=499)
             self.metrics.requests.labels(where, str(response.status_code)).inc()
             return response
@@ -248,8 +250,10 @@ class ModelServer:
 def _warmed(model: ServedModel) -> Engine:
     """A model's engine, its programs compiled but for those of longer prompts."""
     engine, bos = model.engine(), model.tokenizer.vocabulary.bos
-    for _ in engine.all([Request(0, [bos], 2)]):
-        pass
+    # The first one is read into slots that were never used, which is another program.
+    for number in range(2):
+        for _ in engine.all([Request(number, [bos], 2)]):
+            pass
     return engine
 
 

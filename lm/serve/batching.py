@@ -13,10 +13,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
+from lm.config import UserError
 from lm.generate.engine import Emitted, Engine, Request
 from lm.serve.metrics import ServerMetrics
 from lm.serve.protocol import ApiError
@@ -26,13 +29,11 @@ Computed = TypeVar("Computed")
 
 
 class Exchange:
-    """What one client waits for: the rows of its request, and what they have emitted."""
+    """What one client waits for: what the rows of its request have emitted."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self) -> None:
         self.queue: asyncio.Queue[tuple[int, Emitted] | ApiError] = asyncio.Queue()
         """Emitted tokens with the number of their row, or why there are no more."""
-        self.left = set(range(rows))
-        """Rows that are not at their end."""
         self.since = time.monotonic()
 
 
@@ -43,6 +44,10 @@ class _Row:
         self.number, self.request, self.place, self.exchange = number, request, place, exchange
         self.last: float | None = None
         """When its last token came."""
+
+    def is_of(self, exchange: Exchange, places: Collection[int]) -> bool:
+        """Whether it is one of these rows of a request."""
+        return self.exchange is exchange and self.place in places
 
 
 class _Lane:
@@ -64,7 +69,7 @@ class DeviceLoop:
         self._lanes = {name: _Lane(engine) for name, engine in engines.items()}
         self._most, self._metrics = waiting, metrics
         self._jobs: deque[tuple[Future, Callable[[], object]]] = deque()
-        self._gone: deque[tuple[str, Exchange, frozenset[int]]] = deque()
+        self._gone: deque[tuple[_Lane, Exchange, frozenset[int]]] = deque()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._ending = False
@@ -76,38 +81,42 @@ class DeviceLoop:
 
     # From the event loop
 
-    def submit(self, model: str, requests: Sequence[Callable[[int], Request]]) -> Exchange:
-        """Puts texts to be written in the queue; raises ApiError where it is full.
+    def submit(self, model: str, rows: int, request: Callable[[int, int], Request]) -> Exchange:
+        """Puts rows in the queue; raises ApiError where it has no room for them.
 
-        Each is a function from the number of a row to its request.
+        `request` makes a row's request of its place in the exchange and its number here.
         """
         with self._changed:
-            self._check_room(len(requests))
-            lane, exchange = self._lanes[model], Exchange(len(requests))
-            for place, of in enumerate(requests):
+            self._check_room(rows)
+            lane, exchange = self._lanes[model], Exchange()
+            for place in range(rows):
                 number = next(self._numbers)
-                lane.waiting.append(_Row(number, of(number), place, exchange))
+                lane.waiting.append(_Row(number, request(place, number), place, exchange))
             self._changed.notify()
         return exchange
 
-    def cancel(self, model: str, exchange: Exchange, rows: Sequence[int] | None = None) -> None:
-        """Frees the slots of a request's rows, of all unless they are named, before the next
+    def cancel(self, model: str, exchange: Exchange, rows: Sequence[int]) -> None:
+        """Ends a request's rows: who waits does so no more, and slots are free before the next
         step.
         """
-        rows = list(exchange.left) if rows is None else rows
-        exchange.left -= set(rows)
         with self._changed:
-            self._gone.append((model, exchange, frozenset(rows)))
+            lane = self._lanes[model]
+            lane.waiting = deque(row for row in lane.waiting if not row.is_of(exchange, rows))
+            self._gone.append((lane, exchange, frozenset(rows)))
             self._changed.notify()
 
     async def compute(self, function: Callable[[], Computed]) -> Computed:
         """What a function finds on the thread; raises ApiError where the queue is full."""
-        future: Future[Computed] = Future()
+        job: tuple[Future[Computed], Callable[[], Computed]] = Future(), function
         with self._changed:
             self._check_room(1)
-            self._jobs.append((future, function))
+            self._jobs.append(job)
             self._changed.notify()
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(job[0])
+        finally:
+            with self._changed, suppress(ValueError):
+                self._jobs.remove(job)
 
     @property
     def running(self) -> int:
@@ -161,8 +170,10 @@ class DeviceLoop:
     def _step(self) -> None:
         with self._changed:
             gone, self._gone = self._gone, deque()
-            for model, exchange, rows in gone:
-                self._free(self._lanes[model], exchange, rows)
+            for lane, exchange, rows in gone:
+                for row in [row for row in lane.running.values() if row.is_of(exchange, rows)]:
+                    lane.engine.cancel(row.number)
+                    del lane.running[row.number]
             admitted = []
             for lane in self._lanes.values():
                 for _ in range(min(lane.engine.free, len(lane.waiting))):
@@ -171,7 +182,12 @@ class DeviceLoop:
                     admitted.append((lane, row))
             job = self._jobs.popleft() if self._jobs else None
         for lane, row in admitted:
-            lane.engine.admit(row.request)
+            try:
+                lane.engine.admit(row.request)
+            except UserError as error:
+                del lane.running[row.number]
+                refused = ApiError(400, str(error))
+                self._tell(partial(row.exchange.queue.put_nowait, refused))
         if job is not None:
             _do(*job)
         found: list[tuple[_Row, Emitted]] = []
@@ -184,16 +200,7 @@ class DeviceLoop:
                         del lane.running[emitted.number]
         if found:
             self._measure(found)
-            self._tell(lambda: _hand_out(found))
-
-    def _free(self, lane: _Lane, exchange: Exchange, rows: frozenset[int]) -> None:
-        def goes(row: _Row) -> bool:
-            return row.exchange is exchange and row.place in rows
-
-        for row in [row for row in lane.running.values() if goes(row)]:
-            lane.engine.cancel(row.number)
-            del lane.running[row.number]
-        lane.waiting = deque(row for row in lane.waiting if not goes(row))
+            self._tell(partial(_hand_out, found))
 
     def _measure(self, found: Sequence[tuple[_Row, Emitted]]) -> None:
         now = time.monotonic()
@@ -203,7 +210,8 @@ class DeviceLoop:
             else:
                 self._metrics.between_tokens.observe(now - row.last)
             row.last = now
-        self._metrics.generated_tokens.inc(len(found))
+        drawn = sum(emitted.token is not None for _, emitted in found)
+        self._metrics.generated_tokens.inc(drawn)
 
     def _tell(self, function: Callable[[], None]) -> None:
         try:
@@ -222,13 +230,12 @@ class DeviceLoop:
         for exchange in {row.exchange for row in rows}:
             exchange.queue.put_nowait(failed)
         for future, _ in self._jobs:
-            future.set_exception(failed)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(failed)
 
 
 def _hand_out(found: Sequence[tuple[_Row, Emitted]]) -> None:
     for row, emitted in found:
-        if emitted.reason is not None:
-            row.exchange.left.discard(row.place)
         row.exchange.queue.put_nowait((row.place, emitted))
 
 

@@ -22,7 +22,9 @@ class ServerMetrics:
             "lm_requests", "Requests by path and status", ["path", "status"], registry=registry
         )
         self.cancelled = Counter(
-            "lm_cancelled_requests", "Requests whose client left", registry=registry
+            "lm_cancelled_requests",
+            "Answers whose client left",
+            registry=registry,
         )
         self.prompt_tokens = Counter("lm_prompt_tokens", "Tokens of prompts", registry=registry)
         self.generated_tokens = Counter(

@@ -55,14 +55,18 @@ class Served:
         socket = open_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
         self._stop: list[int] = []
+        self._clients: list[openai.OpenAI] = []
         self._thread = threading.Thread(target=listen, args=(server, socket, self._stop))
         self._thread.start()
         _until(lambda: hasattr(server, "loop"))
 
-    def client(self, key: str = "none", **options) -> openai.OpenAI:
-        return openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **options
+    def client(self, key: str = "none") -> openai.OpenAI:
+        """A client, whose connections are closed with the server."""
+        url = f"{self.url}/v1"
+        self._clients.append(
+            openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
         )
+        return self._clients[-1]
 
     def idle(self) -> None:
         """Waits until nothing runs any more; fails where it never is so."""
@@ -74,6 +78,8 @@ class Served:
 
     def join(self) -> None:
         self.stop()
+        for client in self._clients:
+            client.close()
         self._thread.join(timeout=60)
         assert not self._thread.is_alive()
 
@@ -86,11 +92,13 @@ def _until(true, seconds: float = 60) -> None:
 
 
 @contextmanager
-def served(folder: Path, *names: str, keys=None, slots: int = 4, **limits) -> Iterator[Served]:
+def served(
+    folder: Path, *names: str, keys=None, slots: int = 4, length=None, **limits
+) -> Iterator[Served]:
     """A server of models of a folder, with these limits."""
     with one_device():
         opened = open_models(
-            [folder / name for name in names], slots=slots, length=None, precision="float32"
+            [folder / name for name in names], slots=slots, length=length, precision="float32"
         )
         server = Served(
             ModelServer(
