@@ -1,0 +1,43 @@
+"""A published model behind the server: it answers as its makers' code does."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.serve.conftest import served
+
+ASSETS = os.environ.get("YARDSTICK_ASSETS")
+pytestmark = pytest.mark.skipif(not ASSETS, reason="YARDSTICK_ASSETS names no folder of models")
+NAME = "smollm2-135m-instruct"
+
+
+def test_smollm2_answers_as_it_is_known_to():
+    """Fails if a conversation is rendered, ended or decoded in another way than transformers
+    does, whole or in parts; see the README beside the model.
+    """
+    with served(Path(ASSETS), NAME, slots=2, length=128) as server:
+        client = server.client()
+        asked = {
+            **{"model": NAME, "temperature": 0, "max_completion_tokens": 32},
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        }
+        whole = client.chat.completions.create(**asked, logprobs=True, top_logprobs=1)
+        assert whole.choices[0].message.content == "The capital of France is Paris."
+        assert whole.choices[0].finish_reason == "stop"
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (37, 7)
+        said = whole.choices[0].logprobs.content
+        assert [each.token for each in said][:2] == ["The", " capital"]
+        parts = list(client.chat.completions.create(**asked, stream=True))
+        text = "".join(part.choices[0].delta.content or "" for part in parts)
+        assert text == whole.choices[0].message.content and len(parts) > 7
+        # Ids stand after nothing, as its own code has them.
+        found = client.completions.create(
+            model=NAME, prompt=[504, 3575, 282, 4649, 314], max_tokens=1, temperature=0,
+            logprobs=5, echo=True,
+        )  # fmt: skip
+        log_p = found.choices[0].logprobs
+        assert log_p.tokens[-1] == " Paris"
+        assert log_p.token_logprobs[-1] == pytest.approx(-0.2581, abs=2e-4)
+        assert -sum(log_p.token_logprobs[1:-1]) == pytest.approx(14.7665, abs=2e-3)
+        assert log_p.top_logprobs[-1][" London"] == pytest.approx(-4.3844, abs=2e-3)
