@@ -1,0 +1,43 @@
+"""Fifty clients at once: each gets its own answer, and who leaves harms nobody."""
+
+import asyncio
+
+import pytest
+
+from experiments.benchmarks import serving
+from tests.serve.conftest import served
+
+
+@pytest.fixture(scope="module")
+def crowd(models):
+    """A server of eight slots."""
+    with served(models, "gpt", slots=8) as found:
+        yield found
+
+
+async def _loads(url, seconds):
+    asked = serving.questions(24, tokens=24)
+    expected = await serving.alone(url, asked)
+    found = []
+    for leaving in (0.0, 0.5):
+        measured = await serving.load(
+            url, asked, expected, clients=50, seconds=seconds, leaving=leaving
+        )
+        await serving.idle(url)
+        found.append(measured)
+    return expected, found, await serving.metrics(url)
+
+
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(60.0, marks=pytest.mark.slow)])
+def test_each_of_fifty_clients_gets_its_own_answer(crowd, seconds):
+    """Fails if an answer is lost, or depends on who else asks; or one who leaves keeps a slot,
+    or takes another's answer along.
+    """
+    expected, (stay, leave), numbers = asyncio.run(_loads(crowd.url, seconds))
+    assert len(set(expected)) > 20
+    assert stay.answers >= 50 and leave.answers >= 25 and leave.left >= 25
+    assert not stay.lost and not leave.lost
+    assert not stay.others and not leave.others
+    assert numbers["lm_running_texts"] == numbers["lm_waiting_texts"] == 0
+    assert crowd.server.loop._lanes["gpt"].engine.free == 8
+    assert len(stay.first) == stay.answers and min(stay.first) > 0
