@@ -232,7 +232,9 @@ async def chat(asked: Call) -> Response:
     """POST /v1/chat/completions."""
     query = await asked.query(ChatQuery)
     served = asked.server.find(query.model, "chat")
-    prompt = await asyncio.to_thread(served.conversation, query.messages)
+    prompt = await asyncio.to_thread(
+        served.conversation, query.messages, begun=query.continue_final_message
+    )
     count = query.count or max(1, served.length - len(prompt.ids))
     served.check_count(prompt, count, "messages")
     top = (query.top_logprobs or 0) if query.logprobs else None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from lm.serve import masked
 from lm.serve.answers import Running, WritingJob, collected, prompts_of
 from lm.serve.app import Call, answered
-from lm.serve.models import ServedModel
+from lm.serve.models import PromptIds, ServedModel
 from lm.serve.protocol import (
     ApiError,
     CompletionQuery,
@@ -23,7 +23,7 @@ from lm.serve.protocol import (
     TokenizeQuery,
 )
 from lm.serve.stream import while_connected
-from lm.serve.writing import Alternatives, LetterPlaces, ShownToken, token_text
+from lm.serve.writing import Alternatives, LetterPlaces, ShownToken, letters_of, token_text
 
 
 async def embed(asked: Call) -> Response:
@@ -60,7 +60,9 @@ async def fill(asked: Call) -> Response:
     """POST /v1/fill: a token in place of each mask, and what else could stand there."""
     query = await asked.query(FillQuery)
     served = asked.server.find(query.model, "fill")
-    ids = await asyncio.to_thread(masked.masked_ids, served, query.prompt, query.mask)
+    ids = await asyncio.to_thread(
+        masked.masked_ids, served, query.prompt, query.mask, param="prompt"
+    )
     asked.take(len(ids))
     job = partial(masked.filled, served, ids, query)
     found = await while_connected(asked.http, asked.server.compute(job))
@@ -77,7 +79,14 @@ async def tokenize(asked: Call) -> Response:
     """POST /v1/tokenize: the tokens of a text, and how likely each is."""
     query = await asked.query(TokenizeQuery)
     served = asked.server.find(query.model)
-    (prompt,) = await prompts_of(served, query.text, param="text")
+    mark = query.mask
+    if mark is None or mark not in query.text or "fill" not in served.can:
+        mark = None
+    if mark is not None:
+        blanks = partial(masked.masked_ids, served, query.text, mark, param="text")
+        prompt = PromptIds(await asyncio.to_thread(blanks), query.text, 0)
+    else:
+        (prompt,) = await prompts_of(served, query.text, param="text")
     tokens = [ShownToken(id, 0, None, ()) for id in prompt.ids[prompt.before :]]
     before, behind = served.around
     fits = 1 + len(tokens) + len(behind) < served.length
@@ -90,12 +99,15 @@ async def tokenize(asked: Call) -> Response:
             tokens = written.before
         elif "fill" in served.can:
             row = served.framed(prompt, param="text")
-            places = range(len(before), len(row) - len(behind))
+            inner = range(len(before), len(row) - len(behind))
+            mask = served.tokenizer.vocabulary.mask
+            places = [place for place in inner if row[place] != mask]
             found = await while_connected(asked.http, _each(asked, served, row, places))
             tokens = _inner(served, found)
+    letters = letters_of(served.tokenizer, query.text, mark)
     shown = [
         {"id": token.id, "text": text} | _said(served, token, query.alternatives)
-        for text, token in _texts(served, tokens)
+        for text, token in zip(letters, tokens, strict=True)
     ]
     return answered({"model": served.name, "count": len(shown), "tokens": shown})
 

@@ -24,20 +24,18 @@ from lm.serve.protocol import ALTERNATIVES, ApiError, FillQuery
 from lm.serve.writing import Alternatives, ShownToken
 
 
-def masked_ids(served: ServedModel, text: str, mark: str) -> list[int]:
+def masked_ids(served: ServedModel, text: str, mark: str, *, param: str) -> list[int]:
     """A text in ids, of which each mark is a mask token; raises ApiError where none is there,
     or it does not fit.
     """
     if mark not in text:
-        raise ApiError(
-            400, f"prompt: no {mark} in it, which stands for a token", param="prompt"
-        )
+        raise ApiError(400, f"{param}: no {mark} in it, which stands for a token", param=param)
     ids: list[int] = []
     for number, part in enumerate(text.split(mark)):
-        (prompt,) = served.prompts(part, param="prompt")
+        (prompt,) = served.prompts(part, param=param)
         ids += [served.tokenizer.vocabulary.mask_token] * (number > 0)
         ids += prompt.ids[prompt.before :]
-    served.framed(PromptIds(ids, text, 0), param="prompt")
+    served.framed(PromptIds(ids, text, 0), param=param)
     return ids
 
 

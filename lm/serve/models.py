@@ -127,12 +127,17 @@ class ServedModel:
             for each in given
         ]
 
-    def conversation(self, messages: Sequence[ChatMessage]) -> PromptIds:
-        """A conversation in ids, with what begins an answer; raises ApiError."""
+    def conversation(self, messages: Sequence[ChatMessage], *, begun: bool) -> PromptIds:
+        """A conversation in ids, with what begins an answer; raises ApiError.
+
+        `begun`: the last message is text of that answer, which goes on from it.
+        """
         plain = [message.plain for message in messages]
         self._check_size("".join(message["content"] for message in plain), "messages")
+        beginning = plain.pop()["content"] if begun else ""
         try:
             ids = self.tokenizer.chat(plain, add_generation_prompt=True).tolist()
+            ids += self.tokenizer.encode(beginning).tolist()
         except UserError as error:
             raise ApiError(400, f"messages: {error}", param="messages") from None
         return PromptIds(ids, "", 0)

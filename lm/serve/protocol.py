@@ -193,9 +193,13 @@ class ChatQuery(TextQuery, frozen=True, kw_only=True):
     max_completion_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=ALTERNATIVES)] | None = None
+    continue_final_message: bool = False
+    """Whether the last message is the beginning of the answer, as vLLM's servers have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise ValueError("continue_final_message: only where the assistant's is the last")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs: only with logprobs=true")
         if (
@@ -234,6 +238,8 @@ class TokenizeQuery(ApiQuery, frozen=True, kw_only=True):
     """POST /v1/tokenize, of this package alone: a text's tokens, and how likely each is."""
 
     text: str
+    mask: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    """What stands for a mask token in the text; None: nothing does."""
     alternatives: Annotated[int, Meta(ge=0, le=ALTERNATIVES)] = 5
     logprobs: bool = True
 

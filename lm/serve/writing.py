@@ -93,6 +93,28 @@ class LetterPlaces:
         return self._decoder.decode(self._tokens[id])
 
 
+def letters_of(tokenizer: Tokenizer, text: str, mark: str | None = None) -> list[str]:
+    """The letters of a text that each of its tokens completes, which together are the text.
+
+    What a tokenizer spells another way stands as it was given. Where `mark` stands for a mask
+    token, it is what that token has.
+
+    >>> from lm.data.tokenizers import Bytes
+    >>> letters_of(Bytes().open(), "hé_", "_")
+    ['h', '', 'é', '_']
+    """
+    found: list[str] = []
+    for number, part in enumerate([text] if mark is None else text.split(mark)):
+        if mark is not None and number:
+            found.append(mark)
+        raw, decoder = part.encode(), codecs.getincrementaldecoder("utf-8")()
+        start = 0
+        for size in tokenizer.encode_with_bytes(part)[1].tolist():
+            found.append(decoder.decode(raw[start : start + size]))
+            start += size
+    return found
+
+
 def prompt_tokens(tokenizer: Tokenizer, scored: Sequence[Scored]) -> list[ShownToken]:
     """A prompt's own tokens, each with its log-probability and alternatives."""
     places = LetterPlaces(tokenizer)
