@@ -107,7 +107,13 @@ def result(**columns: Any) -> Result:
 
 
 def save_untrained(
-    folder: Path, objective: Any, model: Any, *, length: int, precision: str = "float32"
+    folder: Path,
+    objective: Any,
+    model: Any,
+    *,
+    length: int,
+    precision: str = "float32",
+    tokenizer: Bytes | None = None,
 ) -> None:
     """An artifact of a model that nobody trained, on bytes, with a sentinel for each span."""
     # Others of these values need no jax.
@@ -116,12 +122,11 @@ def save_untrained(
     import numpy as np
 
     from lm.artifact import Artifact, Card, save_artifact
-    from lm.data import Bytes
     from lm.model import blank_example, build
 
-    config = Bytes(sentinels=4)
-    tokenizer = config.open()
-    module = build(model, tokenizer.vocabulary.size, mesh=None)
+    config = tokenizer or Bytes(sentinels=4)
+    opened = config.open()
+    module = build(model, opened.vocabulary.size, mesh=None)
     examples = [blank_example(model, 1, 2)]
     examples += [replace(examples[0], head=head) for head in objective.heads]
     params: dict[str, Any] = {}
@@ -131,4 +136,4 @@ def save_untrained(
         model=model, objective=objective, tokenizer=config, length=length, precision=precision
     )
     params = jax.tree.map(np.asarray, nn.unbox(params))
-    save_artifact(Artifact(card, tokenizer, params), folder)
+    save_artifact(Artifact(card, opened, params), folder)

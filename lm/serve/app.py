@@ -21,6 +21,7 @@ from lm.serve.batching import Computed, DeviceLoop, Exchange
 from lm.serve.limits import KeyRing, Limits, TokenBucket, check_host, check_origin
 from lm.serve.metrics import ServerMetrics
 from lm.serve.models import Ability, ServedModel
+from lm.serve.page import page_routes
 from lm.serve.protocol import AnyQuery, ApiError, decode
 from lm.serve.stream import ClientGone
 
@@ -155,6 +156,7 @@ class ModelServer:
         }
         return Starlette(
             routes=[
+                *page_routes(),
                 *(self._route(path, answer) for path, answer in {**own, **routes}.items()),
                 *map(self._page, pages),
             ],

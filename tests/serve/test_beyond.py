@@ -1,4 +1,8 @@
-"""What the server has beyond OpenAI's protocol, for its page."""
+"""What the server has beyond OpenAI's protocol, for its page (see test_page.py too)."""
+
+import urllib.error
+import urllib.request
+from importlib.resources import files
 
 import openai
 import pytest
@@ -46,3 +50,18 @@ def test_an_answer_goes_on_from_its_beginning(client):
         client.chat.completions.create(
             model="chat", messages=asked, extra_body={"continue_final_message": True}
         )
+
+
+def test_the_page_is_served_with_its_policy(server):
+    """Fails if a file of it is missing, may run what is written in it, or a path escapes."""
+    for file in files("lm.serve").joinpath("page").iterdir():
+        path = "" if file.name == "index.html" else file.name
+        with urllib.request.urlopen(f"{server.url}/{path}") as answer:
+            assert answer.read() == file.read_bytes()
+            policy = answer.headers["content-security-policy"]
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy and "*" not in policy
+    for path in ("page.py", "..%2fpage.py", "page/index.html", "%2e%2e/app.py"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{server.url}/{path}")
