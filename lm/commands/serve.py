@@ -95,10 +95,14 @@ def main(given: argparse.Namespace) -> None:
     )
     host, port = on.getsockname()[:2]
     at = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    with stop_requests() as received:
+
+    def ready() -> None:
+        # From here on there may be answers that want to be ended.
         keep_alive(True)
         print(f"lm: {', '.join(server.models)} at {at}", flush=True)
-        listen(server, on, received)
+
+    with stop_requests() as received:
+        listen(server, on, received, ready)
 
 
 def _check(given: argparse.Namespace) -> None:

@@ -142,12 +142,8 @@ class ModelServer:
 
     # Beginning and end
 
-    def app(
-        self,
-        routes: Mapping[str, Callable[[Call], Awaitable[Response]]],
-        pages: Sequence[Route] = (),
-    ) -> Starlette:
-        """The ASGI application: paths by method and path, pages, and the server's own."""
+    def app(self, routes: Mapping[str, Callable[[Call], Awaitable[Response]]]) -> Starlette:
+        """The ASGI application: paths by method and path, the playground, and its own."""
         own = {
             "GET /health": self._health,
             "GET /metrics": self._metrics_page,
@@ -156,9 +152,8 @@ class ModelServer:
         }
         return Starlette(
             routes=[
-                *page_routes(),
                 *(self._route(path, answer) for path, answer in {**own, **routes}.items()),
-                *map(self._page, pages),
+                *map(self._page, page_routes()),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _fault},
             lifespan=self._lifespan,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -44,14 +44,24 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host} --port {port}: {reason}") from None
 
 
-def listen(server: ModelServer, on: socket.socket, stop: Sequence[int]) -> None:
-    """Answers until `stop` holds something; raises what the device has failed of, if it has."""
-    asyncio.run(_listen(server, on, stop))
+def listen(
+    server: ModelServer,
+    on: socket.socket,
+    stop: Sequence[int],
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Answers until `stop` holds something; raises what the device has failed of, if it has.
+
+    `ready` is called once programs are compiled and it answers.
+    """
+    asyncio.run(_listen(server, on, stop, ready))
     if server.failed is not None:
         raise server.failed
 
 
-async def _listen(server: ModelServer, on: socket.socket, stop: Sequence[int]) -> None:
+async def _listen(
+    server: ModelServer, on: socket.socket, stop: Sequence[int], ready: Callable[[], None]
+) -> None:
     config = uvicorn.Config(
         server.app(ROUTES),
         http=_protocol(server.limits.upload_seconds),
@@ -67,6 +77,10 @@ async def _listen(server: ModelServer, on: socket.socket, stop: Sequence[int]) -
     )
     http = _Server(config)
     listening = asyncio.create_task(http.serve(sockets=[on]))
+    while not (listening.done() or http.started):
+        await asyncio.sleep(0.01)
+    if http.started:
+        ready()
     while not (listening.done() or stop or server.failed):
         await asyncio.sleep(0.05)
     if not listening.done():

@@ -58,7 +58,8 @@ class Served:
         self._clients: list[openai.OpenAI] = []
         self._thread = threading.Thread(target=listen, args=(server, socket, self._stop))
         self._thread.start()
-        _until(lambda: hasattr(server, "loop"))
+        # Its programs are compiled first.
+        _until(lambda: hasattr(server, "loop"), seconds=600)
 
     def client(self, key: str = "none") -> openai.OpenAI:
         """A client, whose connections are closed with the server."""
@@ -92,32 +93,30 @@ def _until(true, seconds: float = 60) -> None:
 
 
 @contextmanager
-def served(
-    folder: Path, *names: str, keys=None, slots: int = 4, length=None, **limits
-) -> Iterator[Served]:
+def served(folder: Path, *names: str, keys=None, length=None, **limits) -> Iterator[Served]:
     """A server of models of a folder, with these limits."""
+    limits, keys = Limits(**limits), KeyRing(keys or {})
+    # Until its programs are there: other tests may want their eight devices meanwhile.
     with one_device():
         opened = open_models(
-            [folder / name for name in names], slots=slots, length=length, precision="float32"
+            [folder / name for name in names], slots=2, length=length, precision="float32"
         )
-        server = Served(
-            ModelServer(
-                opened, keys=KeyRing(keys or {}), limits=Limits(**limits), hosts=LOOPBACK
-            )
-        )
-        try:
-            yield server
-        finally:
-            server.join()
+        server = Served(ModelServer(opened, keys=keys, limits=limits, hosts=LOOPBACK))
+    try:
+        yield server
+    finally:
+        server.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(models) -> Iterator[Served]:
-    """A server of all three models."""
+    """A server of all three models, each with two slots, as all servers of tests have: so they
+    share their programs.
+    """
     with served(models, "gpt", "bert", "chat") as found:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(server) -> openai.OpenAI:
     return server.client()

@@ -128,7 +128,7 @@ def test_other_pages_may_not_ask(server):
     ):
         status, _, error = ask(server, "/v1/completions", body, **headers)
         assert (status, error["type"]) == (403, "permission_error"), headers
-    for path in ("/v1/models", "/health"):
+    for path in ("/v1/models", "/health", "/"):
         assert ask(server, path, b"", "GET", Host="evil.example")[0] == 403
     for headers in (
         {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"},
@@ -146,9 +146,9 @@ def test_other_pages_may_not_ask(server):
 
 @pytest.fixture(scope="module")
 def small(models):
-    """A server with one slot and room for two who wait, which has keys."""
+    """A server with room for two who wait, which has keys."""
     limits = {"waiting": 2, "upload_seconds": 0.5, "body": 10_000}
-    with served(models, "gpt", slots=1, keys={KEY: None, LIMITED: 100}, **limits) as found:
+    with served(models, "gpt", keys={KEY: None, LIMITED: 100}, **limits) as found:
         yield found
 
 

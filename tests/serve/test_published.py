@@ -16,7 +16,7 @@ def test_smollm2_answers_as_it_is_known_to():
     """Fails if a conversation is rendered, ended or decoded in another way than transformers
     does, whole or in parts; see the README beside the model.
     """
-    with served(Path(ASSETS), NAME, slots=2, length=128) as server:
+    with served(Path(ASSETS), NAME, length=128) as server:
         client = server.client()
         asked = {
             **{"model": NAME, "temperature": 0, "max_completion_tokens": 32},

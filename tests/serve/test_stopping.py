@@ -39,7 +39,7 @@ def slow(server, seconds=0.05):
 @pytest.fixture(scope="module")
 def two(models):
     """A server of two slots."""
-    with served(models, "gpt", slots=2, grace=20.0) as found:
+    with served(models, "gpt", grace=20.0) as found:
         yield found
 
 
@@ -83,7 +83,7 @@ def test_a_stop_string_frees_its_slot(two):
 
 def test_what_runs_ends_and_what_is_new_is_refused(models):
     """Fails if a server that stops cuts an answer that it has the time for, or takes others."""
-    with served(models, "gpt", slots=2, grace=30.0) as server:
+    with served(models, "gpt", grace=30.0) as server:
         client = server.client()
         with slow(server):
             stream = iter(client.completions.create(**ASKED, stream=True))
@@ -105,7 +105,7 @@ def test_what_runs_ends_and_what_is_new_is_refused(models):
 
 def test_what_lasts_too_long_is_cut_off_and_told(models):
     """Fails if a server waits for ever, or a client takes half an answer for a whole one."""
-    with served(models, "gpt", slots=2, grace=0.3) as server, slow(server, 0.1):
+    with served(models, "gpt", grace=0.3) as server, slow(server, 0.1):
         stream = iter(server.client().completions.create(**ASKED, stream=True))
         next(stream)
         server.stop()
@@ -117,7 +117,7 @@ def test_what_lasts_too_long_is_cut_off_and_told(models):
 def test_a_device_that_fails_is_told_to_all(models):
     """Fails if a client waits for a thread that is no more, or the server goes on."""
     raised = []
-    with served(models, "gpt", slots=2) as server:
+    with served(models, "gpt") as server:
         engine = server.server.loop._lanes["gpt"].engine
 
         def step():
