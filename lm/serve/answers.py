@@ -25,8 +25,8 @@ from lm.serve.protocol import (
 from lm.serve.stream import EventStream, while_connected
 from lm.serve.writing import (
     Added,
+    PlacedToken,
     RowWriter,
-    ShownToken,
     chat_logprobs,
     completion_logprobs,
     prompt_tokens,
@@ -75,7 +75,7 @@ class TextPart(NamedTuple):
 
     place: int
     added: Added
-    before: list[ShownToken]
+    before: list[PlacedToken]
     """The prompt's own tokens, with the first token of its text, where they are wanted."""
     first: bool
 
@@ -151,7 +151,7 @@ class Running:
     def _added(self, place: int, emitted: Emitted) -> Added:
         return self._writers[place].take(emitted)
 
-    def _prompt_tokens(self, place: int, emitted: Emitted) -> list[ShownToken]:
+    def _prompt_tokens(self, place: int, emitted: Emitted) -> list[PlacedToken]:
         if not self._job.echo:
             return []
         prompt = self._job.prompt_of(place)
@@ -241,7 +241,7 @@ async def chat(asked: Call) -> Response:
     job = WritingJob(served, [prompt], query.n, count, "answer", top or 0)
     running = Running(asked, job, query)
 
-    def logprobs(tokens: Sequence[ShownToken]) -> dict[str, Any] | None:
+    def logprobs(tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
         return None if top is None else chat_logprobs(served.tokenizer, tokens, top=top)
 
     if query.stream:

@@ -247,10 +247,8 @@ class ModelServer:
 def _warmed(model: ServedModel) -> Engine:
     """A model's engine, its programs compiled but for those of longer prompts."""
     engine, bos = model.engine(), model.tokenizer.vocabulary.bos
-    # The first one is read into slots that were never used, which is another program.
-    for number in range(2):
-        for _ in engine.all([Request(number, [bos], 2)]):
-            pass
+    for _ in engine.all([Request(0, [bos], 2)]):
+        pass
     return engine
 
 

@@ -23,7 +23,7 @@ from lm.serve.protocol import (
     TokenizeQuery,
 )
 from lm.serve.stream import while_connected
-from lm.serve.writing import Alternatives, LetterPlaces, ShownToken, letters_of, token_text
+from lm.serve.writing import Alternatives, LetterPlaces, PlacedToken, letters_of, token_text
 
 
 async def embed(asked: Call) -> Response:
@@ -66,7 +66,7 @@ async def fill(asked: Call) -> Response:
     asked.take(len(ids))
     job = partial(masked.filled, served, ids, query)
     found = await while_connected(asked.http, asked.server.compute(job))
-    tokens = [found.get(place, ShownToken(id, 0, None, ())) for place, id in enumerate(ids)]
+    tokens = [found.get(place, PlacedToken(id, 0, None, ())) for place, id in enumerate(ids)]
     shown = [
         {"text": text, "filled": place in found} | _said(served, token, query.alternatives)
         for place, (text, token) in enumerate(_texts(served, tokens))
@@ -87,7 +87,7 @@ async def tokenize(asked: Call) -> Response:
         prompt = PromptIds(await asyncio.to_thread(blanks), query.text, 0)
     else:
         (prompt,) = await prompts_of(served, query.text, param="text")
-    tokens = [ShownToken(id, 0, None, ()) for id in prompt.ids[prompt.before :]]
+    tokens = [PlacedToken(id, 0, None, ()) for id in prompt.ids[prompt.before :]]
     before, behind = served.around
     fits = 1 + len(tokens) + len(behind) < served.length
     if query.logprobs and fits and tokens:
@@ -145,29 +145,29 @@ async def detokenize(asked: Call) -> Response:
 
 async def _each(
     asked: Call, served: ServedModel, row: Sequence[int], places: Sequence[int]
-) -> list[ShownToken]:
+) -> list[PlacedToken]:
     """The tokens of a row, and how likely those at some places are, given all others."""
     found: dict[int, tuple[float, Alternatives]] = {}
     for group in served.groups([row] * len(places)):
         of = [places[number] for number in group]
         likely = await asked.server.compute(partial(masked.likelihoods, served, row, of))
         found.update(zip(of, likely, strict=True))
-    return [ShownToken(id, 0, *found.get(place, (None, ()))) for place, id in enumerate(row)]
+    return [PlacedToken(id, 0, *found.get(place, (None, ()))) for place, id in enumerate(row)]
 
 
-def _inner(served: ServedModel, tokens: Sequence[ShownToken]) -> list[ShownToken]:
+def _inner(served: ServedModel, tokens: Sequence[PlacedToken]) -> list[PlacedToken]:
     """Tokens of a row without what stands around the text."""
     before, behind = served.around
     return list(tokens[len(before) : len(tokens) - len(behind)])
 
 
-def _texts(served: ServedModel, tokens: Sequence[ShownToken]) -> list[tuple[str, ShownToken]]:
+def _texts(served: ServedModel, tokens: Sequence[PlacedToken]) -> list[tuple[str, PlacedToken]]:
     """Tokens with the letters that each one adds, so that together they are the text."""
     places = LetterPlaces(served.tokenizer)
     return [(places.letters(token.id), token) for token in tokens]
 
 
-def _said(served: ServedModel, token: ShownToken, most: int) -> dict[str, Any]:
+def _said(served: ServedModel, token: PlacedToken, most: int) -> dict[str, Any]:
     top = [
         {"id": id, "text": token_text(served.tokenizer, id), "logprob": log_p}
         for id, log_p in token.alternatives[:most]

@@ -21,7 +21,7 @@ from lm.loss import logits
 from lm.model import Module
 from lm.serve.models import PromptIds, ServedModel, sampling_of
 from lm.serve.protocol import ALTERNATIVES, ApiError, FillQuery
-from lm.serve.writing import Alternatives, ShownToken
+from lm.serve.writing import Alternatives, PlacedToken
 
 
 def masked_ids(served: ServedModel, text: str, mark: str, *, param: str) -> list[int]:
@@ -39,7 +39,7 @@ def masked_ids(served: ServedModel, text: str, mark: str, *, param: str) -> list
     return ids
 
 
-def filled(served: ServedModel, ids: Sequence[int], query: FillQuery) -> dict[int, ShownToken]:
+def filled(served: ServedModel, ids: Sequence[int], query: FillQuery) -> dict[int, PlacedToken]:
     """What is put in place of each mask token, by its place; see `fill_blanks`."""
     assert served.mask_prediction is not None
     before, behind = served.around
@@ -55,7 +55,7 @@ def filled(served: ServedModel, ids: Sequence[int], query: FillQuery) -> dict[in
         alternatives=query.alternatives,
     )
     return {
-        each.place: ShownToken(each.token, 0, each.log_p, each.alternatives) for each in found
+        each.place: PlacedToken(each.token, 0, each.log_p, each.alternatives) for each in found
     }
 
 

@@ -11,7 +11,7 @@ from lm.generate.text import Written
 Alternatives = Sequence[tuple[int, float]]
 
 
-class ShownToken(NamedTuple):
+class PlacedToken(NamedTuple):
     """A token of a text, and how likely it was."""
 
     id: int
@@ -26,7 +26,7 @@ class Added(NamedTuple):
     """What a token has settled: text that is sure by now, and its tokens."""
 
     text: str
-    tokens: list[ShownToken]
+    tokens: list[PlacedToken]
     reason: str | None
     """Why there is no more: stop or length; None: there is."""
 
@@ -42,7 +42,7 @@ class RowWriter:
         self._tokenizer = tokenizer
         self._written = Written(tokenizer, stop=tuple(stop))
         self._places = LetterPlaces(tokenizer)
-        self._held: list[ShownToken] = []
+        self._held: list[PlacedToken] = []
         self._letters = 0
         self.count = 0
         """How many tokens its text has."""
@@ -56,7 +56,7 @@ class RowWriter:
         if reason != "stop" and emitted.token is not None:
             start = self._places.take(emitted.token)
             self._held.append(
-                ShownToken(emitted.token, start, emitted.log_p, emitted.alternatives)
+                PlacedToken(emitted.token, start, emitted.log_p, emitted.alternatives)
             )
             text = self._written.take(emitted.token)
             if self._written.ended:
@@ -115,11 +115,11 @@ def letters_of(tokenizer: Tokenizer, text: str, mark: str | None = None) -> list
     return found
 
 
-def prompt_tokens(tokenizer: Tokenizer, scored: Sequence[Scored]) -> list[ShownToken]:
+def prompt_tokens(tokenizer: Tokenizer, scored: Sequence[Scored]) -> list[PlacedToken]:
     """A prompt's own tokens, each with its log-probability and alternatives."""
     places = LetterPlaces(tokenizer)
     return [
-        ShownToken(token, places.take(token), log_p, alternatives)
+        PlacedToken(token, places.take(token), log_p, alternatives)
         for token, log_p, alternatives in scored
     ]
 
@@ -142,7 +142,7 @@ def token_text(tokenizer: Tokenizer, id: int) -> str:
 
 
 def completion_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[ShownToken], *, top: int, offset: int = 0
+    tokenizer: Tokenizer, tokens: Sequence[PlacedToken], *, top: int, offset: int = 0
 ) -> dict[str, Any]:
     """What a completion says of its tokens; `offset`: where in its text they begin."""
     return {
@@ -154,7 +154,7 @@ def completion_logprobs(
 
 
 def chat_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[ShownToken], *, top: int
+    tokenizer: Tokenizer, tokens: Sequence[PlacedToken], *, top: int
 ) -> dict[str, Any]:
     """What an answer says of its tokens."""
 
@@ -170,7 +170,7 @@ def chat_logprobs(
     return {"content": content, "refusal": None}
 
 
-def _by_text(tokenizer: Tokenizer, token: ShownToken, top: int) -> dict[str, float] | None:
+def _by_text(tokenizer: Tokenizer, token: PlacedToken, top: int) -> dict[str, float] | None:
     """Log-probabilities of the likeliest tokens by their text, and of this one."""
     if token.log_p is None:
         return None
