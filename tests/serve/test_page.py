@@ -313,6 +313,15 @@ def test_a_conversation(side):
     assert len(answered) > 3
     assert asked[2]["messages"][-1] == {"role": "assistant", "content": "".join(answered[:3])}
     assert first == answers.first.text_content()
+    # What is sent while an answer comes ends it, and stands after what there is of it.
+    side.set("count", 512)
+    side.text.fill("More")
+    side.text.press("Control+Enter")
+    expect(answers.last.locator(".token").nth(2)).to_be_visible()
+    side.set("count", 8)
+    side.run("Enough")
+    roles = [each["role"] for each in asked[-1]["messages"]]
+    assert roles == ["system", *["user", "assistant"] * 3, "user"]
     side.all.get_by_role("button", name="New conversation").click()
     expect(talk).to_have_count(0)
 

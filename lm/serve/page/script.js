@@ -45,7 +45,11 @@ function begin(models) {
   sides[0].model = completes ?? useful[0];
   sides[1].model = completes ?? useful[0];
   compare.addEventListener("change", () => {
-    if (compare.checked && fills && completes && !sides[0].editor.text) sides[0].model = fills;
+    const [one, other] = sides;
+    if (compare.checked && fills && completes && !one.editor.text) one.model = fills;
+    if (compare.checked && one.mode === other.mode && !other.editor.text) {
+      other.editor.text = one.editor.text;
+    }
     arrange();
   });
   narrow.addEventListener("change", arrange);

@@ -32,6 +32,7 @@ export class Side {
     this.models = models;
     this.say = say;
     this.running = null;
+    this.ended = Promise.resolve();
     this.messages = [];
     const template = document.getElementById("side");
     this.element = template.content.firstElementChild.cloneNode(true);
@@ -120,18 +121,20 @@ export class Side {
     const content = this.editor.text;
     if (!content) return this.#fail("There is no message to send.");
     await this.#work(async (signal, seed) => {
-      this.messages.push({ role: "user", content });
+      const message = { role: "user", content };
+      const talk = this.messages;
+      talk.push(message);
       this.editor.text = "";
       this.#drawTalk();
       try {
         await this.#answer([], signal, seed);
-      } catch (error) {
-        if (error.name === "AbortError") throw error;
-        // Nothing was answered: the message is in the writer's hands again.
-        this.messages.pop();
-        this.#drawTalk();
-        if (!this.editor.text) this.editor.text = content;
-        throw error;
+      } finally {
+        if (talk.at(-1) === message) {
+          // Nothing was answered: the message is in the writer's hands again.
+          talk.pop();
+          this.#drawTalk();
+          if (!this.editor.text) this.editor.text = content;
+        }
       }
     });
   }
@@ -149,6 +152,7 @@ export class Side {
       messages.push({ role: "assistant", content: begun });
       body.continue_final_message = true;
     }
+    const talk = this.messages; // another conversation may begin before this answer ends
     const message = { role: "assistant", content: begun, parts: kept };
     const written = this.#drawMessage(message);
     written.element.classList.add("writing");
@@ -162,9 +166,10 @@ export class Side {
       written.element.classList.remove("writing");
       Object.assign(message, { content: written.text, parts: written.parts });
       message.measured = line.querySelector(".measured").textContent;
-      if (message.content) this.messages.push(message);
+      if (message.content) talk.push(message);
       else line.remove();
     }
+    if (!message.content && !signal.aborted) throw new Refusal("The answer has nothing in it.");
   }
 
   async #fill(text) {
@@ -255,12 +260,18 @@ export class Side {
     const mine = new AbortController();
     this.running = mine;
     this.#showRunning();
+    // What is given up writes its last, before anything else is written.
+    const { promise, resolve } = Promise.withResolvers();
+    const before = this.ended;
+    this.ended = promise;
+    await before;
     try {
-      await task(mine.signal, this.#seed());
+      if (!mine.signal.aborted) await task(mine.signal, this.#seed());
     } catch (error) {
       if (error instanceof Refusal) this.#fail(error.message);
       else if (error.name !== "AbortError") throw error;
     } finally {
+      resolve();
       if (this.running === mine) this.running = null;
       this.#showRunning();
       this.#showAnswer();
