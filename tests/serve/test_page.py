@@ -25,6 +25,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.wh
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no chrome")
 
 LENGTH = 1024
+# Texts are of few lengths, as programs are compiled for each power of two.
 PATIENCE = 60_000
 """Milliseconds in which programs are compiled, on a machine that has other things to do."""
 expect.set_options(timeout=PATIENCE)
@@ -110,7 +111,7 @@ class Side:
         self.tokens = self.all.locator(".written .token")
         self.measured = self.all.locator(".answer .measured")
 
-    def set(self, name: str, value: float) -> None:
+    def set(self, name: str, value: float | str) -> None:
         self.all.locator(f"[name={name}]").fill(str(value))
 
     def do(self, mode: str) -> None:
@@ -146,8 +147,8 @@ def test_typing_counts_and_colours_tokens(side):
     assert "level-" in coloured.nth(4).get_attribute("class")
     # A letter stands where it is coloured: the field and what is behind it break alike.
     side.page.set_viewport_size({"width": 360, "height": 740})
-    side.text.fill("long words " * 10)
-    expect(side.count).to_contain_text("110 tokens")
+    side.text.fill("long words " * 5)
+    expect(side.count).to_contain_text("55 tokens")
     behind = side.all.locator(".mirror").bounding_box()
     assert side.text.bounding_box() == behind
     assert side.text.evaluate("field => field.scrollHeight <= field.offsetHeight")
@@ -253,9 +254,9 @@ def test_the_text_is_read_at_the_caret(side):
 def test_blanks_are_filled_and_filled_again(side):
     """Fails if a blank stays, or a token that is chosen for one is not kept."""
     side.all.locator("[name=model]").select_option("bert")
-    side.text.fill("The ")
+    side.text.fill("The kee")
     side.all.get_by_role("button", name="Insert a blank").click()
-    expect(side.text).to_have_value("The [MASK]")
+    expect(side.text).to_have_value("The kee[MASK]")
     side.run("The [MASK]eep[MASK]r")
     filled = side.all.locator(".written .filled")
     expect(filled).to_have_count(2)
@@ -277,7 +278,7 @@ def test_the_gpt_continues_what_the_bert_fills(side):
     expect(side.all.locator("[name=model]")).to_have_value("bert")
     other = Side(side.page, 1)
     expect(other.all.locator("[name=model]")).to_have_value("gpt")
-    side.run("The [MASK]eeper")
+    side.run("The [MASK]eep")
     filled = side.answer()
     side.all.get_by_role("button", name="Hand over to B").click()
     expect(other.text).to_have_value(filled)
@@ -290,7 +291,8 @@ def test_a_conversation(side):
     side.do("Chat")
     asked = []
     side.page.on("request", lambda r: "chat" in r.url and asked.append(r.post_data_json))
-    side.all.locator("[name=system]").fill("Be brief.")
+    side.set("system", "Be brief.")
+    side.set("count", 8)
     side.run("Who are you?")
     side.run("And <b>I</b>?")
     talk = side.all.locator(".talk li")
@@ -342,6 +344,31 @@ def test_what_is_refused_is_said_in_a_line(side):
     expect(error).to_be_hidden()
 
 
+def test_a_server_with_keys_is_given_one(side):
+    """Fails if the page stays empty where a key is needed, or does not send the one it has."""
+    page = side.page
+    refusal = {"error": {"message": "there is no key"}}
+
+    def guard(route: Any) -> None:
+        if route.request.headers.get("authorization") == "Bearer secret":
+            route.fallback()
+        else:
+            route.fulfill(status=401, json=refusal)
+
+    page.route("**/v1/models", guard)
+    page.reload()
+    entry = page.get_by_label("This server asks for a key")
+    expect(entry).to_be_focused()
+    entry.fill("wrong")
+    entry.press("Enter")
+    expect(page.locator("#failure")).to_have_text("there is no key")
+    entry.fill("secret")
+    entry.press("Enter")
+    expect(side.text).to_be_focused()
+    expect(entry).to_be_hidden()
+    page.bad.clear()  # the console has the answers' status
+
+
 def test_nothing_scrolls_sideways_on_a_narrow_screen(side):
     """Fails if anything is wider than a small telephone."""
     page = side.page
@@ -349,7 +376,7 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(side):
     fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     for mode in ("Complete", "Chat"):
         side.do(mode)
-        side.run("unbroken" * 20)
+        side.run("unbroken" * 7)
         assert page.evaluate(fits), mode
         side.all.locator(".token").last.hover()
         assert page.evaluate(fits), f"{mode}, with alternatives"
@@ -383,7 +410,7 @@ def test_every_control_has_a_name_and_is_reached_with_a_visible_focus(side):
     page.get_by_role("checkbox", name="Two models side by side").check()
     for number in (0, 1):
         Side(page, number).all.locator("summary").click()
-    side.run("The [MASK]")
+    side.run("The [MASK]eep")
     controls = page.locator(
         "button:enabled:visible, input:visible:not([type=radio]), select:visible,"
         " textarea:visible, summary:visible"
