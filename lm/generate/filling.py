@@ -223,13 +223,14 @@ def _draw(
     (1, {1, 2})
     """
     size = len(scores_V)
+    settings = RowSettings.of(sampling, size)
     weighted_1V = _weighted(
         jnp.asarray(scores_V, jnp.float32)[None],
-        RowSettings.of(sampling, size),
+        settings,
         seen_BV=jnp.isin(jnp.arange(size), jnp.array([*seen, -1]))[None],
         allowed_BV=jnp.isfinite(scores_V)[None],
     )
-    if sampling.temperature == 0:
+    if settings.temperature_B[0] == 0:
         return int(np.argmax(weighted_1V[0]))
     return int(random.choice(size, p=_probabilities(np.asarray(weighted_1V[0]))))
 

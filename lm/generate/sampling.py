@@ -55,7 +55,8 @@ class RowSettings(NamedTuple):
     def of(cls, sampling: Sampling, size: int) -> Self:
         """The settings of one row, for a vocabulary of a size."""
         return cls(
-            np.full(1, sampling.temperature, np.float32),
+            # What is colder than this is 0: scores divided by it may be no numbers.
+            np.full(1, sampling.temperature if sampling.temperature >= 1e-6 else 0, np.float32),
             np.full(1, min(size, sampling.top_k or size), np.int32),
             np.full(1, sampling.top_p, np.float32),
             np.full(1, sampling.min_p, np.float32),
