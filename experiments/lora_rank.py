@@ -38,6 +38,7 @@ from lm.study.analyses.tuning import (
     announce,
     beyond,
     choices_table,
+    edge_warnings,
     equal_rows,
     interval_text,
     outcomes,
@@ -107,8 +108,8 @@ PLANS = {
         TunedTask("SST-2", SETS["sst2"], 50_000, assumed=0.7),
         _ways(
             head=(3e-3, 1e-2, 3e-2),
-            ranks=dict.fromkeys((1, 4, 16), (1e-3, 3e-3, 1e-2)),
-            whole=(3e-4, 1e-3, 3e-3),
+            ranks=dict.fromkeys((1, 4, 16), (3e-3, 1e-2, 3e-2)),
+            whole=(1e-3, 3e-3, 1e-2),
         ),
         seeds=3,
         length=256,
@@ -210,6 +211,7 @@ def report(cells: list[StudyRun]) -> Report:
             ),
         ],
         compared=compared_rows(equal, cells),
+        warnings=edge_warnings(equal, made),
     )
 
 
@@ -249,11 +251,15 @@ def _answer(points: Sequence[_Point]) -> str:
         whole = mine[-1]
         enough = [p for p in mine if p in gaps and not (beyond(gaps[p]) and gaps[p].value < 0)]
         least = min([*enough, whole], key=lambda point: point.trained)
+        rest = (
+            f"{points_text(least.outcome.estimate.value)} with {least.trained:,}, the fewest"
+            " that are not behind it beyond the error"
+            if enough
+            else "every way with fewer is behind it beyond the error"
+        )
         told.append(
             f"{variant.name} has {points_text(whole.outcome.estimate.value)} points with all"
-            f" {whole.trained:,} parameters trained, and"
-            f" {points_text(least.outcome.estimate.value)} with {least.trained:,}, the fewest"
-            " that are not behind it beyond the error"
+            f" {whole.trained:,} parameters trained, and {rest}"
         )
     return capital("; ".join(told)) + "."
 

@@ -35,6 +35,7 @@ from lm.study.analyses.tuning import (
     announce,
     beyond,
     choices_table,
+    edge_warnings,
     equal_rows,
     gaps_table,
     gaps_to,
@@ -278,6 +279,7 @@ def report(cells: list[StudyRun]) -> Report:
             ),
         ],
         compared=compared_rows(equal, cells),
+        warnings=edge_warnings(equal, made),
     )
 
 

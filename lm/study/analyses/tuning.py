@@ -309,6 +309,27 @@ def choices_table(equal: EqualTrials, made: Sequence[Chosen]) -> Table:
     return Table(columns, rows, caption)
 
 
+def edge_warnings(equal: EqualTrials, made: Sequence[Chosen]) -> list[str]:
+    """Where the best of the rates that were tried is the first or the last: beyond it may be
+    a better one.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for choice in made:
+        rates = list(choice.losses)
+        for edge, rate in (("lowest", min(rates)), ("highest", max(rates))):
+            if choice.rate == rate and len(rates) > 1:
+                who = (
+                    f"{equal.tuned[choice.variant].variant.label} on"
+                    f" {equal.tasks[choice.task].title}"
+                )
+                found.setdefault((equal.ways[choice.way].label, edge), []).append(who)
+    return [
+        f"the best rate is the {edge} tried, and a better one may lie beyond it, of {way}:"
+        f" {', '.join(who)}"
+        for (way, edge), who in found.items()
+    ]
+
+
 def trained_table(cells: Sequence[StudyRun], variants: Mapping[str, Variant]) -> Table:
     """What was pre-trained: all that went into each variant, with what it started from."""
     rows, shown = [], ("bits_per_byte", "text_se", "kind")
