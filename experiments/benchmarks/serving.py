@@ -90,7 +90,7 @@ def questions(count: int, tokens: int, seed: int = 0) -> list[Question]:
     return [
         Question(
             {
-                "prompt": random_.choice(PROMPTS) * random_.randint(1, 3),
+                "prompt": (random_.choice(PROMPTS) * random_.randint(1, 3))[:tokens],
                 "max_tokens": random_.randint(tokens // 4, tokens),
                 "temperature": random_.choice([0.0, 0.8]),
                 "seed": number,
@@ -255,7 +255,7 @@ async def idle(url: str, seconds: float = 10.0) -> None:
 
 
 def train_small(folder: Path) -> Path:
-    """A causal model of some 0.5 million parameters, trained for a few hundred steps."""
+    """A causal model of half a million parameters, trained for 150 steps."""
     from lm.data import Bytes, Data
     from lm.data.sources import Stdlib
     from lm.model import Transformer
@@ -265,11 +265,11 @@ def train_small(folder: Path) -> Path:
     from lm.train.train import train_run
 
     run = Run(
-        data=Data(corpus=Stdlib(), tokenizer=Bytes(), length=256, batch=8),
+        data=Data(corpus=Stdlib(), tokenizer=Bytes(), length=160, batch=8),
         model=Transformer(depth=2, width=128, heads=4),
         objective=Causal(),
         optimizer=Adamw(learning_rate=3e-3),
-        tokens=300 * 8 * 256,
+        tokens=150 * 8 * 160,
         precision="float32",
         evaluations=1,
     )
