@@ -34,7 +34,7 @@ class Convolution(Residual, tag="convolution"):
 
     @property
     def channels(self) -> int:
-        """Channels R of each half."""
+        """Channels C of each half."""
         return self.half_width or self.width // 2
 
     @property
@@ -109,19 +109,19 @@ class ConvolutionMixer(Mixer):
         gated = []
         for name, seen_BLKD in (("first", left_BLKD), ("second", right_BLKD)):
             axes, shape = ("taps", "embed", "gates", "channels"), (c.taps, width, 2, channels)
-            weight_KD2R = self.matrix(name, axes, shape, inputs=c.taps * width)
-            bias_2R = self.parameter(f"{name}_bias", ("gates", "channels"), (2, channels))
-            both_BL2R = self.einsum("BLKD,KDGR->BLGR", seen_BLKD, weight_KD2R)
-            both_BL2R += bias_2R[None, None]
-            gated.append(both_BL2R[:, :, 0] * nn.sigmoid(both_BL2R[:, :, 1]))
-        gated_BLR = jnp.stack(gated, axis=2)
-        out_2RD = self.matrix(
+            weight_KD2C = self.matrix(name, axes, shape, inputs=c.taps * width)
+            bias_2C = self.parameter(f"{name}_bias", ("gates", "channels"), (2, channels))
+            both_BL2C = self.einsum("BLKD,KDGC->BLGC", seen_BLKD, weight_KD2C)
+            both_BL2C += bias_2C[None, None]
+            gated.append(both_BL2C[:, :, 0] * nn.sigmoid(both_BL2C[:, :, 1]))
+        gated_BLC = jnp.stack(gated, axis=2)
+        out_2CD = self.matrix(
             "out",
             ("halves", "channels", "embed"),
             (2, channels, width),
             inputs=2 * channels,
         )
-        added_BLD = self.einsum("BLHR,HRD->BLD", gated_BLR, out_2RD)
+        added_BLD = self.einsum("BLHC,HCD->BLD", gated_BLC, out_2CD)
         if state is None:
             return added_BLD, None
         return added_BLD, {"inputs": rows.last(rows.joined(before_BTD, x_BLD))}

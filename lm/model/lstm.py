@@ -83,7 +83,7 @@ class LstmMixer(Mixer):
     ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
         c, width = self.config, self.config.width
         size = width // c.cells
-        weight_D4R = self.matrix(
+        weight_D4C = self.matrix(
             "input", ("embed", "gates", "channels"), (width, 4, width), inputs=width
         )
         weight_HA4A = self.parameter(
@@ -92,11 +92,11 @@ class LstmMixer(Mixer):
             (c.cells, size, 4, size),
             _orthogonal,
         )
-        bias_4R = self.parameter("bias", ("gates", "channels"), (4, width), _remember)
-        gates_BL4R = self.einsum("BLD,DGR->BLGR", x_BLD, weight_D4R) + bias_4R[None, None]
+        bias_4C = self.parameter("bias", ("gates", "channels"), (4, width), _remember)
+        gates_BL4C = self.einsum("BLD,DGC->BLGC", x_BLD, weight_D4C) + bias_4C[None, None]
         whole = "batch", "steps", "gates", "act_channels"
-        gates_BL4R = constrain(rows.turned(gates_BL4R), self.mesh, whole)
-        gates_BL4HA = gates_BL4R.reshape(*gates_BL4R.shape[:3], c.cells, size)
+        gates_BL4C = constrain(rows.turned(gates_BL4C), self.mesh, whole)
+        gates_BL4HA = gates_BL4C.reshape(*gates_BL4C.shape[:3], c.cells, size)
         flags = rows.goes_on(1, c.cells), rows.real(c.cells)
         carry = c.empty_state(len(x_BLD)) if state is None else state
         # Or every device would go through all rows, as it could not know that zeros are split.
@@ -117,8 +117,8 @@ class LstmMixer(Mixer):
 
         by_position = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (gates_BL4HA, *flags))
         carry, output_LBHA = jax.lax.scan(step, carry, by_position)
-        output_BLR = jnp.moveaxis(output_LBHA, 0, 1).reshape(*x_BLD.shape[:2], width)
-        return rows.turned(output_BLR), None if state is None else carry
+        output_BLC = jnp.moveaxis(output_LBHA, 0, 1).reshape(*x_BLD.shape[:2], width)
+        return rows.turned(output_BLC), None if state is None else carry
 
 
 def lstm_step(gates_B4HA: jax.Array, cell_BHA: jax.Array) -> tuple[jax.Array, jax.Array]:

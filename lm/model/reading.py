@@ -51,7 +51,7 @@ class Reading:
         """The rows as one side reads them, in its order."""
         return Reading((self.sides[side],), self.before)
 
-    def turned(self, x_BLR: jax.Array) -> jax.Array:
+    def turned(self, x_BLC: jax.Array) -> jax.Array:
         """The channels of the right side in the order in which it is read, or back from it.
 
         >>> rows = jnp.ones((1, 4), jnp.int32)
@@ -60,16 +60,16 @@ class Reading:
         [[0, 5], [2, 3], [4, 1]]
         """
         if not self.two_way:
-            return x_BLR
-        left, right = jnp.split(x_BLR, 2, axis=-1)
+            return x_BLC
+        left, right = jnp.split(x_BLC, 2, axis=-1)
         return jnp.concatenate([left, right[:, ::-1]], axis=-1)
 
     def real(self, channels: int) -> jax.Array:
-        """Where no padding is, bool[B, L, 1 or R], by side."""
+        """Where no padding is, bool[B, L, 1 or C], by side."""
         return _by_channel([side[:, self.before :] > 0 for side in self.sides], channels)
 
     def goes_on(self, by: jax.Array | int, channels: int) -> jax.Array:
-        """Where what stands `by` positions before is of the segment, bool[B, L, 1 or R].
+        """Where what stands `by` positions before is of the segment, bool[B, L, 1 or C].
 
         >>> rows = Reading((jnp.array([[0, 1, 1, 2, 0, 0]]),), 1)
         >>> rows.goes_on(1, 8)[0, :, 0].astype(int).tolist()
@@ -84,32 +84,32 @@ class Reading:
             channels,
         )
 
-    def past(self, x_BER: jax.Array, by: jax.Array | int) -> jax.Array:
-        """What stands `by` positions before, [B, L, ..., R]: 0 where that is not the segment's.
+    def past(self, x_BEC: jax.Array, by: jax.Array | int) -> jax.Array:
+        """What stands `by` positions before, [B, L, ..., C]: 0 where that is not the segment's.
 
         `by` is at most T.
         """
-        kept_BLR = self.goes_on(by, x_BER.shape[-1])
-        wide = (*kept_BLR.shape[:2], *(1,) * (x_BER.ndim - 3), kept_BLR.shape[2])
-        return jnp.where(kept_BLR.reshape(wide), self._shifted(x_BER, by), 0)
+        kept_BLC = self.goes_on(by, x_BEC.shape[-1])
+        wide = (*kept_BLC.shape[:2], *(1,) * (x_BEC.ndim - 3), kept_BLC.shape[2])
+        return jnp.where(kept_BLC.reshape(wide), self._shifted(x_BEC, by), 0)
 
-    def joined(self, before: jax.Array | None, x_BLR: jax.Array) -> jax.Array:
-        """What was kept of the T positions before, or zeros, and then x: [B, E, ..., R]."""
+    def joined(self, before: jax.Array | None, x_BLC: jax.Array) -> jax.Array:
+        """What was kept of the T positions before, or zeros, and then x: [B, E, ..., C]."""
         if before is None:
-            shape = (x_BLR.shape[0], self.before, *x_BLR.shape[2:])
-            before = jnp.zeros(shape, x_BLR.dtype)
-        return jnp.concatenate([before, x_BLR], axis=1)
+            shape = (x_BLC.shape[0], self.before, *x_BLC.shape[2:])
+            before = jnp.zeros(shape, x_BLC.dtype)
+        return jnp.concatenate([before, x_BLC], axis=1)
 
-    def last(self, x_BER: jax.Array) -> jax.Array:
-        """The last T positions that are no padding, which stands last, [B, T, ..., R]."""
+    def last(self, x_BEC: jax.Array) -> jax.Array:
+        """The last T positions that are no padding, which stands last, [B, T, ..., C]."""
         count_B1 = (self.sides[0][:, self.before :] > 0).sum(axis=1, keepdims=True)
         index_BT = count_B1 + jnp.arange(self.before)[None]
-        shape = (*index_BT.shape, *(1,) * (x_BER.ndim - 2))
-        return jnp.take_along_axis(x_BER, index_BT.reshape(shape), axis=1)
+        shape = (*index_BT.shape, *(1,) * (x_BEC.ndim - 2))
+        return jnp.take_along_axis(x_BEC, index_BT.reshape(shape), axis=1)
 
-    def _shifted(self, x_BER: jax.Array, by: jax.Array | int) -> jax.Array:
-        length = x_BER.shape[1] - self.before
-        return jax.lax.dynamic_slice_in_dim(x_BER, self.before - by, length, axis=1)
+    def _shifted(self, x_BEC: jax.Array, by: jax.Array | int) -> jax.Array:
+        length = x_BEC.shape[1] - self.before
+        return jax.lax.dynamic_slice_in_dim(x_BEC, self.before - by, length, axis=1)
 
 
 def read(

@@ -29,7 +29,7 @@ class LinearRecurrence(Residual, tag="linear_recurrence"):
     """
 
     recurrence_width: (
-        Annotated[int, Meta(ge=2, description="channels R of the recurrence; null: the width")]
+        Annotated[int, Meta(ge=2, description="channels C of the recurrence; null: the width")]
         | None
     ) = None
     cells: Annotated[
@@ -99,64 +99,64 @@ class LinearRecurrenceMixer(Mixer):
         number: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
         width, channels = self.config.width, self.config.channels
-        in_DR, gate_DR = (
+        in_DC, gate_DC = (
             self.matrix(name, ("embed", "channels"), (width, channels), inputs=width)
             for name in ("in", "gate")
         )
-        out_RD = self.matrix("out", ("channels", "embed"), (channels, width), inputs=channels)
-        gate_BLR = activate(self.einsum("BLD,DR->BLR", x_BLD, gate_DR), "gelu")
-        x_BLR = rows.turned(self.einsum("BLD,DR->BLR", x_BLD, in_DR))
-        x_BLR = constrain(x_BLR, self.mesh, ("batch", "steps", "act_channels"))
-        x_BER = rows.joined(None if state is None else state["inputs"], x_BLR)
-        x_BLR = self._convolved(x_BER, rows)
-        log_decay_BLR, input_BLR = self._gates(x_BLR)
+        out_CD = self.matrix("out", ("channels", "embed"), (channels, width), inputs=channels)
+        gate_BLC = activate(self.einsum("BLD,DC->BLC", x_BLD, gate_DC), "gelu")
+        x_BLC = rows.turned(self.einsum("BLD,DC->BLC", x_BLD, in_DC))
+        x_BLC = constrain(x_BLC, self.mesh, ("batch", "steps", "act_channels"))
+        x_BEC = rows.joined(None if state is None else state["inputs"], x_BLC)
+        x_BLC = self._convolved(x_BEC, rows)
+        log_decay_BLC, input_BLC = self._gates(x_BLC)
         # By the first position of a segment nothing is kept of what was, as if a were 0, and by
         # padding all of it.
-        starts_BLR, real_BLR = ~rows.goes_on(1, channels), rows.real(channels)
-        decay_BLR = jnp.where(starts_BLR, 0.0, jnp.exp(log_decay_BLR))
-        decay_BLR = jnp.where(real_BLR, decay_BLR, 1.0)
+        starts_BLC, real_BLC = ~rows.goes_on(1, channels), rows.real(channels)
+        decay_BLC = jnp.where(starts_BLC, 0.0, jnp.exp(log_decay_BLC))
+        decay_BLC = jnp.where(real_BLC, decay_BLC, 1.0)
         # Its derivative is bounded where a is nearly 1.
-        scale_BLR = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_decay_BLR), 1e-6))
-        scale_BLR = jnp.where(starts_BLR, 1.0, scale_BLR)
-        added_BLR = jnp.where(real_BLR, scale_BLR * input_BLR * x_BLR, 0.0)
+        scale_BLC = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_decay_BLC), 1e-6))
+        scale_BLC = jnp.where(starts_BLC, 1.0, scale_BLC)
+        added_BLC = jnp.where(real_BLC, scale_BLC * input_BLC * x_BLC, 0.0)
         if state is not None:
-            carried_BR = decay_BLR[:, 0] * state["state"]
-            added_BLR = added_BLR.at[:, 0].add(carried_BR)
-        state_BLR = linear_scan(decay_BLR, added_BLR)
+            carried_BC = decay_BLC[:, 0] * state["state"]
+            added_BLC = added_BLC.at[:, 0].add(carried_BC)
+        state_BLC = linear_scan(decay_BLC, added_BLC)
         if state is not None:
-            state = {"inputs": rows.last(x_BER), "state": state_BLR[:, -1]}
-        return self.einsum("BLR,RD->BLD", rows.turned(state_BLR) * gate_BLR, out_RD), state
+            state = {"inputs": rows.last(x_BEC), "state": state_BLC[:, -1]}
+        return self.einsum("BLC,CD->BLD", rows.turned(state_BLC) * gate_BLC, out_CD), state
 
-    def _convolved(self, x_BER: jax.Array, rows: Reading) -> jax.Array:
-        """Each channel over its own last positions, float32[B, L, R]."""
+    def _convolved(self, x_BEC: jax.Array, rows: Reading) -> jax.Array:
+        """Each channel over its own last positions, float32[B, L, C]."""
         channels = self.config.channels
         init = nn.initializers.truncated_normal(TAPS**-0.5)
-        weight_KR = self.parameter("taps", ("taps", "channels"), (TAPS, channels), init)
-        bias_R = self.parameter("taps_bias", ("channels",), (channels,))
-        x_BLR = x_BER[:, self.config.before :] * weight_KR[None, None, 0] + bias_R[None, None]
+        weight_KC = self.parameter("taps", ("taps", "channels"), (TAPS, channels), init)
+        bias_C = self.parameter("taps_bias", ("channels",), (channels,))
+        x_BLC = x_BEC[:, self.config.before :] * weight_KC[None, None, 0] + bias_C[None, None]
         for tap in range(1, TAPS):
-            x_BLR += rows.past(x_BER, tap) * weight_KR[None, None, tap]
-        return x_BLR
+            x_BLC += rows.past(x_BEC, tap) * weight_KC[None, None, tap]
+        return x_BLC
 
-    def _gates(self, x_BLR: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _gates(self, x_BLC: jax.Array) -> tuple[jax.Array, jax.Array]:
         """By channel and token: log a (equations 1 and 3), and how much comes in (2)."""
         c, channels = self.config, self.config.channels
         size = channels // c.cells
-        x_BLHA = x_BLR.reshape(*x_BLR.shape[:2], c.cells, size)
+        x_BLHA = x_BLC.reshape(*x_BLC.shape[:2], c.cells, size)
         found = []
         for name in ("decay_gate", "input_gate"):
             axes, shape = ("cells", "cell", "cell"), (c.cells, size, size)
             weight_HAA = self.matrix(name, axes, shape, inputs=size)
-            bias_R = self.parameter(f"{name}_bias", ("channels",), (channels,))
+            bias_C = self.parameter(f"{name}_bias", ("channels",), (channels,))
             gate_BLHA = self.einsum("BLHA,HAE->BLHE", x_BLHA, weight_HAA)
-            found.append(nn.sigmoid(gate_BLHA.reshape(x_BLR.shape) + bias_R[None, None]))
-        decay_R = self.parameter("decay", ("channels",), (channels,), _slow)
-        return -SHARPNESS * jax.nn.softplus(decay_R)[None, None] * found[0], found[1]
+            found.append(nn.sigmoid(gate_BLHA.reshape(x_BLC.shape) + bias_C[None, None]))
+        decay_C = self.parameter("decay", ("channels",), (channels,), _slow)
+        return -SHARPNESS * jax.nn.softplus(decay_C)[None, None] * found[0], found[1]
 
 
 @jax.custom_vjp
-def linear_scan(decay_BLR: jax.Array, added_BLR: jax.Array) -> jax.Array:
-    """States h[t] = a[t] h[t-1] + b[t] with h[-1] = 0, float32[B, L, R], in log2(L) steps.
+def linear_scan(decay_BLC: jax.Array, added_BLC: jax.Array) -> jax.Array:
+    """States h[t] = a[t] h[t-1] + b[t] with h[-1] = 0, float32[B, L, C], in log2(L) steps.
 
     Blelloch 1990 (prefix sums); its gradient is the same recurrence from the other end.
 
@@ -168,24 +168,24 @@ def linear_scan(decay_BLR: jax.Array, added_BLR: jax.Array) -> jax.Array:
         (a, b), (c, d) = left, right
         return a * c, b * c + d
 
-    return jax.lax.associative_scan(joined, (decay_BLR, added_BLR), axis=1)[1]
+    return jax.lax.associative_scan(joined, (decay_BLC, added_BLC), axis=1)[1]
 
 
-def _scan_forward(decay_BLR: jax.Array, added_BLR: jax.Array) -> Any:
-    state_BLR = linear_scan(decay_BLR, added_BLR)
-    return state_BLR, (decay_BLR, state_BLR)
+def _scan_forward(decay_BLC: jax.Array, added_BLC: jax.Array) -> Any:
+    state_BLC = linear_scan(decay_BLC, added_BLC)
+    return state_BLC, (decay_BLC, state_BLC)
 
 
-def _scan_backward(kept: Any, cotangent_BLR: jax.Array) -> Any:
-    decay_BLR, state_BLR = kept
-    length = decay_BLR.shape[1]
+def _scan_backward(kept: Any, cotangent_BLC: jax.Array) -> Any:
+    decay_BLC, state_BLC = kept
+    length = decay_BLC.shape[1]
 
-    def moved(x_BLR: jax.Array, before: int, after: int) -> jax.Array:
-        return jnp.pad(x_BLR, ((0, 0), (before, after), (0, 0)))
+    def moved(x_BLC: jax.Array, before: int, after: int) -> jax.Array:
+        return jnp.pad(x_BLC, ((0, 0), (before, after), (0, 0)))
 
-    next_BLR = moved(decay_BLR[:, 1:], 0, 1)
-    added_BLR = linear_scan(next_BLR[:, ::-1], cotangent_BLR[:, ::-1])[:, ::-1]
-    return added_BLR * moved(state_BLR[:, : length - 1], 1, 0), added_BLR
+    next_BLC = moved(decay_BLC[:, 1:], 0, 1)
+    added_BLC = linear_scan(next_BLC[:, ::-1], cotangent_BLC[:, ::-1])[:, ::-1]
+    return added_BLC * moved(state_BLC[:, : length - 1], 1, 0), added_BLC
 
 
 linear_scan.defvjp(_scan_forward, _scan_backward)
@@ -193,5 +193,5 @@ linear_scan.defvjp(_scan_forward, _scan_backward)
 
 def _slow(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Values with a between 0.9 and 0.999 where its gate is open, uniformly (section 2.4)."""
-    decay_R = jax.random.uniform(key, shape, minval=0.9, maxval=0.999)
-    return jnp.log(jnp.expm1(-jnp.log(decay_R) / SHARPNESS))
+    decay_C = jax.random.uniform(key, shape, minval=0.9, maxval=0.999)
+    return jnp.log(jnp.expm1(-jnp.log(decay_C) / SHARPNESS))

@@ -3,7 +3,7 @@
 It is the transformer's with another part in attention's place (normed streams, added to what
 was there, the same MLP and the same ends), so that what the part is worth can be compared.
 
-Letters beside those of everywhere: R channels of a mixer, H cells of A elements each, K taps,
+Letters beside those of everywhere: C channels of a mixer, H cells of A elements each, K taps,
 T positions that were read before, and E = T + L.
 """
 
@@ -67,7 +67,7 @@ class Residual(Base):
 
     @property
     def channels(self) -> int:
-        """Channels R of its mixer."""
+        """Channels C of its mixer."""
         return self.width
 
     @property

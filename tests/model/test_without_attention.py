@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import UserError
 from lm.data import Bytes, Data
@@ -22,6 +23,7 @@ from lm.model.reading import read
 from lm.model.recurrence import linear_scan
 from lm.numerics import Einsum
 from lm.objectives import Causal, Masked, Prefix
+from lm.optimizer import Lora
 from lm.run import Run, validate
 
 KINDS = {
@@ -332,3 +334,21 @@ def test_positions_of_a_row_are_not_asked():
             compiled(name)({"params": params(name)}, each).hidden_BPD for each in (given, moved)
         )
         np.testing.assert_array_equal(one, two)
+
+
+@every_kind
+def test_an_adapter_beside_a_matrix_is_one_added_to_it(name):
+    """Fails if a product takes a letter for the rank's, or inputs for outputs."""
+    axes, lora = KINDS[name].axes(), Lora(rank=2, targets=("layers/*",))
+    base = {"/".join(path): x for path, x in flatten_dict(params(name)).items()}
+    random = np.random.default_rng(4)
+    shapes = lora.shapes(axes, KINDS[name].shapes(TOKENS))
+    base |= {path: random.normal(size=shape).astype("f") for path, shape in shapes.items()}
+    tokens, segments = jnp.array(tokens_of()), jnp.array(SEGMENTS)
+    given = unanswered(tokens, segments, BidirectionalMask())
+    beside, added = (
+        compiled(name)({"params": unflatten_dict(tree, sep="/")}, given).hidden_BPD
+        for tree in (lora.joined(base), lora.merged(base, axes))
+    )
+    assert np.abs(added - states(name, tokens, segments, "bidirectional")).max() > 0.1
+    np.testing.assert_allclose(beside, added, atol=2e-4)
