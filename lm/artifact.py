@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from lm.config import Config, UserError, dump, parse
+from lm.config import Config, UserError, dump, essence_text, parse
 from lm.data import LengthModel, Tokenizer, TokenizerConfig
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.model import Model
@@ -120,7 +120,8 @@ class Artifact(NamedTuple):
     @property
     def digest(self) -> str:
         """What decides the model's answers: its config, tokenizer and parameters."""
-        found = hashlib.sha256(dump(self.card.model).encode())
+        # Of what is not as by default, so that a new field with a default changes nobody's.
+        found = hashlib.sha256(essence_text(self.card.model).encode())
         found.update(self.tokenizer.digest.encode())
         for name, array in sorted(by_name(self.params).items()):
             # Of the numbers as they are used, in whatever type they are kept.

@@ -88,6 +88,11 @@ def essence(value: object) -> Any:
     return found
 
 
+def essence_text(value: object) -> str:
+    """What digests are made of: the JSON of the essence, in whatever order fields are declared."""
+    return json.dumps(essence(value), sort_keys=True)
+
+
 def validate_fields(value: T) -> T:
     """The same value, its types and bounds checked, which Python's constructors do not do."""
     try:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import UserError, dump
+from lm.config import UserError, essence_text
 from lm.data import Tokenizer
 from lm.data.conversations import end_of_answer
 from lm.distributed import hosts
@@ -128,7 +128,8 @@ class ModelCandidate:
     @property
     def digest(self) -> str:
         run = self.run
-        asked = f"{self.identity} {dump(run.model)} {dump(run.objective.last)} {run.precision}"
+        model, objective = essence_text(run.model), essence_text(run.objective.last)
+        asked = f"{self.identity} {model} {objective} {run.precision}"
         how = f"{self.scorer} {self.around} {self.pool} {SAMPLES} {self._longest}"
         return hashlib.sha256(f"{asked} {how}".encode()).hexdigest()[:16]
 

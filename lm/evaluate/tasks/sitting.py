@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from lm.config import UserError, dump
+from lm.config import UserError, essence_text
 from lm.distributed import hosts
 from lm.evaluate.tasks.base import (
     Answers,
@@ -56,7 +56,8 @@ class Sheet(NamedTuple):
     def digest(self, candidate: Candidate) -> str:
         """What decides the result: the task, its items, the conditions, and who sits it."""
         pool = json.dumps([dict(item.fields) for item in self.pool], default=str)
-        parts = [dump(self.task), self.places, pool, dump(self.conditions), candidate.digest]
+        task, conditions = essence_text(self.task), essence_text(self.conditions)
+        parts = [task, self.places, pool, conditions, candidate.digest]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
