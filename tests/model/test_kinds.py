@@ -79,10 +79,10 @@ OTHER = {
     "linear recurrence": LinearRecurrence(recurrence_width=8, embedding="untied").tiny(2),
 }
 KINDS = SMALL | OWN | OTHER
-FEW = ("modernbert-base", "t5-small", "experts", "linear recurrence")
-"""Between them windows, a norm that is missing, a bias by distance, a source, a router and a
-state; the others are asked in make test-all, and answers held to those of transformers in
-tests/hub, or to loops in test_without_attention."""
+FEW = ("modernbert-base", "t5-small", "linear recurrence")
+"""Between them windows, a norm that is missing, a bias by distance, a source and a state; the
+others are asked in make test-all, and answers held to those of transformers in tests/hub, or to
+loops in test_experts and test_without_attention."""
 LENGTH, TOKENS = 12, 32
 SEGMENTS = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * LENGTH])
 
