@@ -89,7 +89,7 @@ def essence(value: object) -> Any:
 
 
 def essence_text(value: object) -> str:
-    """What digests are made of: the JSON of the essence, in whatever order fields are declared."""
+    """The JSON of the essence, for digests, whatever order fields are declared in."""
     return json.dumps(essence(value), sort_keys=True)
 
 
