@@ -22,6 +22,7 @@ from lm.cost import ledger
 from lm.data import Tokens, n_rows
 from lm.data.digest import chain_text
 from lm.distributed import hosts, signals
+from lm.optimizer import LORA
 from lm.run import Run, evaluation_steps, steps
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, decided_by_all, describe_run, refuse_others
@@ -123,10 +124,21 @@ def _first(job: Job) -> State:
         return state
     params, new, left_out = started_params(job.begun, state.params)
     facts = [f"starts from {start.digest}, step {start.card.origin.step}"]
-    facts += [f"new: {', '.join(new)}"] if new else []
+    facts += [f"new: {_names(new)}"] if new else []
     facts += [f"left out: {', '.join(left_out)}"] if left_out else []
     _say(f"{job.label}: {'; '.join(facts)}")
     return state._replace(params=params)
+
+
+def _names(new: list[str]) -> str:
+    """Parameters by name, and those of an adapter by their number.
+
+    >>> _names(["head/bias", "lora/layers/up/a", "lora/layers/up/b"])
+    'head/bias, 2 of an adapter'
+    """
+    named = [name for name in new if not name.startswith(LORA)]
+    beside = len(new) - len(named)
+    return ", ".join([*named, *([f"{beside} of an adapter"] if beside else [])])
 
 
 def _train(
