@@ -1,7 +1,9 @@
 """What every test runs under; set before jax is imported, and inherited by child processes."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,21 @@ os.environ |= {
 # The first example of a jitted property compiles, and takes as long as that takes.
 hypothesis.settings.register_profile("yardstick", deadline=None)
 hypothesis.settings.load_profile("yardstick")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs() -> Iterator[None]:
+    """Forgets compiled programs when they take half of what Linux lets a process map.
+
+    Each takes some pieces of memory; with 65,530 the next program is a segmentation fault.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 30_000:
+        import jax  # after the variables above
+
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
