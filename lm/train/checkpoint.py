@@ -59,11 +59,12 @@ class Checkpoints:
         self, directory: str, *, keep: int, report: Callable[[str], None] = to_stderr
     ) -> None:
         self._report = report
-        self._manager = _manager(
-            directory, max_to_keep=keep, cleanup_tmp_directories=True, create=True
-        )
-        self._loops = contextlib.ExitStack()
-        self._loops.enter_context(_orderly_loops())  # for the thread that writes
+        with contextlib.ExitStack() as loops:
+            loops.enter_context(_orderly_loops())
+            self._manager = _manager(
+                directory, max_to_keep=keep, cleanup_tmp_directories=True, create=True
+            )
+            self._loops = loops.pop_all()  # for the threads that write
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Save behind the caller's back, who may donate `state` to the next step at once.
@@ -285,12 +286,25 @@ _ELSEWHERE = (
 
 
 class _OrderlyLoop(asyncio.SelectorEventLoop):
-    """Waits, before it closes, for what goes on when one of its siblings failed."""
+    """Waits, before it closes, for what goes on when one of its siblings failed.
+
+    Who calls it later was given up too, and is not heard.
+    """
 
     def close(self) -> None:
         if not self.is_closed() and (left := asyncio.all_tasks(self)):
             self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         super().close()
+
+    def call_soon_threadsafe(  # type: ignore[override] # of any arguments
+        self, callback: Any, *given: Any, context: Any = None
+    ) -> Any:
+        try:
+            return super().call_soon_threadsafe(callback, *given, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return None
 
 
 @contextlib.contextmanager

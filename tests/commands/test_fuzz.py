@@ -189,6 +189,8 @@ def command(draw: random.Random, world: World) -> list[str]:
         **{"data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
+    if not name and draw.random() < 0.7:
+        name = "serve"
     legal = {
         "train": lambda: ["run.json", "--dir", draw.choice((*("causal",) * 9, "runs/new"))],
         "score": lambda: [draw.choice(DIRECTORIES), "--rows", "2", "--json"],
@@ -227,6 +229,8 @@ def command(draw: random.Random, world: World) -> list[str]:
         "budget": lambda: ["--flops", draw.choice(("1e18", "1e20")), "--rungs", "2"],
         "study": lambda: [draw.choice(STUDIES), "--cost", draw.choice(("v5e-8", "h100-8"))],
         "tpu": lambda: ["manifest", "bert_vs_gpt", "--scale", "smoke", "--kind", "slurm"],
+        # Of a model that is not there, or it would serve for ever.
+        "serve": lambda: ["absent", "--host", draw.choice(("0.0.0.0", "127.0.0.1"))],
         "": list,
     }[name]()
     line = [name, *legal]
