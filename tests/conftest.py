@@ -1,6 +1,5 @@
 """What every test runs under; set before jax is imported, and inherited by child processes."""
 
-import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,17 +33,11 @@ hypothesis.settings.load_profile("yardstick")
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs() -> Iterator[None]:
-    """Forgets compiled programs when they take half of what Linux lets a process map.
-
-    Each takes some pieces of memory; with 65,530 the next program is a segmentation fault.
-    """
+    """A worker compiles more than one process may have."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_text().count("\n") > 30_000:
-        import jax  # after the variables above
+    from lm.distributed.process import forget_programs  # after the variables above
 
-        jax.clear_caches()
-        gc.collect()
+    forget_programs()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import gc
 import importlib
 import importlib.util
 import logging
@@ -31,6 +32,18 @@ def prepare_machine() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def forget_programs(most: int = 30_000) -> None:
+    """Forgets what jax has compiled once this process has more than so many pieces of memory.
+
+    On a CPU each program takes some, and Linux lets a process map 65,530 (vm.max_map_count):
+    the next compilation is then a segmentation fault. What is needed again is read from disk.
+    """
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > most:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 def needless_libtpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:

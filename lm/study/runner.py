@@ -30,7 +30,7 @@ from lm.cost import ledger
 from lm.cost.chips import parse_slice
 from lm.data import vocabulary_size
 from lm.distributed import hosts
-from lm.distributed.process import Parser, one_line_errors, prepare_machine
+from lm.distributed.process import Parser, forget_programs, one_line_errors, prepare_machine
 from lm.evaluate.evaluate import evaluate
 from lm.evaluate.evaluators import check_evaluators, evaluate_during
 from lm.evaluate.scoring import Effort
@@ -191,6 +191,7 @@ def train(
         except Diverged as error:
             print(f"lm: {error}", file=sys.stderr)
             failed.append(name)
+        forget_programs()
     return failed
 
 

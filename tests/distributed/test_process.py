@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.config import UserError
 from lm.distributed import signals
-from lm.distributed.process import needless_libtpu, one_line_errors
+from lm.distributed.process import forget_programs, needless_libtpu, one_line_errors
 from lm.distributed.signals import STOPPED
 
 PROGRAM = """
@@ -225,3 +226,14 @@ def test_commands_say_nothing_of_tpus_that_are_not_here(tmp_path):
         [sys.executable, "-c", program], capture_output=True, check=True, env=environment
     )
     assert b"WARNING" not in ran.stderr, ran.stderr
+
+
+def test_programs_are_forgotten_when_there_are_too_many():
+    """Fails if a study of many runs keeps all programs, or forgets them after each."""
+    double = jax.jit(lambda x: 2 * x)
+    double(jnp.ones(3))
+    forget_programs(most=10**9)
+    assert double._cache_size() == 1
+    forget_programs(most=0)
+    assert double._cache_size() == 0
+    assert double(jnp.ones(3)).sum() == 6
