@@ -324,7 +324,7 @@ def edge_warnings(equal: EqualTrials, made: Sequence[Chosen]) -> list[str]:
                 )
                 found.setdefault((equal.ways[choice.way].label, edge), []).append(who)
     return [
-        f"the best rate is the {edge} tried, and a better one may lie beyond it, of {way}:"
+        f"The best rate is the {edge} tried, and a better one may lie beyond it, of {way}:"
         f" {', '.join(who)}"
         for (way, edge), who in found.items()
     ]
