@@ -13,20 +13,26 @@ wrote the same. The machine must be quiet.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-CORES = 2
-MODEL = "smollm2-135m-instruct"
+from experiments.benchmarks.peers import (
+    CORES,
+    MODEL,
+    another_process,
+    answer,
+    in_turns,
+    take_cores,
+)
+
+NAME = "experiments.benchmarks.generation"
 MESSAGE = {"role": "user", "content": "Tell me about the moon."}
 Write = Callable[[int], list[int]]
 """How many rows are to be written, to the tokens of the first."""
@@ -43,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     given = parser.parse_args(arguments)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    take_cores()
     folder = Path(os.environ["YARDSTICK_ASSETS"]) / MODEL
     memory = bytes_a_second()
     print(
@@ -52,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for precision in given.precision:
         mine, size = ours(folder, precision, given.tokens)
-        with another_process(given.other, folder, precision, given.tokens) as theirs:
+        peer = str(folder), precision, str(given.tokens)
+        with another_process(given.other, NAME, *peer) as theirs:
             for rows in given.rows:
                 compare({"yardstick": mine, "transformers": theirs}, rows, given, memory / size)
 
@@ -61,17 +68,7 @@ def compare(
     writers: dict[str, Write], rows: int, given: argparse.Namespace, most: float
 ) -> None:
     """Prints how fast each wrote; `most` is how often a second all parameters can be read."""
-    seconds: dict[str, list[float]] = {name: [] for name in writers}
-    written: dict[str, list[int]] = {}
-    for number in range(1 + given.rounds):
-        for name, write in writers.items():
-            start = time.perf_counter()
-            written[name] = write(rows)
-            taken = time.perf_counter() - start
-            if number:
-                seconds[name].append(taken)
-            else:
-                print(f"{rows} rows  {name:<13} first round {taken:8.2f} s", flush=True)
+    seconds, written = in_turns(writers, rows, rounds=given.rounds, label=f"{rows} rows  ")
     for name, of in seconds.items():
         median, few, many = (
             rows * given.tokens / each for each in (statistics.median(of), max(of), min(of))
@@ -168,43 +165,9 @@ def transformers_writes(folder: Path, precision: str, count: int) -> Write:
     return write
 
 
-@contextmanager
-def another_process(python: str, folder: Path, precision: str, count: int) -> Iterator[Write]:
-    """What transformers writes, in a process of its own, which waits to be asked."""
-    process = subprocess.Popen(
-        [python, __file__, "--answer", str(folder), precision, str(count)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # Threads that have nothing to do must not spin while the other works.
-        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-        text=True,
-    )
-    assert process.stdin and process.stdout
-    asked, answered = process.stdin, process.stdout
-
-    def write(rows: int) -> list[int]:
-        asked.write(f"{rows}\n")
-        asked.flush()
-        found: list[int] = json.loads(answered.readline())
-        return found
-
-    try:
-        yield write
-    finally:
-        asked.close()
-        process.wait()
-
-
-def answer(folder: Path, precision: str, count: int) -> None:
-    """Answers lines of numbers of rows by lines of tokens, until there are no more."""
-    write: Write | None = None
-    for line in sys.stdin:
-        write = write or transformers_writes(folder, precision, count)
-        print(json.dumps(write(int(line))), flush=True)
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--answer"]:
-        answer(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        peer = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+        answer(partial(transformers_writes, *peer))
     else:
         main()

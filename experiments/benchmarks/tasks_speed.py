@@ -16,17 +16,23 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from experiments.benchmarks.peers import (
+    CORES,
+    MODEL,
+    another_process,
+    answer,
+    in_turns,
+    take_cores,
+)
+
+NAME = "experiments.benchmarks.tasks_speed"
 BATCH = 32
-CORES = 2
-MODEL = "smollm2-135m-instruct"
 Score = Callable[[list[str]], list[float]]
 """Texts to their log-probabilities."""
 
@@ -40,23 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    take_cores()
     folder = Path(os.environ["YARDSTICK_ASSETS"]) / MODEL
     texts = sentences(Path(os.environ["YARDSTICK_TASKS"]) / "blimp.tar.xz", given.pairs)
     print(f"{len(texts):,} sentences, {CORES} cores, load {os.getloadavg()[0]:.1f}")
-    with another_process(given.other, folder) as theirs:
+    with another_process(given.other, NAME, str(folder)) as theirs:
         scores: dict[str, Score] = {"yardstick": ours(folder), "transformers": theirs}
-        seconds: dict[str, list[float]] = {name: [] for name in scores}
-        log_p: dict[str, list[float]] = {}
-        for number in range(1 + given.rounds):
-            for name, score in scores.items():
-                start = time.perf_counter()
-                log_p[name] = score(texts)
-                taken = time.perf_counter() - start
-                if number:
-                    seconds[name].append(taken)
-                else:
-                    print(f"{name:<13} first round {taken:8.2f} s", flush=True)
+        seconds, log_p = in_turns(scores, texts, rounds=given.rounds)
     for name, of in seconds.items():
         print(
             f"{name:<13} {statistics.median(of):8.2f} s ({min(of):.2f} to {max(of):.2f}),"
@@ -131,43 +127,8 @@ def transformers_scores(folder: Path) -> Score:
     return score
 
 
-@contextmanager
-def another_process(python: str, folder: Path) -> Iterator[Score]:
-    """The scores of transformers, in a process of its own, which waits to be asked."""
-    process = subprocess.Popen(
-        [python, __file__, "--answer", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # Threads that have nothing to do must not spin while the other works.
-        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-        text=True,
-    )
-    assert process.stdin and process.stdout
-    asked, answered = process.stdin, process.stdout
-
-    def score(texts: list[str]) -> list[float]:
-        asked.write(json.dumps(texts) + "\n")
-        asked.flush()
-        found: list[float] = json.loads(answered.readline())
-        return found
-
-    try:
-        yield score
-    finally:
-        asked.close()
-        process.wait()
-
-
-def answer(folder: Path) -> None:
-    """Answers lines of texts by lines of log-probabilities, until there are no more."""
-    score: Score | None = None
-    for line in sys.stdin:
-        score = score or transformers_scores(folder)
-        print(json.dumps(score(json.loads(line))), flush=True)
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--answer"]:
-        answer(Path(sys.argv[2]))
+        answer(partial(transformers_scores, Path(sys.argv[2])))
     else:
         main()
