@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import msgspec
 from msgspec import Meta
 
-from lm.distributed.mesh import constrain, platform_of
+from lm.distributed.mesh import constrain
 from lm.example import AttentionMask, BidirectionalMask, CausalMask, Example, Output
 from lm.model.attention import Attention
 from lm.model.base import Base, Module, Remat
@@ -132,8 +132,7 @@ class Residual(Base):
         unroll: int | None = None,
         attention: Attention = "auto",
     ) -> "ResidualModule":
-        if unroll is None:  # as the transformer's
-            unroll = self.depth if platform_of(mesh) == "cpu" else 1
+        unroll = self.layers_in_a_row(unroll, mesh)
         return ResidualModule(self, vocabulary_size, mesh, precision, remat, unroll)
 
 

@@ -424,8 +424,7 @@ class Transformer(Base, tag="transformer"):
         unroll: int | None = None,
         attention: Attention = "auto",
     ) -> "TransformerModule":
-        if unroll is None:  # a rolled loop costs a CPU a third of its speed, a TPU nothing
-            unroll = self.depth if platform_of(mesh) == "cpu" else 1
+        unroll = self.layers_in_a_row(unroll, mesh)
         return self.module_type(
             config=self,
             vocabulary_size=vocabulary_size,
