@@ -75,6 +75,8 @@ async def _listen(
         limit_concurrency=server.limits.connections,
         timeout_graceful_shutdown=2,
     )
+    # That clients leave while they are written to is no news.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     http = _Server(config)
     listening = asyncio.create_task(http.serve(sockets=[on]))
     while not (listening.done() or http.started):
