@@ -14,7 +14,7 @@ causal models without positions do best at longer rows.
     python -m experiments.positions --scale laptop
 
     smoke        2 minutes        toys on bytes, to see that everything works
-    laptop       not timed        0.4M parameters, 0.6M bytes of Python's library
+    laptop       half an hour     0.4M parameters, 0.6M bytes of Python's library
     workstation  not run          1.8M parameters, 8M bytes of Python's library
     v5e-8        2 days, 8 chips  85M parameters (BERT-base), 6.5B tokens of Wikipedia
 

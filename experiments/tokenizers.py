@@ -15,7 +15,7 @@ the model.
     python -m experiments.tokenizers --scale laptop
 
     smoke        3 minutes        toys, to see that everything works
-    laptop       not timed        0.4M parameters, 0.6M bytes of Python's library
+    laptop       half an hour     0.4M parameters, 0.6M bytes of Python's library
     workstation  not run          1.8M parameters, 8M bytes of Python's library
     v5e-8        2 days, 8 chips  85M parameters (BERT-base), 10 GB of Wikipedia
 
