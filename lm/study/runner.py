@@ -17,8 +17,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -30,9 +29,7 @@ from lm.cost import ledger
 from lm.cost.chips import parse_slice
 from lm.data import vocabulary_size
 from lm.distributed import hosts
-from lm.distributed.process import Parser, forget_programs, one_line_errors, prepare_machine
-from lm.evaluate.evaluate import evaluate
-from lm.evaluate.evaluators import check_evaluators, evaluate_during
+from lm.distributed.process import Parser, one_line_errors, prepare_machine
 from lm.evaluate.scoring import Effort
 from lm.output.numbers import count
 from lm.results import Result, read_result
@@ -44,14 +41,13 @@ from lm.run import (
     same_result,
     validate,
 )
+from lm.study import jobs
 from lm.study.grid import STUDY, StudyRun, placed
 from lm.study.report import write as report
 from lm.train.companions import companion_settings
 from lm.train.directory import other_settings
 from lm.train.load import settings_of
 from lm.train.lock import only_writer
-from lm.train.loop import Diverged
-from lm.train.train import train_run
 
 
 def main(study: ModuleType, arguments: list[str] | None = None) -> None:
@@ -65,6 +61,12 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", choices=study.SCALES, default=study.SCALES[0])
     parser.add_argument("--runs", default="runs", metavar="DIR", help="where runs are kept")
     parser.add_argument("--run", action="append", metavar="NAME", help="only this run")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="train so many runs side by side, on cores of their own (one for each core)",
+    )
     parser.add_argument("--report", action="store_true", help="only draw the report again")
     parser.add_argument(
         "--cost",
@@ -97,7 +99,10 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             with only_writer(directory, shared=bool(given.run)):
                 if hasattr(study, "before"):
                     say_before(study, given.scale, directory)
-                failed = train(runs, names, directory, effort_of(study, given.scale))
+                failed = jobs.train(
+                    *(runs, names, directory, effort_of(study, given.scale)),
+                    jobs=jobs.how_many(given.jobs, runs, names, directory),
+                )
                 if hasattr(study, "after"):
                     study.after(results(runs, directory), directory)
         if hosts.is_first():
@@ -157,48 +162,6 @@ def say_before(study: ModuleType, scale: str, directory: Path) -> None:
     lines: list[str] = hosts.broadcast_from_first(lambda: [*study.before(scale, directory)])
     if hosts.is_first() and lines:
         print("\n".join(lines), flush=True)
-
-
-def train(
-    runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort
-) -> list[str]:
-    """Trains and evaluates the named runs, one after the other; finished ones are skipped.
-
-    Returns the names of those that diverged, and of those that were to start from them, which
-    keeps nobody from running the others. Raises UserError where a run starts from another that
-    is not finished.
-    """
-    evaluator = partial(evaluate, effort=effort)
-    for run in runs.values():
-        check_evaluators(run)
-    failed = []
-    for name in names:
-        start = _start_in(runs[name], directory)
-        if start in failed:
-            print(f"lm: {name}: not trained: it starts from {start}", file=sys.stderr)
-            failed.append(name)
-            continue
-        if start is not None and not (directory / start / "result.json").exists():
-            raise UserError(f"--run {name}: it starts from {start}, which is to be run first")
-        try:
-            train_run(
-                runs[name],
-                directory / name,
-                evaluate=evaluator,
-                evaluate_during=evaluate_during,
-                label=name,
-            )
-        except Diverged as error:
-            print(f"lm: {error}", file=sys.stderr)
-            failed.append(name)
-        forget_programs()
-    return failed
-
-
-def _start_in(run: Run, directory: Path) -> str | None:
-    """The name of the study's run that a run starts from; None: it starts from none."""
-    path = None if run.start is None else Path(run.start.path)
-    return path.name if path and path.parent == directory.absolute() else None
 
 
 def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: int = 1) -> str:

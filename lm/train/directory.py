@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -238,6 +239,7 @@ def describe_run(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "cores": cores(),
         "mesh": dict(mesh.shape),
         "hosts": jax.process_count(),
         "commit": commit(),
@@ -260,6 +262,13 @@ def read_start(directory: Path) -> Started | None:
 
 def _parsed(type_: type[T], path: Path) -> T | None:
     return parse(type_, path.read_bytes(), str(path)) if path.exists() else None
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def environments(directory: Path) -> list[dict[str, Any]]:

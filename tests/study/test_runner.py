@@ -29,7 +29,7 @@ from lm.evaluate.scoring import Effort
 from lm.example import Batch, Vocabulary
 from lm.results import read_result
 from lm.run import Run, channels_of, steps, validate
-from lm.study import checks, runner
+from lm.study import checks, jobs, runner
 from lm.study.report.values import LEADING
 from lm.train.directory import environments
 from lm.train.lock import only_writer
@@ -178,7 +178,7 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_is_finished(
     directory, first = stopped
     # One run was evaluated for real; this is about the study.
     found = read_result(directory / first / "result.json").evaluation
-    monkeypatch.setattr(runner, "evaluate", lambda _, effort: found)
+    monkeypatch.setattr(jobs, "evaluate", lambda _, effort: found)
     before = (directory / first / "result.json").stat().st_mtime_ns
     third = list(module.runs("smoke"))[2]
     runner.main(module, [*arguments, "--run", first, "--run", third])
@@ -211,8 +211,8 @@ def test_a_report_is_drawn_again_from_files_alone(stopped, toy, monkeypatch, cap
     """Fails if drawing trains or evaluates, or depends on when it is done."""
     module, arguments = toy
     directory, _ = stopped
-    monkeypatch.setattr(runner, "train", None)
-    monkeypatch.setattr(runner, "evaluate", None)
+    monkeypatch.setattr(jobs, "train", None)
+    monkeypatch.setattr(jobs, "evaluate", None)
     drawn = {}
     for attempt in range(2):
         runner.main(module, [*arguments, "--report"])

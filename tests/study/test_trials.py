@@ -19,7 +19,7 @@ from lm.evaluate.tasks.metrics import Estimate
 from lm.model import Transformer
 from lm.objectives import Causal, Classify, Regress
 from lm.run import Start, validate
-from lm.study import runner
+from lm.study import jobs, runner
 from lm.study.analyses import tuning
 from lm.study.grid import ANY_ORDER, GPT, STUDY, StudyRun
 from lm.study.trials import Attempt, EqualTrials, Tuned, TunedTask, Way, choices, compared_rows
@@ -205,7 +205,7 @@ def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
 ):
     """Fails if a trial is lost, trained twice with another end, or scored before its turn."""
     monkeypatch.setattr(runner, "draw", lambda *_: None)
-    monkeypatch.setattr(runner, "evaluate", lambda trained, effort: evaluation())
+    monkeypatch.setattr(jobs, "evaluate", lambda trained, effort: evaluation())
     monkeypatch.setattr(metrics, "RESAMPLES", 20)
     for name in ("whole", "killed"):
         shutil.copytree(finished_run, tmp_path / name / "made_up/smoke/causal-1")
@@ -233,7 +233,7 @@ def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
 
         return do_and_die
 
-    monkeypatch.setattr(runner, "train_run", deadly(train_run))
+    monkeypatch.setattr(jobs, "train_run", deadly(train_run))
     monkeypatch.setattr(tuning, "label_scores", deadly(tuning.label_scores))
     monkeypatch.setattr(loop, "validation", deadly(loop.validation))
     while True:
@@ -263,9 +263,9 @@ def test_nothing_is_tuned_of_what_diverged(study, tmp_path, monkeypatch, capsys)
     def diverge(run, directory, **_):
         raise loop.Diverged("the loss is not finite")
 
-    monkeypatch.setattr(runner, "train_run", diverge)
+    monkeypatch.setattr(jobs, "train_run", diverge)
     runs = runner.at_hand(study.runs("smoke"), tmp_path)
-    assert runner.train(runs, list(runs), tmp_path, Effort()) == list(runs)
+    assert jobs.train(runs, list(runs), tmp_path, Effort()) == list(runs)
     assert "not trained: it starts from causal-1" in capsys.readouterr().err
 
 

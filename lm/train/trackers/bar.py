@@ -1,5 +1,6 @@
 """The progress bar."""
 
+import re
 import sys
 import time
 
@@ -11,11 +12,16 @@ from lm.cost.peak import device_peak
 from lm.output.numbers import duration
 from lm.train.trackers.base import Session, Tracker
 
+SECONDS = 30.0
+"""How often a plain line is printed where there is no terminal."""
+LINE = re.compile(r"\S+  \d+/\d+  loss ")
+"""How such a line begins."""
+
 
 class Bar(Tracker):
     """The line that moves: loss, tokens/s, fraction of the devices' matmul peak, time left.
 
-    Where the output is not a terminal it prints a plain line every half minute instead.
+    Where the output is not a terminal it prints a plain line every `SECONDS` instead.
     """
 
     def __init__(self, session: Session) -> None:
@@ -45,7 +51,7 @@ class Bar(Tracker):
             f"  {fraction:.0%} of peak  {duration(left)} left"
         )
         self._progress.update(self._task, completed=step, facts=facts)
-        if not self._console.is_terminal and time.monotonic() - self._printed > 30:
+        if not self._console.is_terminal and time.monotonic() - self._printed > SECONDS:
             self._printed = time.monotonic()
             print(f"{self.session.label}  {facts}", file=sys.stderr, flush=True)
 

@@ -1,0 +1,380 @@
+"""The runs of a study, trained one after the other or side by side on cores of their own.
+
+A small model keeps few cores busy: steps of two on a core each take less time than one after
+the other on both. Side by side, each of several processes (`python -m lm.study.jobs`) has a
+share of this process's cores and trains one run after another. It reads a run as a line of JSON
+and answers with a line when it is done; all else that it says is passed on by this process. The
+largest runs come first, so that few cores are idle at the end.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import jax
+from msgspec import to_builtins
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lm.config import Config, UserError, parse
+from lm.cost import ledger, memory
+from lm.data import vocabulary_size
+from lm.distributed import hosts, signals
+from lm.distributed.process import forget_programs, one_line_errors, prepare_machine
+from lm.distributed.signals import Stopped, stop_requests
+from lm.evaluate.evaluate import evaluate
+from lm.evaluate.evaluators import check_evaluators, evaluate_during
+from lm.evaluate.scoring import Effort
+from lm.run import Run
+from lm.train.companions import companion_settings
+from lm.train.loop import Diverged
+from lm.train.trackers import bar
+from lm.train.train import train_run
+
+PROCESS = 1 << 30
+"""Bytes of memory that a process takes beside what its run needs."""
+
+
+class TrainRequest(Config):
+    """What is to be trained, where, and how it is scored."""
+
+    name: str
+    run: Run
+    directory: str
+    effort: Effort
+
+
+def train(
+    runs: Mapping[str, Run],
+    names: Sequence[str],
+    directory: Path,
+    effort: Effort,
+    *,
+    jobs: int = 1,
+) -> list[str]:
+    """Trains and evaluates the named runs, so many at a time; finished ones are skipped.
+
+    Returns the names of those that diverged, and of those that were to start from them, which
+    keeps nobody from running the others. Raises UserError where a run starts from another that
+    is not finished and not among the named.
+    """
+    for run in runs.values():
+        check_evaluators(run)
+    turns = _Turns(runs, names, directory)
+
+    def asked(name: str) -> TrainRequest:
+        return TrainRequest(name=name, run=runs[name], directory=str(directory), effort=effort)
+
+    if jobs > 1:
+        turns.largest_first()
+        _side_by_side(turns, asked, jobs)
+    else:
+        while (name := turns.take()) is not None:
+            turns.done(name, well=_train_one(asked(name)))
+    return turns.failed
+
+
+def how_many(
+    asked: int | None, runs: Mapping[str, Run], names: Sequence[str], directory: Path
+) -> int:
+    """How many runs are trained at a time, where so many are asked for.
+
+    Unasked it is, on CPUs, one for each core that this process may use, as far as memory holds
+    the largest run so often. It is one where devices are an accelerator's, several, or other
+    hosts' too; raises UserError where more are asked for there.
+    """
+    alone = jax.default_backend() != "cpu" or jax.device_count() > 1
+    if asked is not None:
+        if asked < 1 or (alone and asked > 1):
+            most = f"1 on {hosts.described()}" if alone else ">= 1"
+            raise UserError(f"--jobs {asked}: must be {most}")
+        return asked
+    left = [name for name in names if not (directory / name / "result.json").exists()]
+    if alone or not left:
+        return 1
+    # What is counted is the least, about half of what a run takes.
+    largest = 2 * max(sum(memory.least(runs[name], "cpu").values()) for name in left) + PROCESS
+    return max(1, min(len(_cores()), len(left), memory.machine_memory() // largest))
+
+
+def _cores() -> list[int]:
+    """The cores that this process may use, where the system says so and gives some of them."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
+
+def _train_one(asked: TrainRequest) -> bool:
+    """Trains and evaluates a run, unless it is finished; False: it diverged."""
+    try:
+        train_run(
+            asked.run,
+            Path(asked.directory) / asked.name,
+            evaluate=partial(evaluate, effort=asked.effort),
+            evaluate_during=evaluate_during,
+            label=asked.name,
+        )
+    except Diverged as error:
+        print(f"lm: {error}", file=sys.stderr, flush=True)
+        return False
+    forget_programs()
+    return True
+
+
+class _Turns:
+    """Which run is next: none before the one that it starts from."""
+
+    def __init__(self, runs: Mapping[str, Run], names: Sequence[str], directory: Path) -> None:
+        self._runs, self._directory = runs, directory
+        self._starts = {name: _start_in(runs[name], directory) for name in names}
+        self._waiting, self._running = list(names), set[str]()
+        self.failed = list[str]()
+
+    def largest_first(self) -> None:
+        """Puts what takes the most FLOPs in front."""
+        self._waiting.sort(key=lambda name: -_flops(self._runs[name]))
+
+    def take(self) -> str | None:
+        """A run that can begin; None: all have, or they wait for some that are not done."""
+        for name in [*self._waiting]:
+            start = self._starts[name]
+            if start in self._waiting or start in self._running:
+                continue
+            self._waiting.remove(name)
+            if start in self.failed:
+                said = f"lm: {name}: not trained: it starts from {start}"
+                print(said, file=sys.stderr, flush=True)
+                self.failed.append(name)
+                continue
+            if start is not None and not (self._directory / start / "result.json").exists():
+                said = f"it starts from {start}, which is to be run first"
+                raise UserError(f"--run {name}: {said}")
+            self._running.add(name)
+            return name
+        return None
+
+    def done(self, name: str, *, well: bool) -> None:
+        """Notes what came of a run."""
+        self._running.remove(name)
+        if not well:
+            self.failed.append(name)
+
+    @property
+    def left(self) -> int:
+        """How many are not done."""
+        return len(self._waiting) + len(self._running)
+
+
+def _start_in(run: Run, directory: Path) -> str | None:
+    """The name of the study's run that a run starts from; None: it starts from none."""
+    path = None if run.start is None else Path(run.start.path)
+    return path.name if path and path.parent == directory.absolute() else None
+
+
+def _flops(run: Run) -> float:
+    return ledger.cost(run, vocabulary_size(run.data.tokenizer), companion_settings(run)).flops
+
+
+# The process that hands out runs
+
+
+def _side_by_side(turns: _Turns, asked: Callable[[str], TrainRequest], jobs: int) -> None:
+    """Trains all runs in processes of their own; raises UserError where one of these does.
+
+    Raises Stopped after SIGINT or SIGTERM, when all have saved what they had.
+    """
+    running: dict[Future[bool], tuple[str, _Process]] = {}
+    with stop_requests() as requests, ThreadPoolExecutor(2 * jobs) as pool:
+        signals.keep_alive(True)  # they save, which takes its time
+        with _Display(jobs) as display, _processes(jobs, display, pool) as free:
+            while not requests:
+                while free and (name := turns.take()) is not None:
+                    process = free.pop()
+                    running[pool.submit(process.train, asked(name))] = name, process
+                if not running:
+                    break
+                for future in wait(running, MOMENT, FIRST_COMPLETED).done:
+                    name, process = running.pop(future)
+                    turns.done(name, well=future.result())
+                    free.append(process)
+    if requests:
+        raise Stopped(f"{turns.left} runs are left")
+
+
+MOMENT = 0.2
+"""Seconds after which a request to stop is heard at the latest."""
+
+
+@contextmanager
+def _processes(
+    jobs: int, display: "_Display", pool: ThreadPoolExecutor
+) -> Iterator[list["_Process"]]:
+    """Processes that each have a share of the cores; in the end they save, and are no more."""
+    cores = _cores()
+    found = list[_Process]()
+    try:
+        for number in range(jobs):
+            share = cores[number * len(cores) // jobs : (number + 1) * len(cores) // jobs]
+            found.append(_Process(share or cores, display.seconds))
+            pool.submit(found[-1].pass_on, partial(display.say, number))
+        yield [*found]
+    finally:
+        for process in found:
+            process.end()
+        for process in found:
+            try:
+                process.wait()
+            except KeyboardInterrupt:  # a second request ends all of them at once
+                for each in found:
+                    each.end()
+                process.wait()
+
+
+class _Process:
+    """Another process that trains, on cores of its own."""
+
+    def __init__(self, cores: Sequence[int], seconds: float) -> None:
+        """It says every so many seconds how far a run is."""
+        with _on(cores):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lm.study.jobs", str(seconds)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                # Ctrl-C at a terminal is for this process, which tells the others once.
+                start_new_session=True,
+            )
+
+    def train(self, asked: TrainRequest) -> bool:
+        """Waits until it has trained a run; False: it diverged.
+
+        Raises UserError where the run cannot be trained, and where its process has ended.
+        """
+        assert self._process.stdin and self._process.stdout
+        with suppress(OSError):  # that it has ended is seen below
+            self._process.stdin.write(json.dumps(to_builtins(asked)) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            raise UserError(f"{asked.name}: its process has ended {how}")
+        answer = parse(TrainReply, line, asked.name)
+        if answer.error is not None:
+            raise UserError(answer.error)
+        return answer.well
+
+    def pass_on(self, say: Callable[[str], None]) -> None:
+        """Says what it says, until it ends."""
+        assert self._process.stderr
+        for line in self._process.stderr:
+            say(line.rstrip("\n"))
+
+    def end(self) -> None:
+        """Asks it to save and to end; a second time, to end at once."""
+        assert self._process.stdin
+        with suppress(OSError):
+            self._process.stdin.close()
+        self._process.terminate()
+
+    def wait(self) -> None:
+        """Waits until it has ended."""
+        self._process.wait()
+
+
+@contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """What is started within runs on these cores alone, where the system can say so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class _Display:
+    """What all processes say; at a terminal, how far they are is a line each that moves."""
+
+    def __init__(self, jobs: int) -> None:
+        self._console = Console(file=sys.stderr)
+        self._lines = [""] * jobs
+        self._live = Live(console=self._console, get_renderable=self._now, transient=True)
+        self.seconds = 1.0 if self._console.is_terminal else bar.SECONDS
+        """How often each is to say how far it is."""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, number: int, line: str) -> None:
+        """Shows a line of a process."""
+        if not self._console.is_terminal:
+            print(line, file=sys.stderr, flush=True)
+        elif bar.LINE.match(line):
+            self._lines[number] = line
+        else:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _now(self) -> Text:
+        return Text("\n".join(self._lines), no_wrap=True, overflow="ellipsis")
+
+
+# The processes that train
+
+
+class TrainReply(Config):
+    """What came of a run."""
+
+    well: bool = True
+    """False: it diverged."""
+    error: str | None = None
+    """Why it could not be trained."""
+
+
+def work(seconds: float) -> None:
+    """Trains each run that stdin asks for, and answers on stdout, until stdin ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    bar.SECONDS = seconds
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    prepare_machine()
+    for line in sys.stdin:
+        try:
+            answer = TrainReply(well=_train_one(parse(TrainRequest, line, "stdin")))
+        except UserError as error:
+            answer = TrainReply(error=str(error))
+        answers.write(json.dumps(to_builtins(answer)) + "\n")
+        answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """Asks this process to save and to end as soon as who started it is no more."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # nobody hears it
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    signals.listen()
+    with one_line_errors():
+        work(float(sys.argv[1]))
