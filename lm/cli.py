@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "how many times the compute one variant needs for another's loss",
     "budget": "plan runs for a budget of FLOPs: sizes, tokens, steps, hours",
     "plan": "what runs need, and how long they take, on any slice",
+    "count": "the matmul FLOPs of any JAX function",
 }
 """Commands with their one line of help; each is the module of its name in lm/commands, which
 has `add_arguments(parser)` and `main(given)`, and is imported only where it is given."""
