@@ -15,7 +15,7 @@ spans transfers best, and a prefix model best of single stacks; Wang et al. 2022
     python -m experiments.encoder_decoder_or_single_stack --scale laptop
 
     smoke        3 minutes        toys on bytes, to see that everything works
-    laptop       not timed        0.2M parameters, 0.6M tokens of Python's library
+    laptop       half an hour     0.2M parameters, 0.6M tokens of Python's library
     workstation  not run          0.8M parameters, 4M tokens of Python's library
     v5e-8        a day, 8 chips   85M parameters (BERT-base), 6.5B tokens of Wikipedia
 

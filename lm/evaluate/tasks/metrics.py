@@ -117,12 +117,15 @@ def wilson(fraction: float, count: int) -> tuple[float, float]:
 
     >>> [round(end, 3) for end in wilson(1.0, 20)]
     [0.839, 1.0]
+    >>> wilson(0.0, 14)[0]
+    0.0
     """
     z = 1.959964
     middle = fraction + z**2 / (2 * count)
     half = z * math.sqrt(fraction * (1 - fraction) / count + (z / (2 * count)) ** 2)
     whole = 1 + z**2 / count
-    return (middle - half) / whole, (middle + half) / whole
+    # Rounding must not leave the fractions that there are, least of all as a negative zero.
+    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
 
 
 def estimate(of: Metric, columns_SIK: np.ndarray, *, seed: int = 0) -> Estimate:
