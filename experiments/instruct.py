@@ -11,7 +11,7 @@ public sets of text ("alignment tax"), and Rafailov et al. 2023 (arXiv:2305.1829
     YARDSTICK_TASKS=... YARDSTICK_CORPORA=... python -m experiments.instruct --scale laptop
 
     smoke   a minute      toys on Python's library, and made-up questions about its words
-    laptop  half an hour  0.8M parameters, 1M tokens of English, then 0.6M of questions, two seeds
+    laptop  half an hour  0.8M parameters, 1M tokens of English, 0.6M of questions, two seeds
     v5e-8   not run       85M parameters, 6.5B tokens of Wikipedia, the same questions
 
 Expect held-out answers to cost fewer bits once questions are known, English to cost more, and
