@@ -38,7 +38,7 @@ from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 from tests import makers
-from tests.distributed.test_hosts import TRAIN, Hosts, told
+from tests.distributed.processes import TRAIN, Hosts, told
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.content }}"
