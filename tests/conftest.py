@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ hypothesis.settings.register_profile("yardstick", deadline=None)
 hypothesis.settings.load_profile("yardstick")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test and the fixtures that it is the first to ask for have one device, as a laptop has.
+
+    Those that are marked `eight_devices` have all: `test_devices` lists where these stand.
+    """
+    from tests.makers import one_device  # imports jax, which reads the variables above
+
+    with nullcontext() if item.get_closest_marker("eight_devices") else one_device():
+        return (yield)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs() -> Iterator[None]:
     """A worker compiles more than one process may have."""
@@ -47,16 +60,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of a second, whose compiled programs tests share: see `makers.small_run`."""
-    from tests import makers  # imports jax, which reads the variables above
+    from tests import makers
 
     return makers.small_run(makers.text(tmp_path_factory.mktemp("corpus")))
 
 
 @pytest.fixture(scope="session")
 def finished_run(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of `run`, trained to its end; to be read, or copied."""
+    """The directory of `run`, trained to its end on one device; to be read, or copied."""
     from lm.train.train import train_run
+    from tests.makers import one_device
 
     directory = tmp_path_factory.mktemp("runs") / "whole"
-    train_run(run, directory)
+    with one_device():
+        train_run(run, directory)
     return directory

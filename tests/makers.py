@@ -21,12 +21,13 @@ from lm.run import Run
 
 @contextmanager
 def one_device() -> Iterator[None]:
-    """Within, there is one device: a published model would stand on each of eight.
+    """Within, this process and those that it starts have one device of the eight.
 
     They are of the same cores, so that more of them cost memory and time alone.
     """
     one = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_NUM_CPU_DEVICES", "1")
         patch.setattr(jax, "devices", lambda: one)
         patch.setattr(jax, "device_count", lambda: 1)
         yield

@@ -30,6 +30,7 @@ def direct(hidden, table, targets, weights):
 FOUR = mesh.make(mesh.Mesh(context=4), jax.devices()[:4])
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("at_once", "where"),
     [(1 << 22, None), (150, None), (1, None), pytest.param(150, FOUR, id="spread")],
@@ -74,6 +75,7 @@ def test_what_is_likeliest_is_known_by_chunks_too(arrays, monkeypatch, at_once):
     np.testing.assert_allclose(least, -log_p.max(-1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.eight_devices
 def test_devices_that_share_a_row_share_the_products_of_the_loss(arrays, monkeypatch):
     """Fails if each of them makes the logits of all target positions, forward or backward."""
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ import pytest
 from lm.cli import main
 from lm.commands.shown import ShownToken, print_shown, stream_parts
 from lm.train.load import load_model
-from tests.makers import one_device, save_untrained
+from tests.makers import save_untrained
 from tests.train.test_generating import MODELS
 
 
@@ -19,8 +19,7 @@ def _leave_no_trace(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
-    with one_device():
-        yield
+    yield
     jax.config.update(name, before)
 
 

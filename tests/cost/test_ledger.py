@@ -281,6 +281,7 @@ def test_loops_over_positions_do_the_products_that_are_counted(model, objective,
     assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     "objective", [Causal(), pytest.param(Masked(), marks=pytest.mark.slow)]
 )

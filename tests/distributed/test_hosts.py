@@ -24,6 +24,8 @@ from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 from tests.distributed.processes import TRAIN, Hosts, slurm
 
+pytestmark = pytest.mark.eight_devices
+
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

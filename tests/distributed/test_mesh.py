@@ -10,6 +10,8 @@ from lm.config import UserError
 from lm.distributed import mesh
 from lm.distributed.mesh import Divisibility, Mesh
 
+pytestmark = pytest.mark.eight_devices
+
 
 def test_names_become_mesh_axes():
     """Fails if batch leaves out the replica axis."""

@@ -226,6 +226,7 @@ def test_a_model_is_asked_what_it_was_trained_to_predict(objective, names, atten
 SPANS = ["objective.type=spans", "data.tokenizer.sentinels=8"]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("changes", "headline", "names"),
     [
@@ -394,6 +395,7 @@ def assert_masked(trained: ModelWithText, said) -> None:
     assert [p["likeliest"] for p in again["tokens"]] == [p["likeliest"] for p in said["tokens"]]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("variant", "scorer"),
     [
@@ -405,13 +407,13 @@ def assert_masked(trained: ModelWithText, said) -> None:
 def test_eight_devices_score_as_one_does(variant, scorer, request):
     """Fails if masks depend on the device, or rows are lost where 8 does not divide them."""
     trained = request.getfixturevalue(variant)
-    tokens = trained.tokens
-    one = prepare(
-        trained.run, tokens.tokenizer.vocabulary, mesh.make(Mesh(), jax.devices()[:1])
+    run, tokens, params = trained.run, trained.tokens, jax.device_get(trained.params)
+    alone, eight = (
+        ModelWithText(run, tokens, prepare(run, tokens.tokenizer.vocabulary, where), params)
+        for where in (mesh.make(Mesh(), jax.devices()[:1]), mesh.make(Mesh()))
     )
-    alone = ModelWithText(trained.run, tokens, one, jax.device_get(trained.params))
     windows = Windows.of(trained, tokens.validation, 13)
-    here, there = (score_of(t, scorer, windows, replicates=2) for t in (trained, alone))
+    here, there = (score_of(t, scorer, windows, replicates=2) for t in (eight, alone))
     assert here.bits_per_byte == pytest.approx(there.bits_per_byte, rel=1e-4)
     assert here.document_nats == pytest.approx(there.document_nats, rel=1e-4)
-    assert place_of(trained)(np.ones((13, 64), np.int32)).shape == (16, 64)
+    assert place_of(eight)(np.ones((13, 64), np.int32)).shape == (16, 64)

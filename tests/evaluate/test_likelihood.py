@@ -421,6 +421,7 @@ def test_batch_size_and_padding_change_nothing(module, params, vocabulary, score
     assert same != scorer.draws  # replicates are independent
 
 
+@pytest.mark.eight_devices
 def test_rows_may_be_spread_over_devices(module, params, vocabulary):
     """Fails when `place` is not asked for every array of rows."""
     mesh = Mesh(np.array(jax.devices()), ("rows",))

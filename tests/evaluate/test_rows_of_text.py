@@ -21,7 +21,7 @@ from lm.model.positions import Learned
 from lm.objectives import Causal, Masked
 from lm.run import Run
 from lm.train.load import load_model
-from tests.makers import one_device, save_untrained
+from tests.makers import save_untrained
 
 TEXT = "one two three, four"
 
@@ -156,8 +156,7 @@ def test_a_published_model_has_its_known_score(tmp_path):
     """Fails if weights, tokens, windows or what stands before them are not as published."""
     text = (Path(CORPORA) / "wikitext-2" / "valid.txt").read_bytes()[:20_000]
     (tmp_path / "text.txt").write_bytes(text)
-    with one_device():
-        model = load_model(Path(ASSETS) / "smollm2-135m-instruct")
+    model = load_model(Path(ASSETS) / "smollm2-135m-instruct")
     found = score_text(model, [tmp_path / "text.txt"], length=512)["chain_rule"]
     assert (found.tokens, found.bytes, found.prefix.id, found.lossy) == (5139, 20_000, 1, None)
     assert found.nats == pytest.approx(15_510.631, abs=0.05)

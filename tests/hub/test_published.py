@@ -10,7 +10,6 @@ from lm.data import Conversation
 from lm.data.conversations import render_conversation
 from lm.hub.parity import answers
 from lm.train.load import load_model
-from tests.makers import one_device
 
 ASSETS = os.environ.get("YARDSTICK_ASSETS")
 pytestmark = pytest.mark.skipif(not ASSETS, reason="YARDSTICK_ASSETS names no folder of models")
@@ -20,8 +19,7 @@ def at_hand(name):
     folder = Path(ASSETS or "") / name
     if not folder.exists():
         pytest.skip(f"{folder}: not there")
-    with one_device():
-        return load_model(folder)
+    return load_model(folder)
 
 
 def test_minilm_gives_the_known_cosines():

@@ -149,6 +149,7 @@ def test_half_precision_is_that_of_all_products():
     assert float(jnp.abs(found[8:] - x[8:] @ weight[1]).max()) > 1e-4
 
 
+@pytest.mark.eight_devices
 def test_rows_that_a_mesh_does_not_divide_are_routed_too():
     """Fails if a prompt's few rows are refused, or some of them are lost, on many devices."""
     made = mesh.make(mesh.Mesh(fsdp=4, tensor=2))

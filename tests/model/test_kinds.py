@@ -191,6 +191,7 @@ def test_no_prediction_depends_on_what_it_must_not(name):
         assert prove(Causal(), small, keys=1, window=window).violations == ()
 
 
+@pytest.mark.eight_devices
 @some_kinds
 @pytest.mark.parametrize("how", [{"remat": "block", "unroll": 1}, {"many": True}], ids=str)
 def test_execution_changes_neither_values_nor_gradients(name, how):

@@ -134,6 +134,7 @@ def test_order_matters():
     assert jnp.abs(hidden(given)[:, 8] - hidden(other)[:, 8]).max() > 1e-3
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("kind", ["causal", "full", "until"])
 @pytest.mark.parametrize(
     ("attention", "context"),
@@ -168,6 +169,7 @@ def test_positions_may_be_spread_over_devices(kind, attention, context):
         np.testing.assert_allclose(was, should, atol=1e-5 * float(jnp.abs(should).max()))
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("attention", ["xla", "splash"])
 def test_of_spread_positions_keys_and_values_alone_are_gathered(attention):
     """Fails if queries or scores are gathered too, or keys before they are projected."""

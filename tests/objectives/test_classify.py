@@ -23,6 +23,7 @@ from lm.run import Run, check_channels
 from lm.train.load import load_model
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
+from tests.train.steps import program
 
 
 def single(path: Path) -> Jsonl:
@@ -131,6 +132,19 @@ def test_numbers_are_learnt(tmp_path) -> None:
     assert np.abs(model.params["head_label"]["query"]).max() > 0.01
     scores = label_scores(model, corpus)
     assert len(scores.ids) == 400 and scores.values["spearman"] > 0.9
+
+
+@pytest.mark.eight_devices
+def test_devices_find_the_same(tmp_path) -> None:
+    """Fails if devices that share a row pool their parts of it, or a mean is of their means."""
+    objective = Regress(center=50, scale=30, pool="attention")
+    run, found = run_of(numbers(tmp_path / "lines.jsonl"), objective, 30), []
+    for devices, grid in ((1, {}), (8, {"fsdp": 2, "tensor": 2, "context": 2})):
+        made, batches = program(run, devices, **grid)
+        _, metrics = made.step(made.init(), made.place(batches(0)))
+        found.append({name: float(x) for name, x in metrics.items() if x.ndim == 0})
+    assert found[0]["loss"] > 0.1
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.slow

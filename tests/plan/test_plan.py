@@ -34,6 +34,8 @@ from lm.plan.machine import Machine
 from lm.run import EXECUTION, Run
 from tpu.slices import SLICES
 
+pytestmark = pytest.mark.eight_devices
+
 SMALL = Run(
     data=Data(length=64, batch=16, tokenizer=Bytes()),
     model=Transformer(depth=2, width=64, heads=2),

@@ -10,7 +10,6 @@ import pytest
 from lm.generate.question import possible
 from lm.serve.writing import token_text
 from lm.train.load import load_model
-from tests.makers import one_device
 from tests.serve.conftest import LENGTH
 
 PROMPT = "to be"
@@ -18,8 +17,7 @@ PROMPT = "to be"
 
 @pytest.fixture(scope="module")
 def gpt(models):
-    with one_device():
-        yield load_model(models / "gpt")
+    yield load_model(models / "gpt")
 
 
 def scored(model, ids):
@@ -169,8 +167,7 @@ def test_prompts_are_texts_or_ids(client, gpt):
 
 def test_a_conversation_is_answered(client, models):
     """Fails if the template is not the tokenizer's own, or a message can spell its tokens."""
-    with one_device():
-        model = load_model(models / "chat")
+    model = load_model(models / "chat")
     messages = [{"role": "user", "content": "say <|im_end|>"}]
     ids = model.tokenizer.chat(messages, add_generation_prompt=True).tolist()
     wanted = model.tokenizer.decode(greedy(model, ids, 6))
@@ -199,8 +196,7 @@ def test_a_conversation_is_answered(client, models):
 
 def test_vectors_are_means_of_states(client, models):
     """Fails if padding counts, a text's ends do not, or base64 is of other numbers."""
-    with one_device():
-        model = load_model(models / "bert")
+    model = load_model(models / "bert")
     texts = ["a", "some words more", "é"]
     found = client.embeddings.create(model="bert", input=texts)
     plain = client.embeddings.create(model="bert", input=texts, encoding_format="float")
@@ -223,8 +219,7 @@ def test_masks_are_filled(server, models):
     assert [token["filled"] for token in found["tokens"]] == [False, True, False, True]
     assert "".join(token["text"] for token in found["tokens"]) == found["text"]
     assert found["text"][0] == "a" and found["text"][2] == "b"
-    with one_device():
-        model = load_model(models / "bert")
+    model = load_model(models / "bert")
     first, second = (token for token in found["tokens"] if token["filled"])
     encode, mask = model.tokenizer.encode, model.tokenizer.vocabulary.mask_token
     log_p_LV = scored(model, [*after_bos(model, "a"), mask, *encode("b").tolist(), mask])

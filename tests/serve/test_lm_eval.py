@@ -7,7 +7,7 @@ import pytest
 
 from lm.model import Transformer
 from lm.objectives import Causal
-from tests.makers import one_device, save_untrained
+from tests.makers import save_untrained
 from tests.serve.conftest import served
 
 # Before `datasets` is imported, which reads it once.
@@ -126,8 +126,7 @@ def test_local_completions_equals_the_adapter(folder, server, by_ids, prefixes):
     for prefix in dict.fromkeys(prefixes.values()):
         names = [name for name in prefixes if prefixes[name] == prefix]
         own = {"path": str(folder / "gpt"), "prefix": prefix}
-        with one_device():
-            found = evaluated(folder, names, harness.NAME, own)
+        found = evaluated(folder, names, harness.NAME, own)
         wanted, native = wanted | found[0], native | found[1]
     for name in prefixes:
         numbers = {key: v for key, v in wanted[name].items() if isinstance(v, float)}

@@ -20,6 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm.config import UserError
 from lm.train.checkpoint import Checkpoints, leaf_digests, restore
 
+pytestmark = pytest.mark.eight_devices
+
 
 def mesh(*shape):
     devices = np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape)

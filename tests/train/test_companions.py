@@ -25,7 +25,7 @@ from lm.run import CheckpointSettings, Run, Start, identity, read_run
 from lm.train.companions import companion_settings
 from lm.train.load import load_model
 from lm.train.train import train_run
-from tests.makers import one_device, save_untrained
+from tests.makers import save_untrained
 
 MODEL = Transformer(depth=1, width=16, heads=2)
 
@@ -91,20 +91,19 @@ def test_a_run_learns_from_its_samples_and_goes_on_where_it_was_killed(run, tmp_
         adapter=Lora(rank=2, targets=("layers/*",)),
         checkpoints=CheckpointSettings(steps=2, keep=9),
     )
-    with one_device():
-        result = train_run(run, tmp_path / "whole")
-        said = [
-            line
-            for line in capfd.readouterr().err.splitlines()
-            if not re.match(r"[EIW]\d{4} ", line)  # of the compiler
-        ]
-        assert len(said) == 2 and "starts from" in said[1]
-        copy = Path(shutil.copytree(tmp_path / "whole", tmp_path / "killed"))
-        shutil.rmtree(copy / "checkpoints" / str(result.costs.steps))
-        (copy / "result.json").unlink()
-        again = train_run(run, copy)
-        whole, killed = (load_model(tmp_path / name) for name in ("whole", "killed"))
-        assert killed.digest == whole.digest
+    result = train_run(run, tmp_path / "whole")
+    said = [
+        line
+        for line in capfd.readouterr().err.splitlines()
+        if not re.match(r"[EIW]\d{4} ", line)  # of the compiler
+    ]
+    assert len(said) == 2 and "starts from" in said[1]
+    copy = Path(shutil.copytree(tmp_path / "whole", tmp_path / "killed"))
+    shutil.rmtree(copy / "checkpoints" / str(result.costs.steps))
+    (copy / "result.json").unlink()
+    again = train_run(run, copy)
+    whole, killed = (load_model(tmp_path / name) for name in ("whole", "killed"))
+    assert killed.digest == whole.digest
     assert again.training == result.training
     found = metrics(tmp_path / "whole")
     assert metrics(copy) == found
@@ -147,13 +146,12 @@ def test_a_reward_model_is_in_the_plan_and_in_what_went_in(run, models, tmp_path
     scored = sum(ledger.step_flops(judging, size).values())
     assert 4 * ledger_flops(run, asked, machine) == plain + scored
     run = replace(run, start=Start(path=str(models["causal"])))
-    with one_device():
-        result = train_run(run, tmp_path / "r")
-        folder = tmp_path / "r"
-        (folder / "start.json").unlink()  # what had gone into the start is not known
-        assert load_model(folder).origin.consumed.flops == result.costs.flops
-        shutil.rmtree(judge)
-        assert load_model(folder).origin.consumed is None
+    result = train_run(run, tmp_path / "r")
+    folder = tmp_path / "r"
+    (folder / "start.json").unlink()  # what had gone into the start is not known
+    assert load_model(folder).origin.consumed.flops == result.costs.flops
+    shutil.rmtree(judge)
+    assert load_model(folder).origin.consumed is None
 
 
 def test_companions_take_memory(run):

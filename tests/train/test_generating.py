@@ -7,7 +7,7 @@ from lm.generate.text import Written
 from lm.model import EncoderDecoder, Transformer
 from lm.objectives import Causal, Masked, Spans
 from lm.train.load import load_model
-from tests.makers import one_device, save_untrained
+from tests.makers import save_untrained
 
 SMALL = {"depth": 1, "width": 16, "heads": 2}
 MODELS = {
@@ -21,10 +21,9 @@ DRAWN = {"count": 24, "seed": 3}
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     found, folder = {}, tmp_path_factory.mktemp("generating")
-    with one_device():
-        for name, (objective, model) in MODELS.items():
-            save_untrained(folder / name, objective, model, length=32)
-            found[name] = load_model(folder / name)
+    for name, (objective, model) in MODELS.items():
+        save_untrained(folder / name, objective, model, length=32)
+        found[name] = load_model(folder / name)
     return found
 
 

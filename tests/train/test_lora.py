@@ -66,6 +66,7 @@ def loss(made: Program, params) -> float:
     return float(made.validate(params, made.place(batch(9)), jax.random.key(0))["loss"].mean)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("grid", [ONE, EIGHT], ids=["one device", "eight"])
 def test_a_run_with_an_adapter_starts_as_its_base_to_the_last_bit(grid):
     """Fails if B is drawn, as A is, or if drawing them moves what the base is drawn with."""
@@ -111,6 +112,7 @@ def test_an_encoder_and_a_decoder_have_adapters():
     assert abs(loss(base, merged) - loss(base, base.init().params)) > 1e-2
 
 
+@pytest.mark.eight_devices
 def test_a_mesh_trains_the_adapter_that_one_device_does():
     """Fails if a device's part of A B is added twice, or the sum over its inputs forgotten."""
     *_, one, losses = trained(SMALL, ONE)

@@ -125,7 +125,7 @@ def run(pairs, started) -> Run:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_dpo_begins_at_ln_2_with_no_margin(run, tmp_path, precision) -> None:
     """Fails if the reference is of other tokens, segments or numbers than the policy."""
-    result = train(changed(run, precision=precision), tmp_path / "run")
+    result = train_run(changed(run, precision=precision), tmp_path / "run")
     first, *_, last = [r for r in read_metrics(tmp_path / "run") if "loss" in r]
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-6)
     for name in ("margin", "chosen_reward", "rejected_reward"):
@@ -139,17 +139,11 @@ def test_dpo_begins_at_ln_2_with_no_margin(run, tmp_path, precision) -> None:
 def test_the_other_methods_train_too(run, tmp_path, method) -> None:
     """Fails if the loss of a method does not fall, or leads away from what was chosen."""
     run = changed(run, objective=Preference(method=method))
-    result = train(changed(run, optimizer=Adamw(learning_rate=2e-3)), tmp_path / "run")
+    result = train_run(changed(run, optimizer=Adamw(learning_rate=2e-3)), tmp_path / "run")
     records = [r for r in read_metrics(tmp_path / "run") if "loss" in r]
     assert records[-1]["loss"] < records[0]["loss"]
     assert records[-1]["margin"] > records[0]["margin"]
     assert result["validation_terms"]["validation_accuracy"] > 0.8
-
-
-def train(run: Run, directory: Path):
-    """The result of a run on one device, as eight of one machine are no faster."""
-    with makers.one_device():
-        return train_run(run, directory)
 
 
 def opened(run: Run):
@@ -243,7 +237,7 @@ def test_a_named_reference_is_what_decides_and_what_is_counted(run, started, oth
     digest = load_artifact(other).digest
     assert identity(first)["objective"]["reference"] == {"digest": digest}
     assert same_result(first, same) == [] and same_result(first, else_) == ["objective"]
-    result = train(changed(first, tokens=8 * 8 * 5), tmp_path / "run")
+    result = train_run(changed(first, tokens=8 * 8 * 5), tmp_path / "run")
     began = next(r for r in read_metrics(tmp_path / "run") if "loss" in r)
     assert abs(began["chosen_reward"]) > 0.1
     tokens, begun, _ = opened(run)
@@ -296,6 +290,7 @@ def test_places_are_where_rows_are_read(run) -> None:
     assert sorted(places_BL[held_BL]) == list(range(split.size))
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     "objective",
     [Preference(), pytest.param(Reward(), marks=pytest.mark.slow)],
@@ -369,8 +364,7 @@ def test_hosts_agree_that_all_have_it(monkeypatch) -> None:
 def test_hosts_compute_the_reference_together(run, tmp_path, monkeypatch) -> None:
     """Fails if each host asks its own cache alone, or keeps its own rows alone."""
     monkeypatch.setenv("LM_CACHE", str(tmp_path / "cache0"))
-    with makers.one_device():
-        opened(run)  # the first host has it, and the other has nothing
+    opened(run)  # the first host has it, and the other has nothing
     (tmp_path / "run.json").write_text(dump(run))
 
     def environment(host: int, number: int, port: int) -> dict[str, str]:
@@ -389,8 +383,7 @@ def test_hosts_compute_the_reference_together(run, tmp_path, monkeypatch) -> Non
     for host in range(2):
         monkeypatch.setenv("LM_CACHE", str(tmp_path / f"cache{host}"))
         monkeypatch.setattr(reference, "started_params", None)  # nothing is computed any more
-        with makers.one_device():
-            tokens, *_ = opened(run)
+        tokens, *_ = opened(run)
         found.append(tokens.train.channels[REFERENCE].read().result())
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
@@ -430,7 +423,7 @@ def test_strengths_are_recovered_from_comparisons(tmp_path) -> None:
         precision="float32",
         evaluations=1,
     )
-    result = train(run, tmp_path / "run")
+    result = train_run(run, tmp_path / "run")
     learnt = rewards(tmp_path / "run", [f"{trained}?{answer}" for answer in STRENGTHS])
     wrong = learnt - learnt[0] - np.array(list(STRENGTHS.values()))
     error = errors([pair for pair in drawn if pair[0] == trained])

@@ -203,6 +203,7 @@ def one_step(run: Run, grid: Mesh) -> tuple[dict[str, float], Any]:
     return {name: float(x) for name, x in metrics.items()}, jax.device_get(state.params)
 
 
+@pytest.mark.eight_devices
 def test_groups_are_whole_whatever_a_batch_is_cut_into():
     """Fails if advantages are of the rows of a part or of a device, or if samples depend on
     the mesh.

@@ -127,6 +127,7 @@ def test_no_objective_shows_a_slot_its_target(objective):
 ONE_OF_EACH = [Causal(), AnyOrder(), Prefix()]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("objective", "name"),
     [
@@ -145,6 +146,7 @@ def test_logits_depend_on_what_they_may_and_on_nothing_else(objective, name):
     assert proof.pairs > 1000
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FORMS, *KERNELS])
 @pytest.mark.parametrize("objective", [*ALL_CASES, ENCODED], ids=title_of)

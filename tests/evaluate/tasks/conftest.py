@@ -17,7 +17,7 @@ from lm.model import EncoderDecoder, Transformer
 from lm.objectives import AnyOrder, Causal, Classify, Masked, Shifted, Spans
 from lm.train.load import load_model
 from lm.train.step import prepare
-from tests.makers import save_untrained
+from tests.makers import one_device, save_untrained
 
 LENGTH = 24
 SIZES = {"depth": 1, "width": 16, "heads": 2}
@@ -45,26 +45,27 @@ def _lively(model):
 
 @pytest.fixture(scope="session")
 def model_of(tmp_path_factory):
-    """A model by its name in `MODELS`, on eight devices; the same one each time."""
+    """A model by its name in `MODELS`, on one device; the same one each time."""
     folder = tmp_path_factory.mktemp("untrained")
 
     @cache
     def made(name):
         objective, model = MODELS[name]
         save_untrained(folder / name, objective, model, length=LENGTH)
-        return _lively(load_model(folder / name))
+        with one_device():
+            return _lively(load_model(folder / name))
 
     return made
 
 
 @pytest.fixture(scope="session")
-def alone():
-    """The same model on one device."""
+def spread():
+    """The same model on all devices."""
 
     def moved(model):
-        one = _mesh.make(_mesh.Mesh(), jax.devices()[:1])
-        program = prepare(model.run, model.tokenizer.vocabulary, one)
-        params = jax.device_put(jax.tree.map(np.asarray, model.params), jax.devices()[0])
+        program = prepare(model.run, model.tokenizer.vocabulary, _mesh.make(_mesh.Mesh()))
+        shardings = jax.tree.map(lambda x: x.sharding, program.abstract.params)
+        params = jax.device_put(jax.tree.map(np.asarray, model.params), shardings)
         return dataclasses.replace(model, program=program, params=params)
 
     return moved

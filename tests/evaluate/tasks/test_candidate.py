@@ -191,21 +191,22 @@ MANY = [
 ]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("name", "scorer"), [("causal", "chain_rule"), ("masked", "any_order")]
 )
 def test_batches_widths_and_devices_change_nothing(
-    model_of, alone, sitting, monkeypatch, name, scorer
+    model_of, spread, sitting, monkeypatch, name, scorer
 ):
     """Fails if padding is seen or scored, a row's masks depend on its neighbours or its width,
     or a device's rows come back in another's place.
     """
-    model = model_of(name)
+    model = spread(model_of(name))
     assert model.program.mesh.size == 8
     usual = sitting(model, scorer)
     found = usual.likelihoods(MANY)
     monkeypatch.setattr(laid_out, "WIDTHS", [8, 20])
-    other = dataclasses.replace(sitting(alone(model), scorer), positions=40)
+    other = dataclasses.replace(sitting(model_of(name), scorer), positions=40)
     again = other.likelihoods(MANY[::-1])[::-1]
     assert [each.log_p for each in again] == pytest.approx(
         [each.log_p for each in found], rel=1e-5, abs=1e-5

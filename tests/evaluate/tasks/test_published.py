@@ -17,7 +17,6 @@ from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.evaluate.tasks.choice import ACCURACY
 from lm.evaluate.tasks.sitting import sit
 from lm.train.load import load_model
-from tests.makers import one_device
 
 ASSETS, TASKS = (os.environ.get(f"YARDSTICK_{name}") for name in ("ASSETS", "TASKS"))
 pytestmark = pytest.mark.skipif(
@@ -36,8 +35,7 @@ def candidate(name, scorer):
     folder = Path(ASSETS) / name
     if not folder.exists():
         pytest.skip(f"{folder}: not there")
-    with one_device():
-        return ModelCandidate.of(load_model(folder, precision="float32"), scorer)
+    return ModelCandidate.of(load_model(folder, precision="float32"), scorer)
 
 
 def smollm2():

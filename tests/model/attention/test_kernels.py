@@ -92,6 +92,7 @@ def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one
         np.testing.assert_allclose(was, should, atol=tolerance * float(jnp.abs(should).max()))
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("backend", "kind", "devices", "precision"),
     [
@@ -110,6 +111,7 @@ def test_values_and_gradients_are_the_references(backend, kind, devices, precisi
     agree(backend, kind, precision=precision, devices=devices)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["splash", "cudnn"])
 @pytest.mark.parametrize("kind", KINDS)
