@@ -3,7 +3,7 @@ STAMP := .venv/.installed
 # A file's tests stay together, as they share what its fixtures train.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 # Most of the tests' time is compilation, which these halve; test-all compiles as users do.
-QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
