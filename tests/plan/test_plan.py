@@ -386,8 +386,16 @@ def test_a_step_on_this_machine_takes_what_was_planned(name):
 # The command
 
 
-def test_the_command_prints_a_plan_or_all_of_its_numbers(capsys):
+def test_the_command_prints_a_plan_or_all_of_its_numbers(capsys, monkeypatch):
     """Fails if a number is printed that is not in the JSON, or a run of no study is refused."""
+    kept, ask = {}, client.Compiler._ask
+
+    def ask_once(compiler, line):  # both times for the same program
+        if line not in kept:
+            kept[line] = ask(compiler, line)
+        return kept[line]
+
+    monkeypatch.setattr(client.Compiler, "_ask", ask_once)
     small = [
         "model.depth=1",
         "model.width=32",
