@@ -10,6 +10,7 @@ from lm.distributed import mesh
 
 HERE = Path(__file__).parent
 ABOUT_MESHES = {
+    "cost/test_count.py",
     "cost/test_ledger.py",  # devices that share rows share all products
     "distributed/test_hosts.py",  # held to as many devices of one process
     "distributed/test_mesh.py",

@@ -228,6 +228,7 @@ BY_HAND = {
 }  # fmt: skip
 
 
+@pytest.mark.eight_devices  # four of which share a function
 @pytest.mark.parametrize("name", BY_HAND)
 def test_the_count_is_the_count_by_hand(name):
     """Fails if a loop is counted once, a batch axis twice, or what nobody needs at all."""
