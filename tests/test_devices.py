@@ -23,6 +23,7 @@ ABOUT_MESHES = {
     "model/test_transformer.py",
     "objectives/test_classify.py",  # a head over a mesh
     "optimizer/test_sharding.py",  # every optimizer
+    "plan/test_hlo.py",
     "plan/test_plan.py",
     "study/test_runner.py",  # every study's largest run is traced
     "test_devices.py",

@@ -278,8 +278,9 @@ class _Process:
     def pass_on(self, say: Callable[[str], None]) -> None:
         """Says what it says, until it ends."""
         assert self._process.stderr
-        for line in self._process.stderr:
-            say(line.rstrip("\n"))
+        with self._process.stderr as lines:
+            for line in lines:
+                say(line.rstrip("\n"))
 
     def end(self) -> None:
         """Asks it to save and to end; a second time, to end at once."""
@@ -290,7 +291,9 @@ class _Process:
 
     def wait(self) -> None:
         """Waits until it has ended."""
+        assert self._process.stdout
         self._process.wait()
+        self._process.stdout.close()
 
 
 @contextmanager

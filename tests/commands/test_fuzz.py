@@ -186,7 +186,7 @@ def command(draw: random.Random, world: World) -> list[str]:
     weights = {
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
-        **{"data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
+        **{"count": 2, "data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     if not name and draw.random() < 0.7:
@@ -227,6 +227,10 @@ def command(draw: random.Random, world: World) -> list[str]:
         "fit": lambda: [draw.choice(TABLES), "--bootstrap", "0", "--law", draw.choice([*LAWS])],
         "compare": lambda: [draw.choice(TABLES), "--by", "variant", "--bootstrap", "0"],
         "budget": lambda: ["--flops", draw.choice(("1e18", "1e20")), "--rungs", "2"],
+        "count": lambda: [
+            draw.choice(("operator:matmul", "math:gcd", "operator:nosuch")),
+            *("float32[4,5]", "int32[5,6]"),
+        ],
         "study": lambda: [draw.choice(STUDIES), "--cost", draw.choice(("v5e-8", "h100-8"))],
         "tpu": lambda: ["manifest", "bert_vs_gpt", "--scale", "smoke", "--kind", "slurm"],
         # Of a model that is not there, or it would serve for ever.
@@ -258,7 +262,7 @@ def options_of(name: str) -> tuple[str, ...]:
 
 OPTIONS = {
     **{name: options_of(name) for name in cli.COMMANDS},
-    "study": ("--scale", "--runs", "--run", "--report", "--cost"),
+    "study": ("--scale", "--runs", "--run", "--report", "--cost", "--jobs"),
     "tpu": (
         "--scale",
         "--kind",

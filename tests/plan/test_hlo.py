@@ -10,6 +10,8 @@ from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
 from lm.plan import hlo
 
+pytestmark = pytest.mark.eight_devices
+
 WHOLE = P()
 
 

@@ -149,7 +149,7 @@ def toy(tmp_path_factory) -> tuple[ModuleType, list[str]]:
         "optimizer.type=adamw",
         "evaluations=1",
     ]
-    return STUDIES["bert_vs_gpt"], ["--runs", str(folder / "runs"), *overrides]
+    return STUDIES["bert_vs_gpt"], ["--runs", str(folder / "runs"), "--jobs=1", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +364,7 @@ def test_r5_a_report_lists_all_that_made_its_cells_and_warns(stopped, toy, tmp_p
 def toy_runs(toy: tuple[ModuleType, list[str]]) -> dict[str, Run]:
     module, arguments = toy
     return {
-        name: validate(override(run, arguments[2:]))
+        name: validate(override(run, arguments[3:]))
         for name, run in module.runs("smoke").items()
     }
 

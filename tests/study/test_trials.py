@@ -218,7 +218,7 @@ def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
         assert len(found) == 1
         return list(tuning.tuned_table(study.few, found).rows)
 
-    runner.main(study, ["--runs", str(tmp_path / "whole")])
+    runner.main(study, ["--jobs", "1", "--runs", str(tmp_path / "whole")])
     assert "found in 80% of such studies" in capsys.readouterr().out
     random_, kills = random.Random(0), 0
 
@@ -238,7 +238,7 @@ def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
     monkeypatch.setattr(loop, "validation", deadly(loop.validation))
     while True:
         try:
-            runner.main(study, ["--runs", str(tmp_path / "killed")])
+            runner.main(study, ["--jobs", "1", "--runs", str(tmp_path / "killed")])
             break
         except Killed:
             kills += 1
@@ -250,7 +250,7 @@ def test_what_a_trial_starts_from_comes_first_and_is_named(study, tmp_path, caps
     """Fails if a trial begins from what is not trained yet, or from scratch."""
     name = Attempt("causal", "made_up", "head", 1e-3, 0).name
     with pytest.raises(SystemExit, match=r"^2$"):
-        runner.main(study, ["--runs", str(tmp_path / "runs"), "--run", name])
+        runner.main(study, ["--jobs", "1", "--runs", str(tmp_path / "runs"), "--run", name])
     said = capsys.readouterr().err
     assert f"--run {name}: it starts from causal-1, which is to be run first" in said
     runs = runner.at_hand(study.runs("smoke"), tmp_path)
