@@ -227,6 +227,9 @@ def _processes(
             found.append(_Process(share or cores, display.seconds))
             pool.submit(found[-1].pass_on, partial(display.say, number))
         yield [*found]
+    except BaseException:
+        display.muted = True  # the others are ended, and it is of no interest how
+        raise
     finally:
         for process in found:
             process.end()
@@ -244,6 +247,7 @@ class _Process:
 
     def __init__(self, cores: Sequence[int], seconds: float) -> None:
         """It says every so many seconds how far a run is."""
+        self._said_all = threading.Event()
         with _on(cores):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lm.study.jobs", str(seconds)],
@@ -268,6 +272,7 @@ class _Process:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
+            self._said_all.wait(MOMENT)
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             raise UserError(f"{asked.name}: its process has ended {how}")
         answer = parse(TrainReply, line, asked.name)
@@ -281,6 +286,7 @@ class _Process:
         with self._process.stderr as lines:
             for line in lines:
                 say(line.rstrip("\n"))
+        self._said_all.set()
 
     def end(self) -> None:
         """Asks it to save and to end; a second time, to end at once."""
@@ -319,6 +325,7 @@ class _Display:
         self._live = Live(console=self._console, get_renderable=self._now, transient=True)
         self.seconds = 1.0 if self._console.is_terminal else bar.SECONDS
         """How often each is to say how far it is."""
+        self.muted = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -330,6 +337,8 @@ class _Display:
 
     def say(self, number: int, line: str) -> None:
         """Shows a line of a process."""
+        if self.muted:
+            return
         if not self._console.is_terminal:
             print(line, file=sys.stderr, flush=True)
         elif bar.LINE.match(line):
