@@ -34,6 +34,13 @@ def prepare_machine() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def usable_cores() -> list[int]:
+    """The machine's cores that this process may use, all of them where nothing says which."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def forget_programs(most: int = 30_000) -> None:
     """Forgets what jax has compiled once this process has more than so many pieces of memory.
 

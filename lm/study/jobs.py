@@ -31,7 +31,12 @@ from lm.config import Config, UserError, parse
 from lm.cost import ledger, memory
 from lm.data import vocabulary_size
 from lm.distributed import hosts, signals
-from lm.distributed.process import forget_programs, one_line_errors, prepare_machine
+from lm.distributed.process import (
+    forget_programs,
+    one_line_errors,
+    prepare_machine,
+    usable_cores,
+)
 from lm.distributed.signals import Stopped, stop_requests
 from lm.evaluate.evaluate import evaluate
 from lm.evaluate.evaluators import check_evaluators, evaluate_during
@@ -92,7 +97,8 @@ def how_many(
 
     Unasked it is, on CPUs, one for each core that this process may use, as far as memory holds
     the largest run so often. It is one where devices are an accelerator's, several, or other
-    hosts' too; raises UserError where more are asked for there.
+    hosts' too, which raises UserError where more are asked for, and where the system gives
+    nobody cores of their own.
     """
     alone = jax.default_backend() != "cpu" or jax.device_count() > 1
     if asked is not None:
@@ -101,16 +107,11 @@ def how_many(
             raise UserError(f"--jobs {asked}: must be {most}")
         return asked
     left = [name for name in names if not (directory / name / "result.json").exists()]
-    if alone or not left:
+    if alone or not left or not hasattr(os, "sched_setaffinity"):
         return 1
     # What is counted is the least, about half of what a run takes.
     largest = 2 * max(sum(memory.least(runs[name], "cpu").values()) for name in left) + PROCESS
-    return max(1, min(len(_cores()), len(left), memory.machine_memory() // largest))
-
-
-def _cores() -> list[int]:
-    """The cores that this process may use, where the system says so and gives some of them."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    return max(1, min(len(usable_cores()), len(left), memory.machine_memory() // largest))
 
 
 def _train_one(asked: TrainRequest) -> bool:
@@ -219,7 +220,7 @@ def _processes(
     jobs: int, display: "_Display", pool: ThreadPoolExecutor
 ) -> Iterator[list["_Process"]]:
     """Processes that each have a share of the cores; in the end they save, and are no more."""
-    cores = _cores()
+    cores = usable_cores()
     found = list[_Process]()
     try:
         for number in range(jobs):

@@ -95,14 +95,14 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         failed = []
         if not given.report:
             prepare_machine()
+            # What is wrong is said before anything is written.
+            many = jobs.how_many(given.jobs, runs, names, directory)
             # All runs are for one process; several may each train some of them.
             with only_writer(directory, shared=bool(given.run)):
                 if hasattr(study, "before"):
                     say_before(study, given.scale, directory)
-                failed = jobs.train(
-                    *(runs, names, directory, effort_of(study, given.scale)),
-                    jobs=jobs.how_many(given.jobs, runs, names, directory),
-                )
+                effort = effort_of(study, given.scale)
+                failed = jobs.train(runs, names, directory, effort, jobs=many)
                 if hasattr(study, "after"):
                     study.after(results(runs, directory), directory)
         if hosts.is_first():

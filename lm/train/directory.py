@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from lm.config.convert import T
 from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens, tokenizer_of
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts
+from lm.distributed.process import usable_cores
 from lm.output.files import write_whole
 from lm.results import Result, read_result
 from lm.run import (
@@ -239,7 +239,7 @@ def describe_run(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "cores": cores(),
+        "cores": len(usable_cores()),
         "mesh": dict(mesh.shape),
         "hosts": jax.process_count(),
         "commit": commit(),
@@ -262,13 +262,6 @@ def read_start(directory: Path) -> Started | None:
 
 def _parsed(type_: type[T], path: Path) -> T | None:
     return parse(type_, path.read_bytes(), str(path)) if path.exists() else None
-
-
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def environments(directory: Path) -> list[dict[str, Any]]:

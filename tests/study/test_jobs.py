@@ -166,7 +166,7 @@ def test_how_many_run_at_a_time_is_what_the_machine_holds(run, tmp_path, monkeyp
     def usual(asked: int | None = None) -> int:
         return jobs.how_many(asked, runs, list(runs), tmp_path)
 
-    monkeypatch.setattr(jobs, "_cores", lambda: list(range(4)))
+    monkeypatch.setattr(jobs, "usable_cores", lambda: list(range(4)))
     with monkeypatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: 8)
         assert usual() == 1
