@@ -7,21 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from lm.config import UserError
 from lm.data import Tokenizer
 from lm.data.conversations import end_of_answer
-from lm.distributed.hosts import fetch
 from lm.evaluate.scorers.base import mask_prediction_of
 from lm.generate.engine import Engine
 from lm.generate.sampling import Sampling
 from lm.numerics import Precision
 from lm.objectives.base import MaskPrediction
+from lm.retrieval.embed import Embedder, around_text
 from lm.serve.protocol import ApiError, ChatMessage, Given, GivenIds, SampledQuery
 from lm.train.load import LoadedModel, load_model
-from lm.train.use import hidden_states, used_mask
 
 USUAL = 2048
 """Positions of a text, at most, unless told otherwise: each slot has memory for them."""
@@ -156,9 +154,7 @@ class ServedModel:
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
         """What stands before a whole text, and behind it where the model was told its end."""
-        vocabulary = self.tokenizer.vocabulary
-        told = not vocabulary.eos_counts and "next" not in self.model.predicts
-        return [vocabulary.bos], [vocabulary.eos] if told else []
+        return around_text(self.model)
 
     def framed(self, prompt: PromptIds, *, param: str) -> list[int]:
         """A whole text with what stands around it; raises ApiError where it does not fit."""
@@ -205,14 +201,7 @@ class ServedModel:
 
     def vectors(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """The mean of the last hidden states of each row, of length one, float32[n, D]."""
-        tokens_BL, segments_BL = self.batch(rows)
-        run, module = self.model.run, self.model.program.module
-        arrays = [jnp.asarray(x) for x in (tokens_BL, segments_BL, np.zeros_like(tokens_BL))]
-        hidden_BLD = fetch(hidden_states(module, self.model.params, arrays, used_mask(run)))
-        mean_BD = np.array(
-            [hidden_BLD[r, : len(row)].mean(axis=0) for r, row in enumerate(rows)]
-        )
-        return mean_BD / np.maximum(np.linalg.norm(mean_BD, axis=1, keepdims=True), 1e-12)
+        return self._embedder.vectors(rows)
 
     def _of_text(self, text: str, param: str) -> PromptIds:
         self._check_size(text, param)
@@ -240,6 +229,10 @@ class ServedModel:
                 param=param,
                 code="context_length_exceeded",
             )
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self.model, "mean", self.length)
 
     @cached_property
     def _longest_token(self) -> int:

@@ -1,0 +1,1 @@
+"""Retrieval: passages of files, found by vectors and by words, and answered from."""
