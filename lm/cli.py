@@ -12,6 +12,8 @@ COMMANDS = {
     "eval": "what models can do without training: public tasks, and one's own",
     "generate": "continue a text, or fill its blanks",
     "serve": "serve models by OpenAI's protocol, with a playground",
+    "index": "make an index of texts, by any model's vectors and by words",
+    "search": "find passages of an index",
     "import": "make an artifact of a Hugging Face folder, or of a name on the hub",
     "export": "write a model to a folder: an artifact, or as transformers reads it",
     "reference": "write what transformers answers, so that an import is checked by it",
