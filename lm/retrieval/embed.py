@@ -7,11 +7,12 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
-from lm.config import UserError, read_json
+from lm.config import UserError
 from lm.distributed.hosts import fetch
-from lm.example import AttentionMask
+from lm.example import AttentionMask, CausalMask
 from lm.model import Module
 from lm.numerics import Precision
 from lm.train.load import LoadedModel, load_model
@@ -43,8 +44,9 @@ class Embedder:
 
     @cached_property
     def digest(self) -> str:
-        """The model's: see `Artifact.digest`."""
-        return self.model.digest
+        """Of what decides its states: the model's digest, and what positions see."""
+        causal = isinstance(used_mask(self.model.run), CausalMask)
+        return f"{self.model.digest}-{'causal' if causal else 'bidirectional'}"
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
@@ -118,7 +120,8 @@ def load_embedder(
     if model.run.model.reads_source:
         raise UserError(f"{path}: it reads a source by an encoder: its states are of no text")
     own = min(model.run.data.length, model.run.model.longest or model.run.data.length)
-    own = min(own, _told(path, "sentence_bert_config.json").get("max_seq_length") or own)
+    told = _told(path, "sentence_bert_config.json").get("max_seq_length")
+    own = min(own, told or own)
     found = Embedder(model, pooling or _own_pooling(path, model), length or own)
     if not sum(map(len, found.around)) < found.length <= own:
         raise UserError(
@@ -164,7 +167,12 @@ def _own_pooling(path: Path, model: LoadedModel) -> TextPooling:
 
 def _told(path: Path, name: str) -> Any:
     """What a file of sentence-transformers beside a model says; {}: there is none."""
-    return read_json(path / name) if (path / name).is_file() else {}
+    if not (path / name).is_file():
+        return {}
+    try:
+        return msgspec.json.decode((path / name).read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path / name}: damaged: {error}") from None
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -181,7 +189,7 @@ def _pooled(
     count_B1 = there_BL.sum(axis=1, keepdims=True)
     if pooling != "mean":
         place_B1 = count_B1 - 1 if pooling == "last" else jnp.zeros_like(count_B1)
-        there_BL &= jnp.arange(there_BL.shape[1]) == place_B1
+        there_BL &= jnp.arange(there_BL.shape[1])[None] == place_B1
     # A sum, as a vector's length is made one anyway.
     sum_BD = jnp.where(there_BL[..., None], hidden_BLD, 0.0).sum(axis=1)
     return sum_BD / jnp.maximum(jnp.linalg.norm(sum_BD, axis=1, keepdims=True), 1e-12)
