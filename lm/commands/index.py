@@ -91,6 +91,8 @@ def main(given: argparse.Namespace) -> None:
     done.seconds = time.perf_counter() - start
     for line in done.skipped:
         print(f"lm: {line}", file=sys.stderr)
+    for path in done.partial:
+        print(f"lm: {path}: there in part, as it was killed; name it again", file=sys.stderr)
     if given.json:
         print_json({"done": done, "settings": settings})
         return

@@ -30,8 +30,8 @@ from lm.retrieval.store import (
     StoredShard,
     identity,
 )
-from lm.retrieval.texts import FileText, read_text
-from lm.retrieval.words import Bm25
+from lm.retrieval.texts import FileText, is_pdf, pdf_reader, read_text
+from lm.retrieval.words import Bm25, bm25_library
 
 PASSAGE = 128
 """Tokens that a passage has with what stands around it, unless told otherwise: those that most
@@ -55,6 +55,8 @@ class Indexed(msgspec.Struct):
     """Passages of which the model sees a part alone."""
     skipped: list[str] = msgspec.field(default_factory=list)
     """Files that could not be read to their end, a line each."""
+    partial: list[str] = msgspec.field(default_factory=list)
+    """Files of which it holds a part alone: who was killed was at them."""
     embedding_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -106,7 +108,7 @@ class IndexBuilder:
         Raises UserError, before anything is changed, for a file that is no text.
         """
         held, todo, changed = self.held(), list[tuple[Path, str, int]](), set[str]()
-        for file in files:
+        for file in {identity(file): file for file in files}.values():
             content = file.read_bytes()
             digest, old = _digest(content), held.get(identity(file))
             if old is not None and old.digest == digest:
@@ -116,7 +118,9 @@ class IndexBuilder:
             elif old is not None:
                 changed.add(identity(file))
                 old = None
-            if not content.startswith(b"%PDF-"):  # which takes its time, and is read once
+            if is_pdf(file, content):  # which takes its time, and is read once
+                pdf_reader()
+            else:
                 read_text(file, content)
             todo.append((file, digest, old.passages if old else 0))
         if not todo:
@@ -160,6 +164,7 @@ class IndexBuilder:
             self._keep(near=None)
         self.store.remove_left_over(self.manifest)
         self.done.passages = self.manifest.passages
+        self.done.partial = [path for path, of in self.held().items() if not of.complete]
 
     def _make_near(self, old: MadeOf | None) -> None:
         settings, names = self.manifest.settings, self.manifest.names
@@ -282,6 +287,7 @@ def building(
     A new one is of a model's vectors and of words, or of words alone. Of one that is there the
     settings stand, and others are refused. Raises UserError in one line.
     """
+    bm25_library()  # or hours later it would be missed
     store = IndexFolder(folder)
     given = {
         "pooling": pooling,
@@ -299,7 +305,9 @@ def building(
             _refuse_others(folder, manifest.settings, given, model, words_only=words_only)
             of = manifest.settings.model
             store.remove_left_over(manifest)
-            yield IndexBuilder(folder, manifest, lambda: of and embedder_of(folder, of, model))
+            yield IndexBuilder(
+                folder, manifest, lambda: None if of is None else embedder_of(folder, of, model)
+            )
         return
     if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {LOCK}):
         raise UserError(f"{folder}: it is there, and no index")
@@ -346,8 +354,8 @@ def embedder_of(folder: Path, model: IndexModel, path: Path | None = None) -> Em
         raise UserError(f"{folder}: its model: {error}{hint}") from None
     if found.digest != model.digest:
         raise UserError(
-            f"{folder}: its vectors are of the model with the digest {model.digest[:12]}"
-            f" ({model.path}), and that of {path or model.path} is {found.digest[:12]}: make"
+            f"{folder}: its vectors are of the model with the digest {model.digest}"
+            f" ({model.path}), and that of {path or model.path} is {found.digest}: make"
             " another index"
         )
     return found
@@ -364,14 +372,14 @@ def _settings(embedder: Embedder | None, given: Mapping[str, Any]) -> IndexSetti
     if tokens is None:
         tokens = min(room, PASSAGE - 2)
     overlap = tokens // 4 if given["overlap"] is None else given["overlap"]
-    if tokens < 1 or (embedder is not None and tokens > room):
+    if tokens < 1 or (embedder is not None and tokens > room) or tokens >= 2**31:
         most = "" if embedder is None else f", and the model sees {room} of a text"
         raise UserError(f"--tokens {tokens}: at least 1{most}")
     if not 0 <= 2 * overlap <= tokens:
         raise UserError(f"--overlap {overlap}: from 0 to {tokens // 2}, half of a passage")
     rest = {name: given[name] for name in ("approximate", "shard") if given[name] is not None}
-    if less := [name for name, value in rest.items() if value < 1]:
-        raise UserError(f"--{less[0]} {rest[less[0]]}: must be >= 1")
+    if wrong := [name for name, value in rest.items() if not 1 <= value < 2**31]:
+        raise UserError(f"--{wrong[0]} {rest[wrong[0]]}: must be from 1 to {2**31 - 1}")
     model = None
     if embedder is not None:
         model = IndexModel(

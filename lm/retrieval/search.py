@@ -1,5 +1,6 @@
 """Searching an index: by its vectors, by words, or by both."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -56,8 +57,16 @@ class TextIndex:
 
     def passage(self, number: int) -> StoredPassage:
         """One of its passages."""
-        shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        return self.shards[shard].passage(number - self._firsts[shard])
+        shard, row = self._place(number)
+        return self.shards[shard].passage(row)
+
+    def number(self, shard: int, row: int) -> int:
+        """The number of a shard's passage."""
+        return self._firsts[shard] + row
+
+    def _place(self, number: int) -> tuple[int, int]:
+        shard = bisect_right(self._firsts, number) - 1
+        return shard, number - self._firsts[shard]
 
     @cached_property
     def words(self) -> Bm25:
@@ -113,10 +122,10 @@ class TextIndex:
         assert self.embedder is not None
         found_ND = np.zeros((len(numbers), self.embedder.width), np.float32)
         for row, number in enumerate(numbers):
-            shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
+            shard, place = self._place(number)
             vectors_ND = self.shards[shard].vectors
             assert vectors_ND is not None
-            found_ND[row] = vectors_ND[number - self._firsts[shard]]
+            found_ND[row] = vectors_ND[place]
         return found_ND
 
     def nearest(

@@ -5,8 +5,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lm.config import UserError
 
@@ -64,7 +65,7 @@ def read_text(path: Path, content: bytes) -> FileText:
 
     Raises UserError in one line for what is no text.
     """
-    if path.suffix.lower() == ".pdf" or content.startswith(b"%PDF-"):
+    if is_pdf(path, content):
         return _of_pdf(path, content)
     try:
         text = content.decode("utf-8-sig")
@@ -78,17 +79,26 @@ def read_text(path: Path, content: bytes) -> FileText:
     return FileText(text, range(1, text.count("\n") + 2))
 
 
-def _of_pdf(path: Path, content: bytes) -> FileText:
+def pdf_reader() -> Any:
+    """pypdf; raises UserError where it is not installed."""
     try:
         import pypdf
     except ImportError as error:
         if error.name != "pypdf":
             raise
         raise UserError(
-            f"{path}: pypdf is not installed: pip install yardstick-lm[retrieval]"
+            "pypdf is not installed, which reads PDFs: pip install yardstick-lm[retrieval]"
         ) from None
-    from io import BytesIO
+    return pypdf
 
+
+def is_pdf(path: Path, content: bytes) -> bool:
+    """Whether a file is a PDF, by its name or its first bytes."""
+    return path.suffix.lower() == ".pdf" or content.startswith(b"%PDF-")
+
+
+def _of_pdf(path: Path, content: bytes) -> FileText:
+    pypdf = pdf_reader()
     # It warns of each small fault that it mends.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:

@@ -1,5 +1,6 @@
 """BM25, through bm25s: which texts have the words of a query."""
 
+import logging
 import re
 from array import array
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ class Bm25:
 
     def __init__(self, texts: Iterable[str]) -> None:
         """Texts are read once, one after the other, and only their words' numbers are kept."""
-        library = _bm25s()
+        library = bm25_library()
         numbers: dict[str, int] = {}
         of_texts = [
             array("i", [numbers.setdefault(word, len(numbers)) for word in words(text)])
@@ -91,7 +92,7 @@ class Bm25:
     @classmethod
     def load(cls, folder: Path) -> "Bm25":
         """What was saved, its arrays mapped into memory and not read."""
-        library, found = _bm25s(), cls.__new__(cls)
+        library, found = bm25_library(), cls.__new__(cls)
         found.size = int(np.load(folder / "size.npy"))
         found._scorer = None
         if (folder / "params.index.json").exists():
@@ -117,19 +118,22 @@ def words(text: str) -> list[str]:
 
 @cache
 def _asking_words() -> frozenset[str]:
-    return frozenset(_bm25s().stopwords.STOPWORDS_EN_PLUS)
+    return frozenset(bm25_library().stopwords.STOPWORDS_EN_PLUS)
 
 
 @cache
 def _stop_words() -> frozenset[str]:
-    return frozenset(_bm25s().stopwords.STOPWORDS_EN)
+    return frozenset(bm25_library().stopwords.STOPWORDS_EN)
 
 
-def _bm25s() -> Any:
+def bm25_library() -> Any:
+    """bm25s; raises UserError where it is not installed."""
     try:
         import bm25s
     except ImportError as error:
         if error.name != "bm25s":
             raise
         raise UserError("bm25s is not installed: pip install yardstick-lm[retrieval]") from None
+    # It tells of each step, to whoever listens to anything.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s
