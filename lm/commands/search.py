@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Searches, or measures."""
-    from lm.retrieval.answer import as_json, support_of
+    from lm.retrieval.answer import DECIDING, as_json, support_of
     from lm.retrieval.search import open_index
 
     if (given.query is None) == (given.questions is None):
@@ -66,8 +66,10 @@ def main(given: argparse.Namespace) -> None:
     if given.questions is not None:
         _measure(index, given)
         return
-    found = index.search(given.query, given.k, by=given.by, exact=given.exact)
+    count = max(given.k, DECIDING)
+    found = index.search(given.query, count, by=given.by, exact=given.exact)
     support = support_of(index, given.query, found)
+    found = found[: given.k]
     if given.json:
         print_json(as_json(given.query, found, support))
         return

@@ -9,7 +9,7 @@ at a threshold that was found on the questions about this package's own document
 texts are depends on the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,9 @@ from lm.evaluate.tasks.metrics import wilson
 from lm.retrieval.search import Retrieved, SearchBy, TextIndex
 from lm.retrieval.store import SupportRule
 
-UNMEASURED = SupportRule(by="overlap", least=0.6)
+UNMEASURED = SupportRule(by="overlap", least=0.48)
+DECIDING = 3
+"""Passages, the best ones, of which one must support an answer."""
 NOTHING = "Nothing in the index supports an answer to this question."
 """What is answered in place of an answer."""
 SUPPORT: tuple[Literal["similarity", "overlap", "both"], ...] = (
@@ -45,11 +47,14 @@ def support_of(index: TextIndex, query: str, found: Sequence[Retrieved]) -> Supp
     if index.embedder is None and rule.by != "overlap":
         rule = UNMEASURED
     value = supports(index, query, found)[rule.by]
-    return Support(value >= rule.least, value, rule)
+    return Support(bool(found) and value >= rule.least, value, rule)
 
 
 def supports(index: TextIndex, query: str, found: Sequence[Retrieved]) -> dict[str, float]:
-    """The support of a query by each way to measure it, from 0 to 1, of the best passage."""
+    """The support of a query by each way to measure it, of the passage that has most of it
+    among the best three.
+    """
+    found = found[:DECIDING]
     overlap = [index.words.overlap(query, each.passage.text) for each in found]
     similar = [0.0 if each.similarity is None else each.similarity for each in found]
     both = [(s + o) / 2 for s, o in zip(similar, overlap, strict=True)]
@@ -60,20 +65,16 @@ def supports(index: TextIndex, query: str, found: Sequence[Retrieved]) -> dict[s
     }
 
 
-def with_sources(
-    messages: Sequence[Mapping[str, str]], found: Sequence[Retrieved]
-) -> list[dict[str, str]]:
-    """A conversation whose last message is asked of sources: passages, numbered from 1."""
+def with_sources(question: str, found: Sequence[Retrieved]) -> str:
+    """A question as it is put to a model: of sources, which are numbered from 1."""
     sources = "\n\n".join(
         f"[{number}] {each.passage.place}\n{each.passage.text}"
         for number, each in enumerate(found, 1)
     )
-    question = messages[-1]["content"]
-    asked = (
+    return (
         f"{sources}\n\nAnswer the question from the text above alone, in one or two"
         f" sentences.\n\nQuestion: {question}"
     )
-    return [*map(dict, messages[:-1]), {**messages[-1], "content": asked}]
 
 
 def said_in_sources(index: TextIndex, answer: str, found: Sequence[Retrieved]) -> float:
@@ -152,9 +153,9 @@ def measure(index: TextIndex, questions: Sequence[LabelledQuestion], k: int) -> 
     values: dict[str, list[float]] = {by: [] for by in SUPPORT}
     for each in questions:
         for by in index.can:
-            found = index.search(each.question, k, by=by)
+            found = index.search(each.question, max(k, DECIDING), by=by)
             if each.answered_by:
-                hits[by].append(_rank(found, each.answered_by))
+                hits[by].append(_rank(found[:k], each.answered_by))
             if by == index.can[0]:
                 for way, value in supports(index, each.question, found).items():
                     values[way].append(value)

@@ -187,6 +187,7 @@ def command(draw: random.Random, world: World) -> list[str]:
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
         **{"count": 2, "data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
+        **{"index": 2, "search": 2},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     if not name and draw.random() < 0.7:
@@ -235,6 +236,8 @@ def command(draw: random.Random, world: World) -> list[str]:
         "tpu": lambda: ["manifest", "bert_vs_gpt", "--scale", "smoke", "--kind", "slurm"],
         # Of a model that is not there, or it would serve for ever.
         "serve": lambda: ["absent", "--host", draw.choice(("0.0.0.0", "127.0.0.1"))],
+        "index": lambda: [*draw.choice((("corpus/1.txt",), ("noise",), ())), "made", "--bm25"],
+        "search": lambda: [draw.choice(("made", "causal")), draw.choice(("one", *WORDS))],
         "": list,
     }[name]()
     line = [name, *legal]
