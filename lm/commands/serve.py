@@ -57,6 +57,18 @@ def add_arguments(parser: Parser) -> None:
         choices=("float32", "bfloat16"),
         help="of the matrix products, if another than the model is loaded with",
     )
+    parser.add_argument(
+        "--index",
+        metavar="INDEX",
+        type=Path,
+        help="answer chats from what is found there, and say so where that supports no answer",
+    )
+    parser.add_argument(
+        "--encoder", metavar="MODEL", type=Path, help="the index's model, where it was moved to"
+    )
+    parser.add_argument(
+        "--sources", type=int, default=3, help="passages that an answer is written from (3)"
+    )
 
 
 def main(given: argparse.Namespace) -> None:
@@ -73,6 +85,7 @@ def main(given: argparse.Namespace) -> None:
     from lm.serve.app import ModelServer
     from lm.serve.limits import LOOPBACK, KeyRing, Limits, read_keys
     from lm.serve.models import open_models
+    from lm.serve.retriever import open_retriever
 
     alone = given.host in LOOPBACK
     if given.keys is None and not alone:
@@ -84,14 +97,23 @@ def main(given: argparse.Namespace) -> None:
     # Before models are read, which takes its time.
     on = open_socket(given.host, given.port)
     prepare_machine()
+    models = open_models(
+        given.models, slots=given.slots, length=given.length, precision=given.precision
+    )
+    retriever = None
+    if given.index is not None:
+        if not any("chat" in model.can for model in models):
+            raise UserError(
+                f"--index {given.index}: no model that is served can chat, to answer from it"
+            )
+        retriever = open_retriever(given.index, model=given.encoder, sources=given.sources)
     server = ModelServer(
-        open_models(
-            given.models, slots=given.slots, length=given.length, precision=given.precision
-        ),
+        models,
         keys=keys,
         limits=Limits(waiting=given.queue, seconds=given.seconds, grace=given.grace),
         # Whoever has a key may come by any name, as from behind a proxy.
         hosts=LOOPBACK if given.keys is None else None,
+        retriever=retriever,
     )
     host, port = on.getsockname()[:2]
     at = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
@@ -106,6 +128,10 @@ def main(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
+    if given.encoder is not None and given.index is None:
+        raise UserError(
+            f"--encoder {given.encoder}: it is that of an --index, and none is given"
+        )
     for option, least, most in (
         ("port", 0, 65535),
         ("slots", 1, 1024),
@@ -113,6 +139,7 @@ def _check(given: argparse.Namespace) -> None:
         ("queue", 1, 1 << 20),
         ("seconds", 0.1, 1e6),
         ("grace", 0, 1e6),
+        ("sources", 1, 100),
     ):
         value = getattr(given, option)
         if value is not None and not least <= value <= most:

@@ -22,6 +22,7 @@ from lm.serve.protocol import (
     GivenIds,
     TextQuery,
 )
+from lm.serve.retrieving import nothing_found, retrieve, with_found
 from lm.serve.stream import EventStream, while_connected
 from lm.serve.writing import (
     Added,
@@ -235,6 +236,15 @@ async def chat(asked: Call) -> Response:
     prompt = await asyncio.to_thread(
         served.conversation, query.messages, begun=query.continue_final_message
     )
+    kind = "chat.completion.chunk" if query.stream else "chat.completion"
+    head = _head("chatcmpl", kind, served)
+    retrieved, shown = await retrieve(asked, query), {}
+    if retrieved is not None:
+        if not retrieved.support.supported:
+            asked.take(len(prompt.ids))
+            return nothing_found(asked, query, retrieved, head, usage(len(prompt.ids), 0))
+        prompt, retrieved = await asyncio.to_thread(with_found, served, query, retrieved)
+        shown = {"retrieval": retrieved.shown}
     count = query.count or max(1, served.length - len(prompt.ids))
     served.check_count(prompt, count, "messages")
     top = (query.top_logprobs or 0) if query.logprobs else None
@@ -244,21 +254,27 @@ async def chat(asked: Call) -> Response:
     def logprobs(tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
         return None if top is None else chat_logprobs(served.tokenizer, tokens, top=top)
 
+    def in_sources(text: str) -> dict[str, float]:
+        return {} if retrieved is None else {"said_in_sources": retrieved.said(text)}
+
     if query.stream:
-        head = _head("chatcmpl", "chat.completion.chunk", served)
 
         async def chunks() -> AsyncGenerator[Any, None]:
             usage = {"usage": None} if query.usage_in_stream else {}
+            whole = [""] * job.texts
             for place in range(job.texts):
                 delta = {"role": "assistant", "content": ""}
                 choice = {"index": place, "delta": delta, "logprobs": None}
-                yield {**head, "choices": [{**choice, "finish_reason": None}], **usage}
+                found = {} if place else shown
+                yield {**head, "choices": [{**choice, "finish_reason": None}], **usage, **found}
             async for place, (text, tokens, reason), *_ in running.parts():
+                whole[place] += text
                 choice = {
                     "index": place,
                     "delta": {"content": text} if text or tokens else {},
                     "logprobs": logprobs(tokens),
                     "finish_reason": reason,
+                    **(in_sources(whole[place]) if reason else {}),
                 }
                 yield {**head, "choices": [choice], **usage}
             if query.usage_in_stream:
@@ -273,11 +289,11 @@ async def chat(asked: Call) -> Response:
             "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": logprobs(tokens),
             "finish_reason": reason,
+            **in_sources(text),
         }
         for place, (text, tokens, reason), *_ in found
     ]
-    head = _head("chatcmpl", "chat.completion", served)
-    return answered({**head, "choices": choices, "usage": running.usage})
+    return answered({**head, "choices": choices, "usage": running.usage, **shown})
 
 
 async def prompts_of(

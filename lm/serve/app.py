@@ -23,6 +23,7 @@ from lm.serve.metrics import ServerMetrics
 from lm.serve.models import Ability, ServedModel
 from lm.serve.page import page_routes
 from lm.serve.protocol import AnyQuery, ApiError, decode
+from lm.serve.retriever import Retriever
 from lm.serve.stream import ClientGone
 
 
@@ -73,10 +74,14 @@ class ModelServer:
         keys: KeyRing,
         limits: Limits,
         hosts: Sequence[str] | None,
+        retriever: Retriever | None = None,
     ) -> None:
-        """`hosts`: names that browsers may know it by; None: any."""
+        """`hosts`: names that browsers may know it by; None: any. `retriever`: what chats are
+        answered from.
+        """
         self.models = {model.name: model for model in models}
         self.limits, self.metrics = limits, ServerMetrics()
+        self.retriever = retriever
         self._keys, self._hosts = keys, hosts
         self._live: set[Exchange] = set()
         self._stopping = False
@@ -234,14 +239,27 @@ class ModelServer:
 
     async def _list_models(self, _: Call) -> Response:
         return answered(
-            {"object": "list", "data": [_shown(model) for model in self.models.values()]}
+            {"object": "list", "data": [self._shown(each) for each in self.models.values()]}
         )
 
     async def _show_model(self, asked: Call) -> Response:
         name = asked.http.path_params["name"]
         if name not in self.models:
             raise ApiError(404, f"model {name[:80]!r}: there is none", code="model_not_found")
-        return answered(_shown(self.models[name]))
+        return answered(self._shown(self.models[name]))
+
+    def _shown(self, model: ServedModel) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "id": model.name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": "yardstick",
+            "can": model.can,
+            "context": model.length,
+        }
+        if self.retriever is not None and "chat" in model.can:
+            found["index"] = self.retriever.name
+        return found
 
 
 def _warmed(model: ServedModel) -> Engine:
@@ -269,17 +287,6 @@ def error_response(error: ApiError) -> Response:
 
 def _stopping() -> ApiError:
     return ApiError(503, "the server is stopping", code="stopping", retry_after=5.0)
-
-
-def _shown(model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "yardstick",
-        "can": model.can,
-        "context": model.length,
-    }
 
 
 async def _http_error(_: HttpRequest, error: Exception) -> Response:

@@ -20,12 +20,14 @@ from lm.serve.beside import (
     tokenize_plainly,
     tokenizer_info,
 )
+from lm.serve.retrieving import search
 
 ROUTES = {
     "POST /v1/completions": complete,
     "POST /v1/chat/completions": chat,
     "POST /v1/embeddings": embed,
     "POST /v1/fill": fill,
+    "POST /v1/search": search,
     "POST /v1/tokenize": tokenize,
     "GET /tokenizer_info": tokenizer_info,
     "POST /tokenize": tokenize_plainly,

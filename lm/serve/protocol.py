@@ -195,6 +195,9 @@ class ChatQuery(TextQuery, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=ALTERNATIVES)] | None = None
     continue_final_message: bool = False
     """Whether the last message is the beginning of the answer, as vLLM's servers have it."""
+    retrieve: bool | None = None
+    """Of this package alone: whether it is answered from the server's index; None: where it has
+    one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,6 +223,13 @@ class EmbeddingQuery(ApiQuery, frozen=True, kw_only=True):
     input: Given
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+class SearchQuery(ApiQuery, frozen=True, kw_only=True):
+    """POST /v1/search, of this package alone: passages of the server's index."""
+
+    query: Annotated[str, Meta(min_length=1, max_length=1 << 16)]
+    k: Annotated[int, Meta(ge=1, le=100)] = 5
 
 
 class FillQuery(SampledQuery, frozen=True, kw_only=True):

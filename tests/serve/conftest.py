@@ -93,7 +93,9 @@ def _until(true, seconds: float = 60) -> None:
 
 
 @contextmanager
-def served(folder: Path, *names: str, keys=None, length=None, **limits) -> Iterator[Served]:
+def served(
+    folder: Path, *names: str, keys=None, length=None, retriever=None, **limits
+) -> Iterator[Served]:
     """A server of models of a folder, with these limits."""
     limits, keys = Limits(**limits), KeyRing(keys or {})
     # Until its programs are there: other tests may want their eight devices meanwhile.
@@ -101,7 +103,10 @@ def served(folder: Path, *names: str, keys=None, length=None, **limits) -> Itera
         opened = open_models(
             [folder / name for name in names], slots=2, length=length, precision="float32"
         )
-        server = Served(ModelServer(opened, keys=keys, limits=limits, hosts=LOOPBACK))
+        found = ModelServer(
+            opened, keys=keys, limits=limits, hosts=LOOPBACK, retriever=retriever
+        )
+        server = Served(found)
     try:
         yield server
     finally:
