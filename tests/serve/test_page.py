@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 from lm.data import Bytes
 from lm.model import Transformer
 from lm.objectives import Causal, Masked
+from lm.retrieval.index import building
+from lm.serve.retriever import open_retriever
 from tests.makers import save_untrained
-from tests.serve.conftest import served
+from tests.serve.conftest import Served, served
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -33,8 +35,8 @@ PROMPT = "The keeper climbed the stairs"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with a model that writes letters, and one that fills them in."""
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with a model that writes letters, and one that fills them in."""
     folder = tmp_path_factory.mktemp("letters")
     model = Transformer(depth=1, width=16, heads=4, output_bias="bias")
     for name, objective in (("gpt", Causal()), ("bert", Masked())):
@@ -46,7 +48,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         arrays["output_bias"][letters] = np.linspace(1.0, -3.0, len(letters))
         save_file(arrays, folder / name / "model.safetensors")
     with served(folder, "gpt", "bert") as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(playground: Served) -> str:
+    """Its address."""
+    return playground.url
 
 
 @pytest.fixture
@@ -296,6 +304,35 @@ def test_the_gpt_continues_what_the_bert_fills(side):
     expect(other.text).to_have_value(filled)
     expect(other.measured).to_contain_text("64 tokens")
     expect(other.all.locator(".written .given")).to_have_text(filled)
+
+
+def test_an_answer_shows_its_sources(page, playground, tmp_path, monkeypatch):
+    """Fails if a source is shown without its lines, or what nothing supports looks answered."""
+    (tmp_path / "water.txt").write_text("A <b>keel</b> keeps\n\nships upright.\n")
+    with building(tmp_path / "made", words_only=True) as builder:
+        builder.add([tmp_path / "water.txt"])
+        builder.finish()
+    retriever = open_retriever(tmp_path / "made", model=None, sources=2)
+    monkeypatch.setattr(playground.server, "retriever", retriever)
+    page.reload()
+    side = Side(page)
+    side.do("Chat")
+    side.set("count", 8)
+    expect(side.all.locator(".retrieving")).to_contain_text("Answer from made")
+    side.run("What keeps ships upright?")
+    sources = side.all.locator(".talk .sources")
+    expect(sources.locator(".source summary")).to_have_text(
+        re.compile(r"\[1\] .*water\.txt:1-3$")
+    )
+    expect(sources.locator("blockquote")).to_contain_text("A <b>keel</b> keeps")
+    expect(sources).to_contain_text("of the answer's words")
+    side.run("Who paints zebras?")
+    expect(side.all.locator(".talk li").last).to_contain_text("Nothing in the index supports")
+    expect(sources.last).to_contain_text("0 sources, none of which supports an answer")
+    side.all.locator("[name=retrieve]").uncheck()
+    side.run("Who paints zebras?")
+    expect(sources).to_have_count(3)
+    expect(sources.last).to_be_empty()
 
 
 def test_a_conversation(side):

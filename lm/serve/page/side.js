@@ -3,6 +3,7 @@
 import { Editor, plural } from "./editor.js";
 import * as reading from "./reading.js";
 import { Refusal, ask, listen } from "./server.js";
+import { drawSources } from "./sources.js";
 import { meanBits, ofChat, ofCompletion, ofText, partsOf } from "./tokens.js";
 import { Written } from "./written.js";
 
@@ -147,6 +148,7 @@ export class Side {
     const body = { ...this.#sampling(seed), messages, logprobs: true };
     body.top_logprobs = ALTERNATIVES;
     body.max_completion_tokens = this.#number("count");
+    if (this.model.index) body.retrieve = this.#field("retrieve").checked;
     const begun = kept.map((part) => part.text).join("");
     if (begun) {
       messages.push({ role: "assistant", content: begun });
@@ -157,11 +159,18 @@ export class Side {
     const written = this.#drawMessage(message);
     written.element.classList.add("writing");
     const line = written.element.parentElement;
+    const hear = ({ retrieval, choices: [choice] }) => {
+      message.retrieval ??= retrieval;
+      message.said = choice?.said_in_sources ?? message.said;
+      if (retrieval || choice?.finish_reason) {
+        drawSources(line.querySelector(".sources"), message.retrieval, message.said);
+      }
+    };
     try {
       await this.#write("/v1/chat/completions", body, signal, (choice) => ({
         text: choice.delta.content ?? "",
         tokens: ofChat(choice),
-      }), kept, written, line.querySelector(".measured"));
+      }), kept, written, line.querySelector(".measured"), hear);
     } finally {
       written.element.classList.remove("writing");
       Object.assign(message, { content: written.text, parts: written.parts });
@@ -195,13 +204,17 @@ export class Side {
   }
 
   /** Writes an answer as it comes, after the parts that are kept. */
-  async #write(path, body, signal, read, kept, written, line = this.#find(".answer .measured")) {
+  async #write(
+    path, body, signal, read, kept, written,
+    line = this.#find(".answer .measured"), hear = () => {},
+  ) {
     let text = "";
     const tokens = [];
     let reason = "";
     const started = performance.now();
     try {
       for await (const event of listen(path, body, signal)) {
+        hear(event);
         const choice = event.choices[0];
         if (!choice) continue;
         const come = read(choice);
@@ -324,7 +337,7 @@ export class Side {
 
   /** Adds a message to the conversation that is shown; what draws an answer's tokens. */
   #drawMessage(message) {
-    const [line, who, text, measured] = ["li", "span", "div", "p"].map((name) =>
+    const [line, who, text, measured, sources] = ["li", "span", "div", "p", "div"].map((name) =>
       document.createElement(name),
     );
     who.className = "who";
@@ -332,7 +345,9 @@ export class Side {
     text.className = "message";
     measured.className = "measured";
     measured.textContent = message.measured ?? "";
-    line.append(who, text, ...(message.role === "user" ? [] : [measured]));
+    sources.className = "sources";
+    drawSources(sources, message.retrieval, message.said);
+    line.append(who, text, ...(message.role === "user" ? [] : [measured, sources]));
     this.#find(".talk").append(line);
     if (message.role === "user") {
       text.textContent = message.content;
@@ -375,7 +390,8 @@ export class Side {
   }
 
   #modelChanged() {
-    const { can, context } = this.model;
+    const { can, context, index } = this.model;
+    this.#find(".index-name").textContent = index ?? "";
     this.#field("count").max = Math.min(512, (context ?? 513) - 1);
     this.#showSettings();
     for (const radio of this.#all(".modes input")) radio.disabled = !can.includes(radio.value);
@@ -397,6 +413,7 @@ export class Side {
     for (const setting of this.#all("[data-modes]")) {
       setting.hidden = !setting.dataset.modes.split(" ").includes(mode);
     }
+    this.#find(".retrieving").hidden ||= !this.model.index;
     this.#begin("", []);
     this.#talkAnew();
     this.#fail("");
