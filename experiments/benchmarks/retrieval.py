@@ -201,10 +201,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
         draw = np.random.default_rng(1)
         queries = [" ".join(draw.choice(vocabulary()[:2000], 6)) for _ in range(QUERIES)]
-        assert searched.embedder is not None
-        vectors = {query: searched.embedder([query])[0] for query in queries}
+        embedder = searched.embedder
+        assert embedder is not None
+        vectors = {query: embedder([query])[0] for query in queries}
         for name, ask in (
-            ("embedding a query", lambda q: searched.embedder([q])),  # type: ignore[misc]
+            ("embedding a query", lambda q: embedder([q])),
             ("words", lambda q: searched.words.rank(q, 10)),
             ("exact comparison", lambda q: searched.nearest(vectors[q], 10, exact=True)),
             ("both, embedded", lambda q: searched.search(q, 10)),

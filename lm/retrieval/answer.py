@@ -161,7 +161,9 @@ def measure(index: TextIndex, questions: Sequence[LabelledQuestion], k: int) -> 
                     values[way].append(value)
     ways = SUPPORT if index.embedder is not None else ("overlap",)
     kinds = [each.kind for each in questions]
-    rates = {way: _rates(np.array(values[way]), np.array(answerable), kinds) for way in ways}
+    rates: dict[str, SupportRates] = {
+        way: _rates(np.array(values[way]), np.array(answerable), kinds) for way in ways
+    }
     best = max(ways, key=lambda way: rates[way].answered + rates[way].refused)
     return Measured(
         answerable=sum(answerable),

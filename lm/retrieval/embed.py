@@ -140,8 +140,9 @@ def around_text(model: LoadedModel) -> tuple[list[int], list[int]]:
 def _own_pooling(path: Path, model: LoadedModel) -> TextPooling:
     """What a model says of itself, or what its kind is used with; raises UserError."""
     said = getattr(model.run.objective.last, "pool", None)
-    if said in get_args(TextPooling):
-        return said  # type: ignore[no-any-return] # one of them, as was just asked
+    for pooling in get_args(TextPooling):
+        if said == pooling:
+            return pooling
     modules = _told(path, "modules.json")
     for each in modules if isinstance(modules, list) else ():
         kind = str(each.get("type", "")).rpartition(".")[2]

@@ -249,8 +249,8 @@ class IndexBuilder:
                 continue
             parts = [part for part in shard.parts if part.path not in gone]
             stays = [part.path not in gone for part in shard.parts for _ in range(part.count)]
-            kept = np.flatnonzero(stays)
-            if not len(kept):
+            kept = np.flatnonzero(stays).tolist()
+            if not kept:
                 continue
             rows = [TextPassage(p.text, p.first, p.last) for p in map(shard.passage, kept)]
             vectors_ND = None if shard.vectors is None else np.asarray(shard.vectors[kept])

@@ -238,13 +238,13 @@ async def chat(asked: Call) -> Response:
     )
     kind = "chat.completion.chunk" if query.stream else "chat.completion"
     head = _head("chatcmpl", kind, served)
-    retrieved, shown = await retrieve(asked, query), {}
+    retrieved, shown = await retrieve(asked, query), dict[str, Any]()
     if retrieved is not None:
         if not retrieved.support.supported:
             asked.take(len(prompt.ids))
             return nothing_found(asked, query, retrieved, head, usage(len(prompt.ids), 0))
-        prompt, retrieved = await asyncio.to_thread(with_found, served, query, retrieved)
-        shown = {"retrieval": retrieved.shown}
+        prompt, used = await asyncio.to_thread(with_found, served, query, retrieved)
+        retrieved, shown = used, {"retrieval": used.shown}
     count = query.count or max(1, served.length - len(prompt.ids))
     served.check_count(prompt, count, "messages")
     top = (query.top_logprobs or 0) if query.logprobs else None
