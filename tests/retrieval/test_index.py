@@ -258,7 +258,7 @@ def test_what_cannot_be_leaves_nothing_behind(files, tmp_path, models):
         ({}, "an index is of --model MODEL or --bm25"),
         ({"words_only": True, "model": models / "bert"}, "not of both"),
         ({"words_only": True, "dtype": "float16"}, "an index of words has no vectors"),
-        ({"model": models / "bert", "tokens": 31}, "the model sees 30 of a text"),
+        ({"model": models / "bert", "tokens": 32}, "the model sees 31 of a text"),
         ({"words_only": True, "tokens": 8, "overlap": 5}, "from 0 to 4"),
         ({"words_only": True, "shard": 0}, "must be from 1"),
     ):
