@@ -71,10 +71,8 @@ def with_sources(question: str, found: Sequence[Retrieved]) -> str:
         f"[{number}] {each.passage.place}\n{each.passage.text}"
         for number, each in enumerate(found, 1)
     )
-    return (
-        f"{sources}\n\nAnswer the question from the text above alone, in one or two"
-        f" sentences.\n\nQuestion: {question}"
-    )
+    # A small model goes on with what stands last, and would repeat a question.
+    return f"{question}\n\nAnswer in one or two sentences, from this text:\n\n{sources}"
 
 
 def said_in_sources(index: TextIndex, answer: str, found: Sequence[Retrieved]) -> float:

@@ -92,7 +92,7 @@ def test_sources_are_numbered_in_what_the_model_is_asked(index):
     asked = with_sources("Which?", found)
     for number, each in enumerate(found, 1):
         assert f"[{number}] {each.passage.place}\n{each.passage.text}" in asked
-    assert len(found) > 1 and asked.endswith("Question: Which?")
+    assert len(found) > 1 and asked.startswith("Which?\n")
     assert said_in_sources(index, "Fire needs water.", found) == 1.0
     assert said_in_sources(index, "Zebras graze.", found) == 0.0
 
