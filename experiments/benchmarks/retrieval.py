@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.cleaning import look_at
+from lm.distributed.process import prepare_machine
 from lm.retrieval.index import IndexBuilder
 from lm.retrieval.near import made_from
 from lm.retrieval.search import TextIndex, open_index
@@ -192,6 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         show("added", added.said["passages_added"], added)
         gone = index(folder, "--delete", "first/00001.txt", "made")
         show("deleted one file", added.said["passages"] - gone.said["passages"], gone)
+        prepare_machine()
         searched = open_index(made)
         wrong = [*check(searched, files - 1)]
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
