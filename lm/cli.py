@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a run: RUN.json, or STUDY[/SCALE]:RUN",
     "score": "score trained runs in bits per byte",
     "eval": "what models can do without training: public tasks, and one's own",
+    "vectors": "what vectors of words know: likeness, analogies, nearest words",
     "generate": "continue a text, or fill its blanks",
     "serve": "serve models by OpenAI's protocol, with a playground",
     "index": "make an index of texts, by any model's vectors and by words",

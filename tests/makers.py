@@ -107,6 +107,22 @@ def result(**columns: Any) -> Result:
     )
 
 
+def save_random(folder: Path, objective: Any, model: Any) -> None:
+    """An artifact of random numbers, on bytes; nothing is compiled for it."""
+    import numpy as np
+
+    from lm.artifact import Artifact, Card, as_tree, save_artifact
+
+    config, random_ = Bytes(), np.random.default_rng(0)
+    shapes = model.shapes(config.vocabulary_size)
+    params = {name: random_.normal(size=shape) for name, shape in shapes.items()}
+    params = {name: array.astype(np.float32) for name, array in params.items()}
+    card = Card(
+        model=model, objective=objective, tokenizer=config, length=16, precision="float32"
+    )
+    save_artifact(Artifact(card, config.open(), as_tree(params)), folder)
+
+
 def save_untrained(
     folder: Path,
     objective: Any,

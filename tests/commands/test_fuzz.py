@@ -188,6 +188,7 @@ def command(draw: random.Random, world: World) -> list[str]:
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
         **{"count": 2, "data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
         **{"index": 2, "search": 2},
+        **{"vectors": 2},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     if not name and draw.random() < 0.7:
@@ -205,6 +206,10 @@ def command(draw: random.Random, world: World) -> list[str]:
             draw.choice(DIRECTORIES),
             *("--tasks", draw.choice(SHEETS), "--items", "2"),
             *draw.choice(((), ("--data", "folder"), ("--json",), ("--shots", "1"))),
+        ],
+        "vectors": lambda: [
+            draw.choice((*DIRECTORIES, *TABLES)),
+            *draw.choice((("--near", "one"), ("--tasks", "good.csv"), ("--json",))),
         ],
         "export": lambda: [
             draw.choice(DIRECTORIES),
