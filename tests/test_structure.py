@@ -110,7 +110,9 @@ def test_an_extra_has_code_behind_it():
         packages = [line for line in extras[name].splitlines() if line and line[0] != "#"]
         for package in packages:
             imported = re.split(r"[<>=\[ ]", package)[0].replace("-", "_")
-            imported = {"google_cloud_tpu": "google.cloud"}.get(imported, imported)
+            imported = {"google_cloud_tpu": "google.cloud", "scikit_learn": "sklearn"}.get(
+                imported, imported
+            )
             assert re.search(rf"\b{re.escape(imported)}\b", text), f"{name}: {package}"
 
 

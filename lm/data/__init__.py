@@ -28,6 +28,7 @@ from lm.data.sources import (
     Chat,
     Conversation,
     Corpus,
+    Digits,
     Document,
     Hmm,
     Jsonl,

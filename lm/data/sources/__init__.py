@@ -2,6 +2,7 @@
 
 from lm.data.sources.base import LOSS, TURN, Base, Channel, Conversation, Document, Stretch
 from lm.data.sources.chat import CHOICE, Chat
+from lm.data.sources.digits import Digits
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.jsonl import Jsonl
 from lm.data.sources.rules import RuleLists
@@ -11,4 +12,4 @@ from lm.data.sources.table import Tabular
 from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 
-Corpus = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists | Shards
+Corpus = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists | Digits | Shards
