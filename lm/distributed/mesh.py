@@ -29,6 +29,7 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "positions": (),
     "token_types": (),
     "buckets": (),
+    "code": (),  # numbers between an encoder and a decoder
     "rank": (),  # of what is added to a matrix
     "experts": (),
     "channels": ("tensor",),  # of what mixes positions in attention's place

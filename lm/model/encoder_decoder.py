@@ -20,6 +20,7 @@ from lm.example import (
 from lm.model.attention import Attention, pairs
 from lm.model.base import Remat
 from lm.model.blocks import stack
+from lm.model.code import Bottleneck, Code
 from lm.model.ends import embed, last_norm, speak, tables
 from lm.model.experts import Routing, terms_of
 from lm.model.inputs import KVCache, LayerCache, layer_inputs, see
@@ -30,14 +31,18 @@ from lm.numerics import Einsum, Precision
 class EncoderDecoder(Transformer, tag="encoder_decoder"):
     """Two stacks of the transformer's blocks (Vaswani et al. 2017, Raffel et al. 2020).
 
-    All fields but `encoder_depth` are of both. Of the objectives, spans have a source, with
-    `objective.stack=encoder_decoder`.
+    All fields but `encoder_depth` and `code` are of both. Of the objectives, reconstruct has a
+    source, and spans with `objective.stack=encoder_decoder`.
     """
 
     reads_source: ClassVar[bool] = True
     masks: ClassVar[frozenset[type[AttentionMask]]] = frozenset({CausalMask})
     encoder_depth: (
         Annotated[int, Meta(ge=1, description="layers of the encoder; null: as of the decoder")]
+        | None
+    ) = None
+    code: (
+        Annotated[Code, Meta(description="what alone the decoder reads; null: all states")]
         | None
     ) = None
 
@@ -58,7 +63,7 @@ class EncoderDecoder(Transformer, tag="encoder_decoder"):
         if not source:
             return (
                 "objective: its examples have no source, and model.type=encoder_decoder reads"
-                " one; spans do with objective.stack=encoder_decoder"
+                " one; reconstruct does, and spans with objective.stack=encoder_decoder"
             )
         return super().refuse_objective(masks, source=source)
 
@@ -102,9 +107,9 @@ _OF_SOURCE = "/source_key", "/source_value"
 
 
 class Encoder(nn.Module):
-    """The stack that reads the source: its states, normed."""
+    """The stack that reads the source: its states, normed, or what a code holds of them."""
 
-    config: Transformer
+    config: EncoderDecoder
     mesh: jax.sharding.Mesh | None
     precision: Precision
     remat: Remat
@@ -131,7 +136,11 @@ class Encoder(nn.Module):
         seen = see(self, c, example, None)
         x_BMD = embed(self, c, embedding_VD, example)
         x_BMD, (_, routing) = stack(self, c, seen)(x_BMD, seen.inputs, None, layer_inputs(c))
-        return last_norm(c, x_BMD), routing
+        x_BMD = last_norm(c, x_BMD)
+        if c.code is not None:
+            bottleneck = Bottleneck(c.code, self.einsum, name="code")
+            x_BMD = bottleneck(x_BMD, source.segments_BM)
+        return x_BMD, routing
 
 
 class EncoderDecoderModule(TransformerModule):

@@ -18,6 +18,7 @@ from lm.objectives.plain import Plain
 from lm.objectives.policy_gradient import PolicyGradient
 from lm.objectives.preference import Dpo, Ipo, Orpo, Preference
 from lm.objectives.prefix import Prefix
+from lm.objectives.reconstruct import Reconstruct
 from lm.objectives.regress import Regress
 from lm.objectives.response import Response
 from lm.objectives.reward import Reward
@@ -37,6 +38,7 @@ Objective = (
     | Preference
     | Reward
     | PolicyGradient
+    | Reconstruct
     | StatesOnly
 )
 
@@ -60,6 +62,7 @@ __all__ = [
     "Prediction",
     "Preference",
     "Prefix",
+    "Reconstruct",
     "Regress",
     "Response",
     "Reward",

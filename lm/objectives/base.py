@@ -43,6 +43,8 @@ class Base(Config):
     known only when all of them are."""
     single: ClassVar[bool] = False
     """Whether each row must hold one document alone."""
+    reconstructs: ClassVar[bool] = False
+    """Whether its source holds what it asks for: the decoder must read it through a code."""
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:

@@ -22,7 +22,7 @@ def is_weight(axes: tuple[str, ...]) -> bool:
 _SIDES = (
     *(("heads", "head"), ("kv", "head"), ("heads",), ("embed",), ("mlp",)),
     *(("vocab",), ("classes",), ("head",), ("last_embed",), ("act_embed",)),
-    *(("positions",), ("token_types",), ("buckets",), ("rank",), ("experts",)),
+    *(("positions",), ("token_types",), ("buckets",), ("rank",), ("experts",), ("code",)),
     *(("taps", "embed"), ("taps", "channels"), ("gates", "channels")),
     *(("halves", "channels"), ("channels",), ("gates", "cell"), ("cell",)),
 )

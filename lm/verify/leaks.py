@@ -248,7 +248,10 @@ class _Case:
             asked_N, seen_NM = self.asked_NBP[:, row, target], self.all_NBPM[:, row, target]
             if asked_N[edit] != asked_N[0] or (seen_NM[edit] != seen_NM[0]).any():
                 self._wrong(row, target, "is laid out otherwise when its target changes")
-            for position in np.flatnonzero(seen_NM[0] & self.differs_NBM[edit, row]):
+            told_M = seen_NM[0] & self.differs_NBM[edit, row]
+            if self.objective.reconstructs:  # its source tells all, and nothing else may
+                told_M[self.length :] = False
+            for position in np.flatnonzero(told_M):
                 if (row, target) not in self.kept or position != edit - 1:
                     self._wrong(row, target, f"sees its target at {self._at(position)}")
                     self.wrong_BPM[row, target, position] = True

@@ -30,6 +30,7 @@ from lm.model import (
     build,
 )
 from lm.model.attention.xla import pairs
+from lm.model.code import Code
 from lm.model.experts import Experts
 from lm.model.positions import Alibi, Linear, Local, NoPositions, Rotary, Yarn
 from lm.model.presets import presets
@@ -71,6 +72,7 @@ OWN = {
     "gated experts, one a token, of both stacks": EncoderDecoder(
         **SIZE, mlp="swiglu", experts=Experts(count=4, active=1)
     ),
+    "a narrow code between both stacks": EncoderDecoder(**SIZE, code=Code(size=3)),
 }
 OTHER = {
     "lstm": Lstm().tiny(2),

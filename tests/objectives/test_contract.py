@@ -29,6 +29,7 @@ from lm.objectives import (
     PolicyGradient,
     Preference,
     Prefix,
+    Reconstruct,
     Regress,
     Response,
     Reward,
@@ -76,6 +77,7 @@ CASES = {
     "tag": Tag(classes=3),
     "response": Response(),
     "policy gradient": PolicyGradient(group=2),
+    "reconstruct": Reconstruct(masked=0.5),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
