@@ -44,7 +44,7 @@ class Base(Config):
     single: ClassVar[bool] = False
     """Whether each row must hold one document alone."""
     reconstructs: ClassVar[bool] = False
-    """Whether its source holds what it asks for: the decoder must read it through a code."""
+    """Whether its source holds what it asks for, on purpose: proofs ask of all else."""
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:
