@@ -42,15 +42,18 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x_BMD: jax.Array, segments_BM: jax.Array) -> jax.Array:
         width, size = x_BMD.shape[-1], self.code.size
-        narrow_DE = self._matrix("narrow", ("embed", "code"), (width, size))
-        widen_ED = self._matrix("widen", ("code", "embed"), (size, width))
+        # Small at first, as states have much in common: tanh would begin where it is flat.
+        narrow_DE = self._matrix("narrow", ("embed", "code"), (width, size), 0.1)
+        widen_ED = self._matrix("widen", ("code", "embed"), (size, width), 1.0)
         mean_BSE = mean_by_segment(self.einsum("BMD,DE->BME", x_BMD, narrow_DE), segments_BM)
         code_BSE = BoundCode(self.code, name="codes")(mean_BSE)
         code_BME = jnp.take_along_axis(code_BSE, segments_BM[..., None], axis=1)
         return self.einsum("BME,ED->BMD", code_BME, widen_ED)
 
-    def _matrix(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
-        normal = nn.initializers.truncated_normal(shape[0] ** -0.5)
+    def _matrix(
+        self, name: str, axes: tuple[str, ...], shape: tuple[int, ...], scale: float
+    ) -> jax.Array:
+        normal = nn.initializers.truncated_normal(scale * shape[0] ** -0.5)
         weight: Any = self.param(name, nn.with_logical_partitioning(normal, axes), shape)
         return weight
 

@@ -48,7 +48,7 @@ def widths_figure(found: Sequence[CodeFamily]) -> Figure | None:
         panel.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
         panel.minorticks_off()
         panel.set(title=documents.title, xlabel="numbers of the code", ylabel=documents.unit)
-        panel.set_ylim(0, None)
+        panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
         without = {
             family.kind.label: family.bits(0).value for family in mine if 0 in family.by_width
         }
