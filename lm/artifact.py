@@ -6,6 +6,7 @@
                         beyond 5 GB in shards, named by model.safetensors.index.json
 
 An adapter's folder has its own parameters alone, and names the model that they are put on.
+Of a quantized parameter there are two arrays, "layers/query.codes" and "layers/query.scale".
 
 `lm.train.load.load_model` takes such a folder, or a run directory, and touches no corpus.
 """
@@ -22,11 +23,13 @@ from lm.config import Config, UserError, dump, essence_text, parse
 from lm.data import LengthModel, Tokenizer, TokenizerConfig
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.model import Model
-from lm.numerics import Precision
+from lm.numerics import Precision, Quantized
 from lm.objectives import Objective
 from lm.optimizer import Lora
 from lm.output.files import write_whole
 from lm.output.tensors import SHARD, WEIGHTS, LazyArray, holds_arrays, read_arrays, write_arrays
+from lm.quantization import Quantization
+from lm.quantization.stored import from_arrays, to_arrays
 
 _CONFIG = "config.json"
 
@@ -106,6 +109,13 @@ class Card(Config):
         ]
         | None
     ) = None
+    quantization: (
+        Annotated[
+            Quantization,
+            Meta(description="how the layers' matrices are kept; null: as other parameters"),
+        ]
+        | None
+    ) = None
     format: Annotated[Literal[1], Meta(description="of this folder")] = 1
 
 
@@ -115,16 +125,20 @@ class Artifact(NamedTuple):
     card: Card
     tokenizer: Tokenizer
     params: dict[str, Any]
-    """The tree of arrays that the model's module takes."""
+    """The tree of arrays that the model's module takes, of `Quantized` ones too."""
 
     @property
     def digest(self) -> str:
-        """What decides the model's answers: its config, tokenizer and parameters."""
+        """What decides the model's answers: its config, tokenizer and parameters.
+
+        A quantized model has that of its dequantized self.
+        """
         # Of what is not as by default, so that a new field with a default changes nobody's.
         found = hashlib.sha256(essence_text(self.card.model).encode())
         found.update(self.tokenizer.digest.encode())
         for name, array in sorted(by_name(self.params).items()):
             # Of the numbers as they are used, in whatever type they are kept.
+            array = array.dequantized() if isinstance(array, Quantized) else array
             array = np.ascontiguousarray(array, np.float32)
             found.update(f"{name} {array.dtype} {array.shape}".encode())
             found.update(array.view(np.uint8).data)
@@ -141,7 +155,7 @@ def save_artifact(artifact: Artifact, folder: Path, *, shard: int = SHARD) -> No
 
     Raises UserError where the folder holds files already.
     """
-    arrays = {name: LazyArray.of(array) for name, array in by_name(artifact.params).items()}
+    arrays = to_arrays(by_name(artifact.params))
     write_artifact(artifact.card, artifact.tokenizer, arrays, folder, shard=shard)
 
 
@@ -173,7 +187,7 @@ def check_folder(folder: Path) -> None:
 def load_artifact(folder: Path) -> Artifact:
     """What a folder holds; raises UserError in one line where it is damaged or no artifact."""
     card = load_card(folder)
-    params = {name: array.whole() for name, array in read_arrays(folder).items()}
+    params = from_arrays(read_arrays(folder), card.quantization, card.model)
     return Artifact(card, load_tokenizer(folder / "tokenizer"), as_tree(params))
 
 

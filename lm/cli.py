@@ -17,6 +17,7 @@ COMMANDS = {
     "search": "find passages of an index",
     "import": "make an artifact of a Hugging Face folder, or of a name on the hub",
     "export": "write a model to a folder: an artifact, or as transformers reads it",
+    "quantize": "keep the weights of a model in 8 bits or 4",
     "reference": "write what transformers answers, so that an import is checked by it",
     "prove": "prove that no prediction depends on what it must not see",
     "audit": "prove that two runs saw the same rows in the same order",

@@ -3,21 +3,32 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Precision = Literal["bfloat16", "float32"]
 
 
+class Factor:
+    """The right operand of a product where it is no array: it knows its own product.
+
+    It stands where a matrix stood among a module's parameters, its inputs before its outputs.
+    """
+
+    def product(self, einsum: "Einsum", equation: str, left: jax.Array) -> jax.Array:
+        """The product of an equation with it on the right, float32."""
+        raise NotImplementedError
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Factor):
     """A matrix with the product of two narrow ones added to it, which is never formed.
 
-    It stands where the matrix stood among a module's parameters, stacked as that is, and
-    `Einsum` takes it as its right operand: x W + (x A) B. Its inputs stand before its outputs.
+    It is stacked as the matrix is, and its product is x W + (x A) B.
     """
 
     weight: jax.Array
@@ -26,6 +37,55 @@ class LowRank:
     """A: the inputs of W, and the rank."""
     b: jax.Array
     """B: the rank, and the outputs of W."""
+
+    def product(self, einsum: "Einsum", equation: str, left: jax.Array) -> jax.Array:
+        """In equations, R is the rank."""
+        terms, out = equation.split("->")
+        x, weight = terms.split(",")
+        inputs = "".join(letter for letter in weight if letter in x)
+        outputs = weight.removeprefix(inputs)
+        narrow = "".join(letter for letter in x if letter not in inputs) + "R"
+        low = einsum(f"{x},{inputs}R->{narrow}", left, self.a)
+        added = einsum(f"{narrow},R{outputs}->{out}", low, self.b)
+        return einsum(equation, left, self.weight) + added
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Quantized(Factor):
+    """A matrix of small whole numbers, with a scale for each block of it.
+
+    It is stacked as the matrix is. Memory holds the whole numbers; a product makes the matrix
+    of them that it takes, one layer's at a time.
+    """
+
+    codes: Any
+    """int8 or int4, of the matrix's shape. It comes first, as in `LowRank`."""
+    scale: Any
+    """bfloat16, with as many axes: how many blocks there are along each."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the matrix."""
+        shape: tuple[int, ...] = self.codes.shape
+        return shape
+
+    def dequantized(self) -> Any:
+        """The matrix, float32: exact, as both factors have eight bits at most.
+
+        >>> codes, scale = np.array([[1, 2], [3, -4]], np.int8), np.array([[1.0, 0.5]])
+        >>> Quantized(codes, scale).dequantized().tolist()
+        [[1.0, 1.0], [3.0, -2.0]]
+        """
+        blocks, each = self.scale.shape, list[int]()
+        for size, count in zip(self.shape, blocks, strict=True):
+            each += [count, size // count]
+        scale = self.scale.reshape([n for count in blocks for n in (count, 1)])
+        found = self.codes.reshape(each).astype(np.float32) * scale.astype(np.float32)
+        return found.reshape(self.shape)
+
+    def product(self, einsum: "Einsum", equation: str, left: jax.Array) -> jax.Array:
+        return einsum(equation, left, self.dequantized())
 
 
 @dataclass(frozen=True)
@@ -40,22 +100,15 @@ class Einsum:
     dtype('float32')
 
     Every letter must stand in two of the three terms; one that stands in all of them counts a
-    batch of products. R is the rank of a `LowRank`.
+    batch of products. On the right may stand a `Factor`.
     """
 
     precision: Precision
 
-    def __call__(self, equation: str, left: jax.Array, right: jax.Array | LowRank) -> jax.Array:
-        if not isinstance(right, LowRank):
-            return _einsum(self, equation, left, right)
-        terms, out = equation.split("->")
-        x, weight = terms.split(",")
-        inputs = "".join(letter for letter in weight if letter in x)
-        outputs = weight.removeprefix(inputs)
-        narrow = "".join(letter for letter in x if letter not in inputs) + "R"
-        low = _einsum(self, f"{x},{inputs}R->{narrow}", left, right.a)
-        added = _einsum(self, f"{narrow},R{outputs}->{out}", low, right.b)
-        return _einsum(self, equation, left, right.weight) + added
+    def __call__(self, equation: str, left: jax.Array, right: jax.Array | Factor) -> jax.Array:
+        if isinstance(right, Factor):
+            return right.product(self, equation, left)
+        return _einsum(self, equation, left, right)
 
     def rounded(self, x: jax.Array) -> jax.Array:
         """An operand as products take it, for code that keeps it for its own derivative."""

@@ -1,6 +1,7 @@
 """`lm export`: a model as a folder of its own, in our format or in Hugging Face's."""
 
 import argparse
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -58,6 +59,7 @@ def main(given: argparse.Namespace) -> None:
     check_folder(given.folder)  # before a large model is loaded
     prepare_machine()
     model = load_model(given.model, precision="float32" if given.format == "hf" else None)
+    model = model.dequantized() if given.format == "hf" else model
     if model.adapter is None and (given.merge or given.adapter):
         option = "--merge" if given.merge else "--adapter"
         raise UserError(f"{option}: {given.model} has no adapter; leave it out")
@@ -76,7 +78,7 @@ def main(given: argparse.Namespace) -> None:
     assert artifact is not None
     if hosts.is_first():
         save_artifact(artifact, given.folder)
-    size = sum(array.size for array in by_name(artifact.params).values())
+    size = sum(math.prod(array.shape) for array in by_name(artifact.params).values())
     origin = artifact.card.origin
     came = f"from {origin.source}" if origin.family else f"step {origin.step} of {origin.steps}"
     console().print(

@@ -81,6 +81,7 @@ def main(given: argparse.Namespace) -> None:
     from lm.evaluate.evaluate import evaluate
     from lm.evaluate.given_text import score_given
     from lm.evaluate.scoring import score_by
+    from lm.train.quantize import storage_of
 
     names = [name.replace("-", "_") for name in given.scorer]
     effort = _effort(given, names)
@@ -102,15 +103,19 @@ def main(given: argparse.Namespace) -> None:
             raise UserError(f"{given.directories[0]}: it predicts no tokens, and has no score")
         print_json(everything) if given.json else _print_found(everything)
         return
-    scores = {}
+    scores, storages = {}, {}
     for directory, by_name in chosen.items():
         trained = _load(directory, given)
+        if (storage := storage_of(directory, trained)) is not None:
+            storages[str(directory)] = storage
         by = score_given if given.text else score_by
         scores[str(directory)] = {
             name: by(trained, scorer, effort).brief() for name, scorer in by_name.items()
         }
     if given.json:
-        by_run = {run: {"scores": of} for run, of in scores.items()}
+        by_run: dict[str, Any] = {run: {"scores": of} for run, of in scores.items()}
+        for run, storage in storages.items():
+            by_run[run]["storage"] = storage.numbers
         print_json(next(iter(by_run.values())) if len(scores) == 1 else by_run)
         return
     if len(scores) == 1:
@@ -122,7 +127,10 @@ def main(given: argparse.Namespace) -> None:
                 made.add_row(*_cells(run, name, score), *_errors(score))
         print_table(made)
     for run, of in scores.items():
-        _print_windows(f"{run}: " if len(scores) > 1 else "", next(iter(of.values())))
+        before = f"{run}: " if len(scores) > 1 else ""
+        _print_windows(before, next(iter(of.values())))
+        if run in storages:
+            print(f"{before}{storages[run].text}")
 
 
 def _validation(directory: Path) -> dict[str, float]:

@@ -32,8 +32,10 @@ from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.hub.folder import is_hf_folder, open_folder
 from lm.hub.peft import is_peft_folder, read_adapter
-from lm.numerics import Precision
+from lm.numerics import Precision, Quantized
 from lm.output.tensors import LazyArray, read_arrays
+from lm.quantization import Quantization
+from lm.quantization.stored import dequantized, quantized_at, stored_shapes
 from lm.run import Run, decided_by, read_run, splits, steps, validate
 from lm.train.checkpoint import restore
 from lm.train.directory import (
@@ -78,6 +80,8 @@ class LoadedModel(Usable):
     """What it was loaded from."""
     adapter: Artifact | None = None
     """The adapter that is merged into its parameters, as a thing to be saved; None: none is."""
+    quantization: Quantization | None = None
+    """How its layers' matrices are kept; None: as other parameters."""
 
     @cached_property
     def digest(self) -> str:
@@ -87,8 +91,8 @@ class LoadedModel(Usable):
     @property
     def artifact(self) -> Artifact:
         """The whole model as a thing to be saved, its parameters fetched to this host."""
-        params = {name: hosts.fetch(array) for name, array in by_name(self.params).items()}
-        return Artifact(self.card, self.tokenizer, as_tree(params))
+        params = jax.tree.map(hosts.fetch, self.params)
+        return Artifact(self.card, self.tokenizer, as_tree(by_name(params)))
 
     @property
     def card(self) -> Card:
@@ -102,15 +106,27 @@ class LoadedModel(Usable):
             precision=run.precision,
             lengths=self.lengths,
             origin=self.origin,
+            quantization=self.quantization,
         )
+
+    def dequantized(self) -> "LoadedModel":
+        """This model with float32 parameters, which answers the same; itself if it has them."""
+        if self.quantization is None:
+            return self
+        where = jax.tree.map(lambda x: x.sharding, self.program.abstract.params)
+        params = jax.jit(dequantized, out_shardings=where)(self.params)
+        return replace(self, params=params, quantization=None)
 
     def with_adapter(self, folder: Path | str) -> "LoadedModel":
         """This model with an adapter merged into it: an artifact's folder, or one of PEFT's.
 
         This one stays as it is, and others can be put on it; what no adapter changes they
-        share. Raises UserError where the folder holds no adapter, or that of another model.
+        share. What is quantized is not so any more. Raises UserError where the folder holds no
+        adapter, or that of another model.
         """
         folder = Path(folder)
+        if self.quantization is not None:
+            return self.dequantized().with_adapter(folder)
         if is_peft_folder(folder):
             adapter = read_adapter(folder, self.card, self.tokenizer)
             put_on = PutOn(lora=adapter.lora, base=str(self.path.resolve()), digest=self.digest)
@@ -220,16 +236,39 @@ def _loaded(
     if why := run.model.check():
         raise UserError(f"{path}: model.{why}")
     program = _program(run, tokenizer)
-    wanted = by_name(program.abstract.params)
-    for name in [*wanted, *arrays]:
-        if name not in arrays or name not in wanted or arrays[name].shape != wanted[name].shape:
+    wanted, quantization = by_name(program.abstract.params), card.quantization
+    shapes = {name: each.shape for name, each in wanted.items()}
+    shapes = stored_shapes(shapes, quantization, run.model)
+    there = {name: array.shape for name, array in arrays.items()}
+    for name in [*shapes, *there]:
+        if there.get(name) != shapes.get(name):
             raise UserError(
-                f"{path}: damaged: parameter {name} is {_shape(arrays, name)}, and its"
-                f" config.json says {_shape(wanted, name)}"
+                f"{path}: damaged: parameter {name} is {_shape(there, name)}, and its"
+                f" config.json says {_shape(shapes, name)}"
             )
-    placed = {name: _placed(arrays[name], wanted[name].sharding) for name in wanted}
+    placed: dict[str, Any] = {}
+    for name, each in wanted.items():
+        if name in arrays:
+            placed[name] = _placed(arrays[name], each.sharding)
+            continue
+        assert quantization is not None
+        try:
+            found = quantized_at(name, arrays, each.shape, quantization.bits)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        placed[name] = place_quantized(found, each.sharding, program.mesh)
     return LoadedModel(
-        run, tokenizer, program, as_tree(placed), card.lengths, card.origin, path
+        *(run, tokenizer, program, as_tree(placed), card.lengths, card.origin, path),
+        quantization=quantization,
+    )
+
+
+def place_quantized(
+    found: Quantized, where: jax.sharding.Sharding, mesh: jax.sharding.Mesh
+) -> Quantized:
+    """The same on the devices: the numbers as the matrix would be, scales whole on each."""
+    return Quantized(
+        hosts.put(found.codes, where), hosts.put(found.scale, _mesh.sharding(mesh))
     )
 
 
@@ -310,8 +349,8 @@ def _run_of(card: Card) -> Run:
     )
 
 
-def _shape(arrays: Any, name: str) -> str:
-    return str(list(arrays[name].shape)) if name in arrays else "missing"
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "missing"
 
 
 def _of_run(

@@ -41,7 +41,7 @@ def begin(run: Run) -> Begun:
     """
     if run.start is None:
         return Begun(run, None, None)
-    start = load_model(Path(run.start.path)).artifact
+    start = load_model(Path(run.start.path)).dequantized().artifact
     if run.start.digest not in (None, start.digest):
         raise UserError(
             f"start.path={run.start.path}: the model there has the digest {start.digest}, and"
