@@ -192,37 +192,59 @@ def _total_forward(
     The loss is a scalar, so its cotangent only scales what is found here; nothing is computed
     twice and no logits are kept (Wijmans et al. 2024, "Cut your losses", section 4).
     """
-    table_VD, cap = output.unembedding_VD, output.softcap
 
     def one(
-        carry: tuple[jax.Array, jax.Array, Any], chunk: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array, Any], jax.Array]:
-        total, d_table_VD, d_bias_V = carry
-        hidden_BpD, targets_Bp, weights_Bp = chunk
-        logits_BpV = logits(output._replace(hidden_BPD=hidden_BpD), einsum=einsum)
+        logits_BpV: jax.Array, targets_Bp: jax.Array, weights_Bp: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         normalizer_Bp = jax.nn.logsumexp(logits_BpV, axis=-1)
-        total += jnp.sum(weights_Bp * (normalizer_Bp - _pick(logits_BpV, targets_Bp)))
-        ids_V = jnp.arange(table_VD.shape[0])[None, None, :]
+        total = jnp.sum(weights_Bp * (normalizer_Bp - _pick(logits_BpV, targets_Bp)))
         d_logits_BpV = weights_Bp[..., None] * (
-            jnp.exp(logits_BpV - normalizer_Bp[..., None]) - (ids_V == targets_Bp[..., None])
+            jnp.exp(logits_BpV - normalizer_Bp[..., None]) - _is_target(logits_BpV, targets_Bp)
         )
+        return total, d_logits_BpV
+
+    zero = jnp.float32(0)
+    return _with_gradient(einsum, mesh, output, (targets_BP, weights_BP), one, zero)
+
+
+def _with_gradient(
+    einsum: Einsum,
+    mesh: Mesh | None,
+    output: Output,
+    parts_BP: tuple[jax.Array, ...],
+    one: Callable[..., tuple[Any, jax.Array]],
+    zero: Any,
+) -> tuple[Any, Output]:
+    """Sums over all target positions, and the gradient of one of them by the output.
+
+    `one` gives those of a chunk, and the gradient by its logits, of the logits and the chunk's
+    part of each array; `zero` is what sums begin with.
+    """
+    table_VD, cap = output.unembedding_VD, output.softcap
+
+    def step(carry: tuple[Any, jax.Array, Any], chunk: Any) -> tuple[Any, jax.Array]:
+        sums, d_table_VD, d_bias_V = carry
+        hidden_BpD, *given = chunk
+        logits_BpV = logits(output._replace(hidden_BPD=hidden_BpD), einsum=einsum)
+        more, d_logits_BpV = one(logits_BpV, *given)
+        sums = jax.tree.map(jnp.add, sums, more)
         if cap is not None:
             d_logits_BpV *= 1 - jnp.square(logits_BpV / cap)
         d_table_VD += einsum("BPV,BPD->VD", d_logits_BpV, hidden_BpD)
         if d_bias_V is not None:
             d_bias_V += d_logits_BpV.sum((0, 1))
         d_hidden_BpD = einsum("BPV,VD->BPD", d_logits_BpV, table_VD)
-        return (total, d_table_VD, d_bias_V), d_hidden_BpD
+        return (sums, d_table_VD, d_bias_V), d_hidden_BpD
 
-    chunks = _Chunks.of(targets_BP, table_VD, mesh)
+    chunks = _Chunks.of(parts_BP[0], table_VD, mesh)
     d_bias_V = None if output.bias_V is None else jnp.zeros_like(output.bias_V)
-    (total, d_table_VD, d_bias_V), d_hidden_cBpD = jax.lax.scan(
-        one,
-        (jnp.float32(0), jnp.zeros_like(table_VD), d_bias_V),
-        (chunks.split(output.hidden_BPD), chunks.split(targets_BP), chunks.split(weights_BP)),
+    (sums, d_table_VD, d_bias_V), d_hidden_cBpD = jax.lax.scan(
+        step,
+        (zero, jnp.zeros_like(table_VD), d_bias_V),
+        (chunks.split(output.hidden_BPD), *map(chunks.split, parts_BP)),
     )
     nothing = None if cap is None else jnp.zeros_like(jnp.asarray(cap))
-    return total, Output(chunks.join(d_hidden_cBpD), d_table_VD, d_bias_V, nothing)
+    return sums, Output(chunks.join(d_hidden_cBpD), d_table_VD, d_bias_V, nothing)
 
 
 def _total_backward(
@@ -232,6 +254,80 @@ def _total_backward(
 
 
 _total.defvjp(_total_forward, _total_backward)
+
+
+def taught_loss(
+    output: Output,
+    taught: Output,
+    targets_BP: jax.Array,
+    weights_BP: jax.Array,
+    *,
+    temperature: float,
+    hard: float,
+    einsum: Einsum,
+    teacher: Einsum,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Three weighted sums in nats: what `lm.objectives.Distil` makes small, of which alone
+    there is a gradient, and the divergence and the cross-entropy that it is made of.
+
+    `taught` is what the teacher answers at the same target positions, and `teacher` makes
+    logits of it. Both logits of a chunk are computed once, as in `cross_entropy`.
+    """
+    how = einsum, teacher, mesh, temperature, hard
+    sums: tuple[jax.Array, jax.Array, jax.Array] = _taught(
+        how,
+        *(output._replace(terms=None), taught._replace(terms=None)),
+        *(targets_BP, weights_BP),
+    )
+    return sums
+
+
+_How = tuple[Einsum, Einsum, Mesh | None, float, float]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _taught(
+    how: _How, output: Output, taught: Output, targets_BP: jax.Array, weights_BP: jax.Array
+) -> Any:
+    return _taught_forward(how, output, taught, targets_BP, weights_BP)[0]
+
+
+def _taught_forward(
+    how: _How, output: Output, taught: Output, targets_BP: jax.Array, weights_BP: jax.Array
+) -> tuple[Any, Output]:
+    einsum, teacher, mesh, temperature, hard = how
+
+    def one(
+        logits_BpV: jax.Array,
+        targets_Bp: jax.Array,
+        weights_Bp: jax.Array,
+        taught_BpD: jax.Array,
+    ) -> tuple[Any, jax.Array]:
+        theirs_BpV = logits(taught._replace(hidden_BPD=taught_BpD), einsum=teacher)
+        log_p_BpV = jax.nn.log_softmax(logits_BpV / temperature)
+        log_q_BpV = jax.nn.log_softmax(theirs_BpV / temperature)
+        p_BpV, q_BpV = jnp.exp(log_p_BpV), jnp.exp(log_q_BpV)
+        kl = jnp.sum(weights_Bp * jnp.sum(q_BpV * (log_q_BpV - log_p_BpV), axis=-1))
+        log_p1_BpV = jax.nn.log_softmax(logits_BpV)
+        nats = -jnp.sum(weights_Bp * _pick(log_p1_BpV, targets_Bp))
+        loss = (1 - hard) * temperature**2 * kl + hard * nats
+        soft_BpV = (1 - hard) * temperature * (p_BpV - q_BpV)
+        hard_BpV = hard * (jnp.exp(log_p1_BpV) - _is_target(logits_BpV, targets_Bp))
+        return (loss, kl, nats), weights_Bp[..., None] * (soft_BpV + hard_BpV)
+
+    parts_BP, zero = (targets_BP, weights_BP, taught.hidden_BPD), jnp.float32(0)
+    return _with_gradient(einsum, mesh, output, parts_BP, one, (zero, zero, zero))
+
+
+def _taught_backward(
+    how: _How, gradient: Output, cotangents: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[Output, None, None, None]:
+    cotangent, _, _ = cotangents
+    return jax.tree.map(lambda each: cotangent * each, gradient), None, None, None
+
+
+_taught.defvjp(_taught_forward, _taught_backward)
 
 
 LOGITS_AT_ONCE = 1 << 23
@@ -294,6 +390,11 @@ def _by_chunks(
     """What `one` makes of a chunk of target positions, [B, p] or several, for all of them."""
     parts = chunks.split(hidden_BPD), chunks.split(targets_BP)
     return jax.tree.map(chunks.join, jax.lax.map(lambda chunk: one(*chunk), parts))
+
+
+def _is_target(logits_BPV: jax.Array, targets_BP: jax.Array) -> jax.Array:
+    """Whether each logit is that of the target, bool[B, P, V]."""
+    return jnp.arange(logits_BPV.shape[-1])[None, None, :] == targets_BP[..., None]
 
 
 def _pick(logits_BPV: jax.Array, targets_BP: jax.Array) -> jax.Array:

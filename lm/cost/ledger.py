@@ -138,16 +138,18 @@ def objective_flops(
         )
         found["rollout"] = sum(sampled.values())
     if asked := _asked(run, objective.companions, named):
+        # A teacher answers what the student does, others what they were trained for.
         found["companions"] = sum(
-            sum(objective_flops(of, of.objective.last, vocabulary_size).values())
+            sum(objective_flops(of, last, vocabulary_size).values())
             for of in asked
+            for last in [objective.last if objective.taught_by else of.objective.last]
         )
     return found
 
 
 def companion_parameters(run: Run, vocabulary_size: int, named: _Named = _NONE) -> int:
     """How many parameters the frozen models have that the objective asks."""
-    asked = _asked(run, run.objective.last.companions, named)
+    asked = _asked(run, run.objective.companions, named)
     return sum(parameters(of, vocabulary_size).total for of in asked)
 
 

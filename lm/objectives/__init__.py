@@ -12,6 +12,7 @@ from lm.objectives.causal import Causal
 from lm.objectives.classify import Classify
 from lm.objectives.curriculum import Curriculum
 from lm.objectives.diffusion import Diffusion
+from lm.objectives.distil import Distil
 from lm.objectives.masked import Drawn, Masked, Scheduled
 from lm.objectives.mixture import Mixture, Part
 from lm.objectives.plain import Plain
@@ -31,6 +32,7 @@ Objective = (
     Plain
     | Mixture
     | Curriculum
+    | Distil
     | Classify
     | Regress
     | Tag
@@ -49,6 +51,7 @@ __all__ = [
     "Classify",
     "Curriculum",
     "Diffusion",
+    "Distil",
     "Dpo",
     "Drawn",
     "Ipo",

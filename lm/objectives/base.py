@@ -9,7 +9,7 @@ from lm.config import Config
 from lm.example import AttentionMask, Batch, Example, Head, Output, Vocabulary
 from lm.loss import Sum, cross_entropy
 from lm.numerics import Einsum
-from lm.objectives.rollout import Companion, Generate, Named
+from lm.objectives.rollout import Companion, Generate, Named, Taught
 
 Prediction = Literal["next", "masked", "masked before", "spans"]
 """A question that a model was trained to answer, so that scorers know what they may ask.
@@ -78,6 +78,23 @@ class Base(Config):
         targets, weights = example.targets, example.weights
         return {"loss": cross_entropy(output, targets, weights, einsum=einsum, mesh=mesh)}
 
+    @property
+    def taught_by(self) -> str | None:
+        """The companion whose answer to each example the loss is given too; None: none."""
+        return None
+
+    def loss_taught(
+        self,
+        output: Output,
+        example: Example,
+        taught: Taught,
+        *,
+        einsum: Einsum,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> dict[str, Sum]:
+        """What `loss` is where there is a teacher, of whom nothing is differentiated."""
+        raise NotImplementedError
+
     def target_count(self, length: int) -> int:
         """Target positions P of a row of `length` tokens: a capacity, used or not."""
         raise NotImplementedError
@@ -113,7 +130,9 @@ class Base(Config):
 
     @property
     def companions(self) -> Mapping[str, Named | None]:
-        """The frozen models that its rollout asks, by name; None: what the run starts from."""
+        """The frozen models that its rollout asks, or that teach it, by name; None: what the
+        run starts from.
+        """
         return {}
 
     @property

@@ -60,6 +60,13 @@ has `count` more, or is full; a row without a prompt stays empty.
 """
 
 
+class Taught(NamedTuple):
+    """What a teacher answers to an example, and the products that make logits of it."""
+
+    output: Output
+    einsum: Einsum
+
+
 @dataclass(frozen=True)
 class Companion:
     """A frozen model, as an objective may ask it inside the step."""

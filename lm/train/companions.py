@@ -27,7 +27,9 @@ def companion_settings(run: Run) -> dict[str, Run]:
     for name, named in _named(run).items():
         settings = found[name] = settings_of(Path(named.path))
         last = settings.objective.last
-        if name in run.objective.derived:
+        if name == run.objective.taught_by:
+            _check_teacher(run, name, named.path, settings)
+        elif name in run.objective.derived:
             if "next" not in last.predictions or settings.model.reads_source:
                 raise UserError(
                     f"objective.{name}: {named.path} says of no token how likely it is after"
@@ -47,6 +49,21 @@ def companion_settings(run: Run) -> dict[str, Run]:
     return found
 
 
+def _check_teacher(run: Run, name: str, path: str, settings: Run) -> None:
+    """Raises UserError where a model cannot answer what a run's student is asked."""
+    objective, there = run.objective, settings.objective.predictions
+    if objective.predictions - there:
+        asked, told = (
+            ", ".join(sorted(each)) or "nothing" for each in (objective.predictions, there)
+        )
+        raise UserError(
+            f"objective.{name}: {path} predicts {told}, and the student is asked"
+            f" for {asked}; take a teacher that was trained with the objective of the student"
+        )
+    if why := settings.model.refuse_objective(objective.masks, source=objective.source):
+        raise UserError(f"objective.{name}: {path}: {why}")
+
+
 def _named(run: Run) -> dict[str, Named]:
     """What the objective names by a path: its companions, and what computes channels."""
     both = {**run.objective.companions, **run.objective.derived}
@@ -64,7 +81,7 @@ class FrozenModels:
         if START in run.objective.companions:
             self._check_start()
         for name, named in _named(run).items():
-            artifact = self._read[name] = load_model(named.path).artifact
+            artifact = self._read[name] = load_model(named.path).dequantized().artifact
             if named.digest not in (None, artifact.digest):
                 raise UserError(
                     f"objective.{name}: {named.path}: the model there has the digest"
@@ -111,6 +128,15 @@ class FrozenModels:
     def _check_start(self) -> None:
         run, start = self._begun.run, self._begun.start
         kind = run.objective.__struct_config__.tag
+        if run.objective.taught_by is not None:
+            if start is None or run.start is None:
+                raise UserError(
+                    f"objective.type={kind}: its teacher is what the run starts from; say"
+                    " which, by start.path, or name another by objective.teacher.path"
+                )
+            settings = settings_of(Path(run.start.path))
+            _check_teacher(run, "teacher", run.start.path, settings)
+            return
         if start is None:
             raise UserError(
                 f"objective.type={kind}: it goes away from a model that is there, and asks how"

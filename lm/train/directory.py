@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from lm.artifact import Started
-from lm.config import UserError, dump, parse, read_json
+from lm.config import UserError, dump, essence, parse, read_json
 from lm.config.convert import T
 from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens, tokenizer_of
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
@@ -182,6 +182,8 @@ def other_settings(run: Run, directory: Path) -> str:
             # Settings as they were given; what was found there completed them.
             data = replace(run.data, tokenizer=there.data.tokenizer)
             run = replace(run, start=there.start, model=there.model, data=data)
+        if essence(run.objective) == _as_given(essence(there.objective)):
+            run = replace(run, objective=there.objective)
         names += same_result(run, there)
     path = directory / "result.json"
     if path.exists():
@@ -190,6 +192,22 @@ def other_settings(run: Run, directory: Path) -> str:
             return "nothing says which settings its result.json is of"
         names += differing(run, carried) if carried is not None else []
     return f"{', '.join(dict.fromkeys(names))} differ" if names else ""
+
+
+def _as_given(objective: Any) -> Any:
+    """Settings of an objective without the digests of the models that they name by a path.
+
+    >>> _as_given({"type": "distil", "teacher": {"path": "here", "digest": "ab"}})
+    {'type': 'distil', 'teacher': {'path': 'here'}}
+    """
+    if not isinstance(objective, dict):
+        return objective
+    names_model = "path" in objective
+    return {
+        name: _as_given(each)
+        for name, each in objective.items()
+        if not (names_model and name == "digest")
+    }
 
 
 def _check_same(directory: Path, name: str, now: str, then: str | None) -> None:

@@ -24,11 +24,12 @@ from lm.generate.rollout import roll_out
 from lm.loss import Sum, minimized, recorded
 from lm.model import Module, blank_example, build
 from lm.objectives import Base
-from lm.objectives.rollout import START, Companion, RolledOut
+from lm.objectives.rollout import START, Companion, RolledOut, Taught
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
 from lm.optimizer import learning_rate, only_trained, state_axes, trainable
 from lm.run import Run, changing, steps
+from lm.train.microbatches import over_microbatches
 
 
 class State(NamedTuple):
@@ -270,19 +271,34 @@ def _computations(
     `asked` has the settings of each companion.
     """
     rate = learning_rate(run.optimizer, run.schedule, steps(run))
+    how: Any = {"einsum": module.einsum, "mesh": mesh}
 
     def loss(
-        objective: Base, params: Any, example: Example, dropout: dict[str, jax.Array]
+        objective: Base,
+        params: Any,
+        example: Example,
+        dropout: dict[str, jax.Array],
+        companions: Any = None,
     ) -> dict[str, Sum]:
         output: Any = module.apply({"params": join(params)}, example, rngs=dropout)
-        found = objective.loss(output, example, einsum=module.einsum, mesh=mesh)
+        if (name := objective.taught_by) is None:
+            found = objective.loss(output, example, **how)
+        else:
+            teacher = _companion(asked[name], companions[name], vocabulary, mesh)
+            taught = Taught(teacher.ask(example), teacher.einsum)
+            found = objective.loss_taught(output, example, taught, **how)
         return {**found, **(output.terms or {})}
 
     def gradient(
-        objective: Base, params: Any, counts: Any, example: Example, key: jax.Array
+        objective: Base,
+        companions: Any,
+        params: Any,
+        counts: Any,
+        example: Example,
+        key: jax.Array,
     ) -> tuple[dict[str, Sum], Any]:
         def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
-            terms = loss(objective, params, example, {"dropout": key})
+            terms = loss(objective, params, example, {"dropout": key}, companions)
             return minimized(terms, counts), terms
 
         grads, terms = jax.grad(total, has_aux=True)(params)
@@ -300,10 +316,12 @@ def _computations(
         mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step / steps(run)
         batches = chained(state.batches, batch)  # as they are read
-        batch = rolled_out(objective, state.params, batch, mask, beside.get("companions"))
+        companions = beside.get("companions")
+        batch = rolled_out(objective, state.params, batch, mask, companions)
         example = objective(batch, vocabulary, mask, progress)
-        terms, grads = _over_microbatches(
-            partial(gradient, objective), state.params, example, drop, run.microbatches
+        terms, grads = over_microbatches(
+            partial(gradient, objective, companions),
+            *(state.params, example, drop, run.microbatches),
         )
         both = terms["loss"]
         # Sums over microbatches and devices first, one division at the end.
@@ -360,16 +378,6 @@ def _rollouts(
         if not objective.sample_count(run.data.length):
             return batch
 
-        def companion(of: Run, params: Any) -> Companion:
-            last, frozen = of.objective.last, _module(of, vocabulary, mesh)
-            return Companion(
-                lambda example: frozen.apply({"params": params}, example),
-                frozen.einsum,
-                mesh,
-                last.heads[0] if last.heads else None,
-                last.attention_mask,
-            )
-
         def generate(
             tokens_BL: jax.Array,
             prompt_B: jax.Array,
@@ -385,10 +393,27 @@ def _rollouts(
             vocabulary,
             jax.random.fold_in(key, _ROLLOUT),
             generate=generate,
-            companions={name: companion(of, companions[name]) for name, of in asked.items()},
+            companions={
+                name: _companion(of, companions[name], vocabulary, mesh)
+                for name, of in asked.items()
+            },
         )
 
     return rolled_out
+
+
+def _companion(
+    of: Run, params: Any, vocabulary: Vocabulary, mesh: jax.sharding.Mesh
+) -> Companion:
+    """A frozen model with these settings and parameters, as an objective may ask it."""
+    last, frozen = of.objective.last, _module(of, vocabulary, mesh)
+    return Companion(
+        lambda example: frozen.apply({"params": params}, example),
+        frozen.einsum,
+        mesh,
+        last.heads[0] if last.heads else None,
+        last.attention_mask,
+    )
 
 
 def _module(run: Run, vocabulary: Vocabulary, mesh: jax.sharding.Mesh) -> Module:
@@ -491,41 +516,6 @@ def _check_divides(params: Any, axes: Any, mesh: jax.sharding.Mesh) -> None:
                 )
 
     jax.tree_util.tree_map_with_path(check, params, axes)
-
-
-def _over_microbatches(
-    gradient: Callable[[Any, Any, Example, jax.Array], tuple[dict[str, Sum], Any]],
-    params: Any,
-    example: Example,
-    key: jax.Array,
-    parts: int,
-) -> tuple[dict[str, Sum], Any]:
-    """Sums of losses and gradients over equal parts of the batch, one part at a time."""
-    if parts == 1:
-        return gradient(params, None, example, key)
-    counts: Any = None
-
-    def one(sums: Any, part: tuple[Example, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, gradient(params, counts, *part)), None
-
-    # Every part takes each parts-th row, so that it has rows of every device.
-    split = jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), example
-    )
-    given = split, jax.random.split(key, parts)
-    first = jax.tree.map(lambda x: x[0], given)
-    shapes = jax.eval_shape(gradient, params, None, *first)
-    if any(term.coefficient for term in shapes[0].values()):
-        # Terms of different weights are added with those of the whole batch, which examples
-        # alone decide: what else is computed for them, nothing needs, and the compiler drops.
-        def count(part: tuple[Example, jax.Array]) -> dict[str, jax.Array]:
-            terms, _ = gradient(params, None, *part)
-            return {name: term.count for name, term in terms.items()}
-
-        counts = jax.tree.map(lambda x: x.sum(0), jax.lax.map(count, given))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    found: tuple[dict[str, Sum], Any] = jax.lax.scan(one, zero, given)[0]
-    return found
 
 
 def _seed(run: Run) -> jax.Array:

@@ -19,6 +19,7 @@ from lm.objectives import (
     Classify,
     Curriculum,
     Diffusion,
+    Distil,
     Drawn,
     Masked,
     Mixture,
@@ -78,6 +79,7 @@ CASES = {
     "response": Response(),
     "policy gradient": PolicyGradient(group=2),
     "reconstruct": Reconstruct(masked=0.5),
+    "distil": Distil(of=Masked(), temperature=2.0),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
