@@ -46,7 +46,7 @@ def main(given: argparse.Namespace) -> None:
     from lm.distributed import hosts
     from lm.quantization import Quantization
     from lm.train.load import load_model, save_model, settings_of
-    from lm.train.quantize import check, quantize, storage_text, text_rows
+    from lm.train.quantize import check_quantizable, quantize, storage_text, text_rows
 
     if given.group is not None and given.group < 2:
         raise UserError(f"--group {given.group}: must be at least 2")
@@ -57,7 +57,7 @@ def main(given: argparse.Namespace) -> None:
     quantization = Quantization(bits=given.bits, group=group, method=given.method)
     settings = settings_of(given.model)
     already = load_card(given.model).quantization if is_artifact(given.model) else None
-    check(settings, quantization, given=bool(given.text), already=already)
+    check_quantizable(settings, quantization, given=bool(given.text), already=already)
     texts = [_read(path) for path in given.text]
     prepare_machine()
     model = load_model(given.model)

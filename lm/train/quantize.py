@@ -35,7 +35,9 @@ def quantize(
     Raises UserError for a model that cannot be quantized so, or is already, and where GPTQ has
     no rows.
     """
-    check(model.run, quantization, given=calibration is not None, already=model.quantization)
+    check_quantizable(
+        model.run, quantization, given=calibration is not None, already=model.quantization
+    )
     vocabulary = model.tokenizer.vocabulary
     given = model.run, model.program, model.params, vocabulary
     params = quantized_params(*given, quantization, calibration)
@@ -80,7 +82,7 @@ def _shown(run: Run, batch: Batch, vocabulary: Vocabulary) -> Example:
     return objective(jax.tree.map(jnp.asarray, batch), vocabulary, jax.random.key(0))
 
 
-def check(
+def check_quantizable(
     run: Run, quantization: Quantization, *, given: bool, already: Quantization | None
 ) -> None:
     """Raises UserError where `quantize` would, before a model is loaded."""
