@@ -132,33 +132,39 @@ def _train_one(asked: TrainRequest) -> bool:
 
 
 class _Turns:
-    """Which run is next: none before the one that it starts from."""
+    """Which run is next: none before those that it starts from, or asks."""
 
     def __init__(self, runs: Mapping[str, Run], names: Sequence[str], directory: Path) -> None:
         self._runs, self._directory = runs, directory
-        self._starts = {name: _start_in(runs[name], directory) for name in names}
+        self._needed = {name: _needed(runs[name], directory) for name in names}
         self._waiting, self._running = list(names), set[str]()
         self.failed = list[str]()
 
     def largest_first(self) -> None:
         """Puts what takes the most FLOPs in front."""
-        self._waiting.sort(key=lambda name: -_flops(self._runs[name]))
+
+        def flops(name: str) -> int:
+            run = self._runs[name]
+            size = vocabulary_size(run.data.tokenizer)
+            return ledger.cost(run, size, asked_models(run, self._runs)).flops
+
+        self._waiting.sort(key=flops, reverse=True)
 
     def take(self) -> str | None:
         """A run that can begin; None: all have, or they wait for some that are not done."""
         for name in [*self._waiting]:
-            start = self._starts[name]
-            if start in self._waiting or start in self._running:
+            needed = self._needed[name]
+            if any(each in self._waiting or each in self._running for each in needed):
                 continue
             self._waiting.remove(name)
-            if start in self.failed:
-                said = f"lm: {name}: not trained: it starts from {start}"
+            if lost := [each for each in needed if each in self.failed]:
+                said = f"lm: {name}: not trained: it {needed[lost[0]]} {lost[0]}"
                 print(said, file=sys.stderr, flush=True)
                 self.failed.append(name)
                 continue
-            if start is not None and not (self._directory / start / "result.json").exists():
-                said = f"it starts from {start}, which is to be run first"
-                raise UserError(f"--run {name}: {said}")
+            for each, how in needed.items():
+                if not (self._directory / each / "result.json").exists():
+                    raise UserError(f"--run {name}: it {how} {each}, which is to be run first")
             self._running.add(name)
             return name
         return None
@@ -175,14 +181,23 @@ class _Turns:
         return len(self._waiting) + len(self._running)
 
 
-def _start_in(run: Run, directory: Path) -> str | None:
-    """The name of the study's run that a run starts from; None: it starts from none."""
-    path = None if run.start is None else Path(run.start.path)
-    return path.name if path and path.parent == directory.absolute() else None
+def _needed(run: Run, directory: Path) -> dict[str, str]:
+    """Names of the study's runs that a run needs: it starts from them, or asks them."""
+    asked = {**run.objective.companions, **run.objective.derived}
+    paths = {Path(named.path): "asks" for named in asked.values() if named is not None}
+    paths |= {} if run.start is None else {Path(run.start.path): "starts from"}
+    return {
+        path.name: how for path, how in paths.items() if path.parent == directory.absolute()
+    }
 
 
-def _flops(run: Run) -> float:
-    return ledger.cost(run, vocabulary_size(run.data.tokenizer), companion_settings(run)).flops
+def asked_models(run: Run, runs: Mapping[str, Run]) -> Mapping[str, Run]:
+    """The settings of the models that a run asks: the study's own may not be there yet."""
+    asked = {**run.objective.companions, **run.objective.derived}
+    names = {key: Path(named.path).name for key, named in asked.items() if named is not None}
+    if all(name in runs for name in names.values()):
+        return {key: runs[name] for key, name in names.items()}
+    return companion_settings(run)
 
 
 # The process that hands out runs

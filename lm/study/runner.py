@@ -45,7 +45,6 @@ from lm.run import (
 from lm.study import jobs
 from lm.study.grid import STUDY, StudyRun, placed
 from lm.study.report import write as report
-from lm.train.companions import companion_settings
 from lm.train.directory import other_settings
 from lm.train.load import settings_of
 from lm.train.lock import only_writer
@@ -165,62 +164,6 @@ def say_before(study: ModuleType, scale: str, directory: Path) -> None:
         print("\n".join(lines), flush=True)
 
 
-def train(
-    runs: dict[str, Run], names: Iterable[str], directory: Path, effort: Effort
-) -> list[str]:
-    """Trains and evaluates the named runs, one after the other; finished ones are skipped.
-
-    Returns the names of those that diverged, and of those that were to start from them, which
-    keeps nobody from running the others. Raises UserError where a run starts from another that
-    is not finished.
-    """
-    evaluator = partial(evaluate, effort=effort)
-    for run in runs.values():
-        check_evaluators(run)
-    failed = []
-    for name in names:
-        needed = _needed(runs[name], directory)
-        if lost := [each for each in needed if each in failed]:
-            print(f"lm: {name}: not trained: it {needed[lost[0]]} {lost[0]}", file=sys.stderr)
-            failed.append(name)
-            continue
-        for each, how in needed.items():
-            if not (directory / each / "result.json").exists():
-                raise UserError(f"--run {name}: it {how} {each}, which is to be run first")
-        try:
-            train_run(
-                runs[name],
-                directory / name,
-                evaluate=evaluator,
-                evaluate_during=evaluate_during,
-                label=name,
-            )
-        except Diverged as error:
-            print(f"lm: {error}", file=sys.stderr)
-            failed.append(name)
-        forget_programs()
-    return failed
-
-
-def _needed(run: Run, directory: Path) -> dict[str, str]:
-    """Names of the study's runs that a run needs: it starts from them, or asks them."""
-    asked = {**run.objective.companions, **run.objective.derived}
-    paths = {Path(named.path): "asks" for named in asked.values() if named is not None}
-    paths |= {} if run.start is None else {Path(run.start.path): "starts from"}
-    return {
-        path.name: how for path, how in paths.items() if path.parent == directory.absolute()
-    }
-
-
-def _asked(run: Run, runs: Mapping[str, Run]) -> Mapping[str, Run]:
-    """The settings of the models that a run asks: the study's own may not be there yet."""
-    asked = {**run.objective.companions, **run.objective.derived}
-    names = {key: Path(named.path).name for key, named in asked.items() if named is not None}
-    if all(name in runs for name in names.values()):
-        return {key: runs[name] for key, name in names.items()}
-    return companion_settings(run)
-
-
 def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: int = 1) -> str:
     """What training these runs takes, and for how long a slice or several are at it, in a line.
 
@@ -232,7 +175,7 @@ def cost(runs: dict[str, Run], name: str, utilization: float = 0.4, *, slices: i
     1.1e-05 hours on v5e-16 at 40% of peak, by FLOPs alone
     """
     costs = [
-        ledger.cost(run, vocabulary_size(run.data.tokenizer), _asked(run, runs))
+        ledger.cost(run, vocabulary_size(run.data.tokenizer), jobs.asked_models(run, runs))
         for run in runs.values()
     ]
     flops, tokens = sum(each.flops for each in costs), sum(each.tokens for each in costs)
