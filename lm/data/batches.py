@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import numpy as np
 
 from lm.config import UserError
 from lm.data.packing import RowTable, sizes_in_rows, table_of
 from lm.data.store import Split
+from lm.data.turns import Turns
 from lm.example import Batch, Vocabulary
 
 Packing = Literal["stream", "whole", "single"]
@@ -38,6 +40,8 @@ class Batches:
     packing: Packing = "stream"
     copies: int = 1
     """How often each row stands in a batch, one behind the other: it divides the batch."""
+    turns: Turns | None = None
+    """Of a mixture: which component each row is of."""
 
     def __call__(self, step: int, part: slice | np.ndarray = slice(None)) -> Batch:
         """The rows of global batch `step`, or the `part` of them that this host reads.
@@ -47,18 +51,38 @@ class Batches:
         `unique`, an epoch is the first so many rows of that order, so that runs of one seed
         differ in nothing until the one with less has to repeat. With `copies`, each row of
         that stream is so many rows of the batch.
+
+        Of a mixture each component has an order and epochs of its own, and `turns` say whose
+        row is the next.
         """
+        order = (step * self.batch + np.arange(self.batch)[part]) // self.copies
+        if self.turns is not None:
+            return self._mixed(self.turns, order.tolist())
         n = n_rows(self.split, self.length, self.packing)
         few = unique_rows(self.split, self.length, self.unique, self.packing)
         indices = []
-        for g in (step * self.batch + np.arange(self.batch)[part]).tolist():
-            epoch, index = divmod(g // self.copies, few)
+        for g in order.tolist():
+            epoch, index = divmod(g, few)
             if few < n:
                 if epoch:
                     index = shuffled(index, few, seed=self.seed, epoch=epoch)
                 epoch = 0
             indices.append(shuffled(index, n, seed=self.seed, epoch=epoch))
         return rows(self.split, indices, self.length, self.vocabulary, self.packing)
+
+    def _mixed(self, turns: Turns, order: list[int]) -> Batch:
+        found = [turns(g) for g in order]
+        of_B = np.array([component for component, _ in found])
+        batches, places = [], []
+        for component in np.unique(of_B).tolist():
+            split = self.split.parts[component]
+            n, seed = n_rows(split, self.length, self.packing), f"{self.seed}/{component}"
+            numbers = [divmod(number, n) for which, number in found if which == component]
+            indices = [shuffled(index, n, seed=seed, epoch=epoch) for epoch, index in numbers]
+            batches.append(rows(split, indices, self.length, self.vocabulary, self.packing))
+            places.append(np.flatnonzero(of_B == component))
+        back_B = np.argsort(np.concatenate(places))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[back_B], *batches)
 
     def iterate(
         self, start: int, stop: int, part: slice | np.ndarray = slice(None)
@@ -220,7 +244,7 @@ def documents_at(offsets: np.ndarray, stream: np.ndarray) -> np.ndarray:
     return np.searchsorted(offsets, stream, side="right") - 1
 
 
-def shuffled(index: int, n: int, *, seed: int, epoch: int) -> int:
+def shuffled(index: int, n: int, *, seed: int | str, epoch: int) -> int:
     """Where a permutation of 0 .. n - 1 that (seed, epoch) chooses sends `index`.
 
     It takes no memory: grain's Feistel network, 3 us. That walks over 2^16 / n indices, so a

@@ -1,14 +1,16 @@
 """What one reading of a corpus finds: its digest, and how its documents are split."""
 
 import hashlib
-import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from lm.config import UserError
 from lm.data import cache
-from lm.data.sources import Corpus
+from lm.data.mixture import AnyCorpus, TextMixture, of_component
+from lm.data.sources import Damaged, Document, Empty
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -24,24 +26,60 @@ class Survey(msgspec.Struct, frozen=True):
     """The smallest fraction that would hold a document out."""
     highest: float
     """From this fraction on every document is held out."""
+    damaged: int = 0
+    """Places that hold no document, and were left out."""
+    first_damaged: str = ""
+    """The first of them, and why."""
+    empty: int = 0
+    first_empty: str = ""
+
+    @property
+    def left_out(self) -> str:
+        """What was left out, in words; "" for nothing."""
+        found = []
+        if self.damaged:
+            found.append(
+                f"{self.damaged:,} places hold no document, first {self.first_damaged}"
+            )
+        if self.empty:
+            found.append(f"{self.empty:,} documents are empty, first {self.first_empty}")
+        return "; ".join(found)
 
 
-def survey(corpus: Corpus, validation: float) -> Survey:
+def survey(corpus: AnyCorpus, validation: float) -> Survey:
     """Read the corpus once; later calls trust files of unchanged path, size and mtime.
 
-    Raises `UserError` if either split is empty.
+    Raises `UserError` if either split is empty, of a mixture that of any component.
     """
+    if isinstance(corpus, TextMixture):
+        return _joined(
+            [
+                (each.name, of_component(each.name, partial(survey, each.corpus, validation)))
+                for each in corpus.components
+            ]
+        )
     path = _survey_path(corpus, validation)
     kept = cache.read(path)
     if kept is not None:
         return msgspec.json.decode(kept, type=Survey)
-    digest, counts, fractions = Digest(), {True: [0, 0], False: [0, 0]}, [math.inf, 0.0]
-    for document in corpus.read():
+    digest, counts, fractions = Digest(), {True: [0, 0], False: [0, 0]}, [1.0, 0.0]
+    damaged = empty = 0
+    first_damaged = first_empty = ""
+    for document in corpus.read_all():
+        if isinstance(document, Damaged):
+            damaged += 1
+            first_damaged = first_damaged or f"{document.place}: {document.why}"
+            continue
+        if isinstance(document, Empty):
+            empty += 1
+            first_empty = first_empty or document.place
+            continue
         content = document.text.encode()
         digest.add(document.id, document.content)
-        fraction = fraction_of(document.split_by)
-        fractions = [min(fractions[0], fraction), max(fractions[1], fraction)]
-        count = counts[fraction < validation]
+        if document.held_out is None:
+            fraction = fraction_of(document.split_by)
+            fractions = [min(fractions[0], fraction), max(fractions[1], fraction)]
+        count = counts[is_held_out(document, validation)]
         count[0] += 1
         count[1] += len(content)
     if not any(documents for documents, _ in counts.values()):
@@ -54,12 +92,53 @@ def survey(corpus: Corpus, validation: float) -> Survey:
                 f"{counts[not held_out][0]}; take more documents, or a fraction {hint} "
                 f"{fractions[bound]:.6f}"
             )
-    found = Survey(digest.hex(), *counts[False], *counts[True], *fractions)
+    (train_documents, train_bytes), (documents, size) = counts[False], counts[True]
+    found = Survey(
+        digest=digest.hex(),
+        train_documents=train_documents,
+        train_bytes=train_bytes,
+        validation_documents=documents,
+        validation_bytes=size,
+        lowest=fractions[0],
+        highest=fractions[1],
+        damaged=damaged,
+        first_damaged=first_damaged,
+        empty=empty,
+        first_empty=first_empty,
+    )
     cache.write(path, msgspec.json.encode(found))
     return found
 
 
-def forget(corpus: Corpus, validation: float) -> None:
+def _joined(found: Sequence[tuple[str, Survey]]) -> Survey:
+    """What was found of the components of a mixture, as one."""
+    digest = Digest()
+    for name, each in found:
+        digest.add(name, each.digest.encode())
+    surveys = [each for _, each in found]
+    return Survey(
+        digest.hex(),
+        sum(each.train_documents for each in surveys),
+        sum(each.train_bytes for each in surveys),
+        sum(each.validation_documents for each in surveys),
+        sum(each.validation_bytes for each in surveys),
+        min(each.lowest for each in surveys),
+        max(each.highest for each in surveys),
+        sum(each.damaged for each in surveys),
+        next((each.first_damaged for each in surveys if each.damaged), ""),
+        sum(each.empty for each in surveys),
+        next((each.first_empty for each in surveys if each.empty), ""),
+    )
+
+
+def is_held_out(document: Document, validation: float) -> bool:
+    """Whether a document is held out, if this fraction is: where nothing says so, by a hash."""
+    if document.held_out is not None:
+        return document.held_out
+    return fraction_of(document.split_by) < validation
+
+
+def forget(corpus: AnyCorpus, validation: float) -> None:
     """Have the next `survey` read the corpus again."""
     _survey_path(corpus, validation).unlink(missing_ok=True)
 
@@ -88,7 +167,7 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def _survey_path(corpus: Corpus, validation: float) -> Path:
+def _survey_path(corpus: AnyCorpus, validation: float) -> Path:
     states = [
         (id, str(path), (state := path.stat()).st_size, state.st_mtime_ns)
         for id, path in corpus.files()

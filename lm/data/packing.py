@@ -26,7 +26,7 @@ class RowTable(NamedTuple):
     """int64[documents that are in rows]."""
 
 
-@lru_cache(8)
+@lru_cache(64)
 def table_of(
     split: Split, length: int, packing: Literal["whole", "single"] = "whole"
 ) -> RowTable:
@@ -72,7 +72,7 @@ def table_of(
 _VERSION = 1
 
 
-@lru_cache(8)
+@lru_cache(64)
 def sizes_in_rows(split: Split, length: int) -> np.ndarray:
     """How many tokens of each document stand in a row of `length`, int64[documents].
 

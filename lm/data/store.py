@@ -14,7 +14,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import tensorstore as ts
 from lm.config import UserError
 from lm.data import cache
 from lm.data.conversations import render_conversation
-from lm.data.corpora import fraction_of
+from lm.data.corpora import is_held_out
 from lm.data.sources import LOSS, TURN, Channel, Document, Stretch
 from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
@@ -48,6 +50,29 @@ class Split:
     """What the source says of each token of the stream."""
     too_long: TooLong = "refuse"
     """What the source says of a document that is longer than a row."""
+    ends: tuple[int, ...] = ()
+    """Of a mixture: how many documents there are to the end of each component."""
+
+    @cached_property
+    def parts(self) -> tuple["Split", ...]:
+        """The components of a mixture, in their order; () if it is none."""
+        return tuple(self._part(*bounds) for bounds in pairwise((0, *self.ends)))
+
+    def _part(self, first: int, last: int) -> "Split":
+        start, stop = self.offsets[[first, last]].tolist()
+
+        def part(array: ts.TensorStore) -> ts.TensorStore:
+            return array[start:stop].translate_to[0]
+
+        return replace(
+            self,
+            tokens=part(self.tokens),
+            offsets=self.offsets[first : last + 1] - start,
+            bytes=self.bytes[first:last],
+            ids=self.ids[first:last],
+            channels={channel: part(array) for channel, array in self.channels.items()},
+            ends=(),
+        )
 
     @property
     def size(self) -> int:
@@ -141,6 +166,42 @@ def in_memory(
     )
 
 
+def join(parts: Mapping[str, Split], channels: Sequence[Channel], too_long: TooLong) -> Split:
+    """The splits of a mixture's components, by name, as one; nothing is copied.
+
+    Where a component's documents say nothing in a channel its fill stands; but as to whether a
+    token counts as a target: where nothing is said, all of them do.
+    """
+    splits = list(parts.values())
+    starts = np.cumsum([0, *(split.size for split in splits)])
+    begins = [split.offsets[:-1] + start for split, start in zip(splits, starts, strict=False)]
+    return Split(
+        ts.concat([split.tokens for split in splits], axis=0),
+        np.concatenate([*begins, starts[-1:]]),
+        np.concatenate([split.bytes for split in splits]),
+        [f"{name}/{id}" for name, split in parts.items() for id in split.ids],
+        splits[0].tokenizer,
+        {
+            channel: ts.concat([_channel_of(split, channel) for split in splits], axis=0)
+            for channel in channels
+        },
+        too_long,
+        tuple(np.cumsum([len(split.ids) for split in splits]).tolist()),
+    )
+
+
+def _channel_of(split: Split, channel: Channel) -> ts.TensorStore:
+    if channel in split.channels:
+        return split.channels[channel]
+    value = 1 if channel == LOSS else channel.fill
+
+    def fill(_: ts.IndexDomain, array: np.ndarray, __: Any) -> None:
+        array[...] = value
+
+    shape = [split.size, *channel.shape]
+    return ts.virtual_chunked(fill, dtype=channel.dtype, shape=shape)
+
+
 def damage(folder: Path, key: Key) -> str | None:
     """What is wrong with the store in a few words, None if it is whole and the one of `key`."""
     try:
@@ -171,7 +232,7 @@ def _build(
         for batch in _batches(documents):
             streams = _streams(batch, tokenizer, channels)
             for document, stream in zip(batch, streams, strict=True):
-                writer = held_out if fraction_of(document.split_by) < validation else train
+                writer = held_out if is_held_out(document, validation) else train
                 writer.add(document.id, _size(document, stream[0], tokenizer), stream)
         train.close()
         held_out.close()
@@ -218,7 +279,7 @@ def _streams(
     """The tokens of each document, begin and ends among them, and its channels."""
     parts = [
         ()
-        if document.conversations
+        if document.conversations or document.tokens
         else document.words or document.parts or (Stretch(document.text),)
         for document in documents
     ]
@@ -227,6 +288,9 @@ def _streams(
     for document, each in zip(documents, parts, strict=True):
         if document.conversations:
             yield _conversations(document, tokenizer, channels)
+            continue
+        if document.tokens:
+            yield _of_tokens(document, tokenizer, channels)
             continue
         if document.words:
             yield _of_words(each, [next(encoded) for _ in each], special, channels)
@@ -244,9 +308,25 @@ def _streams(
 
 
 def _size(document: Document, tokens: np.ndarray, tokenizer: Tokenizer) -> int:
-    """The length of a document in UTF-8: of conversations, as the template writes them."""
-    text = tokenizer.decode(tokens) if document.conversations else document.text
+    """The length of a document in UTF-8: of conversations and tokens, what they are read as."""
+    given = document.conversations or document.tokens
+    text = tokenizer.decode(tokens) if given else document.text
     return len(text.encode())
+
+
+def _of_tokens(
+    document: Document, tokenizer: Tokenizer, channels: Sequence[Channel]
+) -> list[np.ndarray]:
+    """The tokens of a document that is tokens, and channels that say nothing of them."""
+    special, given = tokenizer.vocabulary, np.frombuffer(document.tokens, "<u4")
+    if len(wrong := np.flatnonzero(given >= special.size)):
+        raise UserError(
+            f"data.corpus: {document.id}: its token {wrong[0]:,} is {given[wrong[0]]}, and the"
+            f" tokenizer has {special.size}: another one made them; name that by start.path or"
+            " data.tokenizer"
+        )
+    tokens = np.concatenate([[special.bos], given, [special.eos]]).astype(np.int32)
+    return [tokens, *(_constant(channel, {}, len(tokens)) for channel in channels)]
 
 
 def _conversations(
@@ -414,7 +494,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch, size = list[Document](), 0
     for document in documents:
         batch.append(document)
-        size += len(document.text)
+        size += len(document.text) + len(document.tokens)
         if size >= 1 << 20:
             yield batch
             batch, size = [], 0

@@ -45,7 +45,7 @@ from lm.data.cleaning.tally import (
     first_shown,
     read_manifest,
 )
-from lm.data.sources import Damaged, Document, Shards
+from lm.data.sources import Damaged, Document
 from lm.output.files import write_whole
 
 FORMAT = 1
@@ -263,12 +263,14 @@ def _read(
     for each in cleaning.sources:
         tally = sources[each.name] = SourceTally()
         chunk, size = Chunk(each.name, [], []), 0
-        corpus = each.corpus
         try:
-            for found in corpus.read_all() if isinstance(corpus, Shards) else corpus.read():
+            if each.corpus.tokenized:
+                raise UserError("it is tokens; clean the text that they were made of")
+            for found in each.corpus.read_all():
                 if isinstance(found, Damaged):
                     tally.damaged += 1
                     tally.first_damaged = tally.first_damaged or f"{found.place}: {found.why}"
+                if not isinstance(found, Document):
                     continue
                 chunk.ids.append(found.id)
                 chunk.texts.append(found.text)

@@ -72,21 +72,35 @@ class Document(NamedTuple):
     group: str = ""
     """Documents of one group are all trained on or all held out, such as the answers to one
     question; empty: its own text decides."""
+    tokens: bytes = b""
+    """The document as tokens that somebody made of it, uint32 in little-endian order; its text
+    is then what the tokenizer that made them gives back, and is left empty here."""
+    held_out: bool | None = None
+    """Whether it is held out, where that is known; None: a hash decides."""
 
     @property
     def split_by(self) -> bytes:
         """What decides whether it is held out."""
-        return (self.group or self.text).encode()
+        return (self.group or self.text).encode() or self.tokens
 
     @property
     def content(self) -> bytes:
-        """What the digest of a corpus is made of, beside the id.
+        r"""What the digest of a corpus is made of, beside the id.
+
+        That it is known whether a document is held out, or that it is tokens, shows in a byte
+        that begins no UTF-8.
 
         >>> Document("a", "text").content
         b'text'
         >>> Document("a", "text", (Stretch("text", {"label": 1}),)).content
         b'[["text",{"label":1}]]'
+        >>> Document("a", "text", held_out=True).content
+        b'\xff1text'
         """
+        if self.held_out is not None:
+            return b"\xff%d" % self.held_out + self._replace(held_out=None).content
+        if self.tokens:
+            return b"\xfe" + self.tokens
         if self.conversations:
             return msgspec.json.encode(
                 [
@@ -98,6 +112,19 @@ class Document(NamedTuple):
         if not stretches:
             return self.text.encode()
         return msgspec.json.encode([(text, dict(values)) for text, values in stretches])
+
+
+class Damaged(NamedTuple):
+    """A place that holds no document."""
+
+    place: str
+    why: str
+
+
+class Empty(NamedTuple):
+    """A place that holds an empty one."""
+
+    place: str
 
 
 TooLong = Literal["refuse", "cut"]
@@ -137,6 +164,10 @@ class Base(Config):
             if text:
                 yield Document(id, text)
 
+    def read_all(self) -> Iterator[Document | Damaged | Empty]:
+        """The documents, and the places that are left out, where the source tells of them."""
+        yield from self.read()
+
     @property
     def channels(self) -> tuple[Channel, ...]:
         """What its documents say of their tokens."""
@@ -145,6 +176,11 @@ class Base(Config):
     @property
     def too_long(self) -> TooLong:
         return "refuse"
+
+    @property
+    def tokenized(self) -> bool:
+        """Whether its documents are tokens of some tokenizer, and no text."""
+        return False
 
     @property
     def title(self) -> str:

@@ -11,6 +11,7 @@ from typing import IO, Annotated, Literal
 from msgspec import Meta
 
 from lm.config import UserError
+from lm.data.remote import copies, is_remote
 from lm.data.sources.base import Base
 
 
@@ -73,6 +74,11 @@ def find_files(
     files = set[str]()
     for pattern in paths:
         pattern = os.path.expandvars(os.path.expanduser(pattern))
+        if is_remote(pattern):
+            if not (found := copies(pattern)):
+                raise UserError(f"data.corpus.paths: {pattern} matches no file")
+            files.update(found)
+            continue
         matches = [
             path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)
         ]

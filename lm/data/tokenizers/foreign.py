@@ -8,7 +8,7 @@ text like any other.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -58,6 +58,11 @@ class Foreign(Base, kw_only=True):
         tuple[Id, ...], Meta(description="ids that stand for removed spans, in order (T5)")
     ] = ()
 
+    path: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="a folder of its files; null: they come with the model of start.path"),
+    ] = None
+
     @property
     def sentinels(self) -> int:
         """How many ids stand for removed spans."""
@@ -71,8 +76,8 @@ class Foreign(Base, kw_only=True):
         """What a chat template writes may be in the files."""
         return Base.check(msgspec.structs.replace(self, chat_template=None))
 
-    def kept(self, corpus_digest: str, validation: float) -> None:
-        return None
+    def kept(self, corpus_digest: str, validation: float) -> Tokenizer | None:
+        return None if self.path is None else self.open()
 
     def open(
         self,
@@ -80,11 +85,16 @@ class Foreign(Base, kw_only=True):
         validation: float = 0.0,
         train_bytes: int = 0,
         train_texts: Callable[[], Iterator[str]] = lambda: iter(()),
-    ) -> NoReturn:
-        raise UserError(
-            "data.tokenizer: one of a published model is not learnt but comes with the model:"
-            " give start.path, or a model's folder"
-        )
+    ) -> Tokenizer:
+        if self.path is None:
+            raise UserError(
+                "data.tokenizer: one of a published model is not learnt but comes with the"
+                " model: give start.path, or a model's folder as data.tokenizer.path"
+            )
+        try:
+            return self.read_folder(Path(self.path).expanduser())
+        except UserError as error:
+            raise UserError(f"data.tokenizer.path: {self.path}: {error}") from None
 
     def read_files(self, files: Mapping[str, bytes]) -> "ForeignTokenizer":
         """The tokenizer of these files, by name; raises `UserError` where they hold none."""
