@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from lm.config import Config, Count, UserError, divisors, essence, parse, validate_fields
-from lm.data import Channel, Data, vocabulary_size
+from lm.data import Channel, Data, TextMixture, vocabulary_size
 from lm.data.derived import DERIVED
 from lm.data.templates import as_kept
 from lm.distributed.mesh import Divisibility, Mesh, choose_mesh
@@ -258,6 +258,11 @@ def validate(run: Run) -> Run:
         raise UserError(
             f"data.length={run.data.length}: rows have {rows} positions, and the model has"
             f" places for {longest}"
+        )
+    if run.data.unique is not None and isinstance(run.data.corpus, TextMixture):
+        raise UserError(
+            f"data.unique={run.data.unique}: of a mixture each component has its own epochs;"
+            " leave it out"
         )
     if run.data.unique is not None and run.data.unique < run.data.length:
         raise UserError(

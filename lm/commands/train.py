@@ -51,3 +51,10 @@ def _print(result: Mapping[str, Any]) -> None:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             shown = value if isinstance(value, str) else number(value)
             print(f"{name:<22} {shown}")
+    scores = result.get("by_component") or {}
+    for name, read in (result.get("components") or {}).items():
+        epochs = f"{number(read.tokens)} tokens, {number(read.epochs)} epochs"
+        score = (
+            f", {number(scores[name].bits_per_byte)} bits per byte" if name in scores else ""
+        )
+        print(f"component {name:<12} {epochs}{score}")

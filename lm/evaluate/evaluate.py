@@ -5,6 +5,7 @@ import numpy as np
 from lm.data import Split
 from lm.data.sources import LOSS
 from lm.evaluate.baselines import baselines, window_contents
+from lm.evaluate.components import by_component
 from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.passage import says
 from lm.evaluate.probe.labels import probe_of
@@ -51,6 +52,7 @@ def evaluate(trained: ModelWithText, effort: Effort = USUAL) -> Evaluation | Non
         document_bytes=headline.document_bytes,
         document_nats=headline.document_nats,
         says=says(trained),
+        by_component=by_component(trained, asked[name], headline, effort) or None,
     )
 
 

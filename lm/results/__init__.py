@@ -2,6 +2,8 @@
 
 from lm.results.columns import columns, compared, leading
 from lm.results.result import (
+    ComponentCosts,
+    ComponentScore,
     Costs,
     Evaluation,
     Guess,

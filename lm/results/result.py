@@ -28,6 +28,26 @@ def _shortened(digest: str) -> str:
     return f"{digest[:12]}…"
 
 
+class ComponentCosts(Record):
+    """What a run read of a component of a mixture."""
+
+    tokens: int
+    """Positions of the rows that were read."""
+    epochs: float
+    """How often all of its rows were."""
+    unique_tokens: int
+    unique_bytes: int
+
+
+class ComponentScore(Record):
+    """How well the documents of a component of a mixture are predicted, by the headline."""
+
+    bits_per_byte: float
+    text_se: float | None
+    documents: int
+    bytes: int
+
+
 class Costs(Record):
     """What a run consumed. FLOPs are of matrix products; a multiply-add counts two."""
 
@@ -70,6 +90,8 @@ class Costs(Record):
     number. None: nothing is derived."""
     params_active: Annotated[int | None, ColumnInfo("active parameters", count)] = None
     """Those that a token passes through, of a mixture of experts; None: all."""
+    components: dict[str, ComponentCosts] | None = None
+    """By name, what was read of each component of a mixture; None: of no mixture."""
 
 
 class Training(Record):
@@ -217,6 +239,8 @@ class Evaluation(Record):
     document_nats: tuple[float, ...]
     """The headline's, by document: they pair two results."""
     says: Passage
+    by_component: dict[str, ComponentScore] | None = None
+    """The headline's, by component of a mixture; None: of no mixture."""
 
 
 class Result(Record):

@@ -33,7 +33,7 @@ from lm.study.report.values import (
     Table,
 )
 from lm.study.sentences import together
-from lm.study.tables import equal_table, spent_table, trials_table
+from lm.study.tables import components_table, equal_table, spent_table, trials_table
 
 BARS = (
     "Bars are one standard error: that over seeds and that over held-out documents, together."
@@ -89,10 +89,16 @@ def report_of(
         details=errors_text(groups) if details is None else tuple(details),
         table=table,
         rows=[{"run": c.name, "objective": variant_of(c), **(c.result or {})} for c in cells],
-        sections=tuple(section for section in sections if section is not None),
+        sections=tuple(each for each in (*sections, _components(cells)) if each is not None),
         warnings=(*missing(cells), *mixed(cells), *violations(compared, varied), *warnings),
         made=made(Path(study.__file__ or "").stem, cells),
     )
+
+
+def _components(cells: Sequence[StudyRun]) -> Section | None:
+    """What was read of each component, if the text of any run was a mixture."""
+    table = components_table(cells)
+    return Section("What was read of each component", (table,)) if table.rows else None
 
 
 def errors_text(groups: Sequence[Group]) -> tuple[str, ...]:

@@ -184,6 +184,34 @@ def equal_table(
     return Table(columns, checks_of(rows, varied), caption)
 
 
+def components_table(cells: Sequence[StudyRun]) -> Table:
+    """What each finished run read of each component of a mixture, and how it predicts that."""
+    rows = []
+    for cell in cells:
+        found = cell.result or {}
+        scores = found.get("by_component") or {}
+        for name, read in (found.get("components") or {}).items():
+            row = {"run": cell.name, "component": name, "tokens": read.tokens}
+            row |= {"fraction": read.tokens / found["tokens"], "epochs": read.epochs}
+            if score := scores.get(name):
+                row |= {"bits": score.bits_per_byte, "text": score.text_se}
+            rows.append(row)
+    columns = (
+        Column("run", "run"),
+        Column("component", "component"),
+        Column("tokens", "tokens", count),
+        Column("fraction", "of all", percent),
+        Column("epochs", "epochs", decimals),
+        Column("bits", "bits per byte", decimals),
+        Column("text", "± text", decimals),
+    )
+    caption = (
+        "What training read of each component of the mixture, how often all of it was read, and"
+        " the headline’s bits per byte of the component’s held-out documents."
+    )
+    return Table(columns, rows, caption)
+
+
 def runs_table(cells: Sequence[StudyRun], about: str = "", *columns: Column) -> Table:
     """All finished runs, a row each; `about` says what, `columns` stand before the usual."""
     rows = [{"run": cell.name, **cell.result} for cell in cells if cell.result is not None]

@@ -15,7 +15,16 @@ from msgspec.structs import replace
 from lm.artifact import Started
 from lm.config import UserError, dump, essence, parse, read_json
 from lm.config.convert import T
-from lm.data import LengthModel, Tokenizer, Tokens, corpus_digest, open_tokens, tokenizer_of
+from lm.data import (
+    LengthModel,
+    TextMixture,
+    Tokenizer,
+    Tokens,
+    corpus_digest,
+    open_tokens,
+    survey,
+    tokenizer_of,
+)
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts
 from lm.distributed.process import usable_cores
@@ -137,6 +146,13 @@ def data_digests(directory: Path) -> dict[str, str]:
         raise UserError(f"{path}: damaged: {error!r}") from None
 
 
+def component_digests(directory: Path) -> dict[str, str]:
+    """The digests of a mixture's components by a run's data.json; {} where it says none."""
+    path = directory / "data.json"
+    there = read_json(path).get("components", {}) if path.exists() else {}
+    return {f"text of {name}": each["corpus_digest"] for name, each in there.items()}
+
+
 def budget_in_positions(run: Run, directory: Path) -> Run:
     """The run as it was trained, by what its directory says of how full its rows were."""
     if run.data.packing == "stream":
@@ -239,8 +255,12 @@ def describe_run(
             "bytes": int(split.bytes.sum()),
             "tokens": split.size,
         }
+    if left_out := survey(run.data.corpus, run.data.validation).left_out:
+        described["left_out"] = left_out
     if run.data.packing != "stream":
         described["row_tokens"] = tokens.row_tokens(run.data)
+    if isinstance(run.data.corpus, TextMixture):
+        described["components"] = _described(run, run.data.corpus, tokens)
     write_whole(directory / "data.json", json.dumps(described, indent=2) + "\n")
     write_whole(
         directory / "lengths.json", json.dumps(msgspec.to_builtins(tokens.lengths)) + "\n"
@@ -266,6 +286,24 @@ def describe_run(
     }
     environment |= {"earlier": earlier} if earlier else {}
     write_whole(directory / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def _described(run: Run, mixture: TextMixture, tokens: Tokens) -> dict[str, Any]:
+    """What there is of each component of a mixture, and its fraction of the rows by phase."""
+    turns = tokens.batches(run.data, run.seed, run.objective.copies).turns
+    assert turns is not None
+    supplies = tokens.supplies(run.data)
+    return {
+        component.name: {
+            "corpus_digest": survey(component.corpus, run.data.validation).digest,
+            "documents": len(tokens.train.parts[number].ids),
+            "bytes": int(tokens.train.parts[number].bytes.sum()),
+            "tokens": tokens.train.parts[number].size,
+            "rows": supplies[number].rows,
+            "of_rows": [[phase.row, str(phase.weights[number])] for phase in turns.phases],
+        }
+        for number, component in enumerate(mixture.components)
+    }
 
 
 def read_lengths(directory: Path) -> LengthModel | None:

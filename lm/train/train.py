@@ -18,7 +18,7 @@ from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.distributed.signals import Stopped, stop_requests
 from lm.output.files import write_whole
-from lm.results import Costs, Evaluation, Result, Training
+from lm.results import ComponentCosts, Costs, Evaluation, Result, Training
 from lm.run import (
     Run,
     changing,
@@ -149,24 +149,30 @@ def _costs(
         for split in (tokens.train, tokens.validation)
     )
     batches = -(-rows // run.data.batch) + -(-held_out // run.data.batch)
+    components = tokens.consumed(run.data, run.seed, cost.steps, run.objective.copies)
+    of_each = components.values()
     return Costs(
         params_total=parameters.total,
         params_non_embedding=parameters.non_embedding,
         params_matmul=parameters.matmul,
         steps=cost.steps,
-        tokens=round(cost.steps * run.data.batch * each),
+        tokens=sum(read.tokens for read in of_each)
+        or round(cost.steps * run.data.batch * each),
         predicted_targets=int(progress.predicted),
         target_positions=cost.target_positions,
         flops=cost.flops,
         flops_6nd=cost.flops_6nd,
         flops_rematerialized=cost.flops_rematerialized,
         flops_forward=cost.flops_forward,
-        unique_tokens=round(seen * each),
-        unique_bytes=round(seen / rows * int(tokens.train.bytes.sum())),
+        unique_tokens=sum(read.unique_tokens for read in of_each) or round(seen * each),
+        unique_bytes=sum(read.unique_bytes for read in of_each)
+        or round(seen / rows * int(tokens.train.bytes.sum())),
         device_seconds=progress.seconds * jax.device_count(),
         params_trainable=None if changing(run) is None else parameters.trainable,
         flops_derived=batches * ledger.derived_flops(run, size, named) or None,
         params_active=None if parameters.active == parameters.total else parameters.active,
+        components={name: ComponentCosts(**read._asdict()) for name, read in components.items()}
+        or None,
     )
 
 
@@ -193,5 +199,6 @@ def _training(
 def rows_seen(run: Run, tokens: Tokens) -> int:
     """How many different rows the run reads; raises UserError if there are too few."""
     data = run.data
+    tokens.consumed(data, run.seed, steps(run), run.objective.copies)
     there = unique_rows(tokens.train, data.length, data.unique, data.packing)
     return min(steps(run) * run.data.batch // run.objective.copies, there)

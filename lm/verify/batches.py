@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 
 from lm.config import UserError, read_json
-from lm.data import open_tokens
+from lm.data import TextMixture, open_tokens
 from lm.data.digest import chain_text, chained
 from lm.run import Run, read_run
-from lm.train.directory import data_digests
+from lm.train.directory import component_digests, data_digests
 from lm.train.trackers.jsonl import missing_steps, read_metrics, spans
 
 _chained = jax.jit(chained)
@@ -198,6 +198,10 @@ def _decisive(directory: Path, run: Run) -> dict[str, Any]:
     """Everything that decides a run's batches, by name."""
     plain = msgspec.to_builtins(run.data)
     found = {"seed": run.seed} | {f"data.{name}": value for name, value in plain.items()}
+    if isinstance(run.data.corpus, TextMixture):
+        settings = plain["corpus"]
+        found |= {f"component {each['name']}": each for each in settings.pop("components")}
+        found |= component_digests(directory)
     return found | data_digests(directory)
 
 

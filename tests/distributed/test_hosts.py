@@ -55,8 +55,9 @@ TOY = {"rows": 8, "samples": 2, "replicates": 2, "curve_rows": 8, "probe_tokens"
 
 def trained_twice(corpus, tmp_path, monkeypatch, number, cell, *overrides):
     """A cell of a study by so many hosts, and by this process on as many devices."""
+    text = ["data.corpus.type=text", f'data.corpus.paths=["{corpus}"]']
     arguments = [
-        *("--run", cell, "data.corpus.type=text", f'data.corpus.paths=["{corpus}"]'),
+        *("--run", cell, *(text if isinstance(corpus, str) else corpus)),
         *("data.validation=0.3", "tokens=3000", "optimizer.type=adamw", "evaluations=1"),
         *overrides,
     ]
@@ -118,6 +119,19 @@ def test_m1_two_tasks_of_slurm_train_and_score_a_study_as_one(corpus, tmp_path, 
 def test_hosts_of_any_number_and_mesh(corpus, tmp_path, monkeypatch, number, shape):
     """The same for masked models, four hosts, and matrices that are split between hosts."""
     assert_same(*trained_twice(corpus, tmp_path, monkeypatch, number, _cell("any"), *shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
+def test_hosts_of_any_number_read_one_mixture(corpus, tmp_path, monkeypatch, number):
+    """Fails if whose turn it is, or which row that is, depends on who asks."""
+    component = {"weight": 2, "corpus": {"type": "text", "paths": [corpus]}}
+    mixed = [component | {"name": "a"}, component | {"name": "b", "weight": 1, "epochs": 1.5}]
+    text = ["data.corpus.type=mixture", f"data.corpus.components={json.dumps(mixed)}"]
+    several, alone = trained_twice(text, tmp_path, monkeypatch, number, _cell("any"))
+    assert_same(several, alone)
+    assert several[2]["components"] == alone[2]["components"]
+    assert several[2]["by_component"].keys() == {"a", "b"}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lm.evaluate.components import by_component
 from lm.evaluate.effort import Effort
 from lm.evaluate.scoring import score_by, valid
 from lm.train.load import ModelWithText
@@ -18,4 +19,6 @@ class BitsPerByte:
         if not windows or scorer is None:
             return {}
         score = score_by(trained, scorer, effort)
-        return {"bits_per_byte": score.bits_per_byte, "scorer": name}
+        each = by_component(trained, scorer, score, effort)
+        apart = {f"bits_per_byte/{name}": one.bits_per_byte for name, one in each.items()}
+        return {"bits_per_byte": score.bits_per_byte, **apart, "scorer": name}
