@@ -27,7 +27,7 @@ from lm.data.lengths import LengthModel
 from lm.data.mixture import (
     AnyCorpus,
     Component,
-    Consumed,
+    ComponentRead,
     Official,
     Supply,
     TextMixture,
@@ -127,7 +127,7 @@ class Tokens:
 
     def consumed(
         self, data: Data, seed: int, steps: int, copies: int = 1
-    ) -> dict[str, Consumed]:
+    ) -> dict[str, ComponentRead]:
         """What a run of so many steps reads of each component of a mixture; {} of no mixture.
 
         Raises UserError where components end before it does.
@@ -138,7 +138,7 @@ class Tokens:
         if batches.turns.end is not None and read > batches.turns.end[0]:
             raise UserError(batches.turns.end[1])
         return {
-            component.name: Consumed(
+            component.name: ComponentRead(
                 round(count * copies * supply.row_tokens),
                 count / supply.rows,
                 round(min(count, supply.rows) * supply.row_tokens),

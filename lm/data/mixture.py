@@ -221,7 +221,7 @@ class Supply(NamedTuple):
         return self.rows * self.row_tokens
 
 
-class Consumed(NamedTuple):
+class ComponentRead(NamedTuple):
     """What a run reads of a component."""
 
     tokens: int
@@ -257,7 +257,14 @@ def turns_of(
                 weight if cap is None or count < cap else Fraction(0)
                 for weight, count, cap in zip(by_rows, had, caps, strict=True)
             ]
-            if why := _end(mixture, open_, had, caps, rows_a_step):
+            ended = [
+                component
+                for component, weight, left in zip(
+                    mixture.components, by_rows, open_, strict=True
+                )
+                if weight and not left
+            ]
+            if why := _end(ended, any(open_), sum(had) / rows_a_step):
                 return Turns(phases, seed, (row, why))
             left = [weight / sum(open_) for weight in open_]
             ends = [
@@ -303,27 +310,20 @@ def _by_rows(
     return found
 
 
-def _end(
-    mixture: TextMixture,
-    open_: Sequence[Fraction],
-    had: Sequence[int],
-    caps: Sequence[int | None],
-    rows_a_step: Fraction,
-) -> str:
-    """Why there is no further row, in a line; "" if there is one."""
-    ended = [
-        component
-        for component, count, cap in zip(mixture.components, had, caps, strict=True)
-        if count == cap
-    ]
+def _end(ended: Sequence[Component], others: bool, steps: Fraction) -> str:
+    """Why there is no further row, in a line; "" if there is one.
+
+    `ended` have a weight and have been read as often as they may; are there `others`?
+    """
     stopping = [component for component in ended if component.then == "stop"]
-    if any(open_) and not stopping:
+    if others and not stopping:
         return ""
-    component, steps = (stopping or ended)[0], math.floor(sum(had) / rows_a_step)
+    component = (stopping or ended)[0]
     why = "then=stop" if stopping else "no other is left"
     return (
         f"data.corpus: component {component.name} has been read {component.epochs:g} times"
-        f" after {steps:,} steps, and {why}; train no more steps, or raise its epochs"
+        f" after {math.floor(steps):,} steps, and {why}; train no more steps, or raise its"
+        " epochs"
     )
 
 

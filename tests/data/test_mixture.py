@@ -145,6 +145,9 @@ def test_what_a_component_does_when_it_has_been_read() -> None:
         UserError, match=r"c1 has been read 2 times after 20 steps, and then=st"
     ):
         turns(80)
+    stops = parts(both[0], both[1] | {"then": "stop"}).components
+    without = TextMixture(components=stops, schedule=(Weights(step=20, weights=(1, 0)),))
+    assert turns_of(without, supplies, Fraction(4), 0).counts(200) == [160, 40]
     turns = turns_of(parts({"epochs": 1}, both[1] | {"weight": None}), supplies, Fraction(4), 0)
     with pytest.raises(UserError, match="after 35 steps, and no other is left"):
         turns(140)
