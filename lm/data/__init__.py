@@ -45,6 +45,7 @@ from lm.data.sources import (
     Document,
     Hmm,
     Jsonl,
+    Neighbours,
     RuleLists,
     Stdlib,
     Stretch,

@@ -27,7 +27,7 @@ from lm.config import UserError
 from lm.data import cache
 from lm.data.conversations import render_conversation
 from lm.data.corpora import is_held_out
-from lm.data.sources import LOSS, TURN, Channel, Document, Stretch
+from lm.data.sources import LOSS, SIDE, TURN, Channel, Document, Stretch
 from lm.data.sources.base import TooLong
 from lm.data.tokenizers import Tokenizer
 from lm.example import Vocabulary
@@ -296,7 +296,9 @@ def _streams(
             yield _of_words(each, [next(encoded) for _ in each], special, channels)
             continue
         tokens = [np.append(next(encoded), special.eos) for _ in each]
-        tokens[0] = np.insert(tokens[0], 0, special.bos)
+        for number, part in enumerate(each):
+            if not number or SIDE.name in part.values:
+                tokens[number] = np.insert(tokens[number], 0, special.bos)
         said = [
             [
                 _constant(channel, part.values, len(ids))

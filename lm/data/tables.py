@@ -1,4 +1,4 @@
-"""Tables in files: JSON lines, JSON, and fields between tabs or commas; archives of them."""
+"""Tables in files: JSON lines, JSON, columns, records in SMART's form; archives of them."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import UserError
+from lm.data.smart import is_smart, read_smart
 
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar")
 
@@ -64,10 +65,7 @@ def read_lines(
     `names` are of the fields between tabs or commas, if the first line is none. Raises
     UserError for a line that has none, and for what is no UTF-8.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8: {error}") from None
+    text = _decoded(name, content)
     if name.endswith((".tsv", ".csv")):
         yield from _of_columns(name, text, names)
         return
@@ -76,6 +74,9 @@ def read_lines(
         if not isinstance(whole, list):
             raise UserError(f"{name}: must be a list of objects")
         numbered: Any = enumerate(whole, 1)
+    elif is_smart(text):
+        yield from read_smart(name, text)
+        return
     else:
         numbered = (
             (number, _parsed(f"{name}:{number}", line))
@@ -88,6 +89,31 @@ def read_lines(
         if not _is_unicode(fields):
             raise UserError(f"{name}:{number}: half of a surrogate pair, which is no text")
         yield f"{name}:{number}", fields
+
+
+def read_columns(
+    name: str, content: bytes, names: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each line of words between spaces is, and its words by the names of columns.
+
+    Raises UserError for a line of more or fewer, and for what is no UTF-8.
+    """
+    for number, line in enumerate(_decoded(name, content).split("\n"), 1):
+        if not (words := line.split()):
+            continue
+        if len(words) != len(names):
+            raise UserError(
+                f"{name}:{number}: {len(words)} columns; must be {len(names)}:"
+                f" {', '.join(names)}"
+            )
+        yield f"{name}:{number}", dict(zip(names, words, strict=True))
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8: {error}") from None
 
 
 def _parsed(place: str, text: str) -> Any:

@@ -1,7 +1,9 @@
 """Where documents come from. A new source: its file beside these, and its name in the union."""
 
 from lm.data.sources.base import (
+    DOCUMENT,
     LOSS,
+    SIDE,
     TURN,
     Base,
     Channel,
@@ -16,6 +18,7 @@ from lm.data.sources.digits import Digits
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.hugging_face import HuggingFaceData
 from lm.data.sources.jsonl import Jsonl
+from lm.data.sources.neighbours import Neighbours
 from lm.data.sources.parquet import Parquet
 from lm.data.sources.rules import RuleLists
 from lm.data.sources.shards import Shards
@@ -25,5 +28,5 @@ from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 from lm.data.sources.tokens import TokenFiles
 
-_Few = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists | Digits
+_Few = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists | Digits | Neighbours
 Corpus = _Few | Shards | Parquet | HuggingFaceData | TokenFiles

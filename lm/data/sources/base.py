@@ -33,6 +33,14 @@ TURN = Channel("turn", "int32", fill=-1)
 """Of a conversation's tokens the number of their message, from 0 on."""
 
 
+SIDE = Channel("side", "int32", classes=2)
+"""0 at the tokens of the first of two texts that belong together, 1 at those of the second;
+each stands by itself, and neither sees the other."""
+DOCUMENT = Channel("document", "int32", fill=-1)
+"""A number of the document that a text is of: other texts of it may be as right an answer as
+its own. Below 0, nobody knows."""
+
+
 class Stretch(NamedTuple):
     """A stretch of a document, and what the channels say of its tokens."""
 
@@ -60,8 +68,8 @@ class Document(NamedTuple):
     id: str
     text: str
     parts: tuple[Stretch, ...] = ()
-    """The same text in stretches, each followed by an eos token; none: it is one stretch, of
-    which no channel says anything."""
+    """The same text in stretches, each followed by an eos token, and, if they are of sides,
+    each behind a bos token; none: it is one stretch, of which no channel says anything."""
     conversations: tuple[Conversation, ...] = ()
     """The same text as conversations, one behind the other: its tokens are the template's, and
     no bos and eos token is added."""

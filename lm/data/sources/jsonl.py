@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from lm.config import UserError
 from lm.config.types import nearest_of
-from lm.data.sources.base import Base, Channel, Document, Stretch, TooLong
+from lm.data.sources.base import SIDE, Base, Channel, Document, Stretch, TooLong
 from lm.data.sources.text import find_files
 
 LABEL, PART = "label", "part"
@@ -20,8 +20,9 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
     """Lines of JSON objects, of which some fields are the text and one may be the label.
 
     Two fields of text are a pair: the tokens of each end with an eos token, and the channel
-    `part` says which of them a token belongs to. The channel `label` says of each token which
-    of the `classes` its document is of; a null is a document without a label.
+    `part` says which of them a token belongs to; of two texts that stand apart, it is the
+    channel `side`, and each begins with a bos token. The channel `label` says of each token
+    which of the `classes` its document is of; a null is a document without a label.
     """
 
     paths: Annotated[tuple[str, ...], Meta(min_length=1, description="files or globs (** too)")]
@@ -29,6 +30,10 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
         tuple[str, ...],
         Meta(min_length=1, max_length=2, description="the field of the text, or two of a pair"),
     ] = ("text",)
+    pair: Annotated[
+        Literal["joined", "apart"],
+        Meta(description="two texts are read as one, or each by itself (contrastive)"),
+    ] = "joined"
     label: Annotated[str | None, Meta(description="the field of the label; null: none")] = None
     classes: Annotated[
         tuple[str, ...], Meta(description="the labels in order, as text: true, 1, neutral")
@@ -39,8 +44,13 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
     ] = "refuse"
 
     def __post_init__(self) -> None:
+        self._check_pair()
         if self.label is not None and len(self.classes) < 2:
             raise UserError(f"classes: name those of {self.label} in order, two or more")
+
+    def _check_pair(self) -> None:
+        if self.pair == "apart" and len(self.text) < 2:
+            raise UserError("pair=apart: name two fields of text")
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -48,7 +58,8 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
         if self.label is not None:
             found.append(Channel(LABEL, "int32", fill=NO_LABEL, classes=len(self.classes)))
         if len(self.text) > 1:
-            found.append(Channel(PART, "int32", classes=len(self.text)))
+            part = Channel(PART, "int32", classes=len(self.text))
+            found.append(SIDE if self.pair == "apart" else part)
         return tuple(found)
 
     def files(self) -> list[tuple[str, Path]]:
@@ -80,8 +91,9 @@ class Jsonl(Base, frozen=True, tag="jsonl"):
             if len(texts) > 1 and not text:
                 raise UserError(f"data.corpus.text: {id}: {name} is empty")
         values = {} if self.label is None else {LABEL: self.label_of(id, fields)}
+        which = SIDE.name if self.pair == "apart" else PART
         parts = tuple(
-            Stretch(text, values | ({PART: part} if len(texts) > 1 else {}))
+            Stretch(text, values | ({which: part} if len(texts) > 1 else {}))
             for part, text in enumerate(texts)
         )
         text = "".join(texts)

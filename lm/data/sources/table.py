@@ -32,6 +32,7 @@ class Tabular(Jsonl, frozen=True, tag="table"):
     ] = "text"
 
     def __post_init__(self) -> None:
+        self._check_pair()
         if len(self.classes) == 1:
             raise UserError(f"classes: name those of {self.label} in order, two or more")
         if self.labelled == "word" and (self.label is None or len(self.text) > 1):
