@@ -122,7 +122,8 @@ class Head:
     name: str
     """Of its parameters, which all heads of one name share."""
     outputs: int
-    """C: classes; 1 for a number (regression)."""
+    """C: classes; 1 for a number (regression); 0: the pooled states themselves are the answer,
+    and there is no parameter."""
     pool: Literal["first", "last", "mean", "attention"] | None = None
     """What is made of a segment's states: target position p is that of segment p + 1; attention
     is their mean, weighted by a learnt query. None: it is a token's, as with the vocabulary."""

@@ -282,6 +282,12 @@ def validate(run: Run) -> Run:
             f"data.batch={run.data.batch}: each prompt has {copies} rows of it, by"
             f" objective.group; nearest: {near}"
         )
+    if run.objective.couples_rows and run.microbatches > 1:
+        kind = run.objective.__struct_config__.tag
+        raise UserError(
+            f"microbatches={run.microbatches}: objective.type={kind} holds all rows of a batch"
+            " against each other, and a part has fewer of them; must be 1"
+        )
     if run.data.batch % run.microbatches:
         legal = divisors(run.data.batch)
         near = sorted(sorted(legal, key=lambda n: abs(n - run.microbatches))[:3])
@@ -313,7 +319,7 @@ def changing(run: Run) -> tuple[str, ...] | None:
     """
     if run.adapter is None:
         return run.trainable
-    heads = ("head_*",) if run.objective.heads else ()
+    heads = ("head_*",) if any(head.outputs for head in run.objective.heads) else ()
     return (f"{LORA}*", *heads, *(run.trainable or ()))
 
 
@@ -347,7 +353,7 @@ def check_channels(run: Run) -> None:
             continue
         if name not in channels:
             has = ", ".join(channels) or "none"
-            where = "chat has it" if name == "loss" else f"jsonl has it with data.corpus.{name}"
+            where = _SOURCES.get(name, f"jsonl has it with data.corpus.{name}")
             raise UserError(
                 f"data.corpus: the objective reads the channel {name}, and this text has {has};"
                 f" data.corpus.type={where}"
@@ -357,6 +363,13 @@ def check_channels(run: Run) -> None:
                 f"objective.classes={classes}, but the text's channel {name} has"
                 f" {channels[name].classes or 'no classes'}"
             )
+
+
+_SOURCES = {
+    "loss": "chat has it",
+    "side": "neighbours has it, and so has jsonl with data.corpus.pair=apart",
+}
+"""Which sources have a channel that no field of that name gives."""
 
 
 def channels_of(run: Run) -> tuple[Channel, ...]:

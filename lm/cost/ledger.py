@@ -74,7 +74,7 @@ def parameters(run: Run, vocabulary_size: int) -> Parameters:
         groups = groups | {"lora": added}
     total = sum(groups.values())
     matmul = Counter(run.model.matmul_parameters(vocabulary_size))
-    if heads and all(part.heads for part in run.objective.parts(steps(run), run.seed)):
+    if all(part.heads for part in run.objective.parts(steps(run), run.seed)):
         del matmul["head"]  # the vocabulary's, which never speaks
     return Parameters(
         total=total,
@@ -127,6 +127,8 @@ def objective_flops(
         found["pool"] = 2 * rows * targets * pools * positions * run.model.width
         if queries := sum(head.pool == "attention" for head in objective.heads):
             found["pool_scores"] = 2 * rows * queries * positions * run.model.width
+    if pairs := objective.compared(rows, length):
+        found["compared"] = 2 * pairs * run.model.width
     if count := objective.sample_count(length):
         # Every token read, and those drawn, looks at each place of the cache.
         sampled = _forward_flops(
@@ -246,6 +248,8 @@ def gradient_flops(run: Run, objective: Base, vocabulary_size: int) -> Gradients
             # How much of each state is no parameter, but what scores make it follows from one.
             scored = "pool_scores" in forward and (changes.states or changes.query)
             inputs[name], weights[name] = flops * changes.states, flops * scored
+        elif name == "compared":
+            inputs[name] = weights[name] = flops * changes.states
         elif name == "pool_scores":
             inputs[name], weights[name] = flops * changes.states, flops * changes.query
     return Gradients(inputs, weights)

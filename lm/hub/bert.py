@@ -109,7 +109,7 @@ class Bert(Family):
 
     def architecture(self, kind: str, settings: FamilySettings) -> str:
         name = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}[kind]
-        return name + ("Model" if isinstance(settings.objective, StatesOnly) else "ForMaskedLM")
+        return name + ("ForMaskedLM" if settings.objective.predictions else "Model")
 
     def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         tied = settings.model.embedding == "tied"

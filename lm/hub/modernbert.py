@@ -155,8 +155,7 @@ class ModernBert(Family):
     def architecture(self, kind: str, settings: FamilySettings) -> str:
         if kind == "modernbert-decoder":
             return "ModernBertDecoderForCausalLM"
-        bare = isinstance(settings.objective, StatesOnly)
-        return "ModernBertModel" if bare else "ModernBertForMaskedLM"
+        return "ModernBertForMaskedLM" if settings.objective.predictions else "ModernBertModel"
 
     def rules(self, kind: str, settings: FamilySettings) -> list[Rule]:
         block, head = "model.layers.{n}.", _HEADS[kind]

@@ -25,6 +25,8 @@ def head_outputs(states_BLD: jax.Array, example: Example) -> tuple[jax.Array, ja
 
 def parameters_of(head: Head, width: int) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
     """The shape of each parameter of a head and the names of its axes, by path."""
+    if not head.outputs:
+        return {}
     found: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
         f"head_{head.name}/table": ((head.outputs, width), ("classes", "embed")),
         f"head_{head.name}/bias": ((head.outputs,), ("classes",)),
@@ -35,7 +37,10 @@ def parameters_of(head: Head, width: int) -> dict[str, tuple[tuple[int, ...], tu
 
 
 class HeadTable(nn.Module):
-    """The table of a head, float32[C, D + 1]: its last column is the bias of each output."""
+    """The table of a head, float32[C, D + 1]: its last column is the bias of each output.
+
+    A head without outputs has none: its pooled states, [B, P, D], are what is asked for.
+    """
 
     head: Head
 
@@ -48,6 +53,9 @@ class HeadTable(nn.Module):
         The query of pooling by attention begins at 0, where it is the mean.
         """
         outputs, width = self.head.outputs, states_BLD.shape[-1]
+        if not outputs:
+            states_BPD = pooled(states_BLD, segments_BL, targets, self.head)
+            return states_BPD, jnp.zeros((0, width))
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         tables = nn.with_logical_partitioning(normal, ("classes", "embed"))
         biases = nn.with_logical_partitioning(zeros, ("classes",))

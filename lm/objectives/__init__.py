@@ -10,6 +10,7 @@ from lm.objectives.any_order import AnyOrder
 from lm.objectives.base import Base, Prediction
 from lm.objectives.causal import Causal
 from lm.objectives.classify import Classify
+from lm.objectives.contrastive import Contrastive
 from lm.objectives.curriculum import Curriculum
 from lm.objectives.diffusion import Diffusion
 from lm.objectives.distil import Distil
@@ -41,6 +42,7 @@ Objective = (
     | Reward
     | PolicyGradient
     | Reconstruct
+    | Contrastive
     | StatesOnly
 )
 
@@ -49,6 +51,7 @@ __all__ = [
     "Base",
     "Causal",
     "Classify",
+    "Contrastive",
     "Curriculum",
     "Diffusion",
     "Distil",

@@ -45,6 +45,9 @@ class Base(Config):
     """Whether each row must hold one document alone."""
     reconstructs: ClassVar[bool] = False
     """Whether its source holds what it asks for, on purpose: proofs ask of all else."""
+    couples_rows: ClassVar[bool] = False
+    """Whether its loss holds rows of a batch against each other, so that a batch's is no sum
+    over its parts: microbatches are refused, and devices exchange what they have."""
 
     @property
     def masks(self) -> frozenset[type[AttentionMask]]:
@@ -98,6 +101,10 @@ class Base(Config):
     def target_count(self, length: int) -> int:
         """Target positions P of a row of `length` tokens: a capacity, used or not."""
         raise NotImplementedError
+
+    def compared(self, rows: int, length: int) -> int:
+        """Pairs of pooled states of a batch whose product the loss takes."""
+        return 0
 
     def positions(self, length: int) -> int:
         """Positions that the module computes for a row of `length` tokens."""

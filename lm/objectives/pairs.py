@@ -70,14 +70,16 @@ def answers(batch: Batch, vocabulary: Vocabulary) -> jax.Array:
     return answer_BL & whole_BL & both_BL
 
 
-def by_side(x_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+def by_side(x_BL: jax.Array, segments_BL: jax.Array, pairs: int | None = None) -> jax.Array:
     """The sum over each side of each pair, [B, S, 2]: chosen, then rejected.
+
+    S is the number of `pairs`, or `most_pairs` of a row.
 
     >>> by_side(jnp.array([[1.0, 2.0, 4.0, 8.0]]), jnp.array([[1, 1, 2, 0]])).tolist()
     [[[3.0, 4.0]]]
     """
     rows, length = x_BL.shape
-    slots = 2 * most_pairs(length)
+    slots = 2 * (pairs or most_pairs(length))
     # Padding points past the slots, where `drop` ignores it.
     slot_BL = jnp.where(segments_BL > 0, segments_BL - 1, slots)
     sums_BS = jnp.zeros((rows, slots), x_BL.dtype)

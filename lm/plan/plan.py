@@ -160,6 +160,8 @@ def _changes(
     remat = [[f"remat={p}"] for p in policies[policies.index(run.remat) + 1 :]]
     rows = run.data.batch // (mesh["replica"] * mesh["fsdp"])
     parts = [run.microbatches * 2**n for n in range(1, rows.bit_length())]
+    if run.objective.couples_rows:
+        parts = []
     microbatches = [[f"microbatches={n}"] for n in parts if rows % n == 0]
     fsdp = []
     for times in range(2, mesh["replica"] // machine.groups + 1):

@@ -35,7 +35,11 @@ def companion_settings(run: Run) -> dict[str, Run]:
                     f"objective.{name}: {named.path} says of no token how likely it is after"
                     " those before it; take a causal model"
                 )
-        elif len(last.heads) != 1 or last.heads[0].pool is None or last.heads[0].outputs > 2:
+        elif (
+            len(last.heads) != 1
+            or last.heads[0].pool is None
+            or last.heads[0].outputs not in (1, 2)
+        ):
             raise UserError(
                 f"objective.{name}: {named.path} gives no document a score: it takes a head of"
                 " one output or of two classes, as objective.type=classify trains"

@@ -37,7 +37,6 @@ from lm.example import Batch, Example
 from lm.model import Attention
 from lm.model import Base as Model
 from lm.objectives import Base, Curriculum, Masked, Mixture
-from lm.objectives.pairs import CHOICE
 from lm.verify import dependence
 from lm.verify.dependence import (
     allowed,
@@ -50,7 +49,7 @@ from lm.verify.dependence import (
     reach,
 )
 from lm.verify.proof import Picture, Proof, draw, interest, title
-from lm.verify.rows import LENGTH, VOCABULARY, channel, glyph, rows_and_edits
+from lm.verify.rows import HALVES, LENGTH, VOCABULARY, channel, glyph, rows_and_edits
 
 
 def prove(
@@ -215,7 +214,7 @@ class _Case:
             told = ", ".join(objective.needs)
             for field in fields(Example):
                 # Which side of a pair is which may number them, no more: a side sees itself.
-                by_number = field.name == "segments" and CHOICE in objective.needs
+                by_number = field.name == "segments" and set(HALVES) & objective.needs.keys()
                 view = _boundaries if by_number else np.asarray
                 pair = [jax.tree.leaves(getattr(each, field.name)) for each in (other, e)]
                 if field.name not in _ANSWERS and any(

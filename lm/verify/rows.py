@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.data.sources import SIDE
 from lm.example import Vocabulary, content_of, positions_of
 from lm.objectives.pairs import CHOICE, LOSS
 
@@ -62,7 +63,7 @@ def channel(name: str, segments_BL: jax.Array, label: jax.Array) -> jax.Array:
     """What a channel says of each token of the rows, int32[B, L]: the same `label`, mostly.
 
     Every token is an answer's and counts as a target, or by the other `label` none does. A
-    document is a pair, of which `label` says which half was chosen.
+    document is a pair, of which `label` says which half was chosen, or is the first text.
 
     >>> segments = jnp.array([[1, 1, 1, 2, 2, 0]])
     >>> channel("choice", segments, jnp.int32(0)).tolist()
@@ -70,12 +71,16 @@ def channel(name: str, segments_BL: jax.Array, label: jax.Array) -> jax.Array:
     """
     if name == LOSS:
         return jnp.full_like(segments_BL, 1 - label)
-    if name != CHOICE:
+    if name not in HALVES:
         return jnp.full_like(segments_BL, label)
     positions_BL = positions_of(segments_BL)
     same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
     second_BL = 2 * positions_BL + 1 >= same_BLL.sum(2)
     return second_BL.astype(jnp.int32) ^ label
+
+
+HALVES = CHOICE, SIDE.name
+"""Channels that say which half of a pair a token is of."""
 
 
 def glyph(token: int) -> str:

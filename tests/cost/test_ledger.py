@@ -22,6 +22,7 @@ from lm.objectives import (
     AnyOrder,
     Causal,
     Classify,
+    Contrastive,
     Curriculum,
     Masked,
     Mixture,
@@ -147,6 +148,7 @@ FROZEN: list[tuple[Objective, dict[str, str], tuple[str, ...]]] = [
         (Classify(), {}, {}),
         (Preference(), {}, {}),  # whose logits are computed again
         (Reward(), {}, {}),
+        (Contrastive(), {}, {}),  # whose vectors meet those of all rows
         *((objective, model, {"trainable": names}) for objective, model, names in FROZEN),
         (Causal(), {}, {"trainable": ("layers/down",), **BLOCK}),
         (Causal(), {}, {"trainable": ("norm/*",), **BLOCK}),

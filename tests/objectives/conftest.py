@@ -51,7 +51,8 @@ def batch_of(objective, tokens, segments) -> Batch:
     """
     first = jnp.arange(len(tokens))[:, None] + segments
     pairs = {"reference": -jnp.ones(tokens.shape)}
-    pairs |= {name: channel(name, segments, jnp.int32(0)) for name in ("choice", "loss")}
+    by_half = "choice", "loss", "side"
+    pairs |= {name: channel(name, segments, jnp.int32(0)) for name in by_half}
     labelled = (segments > 0) & (first % 3 > 0)
     found = {
         name: pairs[name]

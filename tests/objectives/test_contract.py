@@ -17,6 +17,7 @@ from lm.objectives import (
     AnyOrder,
     Causal,
     Classify,
+    Contrastive,
     Curriculum,
     Diffusion,
     Distil,
@@ -80,6 +81,8 @@ CASES = {
     "policy gradient": PolicyGradient(group=2),
     "reconstruct": Reconstruct(masked=0.5),
     "distil": Distil(of=Masked(), temperature=2.0),
+    "contrastive": Contrastive(),
+    "contrastive, causal": Contrastive(attention="causal", pool="last", direction="first"),
     "curriculum": Curriculum(),
     "curriculum of mixtures": Curriculum(first=Mixture(), then=UL2, switch=0.3),
 }
@@ -136,6 +139,7 @@ def test_what_counts_is_content_and_in_its_own_document(objective, rows, ask, vo
                 assert ((targets >= 0) & (targets < example.head.outputs)).all()
             real = np.asarray(segments) > 0
             most = real.sum(1) if example.head.pool is None else np.asarray(segments).max(1)
+            most = most * 2 if isinstance(part, Contrastive) else most  # texts of a pair
             assert (used.sum(1) <= most).all() and not used.all(1).any()
             continue
         assert not np.isin(targets, [vocabulary.pad, vocabulary.mask, vocabulary.bos]).any()
@@ -159,7 +163,7 @@ def test_rows_of_padding_ask_for_nothing(objective, ask):
         assert (np.asarray(example.segments) == 0).all()
 
 
-NO_DRAW = Causal | Classify | Regress | Tag | Preference | Reward | PolicyGradient
+NO_DRAW = Causal | Classify | Regress | Tag | Preference | Reward | PolicyGradient | Contrastive
 DRAWS = {name: case for name, case in CASES.items() if not isinstance(case, NO_DRAW)}
 
 
@@ -188,7 +192,10 @@ def test_settings_survive_json_and_are_valid(objective):
             validate(run)
 
 
-@pytest.mark.parametrize("objective", CASES.values(), ids=CASES)
+SUMS = {name: case for name, case in CASES.items() if not case.couples_rows}
+
+
+@pytest.mark.parametrize("objective", SUMS.values(), ids=SUMS)
 def test_a_loss_is_divided_once_by_its_own_weight(objective, rows, ask):
     """Fails if a term is a mean of means: parts of a batch must add up to the whole."""
     given = rows()

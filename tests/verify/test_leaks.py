@@ -26,6 +26,7 @@ from lm.objectives import (
     AnyOrder,
     Causal,
     Classify,
+    Contrastive,
     Curriculum,
     Diffusion,
     Drawn,
@@ -290,16 +291,19 @@ def test_a_label_among_the_inputs_is_caught(mutated, objective, name):
     assert line == f"its {name} tell what the channels say: label"
 
 
-@pytest.mark.parametrize("objective", [Preference(), Reward()], ids=title_of)
+@pytest.mark.parametrize("objective", [Preference(), Reward(), Contrastive()], ids=title_of)
 def test_a_choice_that_the_model_can_tell_is_caught(mutated, objective):
-    """Fails if what was chosen may be told by where it stands, or what is beside it."""
+    """Fails if what was chosen, or is the first, may be told by where it stands, or what is
+    beside it.
+    """
+    which = "side" if isinstance(objective, Contrastive) else "choice"
     assert prove(objective, (), keys=1).violations == ()
     call = type(objective).__call__
     for name in ("inputs", "positions"):
 
         def telling(self, batch, vocabulary, key, progress, name=name):
             example = call(self, batch, vocabulary, key, progress)
-            return replace(example, **{name: getattr(example, name) + batch.channels["choice"]})
+            return replace(example, **{name: getattr(example, name) + batch.channels[which]})
 
         with mutated.context() as patch:
             forget()
