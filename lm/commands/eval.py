@@ -68,8 +68,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--pool",
         choices=("mean", "first", "last"),
-        default="mean",
-        help="whose states make a text's vector (mean)",
+        help="whose states make a text's vector (mean, or as contrastive training had it)",
     )
     parser.add_argument(
         "--precision",
@@ -108,6 +107,8 @@ def main(given: argparse.Namespace) -> None:
         for sheet in sheets:
             for scorer in asked[path][sheet.name]:
                 found[sheet.name].append(_sit(model, path, sheet, scorer, given))
+    for sheet in sheets:
+        found[sheet.name] += _by_words(sheet)
     by_sheet = {sheet.name: sheet for sheet in sheets}
     if given.json:
         print_json(
@@ -173,6 +174,20 @@ def _sit(
             kept=kept,
             progress=lambda done: progress.advance(bar, done),
         )
+
+
+def _by_words(sheet: "Sheet") -> list["TaskResult"]:
+    """What BM25 finds of a task of rankings, to stand beside the models; else nothing."""
+    if sheet.task.needs != "rankings":
+        return []
+    from lm.evaluate.tasks.sitting import sit
+    from lm.retrieval.measures import bm25
+
+    try:
+        return [sit(bm25(), sheet, model="BM25")]
+    except UserError as error:  # the library is an extra
+        print(f"lm: BM25 is left out: {error}", file=sys.stderr)
+        return []
 
 
 # What is printed

@@ -136,13 +136,22 @@ def open_folder(folder: Path, *, source: str = "", revision: str = "") -> Opened
         model=settings.model,
         objective=settings.objective,
         tokenizer=kind,
-        length=settings.length,
+        length=_own_length(folder, settings.length),
         precision="float32",
         origin=Provenance(
             source=source or str(folder), revision=revision, family=opened.kind, consumed=None
         ),
     )
     return Opened(card, tokenizer, opened.arrays, said)
+
+
+def _own_length(folder: Path, places: int) -> int:
+    """Positions of a row: as many as there are places, or fewer, where sentence-transformers'
+    file says so.
+    """
+    path = folder / "sentence_bert_config.json"
+    told = read_json(path).get("max_seq_length") if path.is_file() else None
+    return min(places, told) if isinstance(told, int) and told > 0 else places
 
 
 def shapes_of(settings: FamilySettings) -> Shapes:

@@ -196,3 +196,22 @@ def test_a_folder_that_is_not_to_be_written_is_one_line(world, capsys, monkeypat
     monkeypatch.setattr("pathlib.Path.mkdir", locked)
     line = refused(capsys, "gpt", "--tasks", "order.json")
     assert "gpt/eval: Permission denied; name another folder for results with --out" in line
+
+
+def test_bm25_stands_beside_a_model_that_ranks(world, capsys, monkeypatch):
+    """Fails if counted words are no rival, or a library that is not there is a traceback."""
+    texts = ("flow of air", "heat in wings", "shock waves")
+    rows = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
+    for name in ("q", "d"):
+        (world / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (world / "j").write_text("1 0 1\n2 1 1\n3 2 1\n")
+    files = {"files": ["q.jsonl"], "documents": ["d.jsonl"], "judgements": ["j"]}
+    (world / "find.json").write_text(json.dumps({"type": "retrieval", **files}))
+    out = said(capsys, "bert", "--tasks", "find.json")
+    (line,) = [line for line in out.splitlines() if "BM25" in line]
+    assert "bm25" in line and "1.0000" in line and "ndcg_10" in out
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    main(["eval", "bert", "--tasks", "find.json"])
+    told = capsys.readouterr()
+    assert "BM25" not in told.out and "bert" in told.out
+    assert told.err.startswith("lm: BM25 is left out: bm25s is not installed: pip install")

@@ -6,7 +6,7 @@ from functools import cache
 
 from lm.evaluate.tasks import open_sheet
 from lm.evaluate.tasks.base import Conditions, folder_of
-from lm.evaluate.tasks.candidate import ModelCandidate, ways_to_sit
+from lm.evaluate.tasks.candidate import ModelCandidate, pool_of, ways_to_sit
 from lm.evaluate.tasks.sitting import Sheet, sit
 from lm.run import Run
 from lm.train.load import ModelWithText
@@ -30,6 +30,7 @@ class OnTasks:
                 trained.params,
                 trained.program.mesh,
                 way,
+                pool=pool_of(trained.run),
             )
             result = sit(candidate, sheet)
             found[f"{sheet.name}_{result.metric}"] = result.value

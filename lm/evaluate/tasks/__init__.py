@@ -14,6 +14,7 @@ from lm.evaluate.tasks import (
     arc,
     blimp,
     boolq,
+    cranfield,
     lambada,
     mrpc,
     openbook_qa,
@@ -26,10 +27,11 @@ from lm.evaluate.tasks.choice import Choice, Pairs
 from lm.evaluate.tasks.generation import Generation
 from lm.evaluate.tasks.last_word import LastWord
 from lm.evaluate.tasks.reply import Reply
+from lm.evaluate.tasks.retrieval import Retrieval
 from lm.evaluate.tasks.similarity import Similarity
 from lm.evaluate.tasks.sitting import Sheet, sheet_of
 
-TaskConfig = Pairs | Choice | LastWord | Similarity | Generation | Reply
+TaskConfig = Pairs | Choice | LastWord | Similarity | Retrieval | Generation | Reply
 
 TASKS: dict[str, NamedTask] = {
     "blimp": blimp.TASK,
@@ -42,6 +44,7 @@ TASKS: dict[str, NamedTask] = {
     "sst2": sst2.TASK,
     "mrpc": mrpc.TASK,
     "sts_b": sts_b.TASK,
+    "cranfield": cranfield.TASK,
 }
 """Public tasks by name."""
 

@@ -53,6 +53,17 @@ Note = Callable[[Sequence[int], Sequence[Any]], None]
 """Told of each batch that is done: the places of what was asked, and what was found."""
 
 
+class Ranking(NamedTuple):
+    """The documents that answer each query best."""
+
+    documents_QK: np.ndarray
+    """int[queries, K]: their numbers, the best first; -1 behind the last that was found."""
+    cut_Q: np.ndarray
+    """How many tokens of each query were left out, as they did not fit."""
+    cut_N: np.ndarray
+    """Likewise of each document."""
+
+
 class Candidate(Protocol):
     """What sits a task; a new one gives likelihoods, and refuses what it cannot in one line."""
 
@@ -89,6 +100,10 @@ class Candidate(Protocol):
 
     def states(self, texts: Sequence[str]) -> "TextStates":
         """One vector for each text, pooled from its states."""
+        ...
+
+    def ranked(self, queries: Sequence[str], documents: Sequence[str], count: int) -> Ranking:
+        """The documents that answer each query best, at most `count`."""
         ...
 
     def written(
@@ -185,7 +200,7 @@ class Task(Config):
     headline: ClassVar[str]
     """The metric that a table shows, if the task has no field that says which."""
     needs: ClassVar[str] = "likelihoods"
-    """What it asks a candidate for: likelihoods, states, or text."""
+    """What it asks a candidate for: likelihoods, states, rankings, or text."""
 
     files: Annotated[
         tuple[str, ...],
@@ -226,6 +241,17 @@ class Task(Config):
     def check_conditions(self, conditions: Conditions) -> None:
         """Raises UserError for conditions that are none of this form's."""
 
+    def gather(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Sequence[str]], Sequence[tuple[str, bytes]]],
+    ) -> tuple[list[Item], list[Item]]:
+        """The items with what is said of them elsewhere, and what stands beside them all.
+
+        `read` gives names and contents of files; it raises UserError where there are none.
+        """
+        return list(items), []
+
     def check(self, item: Item) -> None:
         """Raises UserError, naming the place, where an item lacks what the task needs."""
         raise NotImplementedError
@@ -237,7 +263,9 @@ class Task(Config):
         pool: Sequence[Item],
         conditions: Conditions,
     ) -> Answers:
-        """Asks a candidate; `pool` has the solved items that demonstrations are drawn from."""
+        """Asks a candidate; `pool` has the solved items that demonstrations are drawn from, or
+        what was gathered beside the items.
+        """
         raise NotImplementedError
 
     def baselines(self, items: Sequence[Item]) -> dict[str, float]:

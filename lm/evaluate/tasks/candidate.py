@@ -19,7 +19,16 @@ from lm.distributed import mesh as _mesh
 from lm.evaluate.effort import Effort
 from lm.evaluate.scorers.base import ScoredRows, Scorer, TokenNats
 from lm.evaluate.scoring import scorers, valid
-from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, Task, TextStates
+from lm.evaluate.tasks.base import (
+    Completion,
+    Likelihood,
+    Note,
+    Query,
+    Ranking,
+    Task,
+    TextStates,
+)
+from lm.evaluate.tasks.ranks import ranked_by_vectors
 from lm.evaluate.tasks.rows import (
     Frame,
     TaskRow,
@@ -32,6 +41,7 @@ from lm.evaluate.tasks.writing import WRITERS, first_span, task_writers, until_s
 from lm.example import Vocabulary
 from lm.generate import Sampling, answer, generate
 from lm.model import Module
+from lm.objectives import Contrastive
 from lm.results import Kind
 from lm.run import Run
 from lm.train.load import LoadedModel
@@ -70,17 +80,25 @@ def ways_to_sit(
     """In which ways a model sits a task, as `ModelCandidate.of` takes them.
 
     Names of scorers where it is asked for likelihoods, of ways to write where for text, and
-    None where for states: those that are named, or the usual ones. Raises UserError where it
-    cannot be asked.
+    None where for states or rankings: those that are named, or the usual ones. Raises
+    UserError where it cannot be asked.
     """
     match task.needs:
         case "text":
             return [*task_writers(run, names)]
-        case "states":
+        case "states" | "rankings":
             return [None]
     if not (found := task_scorers(run, names)):
         raise UserError(f"{title}: the model predicts no tokens, which the task is about")
     return [*found]
+
+
+def pool_of(run: Run) -> Pool:
+    """The states that a text's vector was trained to be made of; of a model whose vectors were
+    not trained, their mean.
+    """
+    objective = run.objective.last
+    return objective.pool if isinstance(objective, Contrastive) else "mean"
 
 
 @dataclass(frozen=True)
@@ -107,10 +125,13 @@ class ModelCandidate:
         name: str | None,
         *,
         prefix: str = "bos",
-        pool: Pool = "mean",
+        pool: Pool | None = None,
         positions: int = POSITIONS,
     ) -> "ModelCandidate":
-        """A loaded model that sits tasks by the scorer, or the way to write, of a name."""
+        """A loaded model that sits tasks by the scorer, or the way to write, of a name.
+
+        Unless given, `pool` is `pool_of` the run.
+        """
         program = model.program
         return ModelCandidate(
             model.run,
@@ -120,7 +141,7 @@ class ModelCandidate:
             program.mesh,
             name,
             prefix,
-            pool,
+            pool or pool_of(model.run),
             identity=model.digest,
             positions=positions,
         )
@@ -245,6 +266,13 @@ class ModelCandidate:
             np.array([vectors[numbers[text]] for text in texts], np.float32),
             np.array([max(0, len(encoded[numbers[text]]) - room) for text in texts]),
         )
+
+    def ranked(self, queries: Sequence[str], documents: Sequence[str], count: int) -> Ranking:
+        """The documents whose vectors are nearest in angle to each query's."""
+        states = self.states([*queries, *documents])
+        query_QD, document_ND = np.split(states.vectors_ND, [len(queries)])
+        found_QK = ranked_by_vectors(query_QD, document_ND, count)
+        return Ranking(found_QK, *np.split(states.cut_N, [len(queries)]))
 
     def written(
         self,

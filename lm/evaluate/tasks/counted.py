@@ -9,7 +9,7 @@ import numpy as np
 from lm.config import UserError
 from lm.data import Tokenizer
 from lm.evaluate.baselines.ngram import NGram
-from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, TextStates
+from lm.evaluate.tasks.base import Completion, Likelihood, Note, Query, Ranking, TextStates
 from lm.evaluate.tasks.rows import common_ids, split_spaces
 from lm.results import Kind
 from lm.run import steps
@@ -70,6 +70,9 @@ class NGramCandidate:
 
     def states(self, texts: Sequence[str]) -> TextStates:
         raise UserError("an n-gram model has no states")
+
+    def ranked(self, queries: Sequence[str], documents: Sequence[str], count: int) -> Ranking:
+        raise UserError("an n-gram model ranks no documents: it has no states")
 
     def written(
         self,

@@ -28,17 +28,14 @@ def read_items(
     nothing, or a line is no item.
     """
     patterns = task.files if of is None else tuple(of)
-    found = _matching(folder, patterns)
-    named = f"name the folder that has it with --data or {TASKS_VARIABLE}"
+    found = matching(folder, patterns)
     there = None
     if folder is None and not found and hub is not None:
-        there = _from_hub(hub, split or hub.split, most, named)
+        there = _from_hub(hub, split or hub.split, most)
     if there is not None:
         items = [Item(fields, _group(task, fields), place) for fields, place in there]
     elif not found:
-        where = f"nothing in {folder}" if folder is not None else "no folder of tasks is named"
-        hint = ", or install `datasets`, which reads it from the hub" if hub else ""
-        raise UserError(f"{' '.join(patterns)}: {where}; {named}{hint if not folder else ''}")
+        raise _absent(folder, patterns, hub)
     else:
         items = []
         for name, content in found:
@@ -54,11 +51,30 @@ def read_items(
     return items
 
 
+def read_beside(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Names and contents of files that stand beside a task's items.
+
+    They lie as those of items do. Raises UserError where there is none.
+    """
+    if not (found := matching(folder, patterns)):
+        raise _absent(folder, patterns, None)
+    return found
+
+
+_NAMED = f"name the folder that has it with --data or {TASKS_VARIABLE}"
+
+
+def _absent(folder: Path | None, patterns: Sequence[str], hub: HubFiles | None) -> UserError:
+    where = f"nothing in {folder}" if folder is not None else "no folder of tasks is named"
+    hint = ", or install `datasets`, which reads it from the hub" if hub else ""
+    return UserError(f"{' '.join(patterns)}: {where}; {_NAMED}{hint if not folder else ''}")
+
+
 def _group(task: Task, fields: Any) -> str:
     return "/".join(str(fields.get(name, "")) for name in task.group)
 
 
-def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
+def matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
     """Names and contents of the files that match, in the order of their names."""
     found: dict[str, bytes] = {}
     for pattern in patterns:
@@ -91,7 +107,7 @@ def _matching(folder: Path | None, patterns: Sequence[str]) -> list[tuple[str, b
 
 
 def _from_hub(
-    hub: HubFiles, split: str, most: int | None, named: str
+    hub: HubFiles, split: str, most: int | None
 ) -> list[tuple[dict[str, Any], str]] | None:
     """Items as `datasets` reads them; None where that is not installed."""
     try:
@@ -113,5 +129,5 @@ def _from_hub(
     except Exception as error:  # of many types, of network, of files and of rows
         why = next(iter(str(error).splitlines()), "")
         what = f"{place}: {type(error).__name__}: {why}".rstrip(": ")
-        raise UserError(f"{what}; {named}") from None
+        raise UserError(f"{what}; {_NAMED}") from None
     return found

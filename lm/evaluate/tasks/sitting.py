@@ -24,10 +24,11 @@ from lm.evaluate.tasks.base import (
     Likelihood,
     Note,
     Query,
+    Ranking,
     Task,
     TextStates,
 )
-from lm.evaluate.tasks.files import read_items
+from lm.evaluate.tasks.files import read_beside, read_items
 from lm.evaluate.tasks.metrics import estimate_all
 from lm.evaluate.tasks.result import GroupResult, TaskResult, as_task_result
 from lm.output.files import write_whole
@@ -44,7 +45,8 @@ class Sheet(NamedTuple):
     task: Task
     items: list[Item]
     pool: list[Item]
-    """Solved items that demonstrations are drawn from; empty: none are asked for."""
+    """Solved items that demonstrations are drawn from, or what a task gathers beside its items;
+    empty: nothing is asked for."""
     conditions: Conditions
 
     @property
@@ -71,7 +73,7 @@ def sheet_of(
     """Reads a task's items; raises UserError where there are none, or too few to draw from."""
     task.check_conditions(conditions)
     items = read_items(task, folder, hub=hub, most=conditions.items)
-    pool: list[Item] = []
+    items, pool = task.gather(items, partial(read_beside, folder))
     if conditions.shots:
         # Files of one's own may have no solved items apart; the hub's sets mostly do.
         files, split = task.demonstrations or None, hub.demonstrations if hub else None
@@ -212,6 +214,9 @@ class Remembering:
 
     def states(self, texts: Sequence[str]) -> TextStates:
         return self.candidate.states(texts)
+
+    def ranked(self, queries: Sequence[str], documents: Sequence[str], count: int) -> Ranking:
+        return self.candidate.ranked(queries, documents, count)
 
     def written(
         self,
