@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
-from lm.data import Stdlib, Tabular
+from lm.data import Jsonl, Stdlib, Tabular
 from lm.evaluate.glue import LabelledSet
+from lm.evaluate.tasks.retrieval import Retrieval
 from lm.objectives import Classify, Regress
 from lm.output.files import write_whole
 from lm.study.grid import STUDY
@@ -94,3 +95,33 @@ def write_questions(directory: Path) -> None:
     for name, fields in (("questions", ("output",)), ("pairs", ("chosen", "rejected"))):
         kept = [{field: row[field] for field in ("instruction", *fields)} for row in rows]
         write_whole(folder / f"{name}.json", json.dumps(kept))
+
+
+LOOKED_FOR = Retrieval(
+    files=("queries.jsonl",),
+    documents=("documents.jsonl",),
+    judgements=("judged.txt",),
+    number="id",
+)
+"""Lines of the library that stand behind others are to be found by those."""
+SIDES = Jsonl(paths=(f"{STUDY}/{FOLDER}/sides.jsonl",), text=("first", "second"), pair="apart")
+"""Pairs of neighbouring lines, others than are asked for."""
+
+
+def write_looked_for(directory: Path) -> None:
+    """Writes the files of both into a study's directory."""
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [" ".join(words) for words in islice(_lines(), 2 * (TRAIN + SCORED))]
+    pairs = list(zip(lines[::2], lines[1::2], strict=True))
+    asked = list(enumerate(pairs[:SCORED]))
+    files = {
+        "sides.jsonl": [{"first": first, "second": second} for first, second in pairs[SCORED:]],
+        "queries.jsonl": [{"id": f"q{n}", "text": first} for n, (first, _) in asked],
+        "documents.jsonl": [
+            {"id": f"d{n}", "text": f"{first} {second}"} for n, (first, second) in asked
+        ],
+    }
+    for name, rows in files.items():
+        write_whole(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(folder / "judged.txt", "".join(f"q{n} d{n} 1\n" for n, _ in asked))

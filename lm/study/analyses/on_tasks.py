@@ -46,11 +46,14 @@ class Sitting(NamedTuple):
 def ask_runs(
     cells: Sequence[StudyRun],
     sheets: Sequence[Sheet],
-    scorers: Callable[[StudyRun], Sequence[str]],
+    scorers: Callable[[StudyRun], Sequence[str | None]],
     directory: Path,
     others: Mapping[str, Candidate] = {},
 ) -> None:
-    """Every finished run sits every task by every scorer; so do others, by their names."""
+    """Every finished run sits every task by every scorer; so do others, by their names.
+
+    A scorer of None is for tasks that ask for no likelihoods, as `ModelCandidate.of` has it.
+    """
     found = []
     for cell in cells:
         if cell.result is None:
@@ -61,7 +64,8 @@ def ask_runs(
             for sheet in sheets:
                 kept = cell.directory / "eval"
                 result = sit(candidate, sheet, model=cell.name, kept=kept)
-                found.append(Sitting(cell.name, sheet.name, scorer, result))
+                by = scorer or candidate.scorer
+                found.append(Sitting(cell.name, sheet.name, by, result))
     for name, other in others.items():
         for sheet in sheets:
             result = sit(other, sheet, model=name, kept=directory / "others")
