@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from lm.data import Corpus, Data, Neighbours
+from lm.data import Corpus, Data, NeighbourPairs
 from lm.evaluate.tasks import TASKS
 from lm.evaluate.tasks.base import TASKS_VARIABLE, Candidate, Conditions, folder_of
 from lm.evaluate.tasks.candidate import ModelCandidate
@@ -40,13 +40,13 @@ from lm.run import Run, Start
 from lm.study import made_up, runner, scales, sections
 from lm.study.analyses.on_tasks import ask_runs, read_answers, with_answers
 from lm.study.analyses.retrieving import (
-    Columns,
-    above,
-    columns_of,
+    Findings,
+    findings_of,
+    in_points,
+    lead_over,
     measured,
     retrieval_figure,
     retrieval_table,
-    told,
 )
 from lm.study.grid import BERT, GPT, STUDY, Scale, StudyRun, Variant, scale_of
 from lm.study.report.figures import GREEN, INK, MUTED, ORANGE, SKY
@@ -93,14 +93,14 @@ class Plan(NamedTuple):
     """Tokens and learning rate of MiniLM; None: it is left out."""
 
 
-def _english(*names: str) -> Neighbours:
+def _english(*names: str) -> NeighbourPairs:
     paths = tuple(f"$YARDSTICK_CORPORA/english/{name}/*.txt" for name in names)
-    return Neighbours(paths=paths, characters=400, shortest=80, too_long="cut")
+    return NeighbourPairs(paths=paths, characters=400, shortest=80, too_long="cut")
 
 
 _PAIRS = {
     "paragraphs": _english("anarchism", "foldoc", "opticks", "phylip", "png"),
-    "titles": Neighbours(
+    "titles": NeighbourPairs(
         paths=(f"${TASKS_VARIABLE}/retrieval/cran.all.1400",),
         of="title",
         characters=500,
@@ -197,7 +197,7 @@ def _sheet(scale: str, directory: Path) -> Sheet:
 def report(cells: list[StudyRun]) -> Report:
     """What each finds, as it is and after contrastive training."""
     answers = read_answers(cells[0].directory.parent)
-    found = columns_of(answers)
+    found = findings_of(answers)
     columns = {name: found[name] for name in VARIANTS if name in found}
     plan = PLANS[scale_of(cells[0].directory.parent)]
     expected = [PUBLISHED, TUNED] if plan.published else []
@@ -251,7 +251,7 @@ def report(cells: list[StudyRun]) -> Report:
     )
 
 
-def _answer(columns: Columns) -> str:
+def _answer(columns: Findings) -> str:
     """The headline of each kind, and what contrastive training gains."""
     if WORDS not in columns or not any(name in columns for name in LEARNT):
         return NO_ANSWER
@@ -260,16 +260,16 @@ def _answer(columns: Columns) -> str:
         if name not in columns:
             continue
         gains = [
-            f"{told(gap, '+')} after {learnt.partition('_')[2]}"
+            f"{in_points(gap, '+')} after {learnt.partition('_')[2]}"
             for learnt, start in STARTS.items()
-            if start == name and (gap := above(columns, learnt, name))
+            if start == name and (gap := lead_over(columns, learnt, name))
         ]
-        said = f"{VARIANTS[name].name} {told(measured(columns[name]))} as it is"
+        said = f"{VARIANTS[name].name} {in_points(measured(columns[name]))} as it is"
         parts.append(", ".join([said, *gains]))
     best = max(columns, key=lambda name: measured(columns[name]).value)
     return (
-        f"nDCG@10 in points: {WORDS} {told(measured(columns[WORDS]))}; {'; '.join(parts)}. The"
-        f" most has {VARIANTS[best].name}."
+        f"nDCG@10 in points: {WORDS} {in_points(measured(columns[WORDS]))}; {'; '.join(parts)}."
+        f" The most has {VARIANTS[best].name}."
     )
 
 

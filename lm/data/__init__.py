@@ -45,7 +45,7 @@ from lm.data.sources import (
     Document,
     Hmm,
     Jsonl,
-    Neighbours,
+    NeighbourPairs,
     RuleLists,
     Stdlib,
     Stretch,

@@ -13,7 +13,7 @@ from lm.results import Kind
 from lm.retrieval.words import Bm25
 
 
-class Index(Protocol):
+class Ranker(Protocol):
     """Texts that are ranked."""
 
     def rank(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ class RankingCandidate:
     """What ranks texts and does nothing else, as a candidate of `lm.evaluate.tasks`."""
 
     scorer: str
-    index: Callable[[Sequence[str]], Index]
+    index: Callable[[Sequence[str]], Ranker]
     """The index of texts."""
     around: str
     """What it makes of a text, in words."""

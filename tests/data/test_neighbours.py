@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm.config import UserError
-from lm.data import Bytes, Data, Jsonl, Neighbours, Tabular, open_tokens, rows
+from lm.data import Bytes, Data, Jsonl, NeighbourPairs, Tabular, open_tokens, rows
 from lm.data.tables import read_columns, read_lines
 
 CRAN = """.I 1
@@ -64,7 +64,7 @@ def test_paragraphs_are_paired_once(tmp_path):
     (tmp_path / "a.txt").write_text(PROSE)
     (tmp_path / "b.txt").write_text("Only one paragraph.")
     (tmp_path / "c.txt").write_text("One paragraph of c.\n\nAnother one of c.\n")
-    source = Neighbours(paths=(f"{tmp_path}/*.txt",))
+    source = NeighbourPairs(paths=(f"{tmp_path}/*.txt",))
     first = "The first paragraph of it,\nin two lines."
     third = "The third has a neighbour \t\nThe fourth stands right below it."
     assert said(source) == [
@@ -75,16 +75,16 @@ def test_paragraphs_are_paired_once(tmp_path):
     numbers = [document.parts[0].values["document"] for document in source.read()]
     assert numbers[0] == numbers[1] != numbers[2] and 0 <= min(numbers) < 2**31
     assert [part.values["side"] for part in next(iter(source.read())).parts] == [0, 1]
-    alone = Neighbours(paths=(f"{tmp_path}/a.txt",))  # nobody knows where documents end
+    alone = NeighbourPairs(paths=(f"{tmp_path}/a.txt",))  # nobody knows where documents end
     assert {(d.group, "document" in d.parts[0].values) for d in alone.read()} == {("", False)}
 
 
 def test_long_texts_end_at_a_space(tmp_path):
     """Fails if a word is cut where it need not be, or what is short after all is kept."""
     (tmp_path / "a.txt").write_text(f"{'one two ' * 4}\n\n{'x' * 40}\n")
-    source = Neighbours(paths=(f"{tmp_path}/a.txt",), characters=18)
+    source = NeighbourPairs(paths=(f"{tmp_path}/a.txt",), characters=18)
     assert said(source) == []  # of 15 characters
-    short = Neighbours(paths=source.paths, characters=18, shortest=15)
+    short = NeighbourPairs(paths=source.paths, characters=18, shortest=15)
     assert said(short) == [("a.txt:1", "one two one two", "x" * 18, "")]
 
 
@@ -92,7 +92,7 @@ def test_a_title_and_what_follows(tmp_path):
     """Fails if a heading's marks are of the title, or the title is of the text."""
     (tmp_path / "a.md").write_text("\n# On the flow of air\n\nIt flows.\nAround wings.\n")
     (tmp_path / "b.md").write_text("A title and nothing else")
-    source = Neighbours(paths=(f"{tmp_path}/*.md",), of="title")
+    source = NeighbourPairs(paths=(f"{tmp_path}/*.md",), of="title")
     assert said(source) == [("a.md", "On the flow of air", "It flows.\nAround wings.", "a.md")]
 
 
@@ -104,17 +104,17 @@ def test_records_have_titles_and_abstracts(tmp_path):
     (tmp_path / "cran" / "all.1").write_text(CRAN)
     with tarfile.open(tmp_path / "cran.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "cran", "cran")
-    source = Neighbours(paths=(f"{tmp_path}/cran/all.1",), of="title")
+    source = NeighbourPairs(paths=(f"{tmp_path}/cran/all.1",), of="title")
     wanted = [
         ("all.1:1", "a wing in a slipstream .", "an experimental study of a wing", ""),
         ("all.1:17", "simple shear flow", "the study of high-speed flow past a body .B", ""),
     ]
     assert said(source) == wanted
-    assert said(Neighbours(paths=source.paths, of="title", shortest=20)) == wanted[:1]
+    assert said(NeighbourPairs(paths=source.paths, of="title", shortest=20)) == wanted[:1]
     (tmp_path / "cran" / "all.1").unlink()
     assert said(source) == wanted
     with pytest.raises(UserError, match=r"of=paragraphs: all.1 is a collection .*; title$"):
-        said(Neighbours(paths=source.paths))
+        said(NeighbourPairs(paths=source.paths))
     table = Tabular(paths=source.paths, text=("title",))
     assert [document.text for document in table.read()] == [w[1] for w in wanted]
 
@@ -170,5 +170,5 @@ def test_each_text_stands_by_itself(tmp_path):
 def test_what_is_no_text_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"data\.corpus: a\.txt: not UTF-8"):
-        said(Neighbours(paths=(f"{tmp_path}/a.txt",)))
-    assert Path(Neighbours(paths=(f"{tmp_path}/a.txt",)).files()[0][1]).name == "a.txt"
+        said(NeighbourPairs(paths=(f"{tmp_path}/a.txt",)))
+    assert Path(NeighbourPairs(paths=(f"{tmp_path}/a.txt",)).files()[0][1]).name == "a.txt"

@@ -18,7 +18,7 @@ from lm.data.sources.digits import Digits
 from lm.data.sources.hmm import Hmm
 from lm.data.sources.hugging_face import HuggingFaceData
 from lm.data.sources.jsonl import Jsonl
-from lm.data.sources.neighbours import Neighbours
+from lm.data.sources.neighbours import NeighbourPairs
 from lm.data.sources.parquet import Parquet
 from lm.data.sources.rules import RuleLists
 from lm.data.sources.shards import Shards
@@ -28,5 +28,5 @@ from lm.data.sources.text import Text
 from lm.data.sources.tfds import Tfds
 from lm.data.sources.tokens import TokenFiles
 
-_Few = Stdlib | Text | Jsonl | Chat | Tabular | Tfds | Hmm | RuleLists | Digits | Neighbours
+_Few = Stdlib | Text | Jsonl | Chat | Tabular | NeighbourPairs | Tfds | Hmm | RuleLists | Digits
 Corpus = _Few | Shards | Parquet | HuggingFaceData | TokenFiles

@@ -22,7 +22,7 @@ class _Pair(NamedTuple):
     """What the two are of; empty: nobody knows."""
 
 
-class Neighbours(Base, frozen=True, tag="neighbours"):
+class NeighbourPairs(Base, frozen=True, tag="neighbours"):
     """Pairs of texts that stand beside each other in UTF-8 files; none is in two pairs.
 
     The channel `side` says which of the two a token is of, and `document` which pairs are of

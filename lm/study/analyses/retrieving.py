@@ -21,11 +21,11 @@ SHOWN = {
 }
 """Measures that a table shows."""
 HEADLINE = "ndcg_10"
-Columns = Mapping[str, np.ndarray]
+Findings = Mapping[str, np.ndarray]
 """By variant, what was measured of each query, float64[seeds, queries, measures]."""
 
 
-def columns_of(answers: Sequence[Sitting]) -> dict[str, np.ndarray]:
+def findings_of(answers: Sequence[Sitting]) -> dict[str, np.ndarray]:
     """What was found by each variant, seeds together; by those that are no runs, by name."""
     found: dict[str, list[np.ndarray]] = {}
     for answer in answers:
@@ -39,19 +39,19 @@ def measured(columns_SIK: np.ndarray, measure: str = HEADLINE) -> Estimate:
     return estimate(mean(MEASURES.index(measure)), columns_SIK)
 
 
-def above(columns: Columns, mine: str, other: str) -> Estimate | None:
+def lead_over(columns: Findings, mine: str, other: str) -> Estimate | None:
     """How far one lies above another in the headline, paired by query; None: one is absent."""
     if mine not in columns or other not in columns or mine == other:
         return None
     return difference(mean(MEASURES.index(HEADLINE)), columns[mine], columns[other])
 
 
-def told(found: Estimate, sign: str = "") -> str:
+def in_points(found: Estimate, sign: str = "") -> str:
     """A number with its interval, in points.
 
-    >>> told(Estimate(value=0.3812, low=0.35, high=0.4112))
+    >>> in_points(Estimate(value=0.3812, low=0.35, high=0.4112))
     '38.1 (35.0 to 41.1)'
-    >>> told(Estimate(value=-0.01, low=-0.02, high=0.0), "+")
+    >>> in_points(Estimate(value=-0.01, low=-0.02, high=0.0), "+")
     '−1.0 (−2.0 to +0.0)'
     """
     value, low, high = (f"{100 * each:{sign}.1f}" for each in found.values())
@@ -59,7 +59,7 @@ def told(found: Estimate, sign: str = "") -> str:
 
 
 def retrieval_table(
-    columns: Columns, variants: Mapping[str, Variant], starts: Mapping[str, str], words: str
+    columns: Findings, variants: Mapping[str, Variant], starts: Mapping[str, str], words: str
 ) -> Table:
     """A row a variant: its measures, and how far it lies above its start and above words."""
     rows = []
@@ -69,11 +69,11 @@ def retrieval_table(
             {
                 "who": variants[name].label,
                 "seeds": len(columns_SIK),
-                **{measure: told(measured(columns_SIK, measure)) for measure in SHOWN},
+                **{measure: in_points(measured(columns_SIK, measure)) for measure in SHOWN},
                 **{
-                    key: told(gap, "+") + ("" if gap.low <= 0 <= gap.high else "*")
+                    key: in_points(gap, "+") + ("" if gap.low <= 0 <= gap.high else "*")
                     for key, other in gaps.items()
-                    if (gap := above(columns, name, other))
+                    if (gap := lead_over(columns, name, other))
                 },
             }
         )
@@ -87,7 +87,7 @@ def retrieval_table(
 
 
 @styled()
-def retrieval_figure(columns: Columns, variants: Mapping[str, Variant]) -> Figure:
+def retrieval_figure(columns: Findings, variants: Mapping[str, Variant]) -> Figure:
     """nDCG@10 of each, a row each."""
     figure, (axes,) = panels(1, height=0.9 + 0.28 * len(columns))
     for row, (name, columns_SIK) in enumerate(columns.items()):
