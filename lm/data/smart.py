@@ -22,7 +22,7 @@ def read_smart(name: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     with. What is not there is empty. A mark of a field that there is already is none.
 
     >>> text = ".I 7\\n.T\\na\\nwing\\n.W\\na wing\\nin a stream\\n"
-    >>> [(place, dict(fields))] = read_smart("cran", text)
+    >>> [(place, fields)] = read_smart("cran", text)
     >>> place, fields["id"], fields["title"], fields["text"], fields["abstract"]
     ('cran:1', '7', 'a wing', 'a wing in a stream', 'in a stream')
     """

@@ -154,7 +154,7 @@ def measured(ranked: Sequence[int], gains: Mapping[int, float]) -> list[float]:
     """The measures of one query, in the order of `MEASURES`, but for the last.
 
     >>> [round(value, 3) for value in measured([5, 2, 8], {2: 4.0, 9: 1.0})]
-    [0.544, 0.387, 0.5, 0.5, 0.5]
+    [0.545, 0.387, 0.5, 0.5, 0.5]
     """
     return [
         ndcg(ranked, gains, FIRST),
