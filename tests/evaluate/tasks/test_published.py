@@ -1,10 +1,11 @@
 """Real models at public tasks, where both are at hand, against what transformers answers.
 
-`transformers_answers.py` beside this file made the answers.
+`transformers_answers.py` and `cranfield_answers.py` beside this file made the answers.
 """
 
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lm.evaluate.tasks.base import Conditions, Query
 from lm.evaluate.tasks.candidate import ModelCandidate
 from lm.evaluate.tasks.choice import ACCURACY
 from lm.evaluate.tasks.sitting import sit
+from lm.retrieval.measures import bm25
 from lm.train.load import load_model
 
 ASSETS, TASKS = (os.environ.get(f"YARDSTICK_{name}") for name in ("ASSETS", "TASKS"))
@@ -110,3 +112,48 @@ def test_similarities_are_those_of_transformers(answers):
     for metric in ("spearman", "pearson"):
         assert found.metrics[metric].value == pytest.approx(wanted[metric], abs=1e-3)
     assert np.isfinite(found.array).all()
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What MiniLM and BM25 find of Cranfield, by code that is not of this project."""
+    made = ANSWERS.parent / "cranfield.json"
+    if not made.exists():
+        pytest.skip(f"{made.name}: not made yet, see cranfield_answers.py")
+    return json.loads(made.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["alone", "padded"])
+def test_minilm_ranks_cranfield_as_transformers_does(found, how):
+    """Fails if a document is cut elsewhere or lacks its title, queries are those of their
+    file's numbers, a grade has another gain, or padding is pooled.
+    """
+    # Of one row each, or of as many as there is room for.
+    ranker = replace(candidate("minilm", None), positions=1 if how == "alone" else 4096)
+    result = sit(ranker, sheet("cranfield"))
+    assert result.asked == 225
+    _measured_alike(result, found[how])
+    assert 0 < result.metrics["documents_cut"].value < 0.5
+
+
+def test_minilm_reads_cranfield_as_transformers_does(found):
+    """Fails if a text is cut elsewhere, alone or in a batch, or lines are not joined."""
+    texts = {item.fields["id"]: item.fields["text"] for item in sheet("cranfield", 1).pool}
+    states = candidate("minilm", None).states([texts[name] for name in found["vectors"]])
+    vectors_ND = states.vectors_ND
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    wanted = np.array(list(found["vectors"].values()))
+    np.testing.assert_allclose(vectors_ND[:, : wanted.shape[1]], wanted, atol=1e-5)
+    assert states.cut_N[0] == 0 < states.cut_N[2]
+
+
+def test_bm25_ranks_cranfield_as_by_hand(found):
+    """Fails if words, stop words, their weights or a text's length count otherwise."""
+    pytest.importorskip("bm25s")
+    _measured_alike(sit(bm25(), sheet("cranfield")), found["bm25"])
+
+
+def _measured_alike(result, wanted):
+    for metric in ("ndcg_10", "ndcg_10_binary", "recall_10", "recall_100", "mrr"):
+        assert result.metrics[metric].value == pytest.approx(wanted[metric], abs=1e-3), metric
