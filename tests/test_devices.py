@@ -22,6 +22,7 @@ ABOUT_MESHES = {
     "model/test_kinds.py",  # every kind of model
     "model/test_transformer.py",
     "objectives/test_classify.py",  # a head over a mesh
+    "objectives/test_contrastive.py",  # texts of all devices
     "optimizer/test_sharding.py",  # every optimizer
     "plan/test_hlo.py",
     "plan/test_plan.py",

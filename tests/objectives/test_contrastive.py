@@ -193,6 +193,7 @@ def run(corpus) -> Run:
     )
 
 
+@pytest.mark.eight_devices
 def test_negatives_are_of_all_devices(run):
     """Fails if each device looks among its own rows alone, or their sum is a mean of means."""
     tokens = open_tokens(run.data, None)
