@@ -189,6 +189,7 @@ def command(draw: random.Random, world: World) -> list[str]:
         **{"count": 2, "data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
         **{"index": 2, "search": 2},
         **{"vectors": 2},
+        **{"count": 2, "data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
     if not name and draw.random() < 0.7:
