@@ -36,7 +36,7 @@ PLANS = {
     "v5e-8": scales.V5E_8,
 }
 SCALES = tuple(PLANS)
-EFFORT = scales.PART_EFFORT
+EFFORT = {scale: scales.PART_EFFORT[scale] for scale in SCALES}
 GROUP = 32
 """Inputs that share a scale below 8 bits."""
 WAYS = {scale: bits.ways((8, 4, 3, 2), GROUP) for scale in SCALES} | {

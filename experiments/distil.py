@@ -93,7 +93,7 @@ PLANS = {
     ),
 }
 SCALES = tuple(PLANS)
-EFFORT = scales.PART_EFFORT
+EFFORT = {scale: scales.PART_EFFORT[scale] for scale in SCALES}
 
 
 def runs(scale: str) -> dict[str, Run]:

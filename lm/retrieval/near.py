@@ -13,7 +13,7 @@ EXPANSION = 128
 """Neighbours that are looked at where one is added, and where one is sought."""
 
 
-class Neighbours:
+class NearVectors:
     """A graph of vectors (HNSW; Malkov and Yashunin 2018), each by its shard and its row."""
 
     def __init__(self, width: int, dtype: str) -> None:
@@ -29,12 +29,12 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self._index)
 
-    def load(self, path: Path) -> "Neighbours":
+    def load(self, path: Path) -> "NearVectors":
         """What was saved, to be changed."""
         self._index.load(str(path))
         return self
 
-    def view(self, path: Path) -> "Neighbours":
+    def view(self, path: Path) -> "NearVectors":
         """What was saved, mapped into memory, to be searched alone."""
         self._index.view(str(path))
         return self
@@ -68,14 +68,14 @@ def made_from(
     width: int,
     dtype: str,
     before: tuple[Path, dict[str, int]] | None,
-) -> Neighbours:
+) -> NearVectors:
     """The neighbours of all vectors of shards, by name.
 
     `before` is a file of those of other shards, with the rows of each: what both have is not
     added again, unless most of it is gone.
     """
     names = dict(shards)
-    found = Neighbours(width, dtype)
+    found = NearVectors(width, dtype)
     there: dict[str, int] = {}
     if before is not None:
         path, rows = before

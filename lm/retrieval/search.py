@@ -12,7 +12,7 @@ import numpy as np
 from lm.config import UserError
 from lm.retrieval.embed import Embedder
 from lm.retrieval.index import embedder_of
-from lm.retrieval.near import Neighbours
+from lm.retrieval.near import NearVectors
 from lm.retrieval.store import IndexFolder, StoredPassage
 from lm.retrieval.words import Bm25
 
@@ -157,12 +157,12 @@ class TextIndex:
         return numbers, similar
 
     @cached_property
-    def _near(self) -> Neighbours | None:
+    def _near(self) -> NearVectors | None:
         """Its approximate neighbours, where they were made of the vectors that it has."""
         kept, settings = self.manifest.near, self.manifest.settings
         if kept is None or kept.shards != self.manifest.names or settings.model is None:
             return None
-        return Neighbours(settings.model.width, settings.dtype).view(
+        return NearVectors(settings.model.width, settings.dtype).view(
             self.store.folder / kept.name
         )
 

@@ -19,7 +19,7 @@ from lm.retrieval.search import Retrieved, TextIndex, open_index
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class RetrievedSources:
     """What was found for a question."""
 
     index: TextIndex
@@ -37,7 +37,7 @@ class Retrieval:
         """What is answered of it."""
         return as_json(self.question, self.found, self.support)
 
-    def first(self, count: int) -> "Retrieval":
+    def first(self, count: int) -> "RetrievedSources":
         """The best passages of it alone."""
         return replace(self, found=self.found[:count])
 
@@ -62,12 +62,12 @@ class Retriever:
 
     def find(
         self, question: str, vector_D: np.ndarray | None, k: int | None = None
-    ) -> Retrieval:
+    ) -> RetrievedSources:
         """The best passages for a question whose vector is known, which takes no device."""
         k = k or self.sources
         found = self.index.search(question, max(k, DECIDING), vector_D=vector_D)
         support = support_of(self.index, question, found)
-        return Retrieval(self.index, question, found[:k], support)
+        return RetrievedSources(self.index, question, found[:k], support)
 
 
 def open_retriever(folder: Path, *, model: Path | None, sources: int) -> Retriever:

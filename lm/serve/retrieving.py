@@ -12,7 +12,7 @@ from lm.retrieval.answer import NOTHING
 from lm.serve.app import Call, answered
 from lm.serve.models import PromptIds, ServedModel
 from lm.serve.protocol import ApiError, ChatMessage, ChatQuery, SearchQuery
-from lm.serve.retriever import Retrieval, Retriever
+from lm.serve.retriever import RetrievedSources, Retriever
 from lm.serve.stream import EventStream, while_connected
 
 LEAST = 64
@@ -28,7 +28,7 @@ async def search(asked: Call) -> Response:
     return answered({"index": retriever.name, **found.shown})
 
 
-async def retrieve(asked: Call, query: ChatQuery) -> Retrieval | None:
+async def retrieve(asked: Call, query: ChatQuery) -> RetrievedSources | None:
     """What the index has for the last message of the user; None: it is not to be asked.
 
     Raises ApiError where there is no index, or no such message.
@@ -43,8 +43,8 @@ async def retrieve(asked: Call, query: ChatQuery) -> Retrieval | None:
 
 
 def with_found(
-    served: ServedModel, query: ChatQuery, found: Retrieval
-) -> tuple[PromptIds, Retrieval]:
+    served: ServedModel, query: ChatQuery, found: RetrievedSources
+) -> tuple[PromptIds, RetrievedSources]:
     """The conversation in ids, with as many of the sources as there is room for."""
     place, count = _last(query), query.count or LEAST
     for sources in range(len(found.found), 0, -1):
@@ -65,7 +65,7 @@ def with_found(
 def nothing_found(
     asked: Call,
     query: ChatQuery,
-    found: Retrieval,
+    found: RetrievedSources,
     head: dict[str, Any],
     usage: dict[str, int],
 ) -> Response:
@@ -91,7 +91,9 @@ def nothing_found(
     return EventStream(chunks(), asked.server.longest, lambda: None)
 
 
-async def _find(asked: Call, retriever: Retriever, question: str, k: int | None) -> Retrieval:
+async def _find(
+    asked: Call, retriever: Retriever, question: str, k: int | None
+) -> RetrievedSources:
     vector_D = await asked.server.compute(partial(retriever.vector, question))
     return await asyncio.to_thread(retriever.find, question, vector_D, k)
 

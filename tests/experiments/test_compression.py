@@ -14,7 +14,7 @@ from lm.evaluate import bits as scores
 from lm.evaluate.effort import Effort
 from lm.objectives import Causal, Distil
 from lm.run import Run, steps, validate
-from lm.study import runner
+from lm.study import jobs, runner
 from lm.study.analyses import bits as few_bits
 from lm.study.analyses import parts
 from lm.study.grid import StudyRun
@@ -67,7 +67,7 @@ def test_a_teacher_is_trained_first_and_counted(tmp_path, capsys):
     placed = runner.at_hand(placed, tmp_path)
     taught = next(name for name in names if name.startswith("taught"))
     with pytest.raises(UserError, match=rf"--run {taught}: it asks {names[0]}, which is to be"):
-        runner.train(placed, [taught], tmp_path, Effort())
+        jobs.train(placed, [taught], tmp_path, Effort())
     alone, both = (
         runner.cost({n: placed[n] for n in asked}, "v5e-1")
         for asked in ([names[0]], [names[0], taught])
@@ -75,7 +75,7 @@ def test_a_teacher_is_trained_first_and_counted(tmp_path, capsys):
     assert alone != both
     effort = distil.EFFORT["smoke"]
     with makers.one_device():
-        assert runner.train(placed, [names[0], taught], tmp_path, effort) == []
+        assert jobs.train(placed, [names[0], taught], tmp_path, effort) == []
     cells = runner.results(placed, tmp_path)
     assert [cell.name for cell in cells if cell.result] == [names[0], taught]
     drawn = distil.report(cells)
@@ -150,7 +150,7 @@ def test_every_way_is_asked_of_a_trained_run(tmp_path):
     runs = {name: msgspec.structs.replace(run, objective=Causal())}
     effort = bits.EFFORT["smoke"]
     with makers.one_device():
-        assert runner.train(runs, [name], tmp_path / "runs", effort) == []
+        assert jobs.train(runs, [name], tmp_path / "runs", effort) == []
         cells = runner.results(runs, tmp_path / "runs")
         parts.ask(
             cells,

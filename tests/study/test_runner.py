@@ -90,7 +90,11 @@ def full_size() -> list[Any]:
             marks = [pytest.mark.slow] if known else []
             kinds.add((name, kind))
             programs.add(program)
-            found.setdefault((name, what), pytest.param(run, id=f"{name}-{cell}", marks=marks))
+            # What a run asks may be another of the study, which is not there yet.
+            asked = jobs.asked_models(run, runs)
+            found.setdefault(
+                (name, what), pytest.param(run, asked, id=f"{name}-{cell}", marks=marks)
+            )
     return list(found.values())
 
 
@@ -102,8 +106,8 @@ LONG = 512
 
 
 @pytest.mark.eight_devices
-@pytest.mark.parametrize("run", full_size())
-def test_a_study_traces_a_step_at_full_size(run):
+@pytest.mark.parametrize(("run", "asked"), full_size())
+def test_a_study_traces_a_step_at_full_size(run, asked):
     """Fails if a size, batch or optimizer of the largest scale does not fit its model or mesh.
 
     Nothing is allocated: the state is shapes, and the vocabulary is made up.
@@ -114,7 +118,7 @@ def test_a_study_traces_a_step_at_full_size(run):
         size=size, pad=0, mask=1, bos=2, eos=3, first_ordinary=ordinary,
         begins_word=(True,) * size, sentinels=tuple(range(4, ordinary)),
     )  # fmt: skip
-    program = prepare(run, vocabulary, mesh.make(run.mesh))
+    program = prepare(run, vocabulary, mesh.make(run.mesh), asked)
     rows = jax.ShapeDtypeStruct((run.data.batch, run.data.length), jnp.int32)
     channels = {
         channel.name: jax.ShapeDtypeStruct((*rows.shape, *channel.shape), channel.dtype)

@@ -35,14 +35,17 @@ class TokenFiles(Base, frozen=True, tag="tokens"):
     """
 
     paths: Annotated[tuple[str, ...], Meta(min_length=1, description=".bin files or globs")]
-    end: Annotated[
-        int | None,
-        Meta(
-            ge=0,
-            description="the token between documents: 50256 of GPT-2; null: a file is one"
-            " document, but for Megatron's",
-        ),
-    ] = 50256
+    end: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                description="the token between documents: 50256 of GPT-2; null: a file is one"
+                " document, but for Megatron's",
+            ),
+        ]
+        | None
+    ) = 50256
     dtype: Annotated[
         Literal["uint16", "uint32"], Meta(description="of the tokens of files that do not say")
     ] = "uint16"
