@@ -13,7 +13,7 @@ SwiGLU lie 0.04 to 0.05 nats below GELU and ReLU at equal parameters; and Narang
     python -m experiments.norms_and_mlps --scale laptop
 
     smoke        3 minutes        toys on bytes, to see that everything works
-    laptop       not timed        0.4M parameters, 0.4M bytes of Python's library
+    laptop       13 minutes       0.4M parameters, 0.4M bytes of Python's library
     workstation  not run          1.8M parameters, 8M bytes of Python's library
     v5e-8        3 days, 8 chips  85M parameters (BERT-base), 6.5B tokens of Wikipedia
 
