@@ -14,8 +14,8 @@ section 4.1, a third of the tokens. None compares what it is worth to a GPT and 
 
     python -m experiments.experts --scale laptop
 
-    smoke   not timed  toys on bytes, to see that everything works
-    laptop  not timed  0.2M parameters that are active, 0.4M tokens of Python's library
+    smoke   1 minute   toys on bytes, to see that everything works
+    laptop  10 minutes 0.2M parameters that are active, 0.4M tokens of Python's library
     v5e-8   not run    85M parameters (BERT-base) that are active, 6.5B tokens of Wikipedia
 
 Expect the mixture between the two dense models on the same tokens, nearer to the wide one. At
