@@ -12,7 +12,7 @@ where a student that is trained alone for long enough is not behind one that was
     python -m experiments.distil --scale laptop
 
     smoke   2 minutes   toys on bytes, to see that everything works
-    laptop  not timed   students of 0.1M parameters, teachers of 0.8M, 0.2M bytes of Python
+    laptop  5 minutes   students of 0.1M parameters, teachers of 0.8M, 0.2M bytes of Python
 
 Expect the taught student ahead at equal tokens, and little or nothing left of that at equal
 FLOPs.
