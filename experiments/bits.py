@@ -11,7 +11,7 @@ a large model and more of a small one, and 3 bits to nearest ruin it; and Dettme
     python -m experiments.bits --scale laptop
 
     smoke   a minute    toys on bytes, to see that everything works
-    laptop  not timed   0.4M parameters, 0.6M bytes of Python's library
+    laptop  5 minutes   0.4M parameters, 0.6M bytes of Python's library
     v5e-8   not run     85M parameters, 6.5B tokens of Wikipedia
 
 Expect 8 bits to be free, 4 to cost a hundredth or so, and GPTQ to be ahead the more the fewer
