@@ -222,8 +222,8 @@ def _side_by_side(turns: _Turns, asked: Callable[[str], TrainRequest], jobs: int
                     name, process = running.pop(future)
                     turns.done(name, well=future.result())
                     free.append(process)
-    if requests:
-        raise Stopped(f"{turns.left} runs are left")
+            if requests:
+                raise Stopped(f"{turns.left} runs are left")
 
 
 MOMENT = 0.2
@@ -243,12 +243,15 @@ def _processes(
             found.append(_Process(share or cores, display.seconds))
             pool.submit(found[-1].pass_on, partial(display.say, number))
         yield [*found]
-    except BaseException:
-        display.muted = True  # the others are ended, and it is of no interest how
-        raise
-    finally:
+        for process in found:
+            process.done()
+    except BaseException as error:
+        # Where it is an error the others are ended, and it is of no interest how.
+        display.muted = not isinstance(error, Stopped)
         for process in found:
             process.end()
+        raise
+    finally:
         for process in found:
             try:
                 process.wait()
@@ -304,11 +307,15 @@ class _Process:
                 say(line.rstrip("\n"))
         self._said_all.set()
 
-    def end(self) -> None:
-        """Asks it to save and to end; a second time, to end at once."""
+    def done(self) -> None:
+        """Tells it that there are no more runs."""
         assert self._process.stdin
         with suppress(OSError):
             self._process.stdin.close()
+
+    def end(self) -> None:
+        """Asks it to save and to end; a second time, to end at once."""
+        self.done()
         self._process.terminate()
 
     def wait(self) -> None:
