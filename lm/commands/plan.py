@@ -45,6 +45,12 @@ def add_arguments(parser: Parser) -> None:
         " needs, traffic and times are too high",
     )
     parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="look for the fastest remat, microbatches, mesh and attention that fit, of one"
+        " run: each is compiled, many minutes",
+    )
+    parser.add_argument(
         "--efficiency", type=float, metavar="E", help="fraction of the floors' speed (1)"
     )
     parser.add_argument(
@@ -56,9 +62,10 @@ def add_arguments(parser: Parser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     """Plans the runs, and prints a table of them and the largest one in detail."""
-    from lm.commands.planned import plan_report, show
+    from lm.commands.planned import plan_report, show, show_tried, tried_line
     from lm.plan import plan as planning
     from lm.plan.client import compiler
+    from lm.plan.tune import Tried, tune
 
     runs, scale = _runs(given)
     name = slice_of_scale(scale) if given.slice is None else given.slice
@@ -68,17 +75,28 @@ def main(given: argparse.Namespace) -> None:
         raise UserError(f"--slices {given.slices}: must be >= 1")
     if given.efficiency is not None and not 0 < given.efficiency <= 1:
         raise UserError(f"--efficiency {given.efficiency:g}: must be above 0 and at most 1")
+    if given.tune and len(runs) > 1:
+        raise UserError(f"--tune: of which run? as {given.run}:{next(iter(runs))}")
     if given.measure and name != HERE:
         raise UserError(f"--measure: --slice {name} is not here; --slice {HERE} is")
     machine = find_machine(name, given.slices)
     planning.check(runs.values(), machine)  # before minutes of compilation
     wanted = tuple(given.step or get_args(StepKind))
     plans: dict[str, Plan] = {}
+    tried: list[Tried] = []
     with compiler(machine) as compiled:
         if name == HERE:
             machine = planning.calibrated(machine, compiled)
         if given.efficiency is not None:
             machine = machine._replace(efficiency=given.efficiency, told=True)
+        if given.tune:
+            [(title, run)] = runs.items()
+
+            def say(each: Tried) -> None:
+                tried.append(each)
+                print(f"lm: {tried_line(each, machine)}", file=sys.stderr)
+
+            runs = {title: tune(run, machine, compiled, quick=given.quick, say=say).run}
         for number, (title, run) in enumerate(runs.items(), 1):
             if sys.stderr.isatty():
                 print(f"lm: compiling {title} ({number}/{len(runs)})", file=sys.stderr)
@@ -86,8 +104,10 @@ def main(given: argparse.Namespace) -> None:
                 run, machine, compiled, wanted=wanted, quick=given.quick, measure=given.measure
             )
     if given.json:
-        print_json(plan_report(plans, machine))
+        print_json(plan_report(plans, machine, tried))
     else:
+        if tried:
+            show_tried(tried, machine)
         show(plans, machine, quick=given.quick)
 
 

@@ -3,7 +3,8 @@
 import importlib.metadata
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cmp_to_key
 from typing import Any
 
 import msgspec
@@ -16,16 +17,32 @@ from lm.output.numbers import gigabytes
 from lm.plan.found import HERE, Found
 from lm.plan.machine import Machine
 from lm.plan.plan import CALIBRATION, Plan, derived_flops, ledger_flops
+from lm.plan.tune import Tried
 from lm.run import steps
 
 
-def plan_report(plans: Mapping[str, Plan], machine: Machine) -> dict[str, Any]:
-    """All numbers, as `--json` prints them: bytes, FLOPs and seconds, of one device."""
+def plan_report(
+    plans: Mapping[str, Plan], machine: Machine, tried: Iterable[Tried] = ()
+) -> dict[str, Any]:
+    """All numbers, as `--json` prints them: bytes, FLOPs and seconds, of one device.
+
+    Of those that were tried there are the changes, bytes and seconds, in their order.
+    """
     return {
         "machine": machine._asdict(),
         "compiler": _compiler_version(machine),
         "runs": {name: _plain(found, machine) for name, found in plans.items()},
         "seconds": _known(sum(found.seconds(machine) for found in plans.values())),
+        "tried": [
+            {
+                "changes": each.changes,
+                "fits": each.fits,
+                "used_bytes": each.used,
+                "seconds": _known(each.seconds),
+                "steps": [_step_of(found, machine) for found in each.founds],
+            }
+            for each in tried
+        ],
     }
 
 
@@ -89,6 +106,48 @@ def show(plans: Mapping[str, Plan], machine: Machine, *, quick: bool) -> None:
     for line in _details(name, largest, machine):
         out.print(line, soft_wrap=True)
     print_notes(_notes(plans, machine, quick=quick))
+
+
+def tried_line(tried: Tried, machine: Machine) -> str:
+    """What one way of executing a run came to, in a line."""
+    milliseconds, used, bound, *_ = _tried_cells(tried, machine)
+    time = f"{milliseconds} ms, bound by {bound}" if milliseconds else bound
+    return f"{time}, {used} GB: {_words_of(tried)}"
+
+
+def show_tried(tried: Sequence[Tried], machine: Machine) -> None:
+    """A table of what was compiled, the fastest that fits first, and that one's overrides."""
+    first, *_ = ranked = sorted(tried, key=cmp_to_key(lambda a, b: -1 if a.before(b) else 1))
+    titles = ("ms a step", "GB", "bound by", "compute", "memory", "interconnect", "network")
+    made = table(*titles, "changes", right=titles)
+    for each in ranked:
+        made.add_row(*_tried_cells(each, machine), _words_of(each))
+    print_table(made)
+    if not first.fits:
+        print("none of these fits: take a larger slice, or a smaller batch")
+    elif not first.changes:
+        print("the run is as fast as it was found to be as it is")
+    else:
+        times = tried[0].seconds / first.seconds
+        than = f", {times:.2f} times as fast as it is" if tried[0].fits else ""
+        print(f"fastest{than}: {_words_of(first)}")
+
+
+def _words_of(tried: Tried) -> str:
+    return " ".join(tried.changes) or "as it is"
+
+
+def _tried_cells(tried: Tried, machine: Machine) -> list[str]:
+    if not tried.fits:
+        return ["", gigabytes(tried.used), "does not fit", *[""] * len(_SAID)]
+    slowest = max(tried.founds, key=machine.seconds)
+    floors = machine.floors(slowest)
+    return [
+        f"{1e3 * tried.seconds:.4g}",
+        gigabytes(tried.used),
+        _bound(slowest, machine),
+        *(f"{1e3 * floors[name]:.4g}" if floors[name] else "-" for name in _SAID),
+    ]
 
 
 def _table(plans: Mapping[str, Plan], machine: Machine) -> Table:

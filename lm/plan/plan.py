@@ -74,7 +74,7 @@ class Plan(NamedTuple):
 def check(runs: Iterable[Run], machine: Machine) -> None:
     """Raises UserError for a run that does not divide, or is not for such devices."""
     for run in runs:
-        _mesh(run, machine)
+        mesh_of(run, machine)
         if why := refuse_attention(run, "gpu" if machine.estimate else machine.platform):
             raise UserError(why)
 
@@ -99,10 +99,10 @@ def plan(
 ) -> Plan:
     """Compiles a run's steps; where one does not fit, also what would."""
     wanted = tuple(wanted)
-    mesh = _mesh(run, machine)
+    mesh = mesh_of(run, machine)
 
     def find(run: Run, objective: Base, step: StepKind) -> Found:
-        asked = _program(run, objective)
+        asked = same_program(run, objective)
         timed = measure and step == "train"
         return compiled.find(
             CompileRequest(asked, machine.name, machine.slices, step, quick, measure=timed)
@@ -133,12 +133,13 @@ def plan(
     return Plan(run, mesh, train, others, suggestions, tried)
 
 
-def _mesh(run: Run, machine: Machine) -> dict[str, int]:
+def mesh_of(run: Run, machine: Machine) -> dict[str, int]:
+    """The size of each axis of a run's mesh on a machine; UserError where there is none."""
     mesh = mesh_for(run, devices=machine.devices, slices=machine.groups)
     return msgspec.structs.asdict(mesh)
 
 
-def _program(run: Run, objective: Base) -> Run:
+def same_program(run: Run, objective: Base) -> Run:
     """The run without what does not change its programs but for constants."""
     changed: dict[str, Any] = {"objective": objective}
     kept = ("model", "optimizer", "precision", "microbatches", "remat", "unroll", "attention")
@@ -169,7 +170,7 @@ def _changes(
             f"mesh.fsdp={mesh['fsdp'] * times}",
             f"mesh.replica={mesh['replica'] // times}",
         ]
-        if mesh["replica"] % (times * machine.groups) == 0 and _legal(run, change, machine):
+        if mesh["replica"] % (times * machine.groups) == 0 and is_legal(run, change, machine):
             fsdp.append(change)
     ways = [way for way in (fsdp, remat, microbatches) if way]
     for way in ways:
@@ -179,9 +180,10 @@ def _changes(
         yield [most + change for change in microbatches or [[]]], False
 
 
-def _legal(run: Run, change: Change, machine: Machine) -> bool:
+def is_legal(run: Run, change: Iterable[str], machine: Machine) -> bool:
+    """Whether a run can be executed on a machine as overrides change it."""
     try:
-        _mesh(validate(override(run, change)), machine)
+        check([validate(override(run, change))], machine)
     except UserError:
         return False
     return True

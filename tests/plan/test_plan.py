@@ -108,7 +108,7 @@ def test_what_makes_a_run_fit_was_compiled_and_does():
         assert with_it.used <= tight.memory
         changed = override(run, change.split())
         assert changed.data == run.data
-        again = Here().find(CompileRequest(plan._program(changed, run.objective), "h100-8"))
+        again = Here().find(CompileRequest(plan.same_program(changed, run.objective), "h100-8"))
         assert again == with_it
     assert all(with_it.used > tight.memory for with_it in found.tried.values())
     hopeless = plan.plan(run, GPUS._replace(memory=1e3), Here(), wanted=["train"])
@@ -251,11 +251,11 @@ def test_a_plan_is_of_the_programs_that_run():
     """
     changed = override(SMALL, ["attention=xla", "remat=block", "unroll=2", "microbatches=2"])
     changed = override(changed, ['trainable=["norm/*"]', "adapter.rank=2"])
-    program = plan._program(changed, changed.objective)
+    program = plan.same_program(changed, changed.objective)
     for name in {*EXECUTION, "trainable", "adapter"} - {"checkpoints", "faults"}:
         assert getattr(program, name) == getattr(changed, name), name
     machine = machines.find_machine("h100-16", 1)
-    mesh = plan._mesh(override(SMALL, ["mesh.fsdp=null", "mesh.tensor=1"]), machine)
+    mesh = plan.mesh_of(override(SMALL, ["mesh.fsdp=null", "mesh.tensor=1"]), machine)
     assert (mesh["replica"], mesh["fsdp"]) == (2, 8)
     _, slice_of = compiled._devices(CompileRequest(SMALL, "h100-4", slices=2))
     assert len(set(slice_of.values())) == machines.find_machine("h100-4", 2).groups == 2
@@ -334,7 +334,7 @@ def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
     """
     largest: dict[str, tuple[str, Run]] = {}
     for name, (slice_, run) in cells().items():
-        plan._mesh(run, machines.find_machine(slice_, 1))
+        plan.mesh_of(run, machines.find_machine(slice_, 1))
         study, size = name.partition(":")[0], sum(run.model.parameters(0).values())
         if study not in largest or size > sum(largest[study][1].model.parameters(0).values()):
             (first, *_) = run.objective.parts(1000, run.seed)
