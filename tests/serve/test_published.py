@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.benchmarks import answers
+from lm.retrieval.answer import read_questions
+from lm.retrieval.index import building
+from lm.serve.retriever import open_retriever
 from tests.serve.conftest import served
 
 ASSETS = os.environ.get("YARDSTICK_ASSETS")
@@ -41,3 +45,28 @@ def test_smollm2_answers_as_it_is_known_to():
         assert log_p.token_logprobs[-1] == pytest.approx(-0.2581, abs=2e-4)
         assert -sum(log_p.token_logprobs[1:-1]) == pytest.approx(14.7665, abs=2e-3)
         assert log_p.top_logprobs[-1][" London"] == pytest.approx(-4.3844, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_smollm2_answers_from_what_minilm_finds(tmp_path):
+    """Fails if sources are not those of the question, the model is not shown them, or a
+    question that nothing answers is answered.
+    """
+    docs = Path(__file__).parents[2] / "docs"
+    pages = [docs / "serving.md", docs / "hosts.md"]
+    with building(tmp_path / "index", model=Path(ASSETS) / "minilm") as builder:
+        builder.add(pages)
+        builder.finish()
+    questions = read_questions(answers.QUESTIONS)
+    asked = [
+        each for each in questions if set(each.answered_by) <= {page.name for page in pages}
+    ]
+    yes = [each for each in asked if each.answered_by][:5]
+    no = [each for each in asked if not each.answered_by and each.kind != "near"][:4]
+    retriever = open_retriever(tmp_path / "index", model=None, sources=3)
+    with served(Path(ASSETS), NAME, length=1024, retriever=retriever) as server:
+        found = [answers.ask(server.url, each, 40) for each in (*yes, *no)]
+    has_source, _, from_source, refused = (sum(of) for of in answers.rates(found).values())
+    assert has_source == 5 and from_source >= 4 and refused >= 3, found
+    written = [each for each in found if each.supported and each.question.answered_by]
+    assert all(each.said > 0.5 for each in written), written
