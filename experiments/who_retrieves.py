@@ -13,7 +13,7 @@ Cranfield, `YARDSTICK_CORPORA` a folder `english` of texts, `YARDSTICK_ASSETS` M
     YARDSTICK_TASKS=... YARDSTICK_CORPORA=... python -m experiments.who_retrieves --scale laptop
 
     smoke   a minute    toys on Python's library, which look for lines of it
-    laptop  not timed   0.8M parameters, 1M tokens of English, then 0.5M of pairs, two seeds
+    laptop  19 minutes  0.8M parameters, 1M tokens of English, then 0.5M of pairs, two seeds
     v5e-8   not run     85M parameters, 6.5B tokens of Wikipedia, then 5M of pairs
 
 Expect BM25 ahead of all but MiniLM, states as they are far behind, and titles, which are of the
