@@ -40,7 +40,8 @@ _GIB = 2**30
 
 CHIPS = {
     # cloud.google.com/tpu/docs/v3: 123 TFLOP/s, 32 GiB, 900 GB/s; v3-8 is four chips. Four
-    # links of 656 Gb/s: Jouppi et al. 2020, "A domain-specific supercomputer".
+    # links of 656 Gb/s: Jouppi et al. 2020, "A domain-specific supercomputer"; 100 GB/s in
+    # jax-ml.github.io/scaling-book/tpus. The network is in neither.
     "v3": Chip(
         123e12,
         32 * _GIB,
@@ -53,18 +54,18 @@ CHIPS = {
         most=1024,
     ),
     # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s; v4-8 is four chips. Six
-    # links of 50 GB/s: Jouppi et al. 2023 (arXiv:2304.01433).
+    # links of 50 GB/s: Jouppi et al. 2023 (arXiv:2304.01433). The network is in neither.
     "v4": Chip(
         275e12, 32 * _GIB, 1200e9, ("TPU v4",), counted=2, ici=300e9, sides=3, most=4096
     ),
-    # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB (GiB: its compiler gives programs 15.75
-    # of them), 819 GB/s; v5e-16 is 16 chips; 400 GB/s between chips both ways, 6.4 Tb/s of
-    # network for 256 chips.
+    # docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB (GiB: its compiler gives programs
+    # 15.75 of them), 819 GB/s; v5e-16 is 16 chips; 400 GB/s between chips both ways, 6.4 Tb/s
+    # of network for 256 chips.
     "v5e": Chip(
         197e12, 16 * _GIB, 819e9, ("TPU v5 lite", "TPU v5e"), ici=200e9, wraps=16, dcn=3.125e9
     ),
-    # cloud.google.com/tpu/docs/tpu7x, which has v5p and v6e beside it: 459 TFLOP/s, 95 GiB,
-    # 2765 GB/s; v5p-8 is four chips; 1200 GB/s between chips both ways, 50 Gb/s of network.
+    # docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB, 2765 GB/s; v5p-8 is four chips;
+    # 1200 GB/s between chips both ways, 50 Gb/s of network a chip.
     "v5p": Chip(
         459e12,
         95 * _GIB,
@@ -76,8 +77,8 @@ CHIPS = {
         most=8960,
         dcn=6.25e9,
     ),
-    # Both that page and cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GiB, 1638 GB/s; v6e-16
-    # is 16 chips; 800 GB/s between chips both ways, 25.6 Tb/s of network for 256 chips.
+    # docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GiB, 1638 GB/s; v6e-16 is 16 chips;
+    # 800 GB/s between chips both ways (3200 Gb/s one way), 25.6 Tb/s of network for 256 chips.
     "v6e": Chip(
         918e12, 32 * _GIB, 1638e9, ("TPU v6 lite", "TPU v6e"), ici=400e9, wraps=16, dcn=12.5e9
     ),
@@ -98,8 +99,9 @@ CHIPS = {
     ),
     # GPUs are the SXM boards. NVIDIA's data sheets print products with sparsity, twice these;
     # the dense numbers are in github.com/stas00/ml-engineering, compute/accelerator. NVLink is
-    # what the sheets print both ways; the network is a port a GPU of a DGX: 200 or 400 Gb/s.
-    # nvidia.com/en-us/data-center/a100: 312 TFLOP/s, 80 GB, 2039 GB/s.
+    # half of what the sheets print both ways; the network is a port a GPU.
+    # nvidia.com/en-us/data-center/a100: 312 TFLOP/s, 80 GB, 2039 GB/s, NVLink 600 GB/s; 1600
+    # Gb/s of network for eight: github.com/mosaicml/llm-foundry, scripts/train/benchmarking.
     "a100": Chip(
         312e12,
         80e9,
@@ -110,7 +112,8 @@ CHIPS = {
         sides=1,
         dcn=25e9,
     ),
-    # nvidia.com/en-us/data-center/h100: 1979 TFLOP/s with sparsity, 80 GB, 3.35 TB/s.
+    # nvidia.com/en-us/data-center/h100: 1979 TFLOP/s with sparsity, 80 GB, 3.35 TB/s, NVLink
+    # 900 GB/s; a port of 400 Gb/s a GPU: github.com/pytorch/torchtitan, benchmarks.
     "h100": Chip(
         989e12,
         80e9,
@@ -121,19 +124,22 @@ CHIPS = {
         sides=1,
         dcn=50e9,
     ),
-    # nvidia.com/en-us/data-center/h200: 1979 TFLOP/s with sparsity, 141 GB, 4.8 TB/s.
+    # nvidia.com/en-us/data-center/h200: 1979 TFLOP/s with sparsity, 141 GB, 4.8 TB/s; NVLink
+    # 900 GB/s and ports of 400 Gb/s: github.com/mlcommons/inference_results_v4.1, systems.
     "h200": Chip(
         989e12, 141e9, 4800e9, ("NVIDIA H200",), platform="gpu", ici=450e9, sides=1, dcn=50e9
     ),
     # nvidia.com/en-us/data-center/dgx-b200, eight of them: 180 GB and 8 TB/s each; 4500
-    # TFLOP/s with sparsity.
+    # TFLOP/s with sparsity; NVLink 14.4 TB/s for eight, a port of 400 Gb/s each:
+    # github.com/mlcommons/inference_results_v6.0, systems.
     "b200": Chip(
         2250e12, 180e9, 8000e9, ("NVIDIA B200",), platform="gpu", ici=900e9, sides=1, dcn=50e9
     ),
 }
 """Chips by the name that slices begin with.
 
-`ici` is half of what makers print as bidirectional bandwidth.
+`ici` is half of what makers print as bidirectional bandwidth. Programs see a tenth less (45
+GB/s of the 50 of a link of v5e: jax-ml.github.io/scaling-book/tpus), and floors stay floors.
 """
 
 GPUS_TOGETHER = 8

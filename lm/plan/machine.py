@@ -69,6 +69,20 @@ def find_machine(name: str, slices: int) -> Machine:
         from lm.cost.memory import machine_memory
 
         return Machine(HERE, 1, 1, 1, math.nan, machine_memory(), math.nan)
+    machine = machine_of_slice(name, slices)
+    if not machine.estimate and importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--slice {name}: the TPU's compiler is not installed:"
+            " pip install 'yardstick-lm[plan]'"
+        )
+    return machine
+
+
+def machine_of_slice(name: str, slices: int = 1) -> Machine:
+    """So many slices of a name, by their maker's numbers; no compiler need be there.
+
+    Raises UserError where there is no such slice, or its network is not known.
+    """
     try:
         slice_: Slice = parse_slice(name)
     except UserError as error:
@@ -76,11 +90,6 @@ def find_machine(name: str, slices: int) -> Machine:
     chip, estimate = slice_.chip, ""
     if chip.platform == "gpu":
         estimate = "compiled for CPUs in place of the GPUs, whose compiler fuses more"
-    elif importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            f"--slice {name}: the TPU's compiler is not installed:"
-            " pip install 'yardstick-lm[plan]'"
-        )
     if slices > 1 and chip.dcn is None:
         kind = name.partition("-")[0]
         raise UserError(f"--slices {slices}: the network between {kind} slices is not known")
