@@ -157,7 +157,10 @@ class Run(Config):
     ] = None
     attention: Annotated[
         Attention,
-        Meta(description="what computes it; auto: splash on TPUs for rows of 512 on, else XLA"),
+        Meta(
+            description="what computes it; auto: splash on TPUs for rows of 512 on, the kernel"
+            " that experiments.benchmarks.device has noted on GPUs, else XLA"
+        ),
     ] = "auto"
     mesh: Mesh = Mesh()
     checkpoints: CheckpointSettings = CheckpointSettings()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from msgspec.structs import replace
 
 from lm.config import UserError
 from lm.cost import ledger, memory
@@ -17,6 +18,7 @@ from lm.data.digest import chain_text
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.distributed.signals import Stopped, stop_requests
+from lm.model.attention import LONG, noted_backend
 from lm.output.files import write_whole
 from lm.results import ComponentCosts, Costs, Evaluation, Result, Training
 from lm.run import (
@@ -89,6 +91,7 @@ def train_run(
     seen = rows_seen(counted, tokens)
     check_targets(run, tokens)
     vocabulary = tokens.tokenizer.vocabulary
+    counted = with_noted_attention(counted, mesh.devices.flat[0])
     program = prepare(counted, vocabulary, mesh, companions.settings)
     places: list[str | Path] = [directory]
     if run.checkpoints.directory is not None:  # whoever else writes there
@@ -124,6 +127,20 @@ def train_run(
             check()
             write_whole(directory / "result.json", result.to_json() + "\n")
     return result
+
+
+def with_noted_attention(run: Run, device: jax.Device) -> Run:
+    """The run, on a GPU with the kernel that was noted for it where `auto` may choose.
+
+    Hosts do not know each other's notes, so that several take none.
+    """
+    if run.attention != "auto" or device.platform != "gpu" or hosts.is_multihost():
+        return run
+    backend = noted_backend(device.device_kind)
+    if backend is None or run.data.length < LONG:
+        return run
+    noted = replace(run, attention=backend)
+    return run if refuse_attention(noted, device.platform) else noted
 
 
 def _finished(run: Run, directory: Path, *, asked: bool) -> Result | None:

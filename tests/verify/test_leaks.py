@@ -80,7 +80,7 @@ REST = [
 CASES = list(dict.fromkeys(part for each in [*EVERY_KIND, *MORE] for part in parts(each)))
 ALL_CASES = list(dict.fromkeys([*CASES, *REST]))
 FORMS = ("blocks", "rolled", "whole row")
-KERNELS = ("splash", "cudnn")
+KERNELS = ("splash", "cudnn", "triton")
 """As they run off their platform: in Pallas' interpreter, and in JAX's own form."""
 ENCODED = Spans(stack="encoder_decoder")
 
@@ -133,7 +133,8 @@ ONE_OF_EACH = [Causal(), AnyOrder(), Prefix()]
     ("objective", "name"),
     [
         *((objective, "blocks") for objective in ONE_OF_EACH),
-        *((Prefix(), name) for name in (*FORMS[1:], *KERNELS)),
+        *((Prefix(), name) for name in (*FORMS[1:], *KERNELS[:2])),
+        (Causal(), "triton"),  # which leaves prefixes to cuDNN
         (Causal(), "whole row"),  # the others are in the next test
     ],
     ids=lambda each: each if isinstance(each, str) else title_of(each),

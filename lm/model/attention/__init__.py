@@ -1,11 +1,13 @@
 """Attention, one file a backend. A new kernel: one file, a line in `KERNELS`, and its name."""
 
-from lm.model.attention.choose import Attention, Backend, choose, pairs, refusal
+from lm.model.attention.choose import LONG, Attention, Backend, choose, pairs, refusal
 from lm.model.attention.kernels import KERNELS, attend_in_blocks
+from lm.model.attention.measured import note_backend, note_file, noted_backend
 from lm.model.attention.xla import KeyExtent, attend, key_extents
 
 __all__ = [
     "KERNELS",
+    "LONG",
     "Attention",
     "Backend",
     "KeyExtent",
@@ -13,6 +15,9 @@ __all__ = [
     "attend_in_blocks",
     "choose",
     "key_extents",
+    "note_backend",
+    "note_file",
+    "noted_backend",
     "pairs",
     "refusal",
 ]

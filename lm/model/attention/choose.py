@@ -11,7 +11,7 @@ from lm.model.attention import xla
 from lm.model.attention.kernels import KERNELS
 from lm.numerics import Precision
 
-Backend = Literal["xla", "splash", "cudnn"]
+Backend = Literal["xla", "splash", "triton", "cudnn"]
 Attention = Literal["auto", Backend]
 
 LONG = 512
@@ -50,7 +50,8 @@ def choose(
     >>> [choose("auto", length=length, **on) for length in (256, 2048)]
     ['xla', 'splash']
 
-    cuDNN must be asked for: it was lowered for GPUs, and not run on one.
+    Kernels for GPUs must be asked for, or noted (`lm.model.attention.measured`): they were
+    lowered for GPUs, and not run on one.
     """
     if attention != "auto":
         return attention

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from lm.distributed.mesh import constrain, platform_of, spec
 from lm.example import AttentionMask, CausalMask, UntilMask
-from lm.model.attention import cudnn, splash
+from lm.model.attention import cudnn, splash, triton
 from lm.numerics import Einsum
 
 
@@ -32,6 +32,7 @@ class Kernel(NamedTuple):
 
 KERNELS = {
     "splash": Kernel("tpu", splash.BACKWARD, splash.pairs, splash.attend),
+    "triton": Kernel("gpu", triton.BACKWARD, triton.pairs, triton.attend, cudnn.refuse_heads),
     "cudnn": Kernel("gpu", cudnn.BACKWARD, cudnn.pairs, cudnn.attend, cudnn.refuse_heads),
 }
 

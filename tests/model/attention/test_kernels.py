@@ -16,19 +16,18 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
+from experiments.benchmarks.device.checks import MASKS, TOLERANCES, deviations
 from lm.config import UserError
 from lm.cost import ledger
 from lm.data import Data
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.example import BidirectionalMask, CausalMask, UntilMask, mask_array
+from lm.example import BidirectionalMask, CausalMask, UntilMask
 from lm.model import Transformer
 from lm.model.attention import (
     KERNELS,
-    attend,
     attend_in_blocks,
     choose,
-    key_extents,
     pairs,
     refusal,
 )
@@ -36,60 +35,14 @@ from lm.numerics import Einsum
 from lm.objectives import Masked
 from lm.run import Run, refuse_attention, validate
 
-LENGTH = 200
-"""Two blocks of the smallest size, the second one in part."""
 MESHES = {"one": {"fsdp": 1}, "eight": {"fsdp": 2, "tensor": 2, "context": 2}}
-KINDS = ("causal", "full", "until")
-
-
-def attention_masks():
-    """Prefixes that end within blocks; one query sees nothing, as its segment begins later."""
-    until = np.minimum(np.arange(LENGTH) // 50 * 50 + 60, LENGTH - 1)
-    until = np.tile(until, (2, 1))
-    until[0, 100] = 3
-    return {
-        "causal": CausalMask(),
-        "full": BidirectionalMask(),
-        "until": UntilMask(jnp.array(until)),
-    }
 
 
 def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one"):
-    """Holds a backend's values and gradients against the reference's, where somebody looks.
-
-    Tolerances are fractions of the largest value: an operand in bfloat16 is off by up to 2^-9.
-    """
-    tolerance = 2e-6 if precision == "float32" else 0.02
-    keys = jax.random.split(jax.random.key(0), 4)
-    query, wanted = (jax.random.normal(key, (2, LENGTH, 4, size)) for key in keys[:2])
-    key, value = (jax.random.normal(key, (2, LENGTH, groups, size)) for key in keys[2:])
-    segments = jnp.array([[1] * 70 + [2] * 100 + [0] * 30, [1] * LENGTH])
-    attention_mask, einsum = attention_masks()[kind], Einsum(precision)
-    mask_BLM = mask_array(attention_mask, segments)
-    cache_length = mask_BLM.any(2)[:, :, None, None]
+    """Holds a backend's values and gradients against the reference's, where somebody looks."""
     many = mesh.make(Mesh(**MESHES[devices]), jax.devices()[: 8 if devices == "eight" else 1])
-
-    def both(attention):
-        def loss(query, key, value):
-            mixed = jnp.where(cache_length, attention(query, key, value), 0)
-            return (mixed * wanted).sum(), mixed
-
-        gradients, mixed = jax.grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
-        return mixed, *gradients
-
-    blocks = key_extents(attention_mask, LENGTH)
-    expected = jax.jit(
-        lambda: both(lambda *qkv: attend(*qkv, mask_BLM, blocks, einsum=einsum))
-    )()
-    found = jax.jit(
-        lambda: both(
-            lambda *qkv: attend_in_blocks(
-                backend, *qkv, segments, attention_mask, mesh=many, einsum=einsum
-            )
-        )
-    )()
-    for was, should in zip(found, expected, strict=True):
-        np.testing.assert_allclose(was, should, atol=tolerance * float(jnp.abs(should).max()))
+    found = deviations(backend, kind, mesh=many, precision=precision, groups=groups, size=size)
+    assert max(found.values()) <= TOLERANCES[precision], found
 
 
 @pytest.mark.eight_devices
@@ -103,6 +56,9 @@ def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one
         ("cudnn", "causal", "one", "float32"),
         ("cudnn", "until", "eight", "bfloat16"),
         pytest.param("cudnn", "full", "one", "float32", marks=pytest.mark.slow),
+        ("triton", "causal", "one", "float32"),
+        pytest.param("triton", "full", "one", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("triton", "until", "eight", "float32", marks=pytest.mark.slow),
     ],
 )
 def test_values_and_gradients_are_the_references(backend, kind, devices, precision):
@@ -113,8 +69,8 @@ def test_values_and_gradients_are_the_references(backend, kind, devices, precisi
 
 @pytest.mark.eight_devices
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["splash", "cudnn"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["splash", "cudnn", "triton"])
+@pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("devices", MESHES)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -126,14 +82,15 @@ def test_every_form_has_the_references_values_and_gradients(
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="this machine has no GPU")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("groups", [2, 4])
-def test_cudnn_has_the_references_values_and_gradients_on_a_gpu(kind, groups):
-    """Fails if cuDNN does not do what JAX's own form of the function does."""
+@pytest.mark.parametrize("backend", ["cudnn", "triton"])
+def test_kernels_have_the_references_values_and_gradients_on_a_gpu(backend, kind, groups):
+    """Fails if a kernel does not do what JAX's own form, or its interpreter, does."""
     code = (
         "import jax; from tests.model.attention.test_kernels import agree;"
         " assert jax.devices()[0].platform == 'gpu', jax.devices();"
-        f" agree('cudnn', {kind!r}, precision='bfloat16', groups={groups}, size=64)"
+        f" agree({backend!r}, {kind!r}, precision='bfloat16', groups={groups}, size=64)"
     )
     env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=600)
@@ -202,7 +159,7 @@ def test_splash_compiles_for_a_slice_of_tpus():
 
 @pytest.mark.slow
 @with_libtpu
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("size", [32, 64, 80, 128, 256])
 @pytest.mark.parametrize("axes", [{}, {"tensor": 4}, {"context": 4}], ids=str)
 def test_splash_compiles_in_every_form(kind, size, axes):
@@ -212,7 +169,7 @@ def test_splash_compiles_in_every_form(kind, size, axes):
     assert any(name == "all-gather" for _, name in found) == ("context" in axes)
 
 
-def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256):
+def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256, backend="cudnn"):
     """The text of the gradient, whose lowering asks for cuDNN's version alone."""
     query, key = (jax.ShapeDtypeStruct((2, length, heads, size), dtype) for heads in (4, 2))
     rows = jax.ShapeDtypeStruct((2, length), jnp.int32)
@@ -223,7 +180,7 @@ def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256):
             "full": BidirectionalMask(),
             "until": UntilMask(until),
         }[kind]
-        mixed = KERNELS["cudnn"].attend(
+        mixed = KERNELS[backend].attend(
             query, key, value, segments, segments, attention_mask, at_home=True
         )
         return mixed.astype(jnp.float32).sum()
@@ -232,7 +189,7 @@ def lowered_for_cuda(kind, size=64, dtype=jnp.bfloat16, length=256):
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MASKS)
 def test_cudnn_is_called_for_gpus(monkeypatch, kind):
     """Fails if JAX's XLA form is called there, or causal rows are computed in full."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
@@ -240,6 +197,30 @@ def test_cudnn_is_called_for_gpus(monkeypatch, kind):
     calls = set(re.findall(r"__cudnn\$(\w+)", text))
     assert calls == {"fmhaScaleBiasSoftmax", "fmhaScaleBiasSoftmaxBackward"}
     assert ("NO_MASK" in text, "CAUSAL" in text) == (kind != "causal", kind == "causal")
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_triton_is_lowered_for_gpus_but_for_prefixes(monkeypatch, kind):
+    """Fails if Triton takes no such block, or a mask is passed where none need be."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    text = lowered_for_cuda(kind, length=255, backend="triton")
+    many = text.count("custom_call @__gpu$xla.gpu.triton")
+    assert (many, "__cudnn$" in text) == ((0, True) if kind == "until" else (3, False))
+
+
+@pytest.mark.parametrize("length", [128, 200, 2048])
+def test_triton_computes_the_pairs_that_are_counted(length):
+    """Fails if blocks are of another size, or causal rows are computed in full."""
+    row = jnp.zeros((1, length, 1, 16))
+    rows = jnp.ones((1, length), jnp.int32)
+    attend_ = partial(KERNELS["triton"].attend, at_home=False)
+    ((grid, _),) = kernels(
+        jax.make_jaxpr(lambda x: attend_(x, x, x, rows, rows, BidirectionalMask()))(row).jaxpr
+    )
+    blocks = grid[0]
+    assert pairs("triton", BidirectionalMask(), length) == (128 * blocks) ** 2
+    half = 128**2 * blocks * (blocks + 1) // 2
+    assert pairs("triton", CausalMask(), length) == half
 
 
 @pytest.mark.parametrize("size", [8, 20, 128, 136])
@@ -265,7 +246,7 @@ def test_auto_is_splash_on_tpus_for_long_rows_and_xla_elsewhere():
     assert asked == _NAMES
 
 
-_NAMES = ["xla", "splash", "cudnn"]
+_NAMES = ["xla", "splash", "triton", "cudnn"]
 
 
 @pytest.mark.parametrize(

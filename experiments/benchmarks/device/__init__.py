@@ -1,0 +1,1 @@
+"""What an accelerator does with this package, in the minutes that it is lent for."""
