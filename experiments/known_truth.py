@@ -14,7 +14,8 @@ so a gap between two losses may be the models' or the scorers'. Here the scorers
 
     smoke   a minute             toys, to see that everything works
     laptop  14 minutes, 2 cores  25k to 0.4M parameters, 0.1M to 0.9M tokens
-    v5e-8   a day, 8 chips       25M and 85M parameters, up to 2B tokens of a larger source
+    gpu     not timed, one H100  25M and 85M parameters, 10M and 40M tokens of a larger source
+    v5e-8   a day, 8 chips       the same sizes, up to 2B tokens of that source
 
 Expect all variants above the truth and none below it by more than twice its error, the GPT
 nearest. A bound of a model that has learnt the source is no looser than the truth itself, as
@@ -57,6 +58,12 @@ PLANS = {
         seeds=2,
         settings={"evaluations": 3, "evaluation_rows": 64},
     ),
+    "gpu": Scale(
+        source_data(Hmm(states=64, symbols=64, length=1021, documents=46_000), batch=64),
+        sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3)),
+        tokens=(10_000_000, 40_000_000),
+        settings={"evaluations": 4, "evaluation_rows": 128},
+    ),
     "v5e-8": Scale(
         source_data(Hmm(states=64, symbols=64, length=1021, documents=2_200_000), batch=512),
         sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3)),
@@ -69,6 +76,7 @@ SCALES = tuple(PLANS)
 EFFORT = {
     "smoke": Effort(rows=32, samples=2, replicates=2, curve_rows=16, probe_tokens=3_000),
     "laptop": Effort(rows=512, samples=4, replicates=2, curve_rows=128, probe_tokens=10_000),
+    "gpu": Effort(rows=1024, curve_rows=256, probe_tokens=50_000),
     "v5e-8": Effort(rows=4096, curve_rows=1024, probe_tokens=100_000),
 }
 

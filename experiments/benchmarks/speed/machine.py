@@ -85,7 +85,9 @@ class Child:
     def __enter__(self) -> "Child":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._process.kill()  # who is asked to end has no time to wait for it
         self.close()
 
 
