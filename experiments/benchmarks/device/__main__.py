@@ -47,7 +47,7 @@ LEAST = 5.0
 """Seconds with which a part is begun, at least."""
 
 
-class Session:
+class Findings:
     """The time that is left, and what was found in it, on disk after each part."""
 
     def __init__(self, seconds: float) -> None:
@@ -147,16 +147,16 @@ def _platform(name: str | None) -> Iterator[None]:
         os.environ.update(before)
 
 
-def study(session: Session, scale: str, runs: Path) -> None:
+def study(findings: Findings, scale: str, runs: Path) -> None:
     """Trains runs of `known_truth` in the time that is left; the next call goes on.
 
     Asked to end, it saves what it has.
     """
-    seconds = session.left - SAVING
+    seconds = findings.left - SAVING
     if seconds < LEAST:
-        session.note(STUDY, {"left_out": True})
+        findings.note(STUDY, {"left_out": True})
         return
-    print(f"lm: known_truth, {scale} ({session.left:.0f} s left)", file=sys.stderr, flush=True)
+    print(f"lm: known_truth, {scale} ({findings.left:.0f} s left)", file=sys.stderr, flush=True)
     words = ["-m", "experiments.known_truth", "--scale", scale, "--runs", str(runs)]
     runs.mkdir(parents=True, exist_ok=True)
     start, log = time.monotonic(), runs / "log.txt"
@@ -184,14 +184,14 @@ def study(session: Session, scale: str, runs: Path) -> None:
         "exit_code": process.returncode,
         "said": said[0][:300] if said else "",
     }
-    session.note(STUDY, {"found": found, "seconds": round(time.monotonic() - start, 1)})
+    findings.note(STUDY, {"found": found, "seconds": round(time.monotonic() - start, 1)})
 
 
-def measure(session: Session, parts: Sequence[Part]) -> None:
+def measure(findings: Findings, parts: Sequence[Part]) -> None:
     """Takes the parts in their order, and keeps time for the study."""
-    reserve = STUDY_FRACTION * session.left
+    reserve = STUDY_FRACTION * findings.left
     for part in parts:
-        session.take(part, reserve=reserve)
+        findings.take(part, reserve=reserve)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -214,32 +214,34 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors():
         if not 0 < given.minutes < 10_000:
             raise UserError(f"--minutes {given.minutes:g}: must be above 0 and below 10,000")
-        session = Session(60 * given.minutes)
-        machine = session.take(MACHINE)
+        findings = Findings(60 * given.minutes)
+        machine = findings.take(MACHINE)
         if machine is None:
-            why = session.content["parts"][MACHINE.name]
+            why = findings.content["parts"][MACHINE.name]
             raise UserError(f"no device: {why.get('error', 'the time is too short')}")
         platform = machine["platform"]
         sizes = _parts.sizes_of(platform, tiny=given.tiny)
         tiny = sizes.scale == "smoke"
         title = slug(machine) + ("-tiny" if tiny else "")
-        session.file, session.content["machine"] = given.results / f"{title}.json", machine
-        del session.content["parts"][MACHINE.name]
+        findings.file, findings.content["machine"] = given.results / f"{title}.json", machine
+        del findings.content["parts"][MACHINE.name]
 
         def wanted(name: str) -> bool:
             return given.only is None or any(word in name for word in given.only)
 
-        measure(session, [p for p in _parts.parts(platform, sizes) if wanted(p.name)])
-        best = None if tiny else best_attention(session.content)
+        measure(findings, [p for p in _parts.parts(platform, sizes) if wanted(p.name)])
+        best = None if tiny else best_attention(findings.content)
         if platform == "gpu" and best is not None:
             note_backend(machine["device"], best)
             print(f"lm: attention=auto is {best} here from now on: {note_file()}")
         if wanted(STUDY):
-            study(session, sizes.scale, given.runs)
-        print(f"{answer(session.content)}\n{session.file}\n{session.file.with_suffix('.html')}")
-        wrong = [name for name, well in session.content["checks"].items() if not well]
+            study(findings, sizes.scale, given.runs)
+        print(
+            f"{answer(findings.content)}\n{findings.file}\n{findings.file.with_suffix('.html')}"
+        )
+        wrong = [name for name, well in findings.content["checks"].items() if not well]
         if wrong:
-            raise UserError(f"{', '.join(wrong)}: not what a CPU finds; see {session.file}")
+            raise UserError(f"{', '.join(wrong)}: not what a CPU finds; see {findings.file}")
 
 
 if __name__ == "__main__":

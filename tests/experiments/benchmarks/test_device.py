@@ -1,6 +1,7 @@
 """The script for a device: its order, its clock, and what a cut leaves."""
 
 import json
+import time
 from functools import partial
 
 import jax
@@ -37,9 +38,9 @@ class Pretended:
 
 
 @pytest.fixture
-def session(monkeypatch, tmp_path):
+def findings(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "Child", Pretended)
-    made = device.Session(600)
+    made = device.Findings(600)
     made.file, made.content["machine"] = tmp_path / "results" / "here.json", MACHINE
     return made
 
@@ -48,30 +49,30 @@ def _raises(error):
     raise error
 
 
-def test_a_part_that_fails_is_one_line_and_the_others_are_measured(session, capsys):
-    """Fails if an error ends the session, or results are written at its end alone."""
+def test_a_part_that_fails_is_one_line_and_the_others_are_measured(findings, capsys):
+    """Fails if an error ends the script, or results are written at its end alone."""
     seen = []
 
     def look():
-        seen.append(sorted(json.loads(session.file.read_bytes())["parts"]))
+        seen.append(sorted(json.loads(findings.file.read_bytes())["parts"]))
         return {"rows": []}
 
     failed = partial(_raises, Failed("RuntimeError: out of memory"))
-    device.measure(session, [Part("breaks", 60, failed), Part("generation", 60, look)])
+    device.measure(findings, [Part("breaks", 60, failed), Part("generation", 60, look)])
     assert seen == [["breaks"]]
-    content = json.loads(session.file.read_bytes())
+    content = json.loads(findings.file.read_bytes())
     assert content["parts"]["breaks"]["error"] == "RuntimeError: out of memory"
     assert content["parts"]["generation"]["found"] == {"rows": []}
-    text = session.file.with_suffix(".html").read_text()
+    text = findings.file.with_suffix(".html").read_text()
     assert "breaks: RuntimeError: out of memory" in text and "Generation" in text
     assert "lm: breaks: RuntimeError: out of memory" in capsys.readouterr().err.splitlines()
 
 
-def test_no_part_takes_what_is_kept_for_the_study(session, monkeypatch):
+def test_no_part_takes_what_is_kept_for_the_study(findings, monkeypatch):
     """Fails if a part is begun too late, or given more than is left but for the study's."""
     clock, limits = [0.0], []
     monkeypatch.setattr(device.time, "monotonic", lambda: clock[0])
-    session.end = 100.0
+    findings.end = 100.0
 
     def take(seconds):
         clock[0] += seconds
@@ -84,9 +85,9 @@ def test_no_part_takes_what_is_kept_for_the_study(session, monkeypatch):
 
     monkeypatch.setattr(device, "Child", Limited)
     slow = [Part(str(n), 50, partial(take, 40)) for n in range(3)]
-    device.measure(session, slow)
+    device.measure(findings, slow)
     assert limits == [50, 35]
-    assert session.content["parts"]["2"] == {"left_out": True}
+    assert findings.content["parts"]["2"] == {"left_out": True}
 
 
 def test_checks_are_what_the_parts_found():
@@ -120,6 +121,27 @@ def test_every_kernel_of_a_platform_is_checked_and_trained_with(platform):
         assert sum(name.endswith(f", {kind}") and "causal" in name for name in names) == 3
     assert [part.name for part in named if part.on_cpu] == [parts.CPU_CELL]
     assert sum("PyTorch" in name for name in names) == 2
+
+
+def test_the_study_is_asked_to_end_in_time_to_save(findings, monkeypatch, tmp_path):
+    """Fails if it goes on when the time is over, is killed unsaved, or is not counted."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\ntrap "echo saved; exit 75" TERM\nsleep 60 &\nwait\n')
+    fake.chmod(0o755)
+    finished = tmp_path / "runs" / "known_truth" / "smoke" / "a" / "result.json"
+    finished.parent.mkdir(parents=True)
+    finished.write_text("{}")
+    monkeypatch.setattr(device.sys, "executable", str(fake))
+    monkeypatch.setattr(device, "LEAST", 0.1)
+    findings.end = time.monotonic() + device.SAVING + 1
+    device.study(findings, "smoke", tmp_path / "runs")
+    assert findings.left > device.SAVING - 10
+    found = findings.content["parts"]["study"]["found"]
+    assert (found["exit_code"], found["said"], found["finished"]) == (75, "saved", 1)
+    assert "saved" in findings.file.with_suffix(".html").read_text()
+    findings.end = time.monotonic()
+    device.study(findings, "smoke", tmp_path / "runs")
+    assert findings.content["parts"]["study"] == {"left_out": True}
 
 
 def _trained(attention, seconds, **more):
@@ -184,7 +206,7 @@ def test_a_kernel_that_is_wrong_is_seen(monkeypatch):
     [(["--minutes", "0"], "--minutes 0"), (["--pears"], "unrecognized arguments")],
 )
 def test_a_wrong_command_line_is_one_line(arguments, says, capsys):
-    """Fails if a session of no time is begun."""
+    """Fails if a script of no time is begun."""
     with pytest.raises(SystemExit) as ended:
         device.main(arguments)
     assert ended.value.code == 2
