@@ -53,7 +53,8 @@ from lm.data.sources import (
     Text,
     Tfds,
 )
-from lm.data.store import Key, Split, in_memory, join, open_store
+from lm.data.split import Split, join
+from lm.data.store import VERSION, Key, in_memory, open_store
 from lm.data.tokenizers import (
     Bytes,
     SentencePiece,
@@ -102,7 +103,7 @@ class Tokens:
     def lengths(self) -> LengthModel:
         """How long the training documents are, which pays for the layout of held-out ones."""
         # The bos token is never asked for.
-        return LengthModel.fit(np.diff(self.train.offsets) - 1)
+        return LengthModel.fit(self.train.sizes() - 1)
 
     def row_tokens(self, data: Data) -> float:
         """Tokens of a training row that are no padding, on average.
@@ -143,7 +144,7 @@ class Tokens:
                 round(count * copies * supply.row_tokens),
                 count / supply.rows,
                 round(min(count, supply.rows) * supply.row_tokens),
-                round(Fraction(min(count, supply.rows), supply.rows) * int(part.bytes.sum())),
+                round(Fraction(min(count, supply.rows), supply.rows) * part.text_bytes),
             )
             for component, part, supply, count in zip(
                 data.corpus.components,
@@ -217,6 +218,7 @@ def _open_splits(data: Data, tokenizer: Tokenizer, corpus_digest: str) -> dict[s
         data.validation,
         data.corpus.channels,
         data.corpus.too_long,
+        data.tokenizer,
     )
 
 
@@ -244,7 +246,7 @@ def _open_mixture(data: Data, mixture: TextMixture, tokenizer: Tokenizer) -> dic
 def store_key(data: Data, corpus_digest: str, tokenizer_digest: str) -> Key:
     """What decides a token store: the text, the tokenizer, the split and the channels."""
     key: dict[str, str | float | int] = {
-        "format": 1,
+        "format": VERSION,
         "corpus": corpus_digest,
         "tokenizer": tokenizer_digest,
         "validation": data.validation,

@@ -19,7 +19,7 @@ import numpy as np
 
 from lm.config import UserError
 from lm.data.packing import RowTable, sizes_in_rows, table_of
-from lm.data.store import Split
+from lm.data.split import Split
 from lm.data.turns import Turns
 from lm.example import Batch, Vocabulary
 
@@ -125,7 +125,8 @@ def most_content(split: Split, length: int, packing: Packing = "stream") -> int:
     rows = n_rows(split, length)
     starts_R = np.linspace(0, rows - 1, min(rows, 1024)).astype(np.int64) * (length - 1)
     lasts_R = np.minimum(starts_R + length, split.size) - 1
-    begun_R = documents_at(split.offsets, lasts_R) - documents_at(split.offsets, starts_R)
+    offsets = split.offsets_near(starts_R, length)
+    begun_R = documents_at(offsets, lasts_R) - documents_at(offsets, starts_R)
     return int((lasts_R - starts_R - begun_R).max())
 
 
@@ -161,7 +162,7 @@ def rows(
         return _whole_rows(split, indices, length, table_of(split, length, packing))
     starts_B = np.asarray(indices, np.int64) * (length - 1)
     tokens_BL = split.read(starts_B, length)
-    segments_BL = segments_of(split.offsets, starts_B, length)
+    segments_BL = segments_of(split.offsets_near(starts_B, length), starts_B, length)
     tokens_BL[:, 0] = vocabulary.bos
     return Batch(tokens_BL, segments_BL, split.read_channels(starts_B, length))
 
@@ -223,6 +224,8 @@ def places(
 
 def segments_of(offsets: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
     """Segments of the windows that begin at `starts_B`, int32[B, length].
+
+    Of the offsets only those within the windows are needed, and the last.
 
     Two documents of 3 and 2 tokens, and a window over both and past their end:
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from lm.data import cache
 from lm.data.sources import Channel
-from lm.data.store import Key, Split, damage, open_arrays, write_array, write_store
+from lm.data.split import Split
+from lm.data.store import Key, damage, open_arrays, write_array, write_store
 
 REFERENCE = Channel("reference", "float32")
 """Log p in nats of each token given those before it, by what a run starts from; 0 where nothing

@@ -14,7 +14,7 @@ import numpy as np
 from lm.config import UserError
 from lm.data import cache
 from lm.data.sources import CHOICE, LOSS
-from lm.data.store import Split
+from lm.data.split import Split
 
 
 class RowTable(NamedTuple):
@@ -35,7 +35,8 @@ def table_of(
     What takes long to find is kept on disk. Raises UserError where a document is longer than a
     row, unless its source says that it is cut. What is cut to nothing is in no row.
     """
-    sizes = np.diff(split.offsets)
+    offsets = np.asarray(split.offsets)
+    sizes = np.diff(offsets)
     longest = int(sizes.max(initial=0))
     if longest > length and split.too_long == "refuse":
         id = split.ids[int(sizes.argmax())]
@@ -54,7 +55,7 @@ def table_of(
     if packing == "single":
         documents = np.flatnonzero(kept_sizes)
         return RowTable(np.arange(len(documents) + 1), documents)
-    key = json.dumps([_VERSION, length, hashlib.sha256(split.offsets.tobytes()).hexdigest()])
+    key = json.dumps([_VERSION, length, hashlib.sha256(offsets.tobytes()).hexdigest()])
     if not np.array_equal(kept_sizes, np.minimum(sizes, length)):
         key += hashlib.sha256(kept_sizes.tobytes()).hexdigest()
     name = hashlib.sha256(key.encode()).hexdigest()[:32]

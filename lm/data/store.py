@@ -1,22 +1,25 @@
-"""The token store: a corpus as arrays on disk, checked whole before it is used.
+"""The token store: a corpus as arrays on disk, checked before it is used.
 
 Under `$LM_CACHE/tokens/KEY/`, for each split: `tokens` (all documents' tokens, each document
 between a begin and an eos token, or as its chat template writes it), `channels/NAME` (what the
-source says of each of them), `offsets` (where each document begins, and the end), `bytes` (its
-length in UTF-8), zarr 3 arrays with checksums, and `ids.json`. `manifest.json`, written last,
-holds the key and the length and SHA-256 of every file, because the arrays' own checksums do not
-see a chunk that is missing (it would read as zeros) or that belongs to another store.
+source says of each of them), `offsets` (where each document begins, and the end), `blocks`
+(which document holds the first token of each block), `bytes` (each document's length in UTF-8),
+`ids` and `id_ends` (their names, and where each ends), zarr 3 arrays with checksums, and
+`size.json`. `files.json` holds the length and SHA-256 of every file, because the arrays' own
+checksums do not see a chunk that is missing or that belongs to another store; `manifest.json`,
+written last, the version, the key and the digest of that.
+
+With `LM_TOKENS=gs://BUCKET/FOLDER` stores are there instead: the first that needs one makes it
+on its disk and copies it, and all read from there what they need.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,95 +28,15 @@ import tensorstore as ts
 
 from lm.config import UserError
 from lm.data import cache
-from lm.data.conversations import render_conversation
-from lm.data.corpora import is_held_out
-from lm.data.sources import LOSS, SIDE, TURN, Channel, Document, Stretch
+from lm.data.crew import Crew
+from lm.data.encoding import encode
+from lm.data.remote import is_remote
+from lm.data.sources import Channel, Document
 from lm.data.sources.base import TooLong
-from lm.data.tokenizers import Tokenizer
-from lm.example import Vocabulary
+from lm.data.split import BLOCK, Names, OnDisk, Split, result
+from lm.data.tokenizers import Tokenizer, TokenizerConfig
 
 Key = Mapping[str, str | float | int]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One split of a token store."""
-
-    tokens: ts.TensorStore
-    offsets: np.ndarray
-    """int64[documents + 1]: where each document begins in the stream, and its end."""
-    bytes: np.ndarray
-    """int64[documents]: length of each document in UTF-8."""
-    ids: list[str]
-    tokenizer: Tokenizer
-    channels: Mapping[Channel, ts.TensorStore] = field(default_factory=dict)
-    """What the source says of each token of the stream."""
-    too_long: TooLong = "refuse"
-    """What the source says of a document that is longer than a row."""
-    ends: tuple[int, ...] = ()
-    """Of a mixture: how many documents there are to the end of each component."""
-
-    @cached_property
-    def parts(self) -> tuple["Split", ...]:
-        """The components of a mixture, in their order; () if it is none."""
-        return tuple(self._part(*bounds) for bounds in pairwise((0, *self.ends)))
-
-    def _part(self, first: int, last: int) -> "Split":
-        start, stop = self.offsets[[first, last]].tolist()
-
-        def part(array: ts.TensorStore) -> ts.TensorStore:
-            return array[start:stop].translate_to[0]
-
-        return replace(
-            self,
-            tokens=part(self.tokens),
-            offsets=self.offsets[first : last + 1] - start,
-            bytes=self.bytes[first:last],
-            ids=self.ids[first:last],
-            channels={channel: part(array) for channel, array in self.channels.items()},
-            ends=(),
-        )
-
-    @property
-    def size(self) -> int:
-        """Length of the stream."""
-        return int(self.offsets[-1])
-
-    def read(self, starts: Iterable[int], length: int) -> np.ndarray:
-        """Windows of the stream, int32[len(starts), length]; past its end is padding."""
-        return self._windows(self.tokens, starts, length, self.tokenizer.vocabulary.pad)
-
-    def read_channels(self, starts: Iterable[int], length: int) -> dict[str, np.ndarray]:
-        """The same windows of each channel, [len(starts), length, ...], by its name."""
-        return {
-            channel.name: self._windows(stored, starts, length, channel.fill, channel)
-            for channel, stored in self.channels.items()
-        }
-
-    def _windows(
-        self,
-        stored: ts.TensorStore,
-        starts: Iterable[int],
-        length: int,
-        fill: float,
-        channel: Channel | None = None,
-    ) -> np.ndarray:
-        with ts.Batch() as batch:
-            reads = [
-                stored[start : min(start + length, self.size)].read(batch=batch)
-                for start in map(int, starts)
-            ]
-        shape, dtype = (channel.shape, channel.dtype) if channel else ((), "int32")
-        windows = np.full((len(reads), length, *shape), fill, dtype)
-        for window, read in zip(windows, reads, strict=True):
-            found = read.result()
-            window[: len(found)] = found
-        return windows
-
-    def text(self, document: int) -> str:
-        """A document as it was read, from its tokens."""
-        start, end = self.offsets[document : document + 2].tolist()
-        return self.tokenizer.decode(self.read([start], end - start)[0])
 
 
 def open_store(
@@ -123,21 +46,27 @@ def open_store(
     validation: float,
     channels: Sequence[Channel] = (),
     too_long: TooLong = "refuse",
+    config: TokenizerConfig | None = None,
 ) -> dict[str, Split]:
     """The store of `key`, built from `documents` if it is not there or not whole.
 
-    `documents` is iterated over only to build. Checking reads every file once (about a second a
-    gigabyte). Two processes that build at once both end with the same, whole store.
+    `documents` is iterated over only to build. Checking reads every file once (about a second),
+    but of a store beyond a gigabyte, whose chunks are checked as they are read. Two processes
+    that build at once both end with the same, whole store. With the tokenizer's `config` other
+    processes take part, which changes nothing in it. Raises UserError where there is one
+    of another version, and where a bucket does not let us.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache.folder() / "tokens" / name
-    if why := damage(folder, key):
-        if folder.exists():
-            cache.log.warning("token store %s: %s; building it again", folder, why)
-        _build(folder, key, documents, tokenizer, validation, channels)
+    root = os.environ.get("LM_TOKENS") or str(cache.folder() / "tokens")
+    place = f"{root.rstrip('/')}/{name}" if is_remote(root) else Path(root).expanduser() / name
+    if why := damage(place, key):
+        if isinstance(place, Path) and place.exists():
+            cache.log.warning("token store %s: %s; building it again", place, why)
+        _build(place, key, documents, tokenizer, validation, channels, config)
     return {
-        name: _open_split(folder / name, tokenizer, channels, too_long)
-        for name in ("train", "validation")
+        name: _open_split(_under(place, name), tokenizer, channels, too_long, in_memory=whole)
+        # what scores held-out documents asks for all of them
+        for name, whole in (("train", False), ("validation", True))
     }
 
 
@@ -148,17 +77,13 @@ def in_memory(
     too_long: TooLong = "refuse",
 ) -> Split:
     """Documents as a split that is on no disk."""
-    streams = list(_streams(documents, tokenizer, channels))
+    encoded = encode(documents, tokenizer, channels, 0.0)
+    streams = [each.stream for each in encoded]
     tokens, *said = (np.concatenate(arrays) for arrays in zip(*streams, strict=True))
     return Split(
         ts.array(tokens.astype(np.int32)),
         np.cumsum([0, *(len(stream[0]) for stream in streams)]),
-        np.array(
-            [
-                _size(document, each[0], tokenizer)
-                for document, each in zip(documents, streams, strict=True)
-            ]
-        ),
+        np.array([each.bytes for each in encoded]),
         [document.id for document in documents],
         tokenizer,
         {channel: ts.array(each) for channel, each in zip(channels, said, strict=True)},
@@ -166,50 +91,37 @@ def in_memory(
     )
 
 
-def join(parts: Mapping[str, Split], channels: Sequence[Channel], too_long: TooLong) -> Split:
-    """The splits of a mixture's components, by name, as one; nothing is copied.
+VERSION = 2
+"""Of the layout of a store: which arrays there are, and what is in them."""
 
-    Where a component's documents say nothing in a channel its fill stands; but as to whether a
-    token counts as a target: where nothing is said, all of them do.
+Address = Path | str
+"""A folder, or the URL of one in a bucket."""
+
+_CHECKED = 1 << 30
+"""Bytes of a store that are read to check it; a larger one is checked as it is read."""
+
+
+def damage(place: Address, key: Key) -> str | None:
+    """What is wrong with the store in a few words, None if it is whole and the one of `key`.
+
+    Raises UserError where it is of another version: it may be somebody's work of days.
     """
-    splits = list(parts.values())
-    starts = np.cumsum([0, *(split.size for split in splits)])
-    begins = [split.offsets[:-1] + start for split, start in zip(splits, starts, strict=False)]
-    return Split(
-        ts.concat([split.tokens for split in splits], axis=0),
-        np.concatenate([*begins, starts[-1:]]),
-        np.concatenate([split.bytes for split in splits]),
-        [f"{name}/{id}" for name, split in parts.items() for id in split.ids],
-        splits[0].tokenizer,
-        {
-            channel: ts.concat([_channel_of(split, channel) for split in splits], axis=0)
-            for channel in channels
-        },
-        too_long,
-        tuple(np.cumsum([len(split.ids) for split in splits]).tolist()),
-    )
-
-
-def _channel_of(split: Split, channel: Channel) -> ts.TensorStore:
-    if channel in split.channels:
-        return split.channels[channel]
-    value = 1 if channel == LOSS else channel.fill
-
-    def fill(_: ts.IndexDomain, array: np.ndarray, __: Any) -> None:
-        array[...] = value
-
-    shape = [split.size, *channel.shape]
-    return ts.virtual_chunked(fill, dtype=channel.dtype, shape=shape)
-
-
-def damage(folder: Path, key: Key) -> str | None:
-    """What is wrong with the store in a few words, None if it is whole and the one of `key`."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = json.loads(_read(place, "manifest.json"))
+        if (version := manifest.get("version", 1)) != VERSION:
+            raise UserError(
+                f"token store {place}: version {version}; must be {VERSION}: another release"
+                " made it; use that, or delete the store, and it is made again"
+            )
         if manifest["key"] != key:
             return "it is another corpus's or tokenizer's"
-        for name, (length, sha) in manifest["files"].items():
-            path = folder / name
+        if isinstance(place, str) or manifest["bytes"] > _CHECKED:
+            return None
+        listed = _read(place, "files.json")
+        if hashlib.sha256(listed).hexdigest() != manifest["files"]:
+            return "files.json is damaged"
+        for name, (length, sha) in json.loads(listed).items():
+            path = place / name
             if path.stat().st_size != length or _sha_file(path) != sha:
                 return f"{name} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -218,26 +130,34 @@ def damage(folder: Path, key: Key) -> str | None:
 
 
 def _build(
-    folder: Path,
+    place: Address,
     key: Key,
     documents: Iterable[Document],
     tokenizer: Tokenizer,
     validation: float,
     channels: Sequence[Channel],
+    config: TokenizerConfig | None,
 ) -> None:
     def write(store: Path) -> None:
         dtype = "uint16" if tokenizer.vocabulary.size <= 2**16 else "uint32"
         train = _Writer(store / "train", dtype, channels)
         held_out = _Writer(store / "validation", dtype, channels)
-        for batch in _batches(documents):
-            streams = _streams(batch, tokenizer, channels)
-            for document, stream in zip(batch, streams, strict=True):
-                writer = held_out if is_held_out(document, validation) else train
-                writer.add(document.id, _size(document, stream[0], tokenizer), stream)
+        with Crew(tokenizer, channels, validation, config) as crew:
+            for batch, encoded in crew.encode(_batches(documents)):
+                for document, each in zip(batch, encoded, strict=True):
+                    writer = held_out if each.held_out else train
+                    writer.add(document.id, each.bytes, each.stream)
         train.close()
         held_out.close()
 
-    write_store(folder, key, write)
+    if isinstance(place, Path):
+        write_store(place, key, write)
+        return
+    with cache.unfinished(cache.folder() / "tokens") as temporary:
+        store = temporary / "store"
+        write(store)
+        _seal(store, key)
+        _upload(store, place)
 
 
 def write_store(folder: Path, key: Key, write: Callable[[Path], None]) -> None:
@@ -248,13 +168,55 @@ def write_store(folder: Path, key: Key, write: Callable[[Path], None]) -> None:
     with cache.unfinished(folder.parent) as temporary:
         store = temporary / "store"
         write(store)
-        files = {
-            name: [(store / name).stat().st_size, _sha_file(store / name)]
-            for name in _files(store)
-        }
-        manifest = json.dumps({"key": key, "files": files}, indent=1)
-        (store / "manifest.json").write_text(manifest)
+        _seal(store, key)
         _move_in(store, folder, key)
+
+
+def _seal(store: Path, key: Key) -> None:
+    """Writes what is in a store, and then that it is whole."""
+    files = {
+        name: ((store / name).stat().st_size, _sha_file(store / name)) for name in _files(store)
+    }
+    (store / "files.json").write_text(json.dumps(files, indent=1))
+    manifest = {
+        "version": VERSION,
+        "key": key,
+        "bytes": sum(length for length, _ in files.values()),
+        "files": _sha_file(store / "files.json"),
+    }
+    (store / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _upload(store: Path, url: str) -> None:
+    """Copies a store into a bucket, what says that it is whole last."""
+    names = [name for name in _files(store) if name != "manifest.json"]
+    with _bucket(url) as bucket:
+        for name in [*names, "manifest.json"]:
+            bucket.write(name, (store / name).read_bytes()).result()
+
+
+def _read(place: Address, name: str) -> bytes:
+    """A small file of a store; raises FileNotFoundError where there is none."""
+    if isinstance(place, Path):
+        return (place / name).read_bytes()
+    with _bucket(place) as bucket:
+        found = bucket.read(name).result()
+    if found.state == "missing":
+        raise FileNotFoundError(f"no {name}")
+    return bytes(found.value)
+
+
+@contextlib.contextmanager
+def _bucket(url: str) -> Iterator[ts.KvStore]:
+    """A folder of a bucket; what it refuses is a UserError that names it."""
+    try:
+        yield ts.KvStore.open(f"{url}/").result()
+    except ValueError as error:
+        raise UserError(f"LM_TOKENS: {url}: {str(error).splitlines()[0]}") from None
+
+
+def _under(place: Address, name: str) -> Address:
+    return place / name if isinstance(place, Path) else f"{place}/{name}"
 
 
 def _move_in(built: Path, folder: Path, key: Key) -> None:
@@ -273,134 +235,55 @@ def _move_in(built: Path, folder: Path, key: Key) -> None:
         shutil.rmtree(built.parent / "damaged", ignore_errors=True)
 
 
-def _streams(
-    documents: Sequence[Document], tokenizer: Tokenizer, channels: Sequence[Channel]
-) -> Iterator[list[np.ndarray]]:
-    """The tokens of each document, begin and ends among them, and its channels."""
-    parts = [
-        ()
-        if document.conversations or document.tokens
-        else document.words or document.parts or (Stretch(document.text),)
-        for document in documents
-    ]
-    encoded = iter(tokenizer.encode_all([part.text for each in parts for part in each]))
-    special = tokenizer.vocabulary
-    for document, each in zip(documents, parts, strict=True):
-        if document.conversations:
-            yield _conversations(document, tokenizer, channels)
-            continue
-        if document.tokens:
-            yield _of_tokens(document, tokenizer, channels)
-            continue
-        if document.words:
-            yield _of_words(each, [next(encoded) for _ in each], special, channels)
-            continue
-        tokens = [np.append(next(encoded), special.eos) for _ in each]
-        for number, part in enumerate(each):
-            if not number or SIDE.name in part.values:
-                tokens[number] = np.insert(tokens[number], 0, special.bos)
-        said = [
-            [
-                _constant(channel, part.values, len(ids))
-                for part, ids in zip(each, tokens, strict=True)
-            ]
-            for channel in channels
-        ]
-        yield [np.concatenate(stream) for stream in (tokens, *said)]
-
-
-def _size(document: Document, tokens: np.ndarray, tokenizer: Tokenizer) -> int:
-    """The length of a document in UTF-8: of conversations and tokens, what they are read as."""
-    given = document.conversations or document.tokens
-    text = tokenizer.decode(tokens) if given else document.text
-    return len(text.encode())
-
-
-def _of_tokens(
-    document: Document, tokenizer: Tokenizer, channels: Sequence[Channel]
-) -> list[np.ndarray]:
-    """The tokens of a document that is tokens, and channels that say nothing of them."""
-    special, given = tokenizer.vocabulary, np.frombuffer(document.tokens, "<u4")
-    if len(wrong := np.flatnonzero(given >= special.size)):
-        raise UserError(
-            f"data.corpus: {document.id}: its token {wrong[0]:,} is {given[wrong[0]]}, and the"
-            f" tokenizer has {special.size}: another one made them; name that by start.path or"
-            " data.tokenizer"
-        )
-    tokens = np.concatenate([[special.bos], given, [special.eos]]).astype(np.int32)
-    return [tokens, *(_constant(channel, {}, len(tokens)) for channel in channels)]
-
-
-def _conversations(
-    document: Document, tokenizer: Tokenizer, channels: Sequence[Channel]
-) -> list[np.ndarray]:
-    """The tokens of a document's conversations, and its channels."""
-    found = []
-    for conversation in document.conversations:
-        try:
-            ids, loss, turn = render_conversation(tokenizer, conversation)
-        except UserError as error:
-            raise UserError(f"data.corpus: {document.id}: {error}") from None
-        rendered = {LOSS.name: loss, TURN.name: turn}
-        said = [
-            rendered[channel.name]
-            if channel.name in rendered
-            else _constant(channel, conversation.values, len(ids))
-            for channel in channels
-        ]
-        found.append((ids, *said))
-    return [np.concatenate(stream) for stream in zip(*found, strict=True)]
-
-
-def _constant(channel: Channel, values: Mapping[str, float], count: int) -> np.ndarray:
-    """What a channel says of so many tokens, of which these are the values."""
-    value = values.get(channel.name, channel.fill)
-    return np.full((count, *channel.shape), value, channel.dtype)
-
-
-def _of_words(
-    words: Sequence[Stretch],
-    encoded: Sequence[np.ndarray],
-    special: Vocabulary,
-    channels: Sequence[Channel],
-) -> list[np.ndarray]:
-    """The tokens of a document of words, and channels that speak of the first one of each."""
-    tokens = np.concatenate([[special.bos], *encoded, [special.eos]])
-    sizes = np.array([len(ids) for ids in encoded])
-    first = (1 + np.cumsum(sizes) - sizes)[sizes > 0]  # a word may have no token
-    found = [tokens]
-    for channel in channels:
-        values = np.full((len(tokens), *channel.shape), channel.fill, channel.dtype)
-        said = [word.values.get(channel.name, channel.fill) for word in words]
-        values[first] = np.array(said, channel.dtype)[sizes > 0]
-        found.append(values)
-    return found
-
-
 class _Writer:
     """Appends documents to a split, a shard at a time, so that no shard is written twice."""
 
     def __init__(self, folder: Path, dtype: str, channels: Sequence[Channel]) -> None:
         self._folder = folder
         self._arrays = [_Array(folder / "tokens", dtype)]
-        self._arrays += [_Array(path, c.dtype, c.shape) for path, c in _paths(folder, channels)]
-        self._offsets, self._bytes, self._ids = [0], list[int](), list[str]()
+        self._arrays += [
+            _Array(folder / _path(channel), channel.dtype, channel.shape)
+            for channel in channels
+        ]
+        self._numbers = {name: _Array(folder / name, "int64") for name in _NUMBERS}
+        self._new: dict[str, list[int]] = {name: [] for name in _NUMBERS}
+        self._ids, self._new_ids = _Array(folder / "ids", "uint8"), bytearray()
+        self._documents = self._size = self._bytes = self._id_bytes = 0
 
     def add(self, id: str, size: int, stream: list[np.ndarray]) -> None:
         """Adds a document of `size` bytes: its tokens, and what each channel says of them."""
-        self._ids.append(id)
-        self._bytes.append(size)
-        self._offsets.append(self._offsets[-1] + len(stream[0]))
+        start, stop, name = self._size, self._size + len(stream[0]), id.encode()
+        self._new["offsets"].append(start)
+        self._new["bytes"].append(size)
+        self._new["id_ends"].append(self._id_bytes)
+        begun = -(-stop // BLOCK) - -(-start // BLOCK)
+        self._new["blocks"] += [self._documents] * begun
+        self._new_ids += name
+        self._documents, self._size = self._documents + 1, stop
+        self._bytes, self._id_bytes = self._bytes + size, self._id_bytes + len(name)
         for array, values in zip(self._arrays, stream, strict=True):
             array.add(values)
+        if len(self._new["offsets"]) >= _CHUNK:
+            self._flush()
 
     def close(self) -> None:
-        for array in self._arrays:
+        self._new["offsets"].append(self._size)
+        self._new["id_ends"].append(self._id_bytes)
+        self._new["blocks"].append(self._documents - 1)
+        self._flush()
+        for array in (*self._arrays, *self._numbers.values(), self._ids):
             array.close()
-        for name, values in (("offsets", self._offsets), ("bytes", self._bytes)):
-            numbers = np.array(values, np.int64)
-            _create(self._folder / name, "int64", numbers.shape).write(numbers).result()
-        (self._folder / "ids.json").write_text(json.dumps(self._ids))
+        (self._folder / "size.json").write_text(json.dumps({"bytes": self._bytes}))
+
+    def _flush(self) -> None:
+        for name, array in self._numbers.items():
+            array.add(np.array(self._new[name], np.int64))
+            self._new[name] = []
+        self._ids.add(np.frombuffer(bytes(self._new_ids), np.uint8))
+        self._new_ids.clear()
+
+
+_NUMBERS = ("offsets", "blocks", "bytes", "id_ends")
 
 
 class _Array:
@@ -431,8 +314,8 @@ class _Array:
         self._waiting -= count
 
 
-def _paths(folder: Path, channels: Sequence[Channel]) -> list[tuple[Path, Channel]]:
-    return [(folder / "channels" / channel.name, channel) for channel in channels]
+def _path(channel: Channel) -> str:
+    return f"channels/{channel.name}"
 
 
 _SHARD, _CHUNK = 1 << 22, 1 << 14  # tokens in a file; tokens read, and checked, at once
@@ -448,36 +331,59 @@ def _create(path: Path, dtype: str, shape: tuple[int, ...]) -> ts.TensorStore:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
-    return ts.open({**_spec(path), "metadata": metadata}, create=True).result()
+    # so that a chunk that is missing is missing, and no chunk of zeros
+    spec = {**_spec(path), "metadata": metadata, "store_data_equal_to_fill_value": True}
+    return ts.open(spec, create=True, context=_context()).result()
 
 
 def _open_split(
-    folder: Path, tokenizer: Tokenizer, channels: Sequence[Channel], too_long: TooLong
+    place: Address,
+    tokenizer: Tokenizer,
+    channels: Sequence[Channel],
+    too_long: TooLong,
+    *,
+    in_memory: bool,
 ) -> Split:
-    paths = [folder / name for name in ("tokens", "offsets", "bytes")]
-    tokens, offsets, sizes, *others = open_arrays(
-        [*paths, *(path for path, _ in _paths(folder, channels))]
+    paths = ["tokens", "ids", *_NUMBERS, *map(_path, channels)]
+    tokens, ids, *arrays = open_arrays([_under(place, path) for path in paths])
+    offsets, blocks, sizes, id_ends = (
+        result(stored.read()) if in_memory or stored.shape[0] <= _AT_ONCE else OnDisk(stored)
+        for stored in arrays[: len(_NUMBERS)]
     )
+    names = Names(OnDisk(ids), id_ends)
+    few = len(names) < _AT_ONCE
     return Split(
         tokens,
-        offsets.read().result(),
-        sizes.read().result(),
-        json.loads((folder / "ids.json").read_bytes()),
+        offsets,
+        sizes,
+        list(names) if few else names,
         tokenizer,
-        dict(zip(channels, others, strict=True)),
+        dict(zip(channels, arrays[len(_NUMBERS) :], strict=True)),
         too_long,
+        blocks=blocks,
+        known_bytes=json.loads(_read(place, "size.json"))["bytes"],
     )
 
 
-def open_arrays(paths: Sequence[Path]) -> list[ts.TensorStore]:
+_AT_ONCE = 1 << 16
+"""Numbers that are kept in memory: half a megabyte of each array."""
+
+
+def open_arrays(places: Sequence[Address]) -> list[ts.TensorStore]:
     """Arrays of a store, to be read."""
     # a store never changes, so what was read once need not be looked at again
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}})
-    opened = [
-        ts.open({**_spec(path), "recheck_cached_data": "open"}, context=context)
-        for path in paths
-    ]
-    return [each.result() for each in opened]
+    more = {"recheck_cached_data": "open", "fill_missing_data_reads": False}
+    opened = [ts.open({**_spec(place), **more}, context=_context()) for place in places]
+    return [result(each) for each in opened]
+
+
+@functools.cache
+def _context() -> ts.Context:
+    """What all stores have in common: 256 MB for chunks that were read.
+
+    No file waits for the disk, as a store is checked when it is opened, or as it is read.
+    """
+    return ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}, "file_io_sync": False})
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
@@ -487,8 +393,14 @@ def write_array(path: Path, values: np.ndarray) -> None:
     array.close()
 
 
-def _spec(path: Path) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+def _spec(place: Address) -> dict[str, Any]:
+    kvstore = (
+        {"driver": "file", "path": f"{place}/"} if isinstance(place, Path) else f"{place}/"
+    )
+    return {"driver": "zarr3", "kvstore": kvstore}
+
+
+_BATCH = 1 << 20
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -497,7 +409,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     for document in documents:
         batch.append(document)
         size += len(document.text) + len(document.tokens)
-        if size >= 1 << 20:
+        if size >= _BATCH:
             yield batch
             batch, size = [], 0
     if batch:

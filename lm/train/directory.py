@@ -252,7 +252,7 @@ def describe_run(
     for name, split in (("train", tokens.train), ("validation", tokens.validation)):
         described[name] = {
             "documents": len(split.ids),
-            "bytes": int(split.bytes.sum()),
+            "bytes": split.text_bytes,
             "tokens": split.size,
         }
     if left_out := survey(run.data.corpus, run.data.validation).left_out:
@@ -297,7 +297,7 @@ def _described(run: Run, mixture: TextMixture, tokens: Tokens) -> dict[str, Any]
         component.name: {
             "corpus_digest": survey(component.corpus, run.data.validation).digest,
             "documents": len(tokens.train.parts[number].ids),
-            "bytes": int(tokens.train.parts[number].bytes.sum()),
+            "bytes": tokens.train.parts[number].text_bytes,
             "tokens": tokens.train.parts[number].size,
             "rows": supplies[number].rows,
             "of_rows": [[phase.row, str(phase.weights[number])] for phase in turns.phases],

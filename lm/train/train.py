@@ -183,7 +183,7 @@ def _costs(
         flops_forward=cost.flops_forward,
         unique_tokens=sum(read.unique_tokens for read in of_each) or round(seen * each),
         unique_bytes=sum(read.unique_bytes for read in of_each)
-        or round(seen / rows * int(tokens.train.bytes.sum())),
+        or round(seen / rows * tokens.train.text_bytes),
         device_seconds=progress.seconds * jax.device_count(),
         params_trainable=None if changing(run) is None else parameters.trainable,
         flops_derived=batches * ledger.derived_flops(run, size, named) or None,

@@ -133,7 +133,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
         folder / "validation" / "tokens" / "c" / "0"
     ).unlink(),
     "a truncated file": truncate,
-    "changed ids": lambda folder: (folder / "train" / "ids.json").write_text("[]"),
+    "changed ids": lambda folder: (folder / "train" / "ids" / "c" / "0").write_bytes(b""),
     "swapped splits": swap_splits,
     "no manifest: the build was killed": lambda folder: (folder / "manifest.json").unlink(),
     "half a manifest": lambda folder: os.truncate(folder / "manifest.json", 40),

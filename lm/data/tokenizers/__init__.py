@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lm.config import Config, UserError, dump, parse
-from lm.data.tokenizers.base import Base, Tokenizer
+from lm.data.tokenizers.base import THREADS, Base, Tokenizer, usable_threads
 from lm.data.tokenizers.bytes import Bytes
 from lm.data.tokenizers.foreign import Foreign
 from lm.data.tokenizers.hf_folder import from_hf_folder, to_hf_folder
@@ -15,6 +15,7 @@ from lm.data.tokenizers.sentencepiece_model import SentencePieceModel
 TokenizerConfig = Bytes | SentencePiece | HuggingFace | SentencePieceModel
 
 __all__ = [
+    "THREADS",
     "Base",
     "Bytes",
     "Foreign",
@@ -28,6 +29,7 @@ __all__ = [
     "open_tokenizer",
     "save_tokenizer",
     "to_hf_folder",
+    "usable_threads",
     "vocabulary_size",
 ]
 

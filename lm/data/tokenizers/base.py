@@ -1,6 +1,7 @@
 """What a tokenizer owes: text to ids and back, and the bytes that each id stands for."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from msgspec import Meta
 from lm.config import Config, UserError
 from lm.data.templates import as_kept, missing, text_of
 from lm.data.words import begins_word
+from lm.distributed.process import usable_cores
 from lm.example import Vocabulary
 
 PAD, MASK, BOS, EOS, ORDINARY = range(5)
@@ -22,6 +24,17 @@ SPECIAL = ("<pad>", "<mask>", "<bos>", "<eos>")
 """How the special tokens are written where an id is shown; no text is read as one."""
 MODEL = "tokenizer.model"
 """The file of a tokenizer that is learnt here."""
+
+THREADS = "RAYON_NUM_THREADS"
+"""The variable that says how many threads tokenize: the name is that of Hugging Face's library,
+which reads it too."""
+
+
+def usable_threads() -> int:
+    """How many threads tokenize: as the variable says, or as many as cores may be used."""
+    said = os.environ.get(THREADS, "")
+    return int(said) if said.isdecimal() and int(said) else len(usable_cores())
+
 
 Sentinels = Annotated[
     int,

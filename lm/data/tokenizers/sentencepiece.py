@@ -1,7 +1,6 @@
 """Tokens learnt by SentencePiece."""
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from msgspec import Meta
 
 from lm.config import UserError
 from lm.data import cache
-from lm.data.tokenizers.base import ORDINARY, Base, Sentinels, Tokenizer, sha
+from lm.data.tokenizers.base import ORDINARY, Base, Sentinels, Tokenizer, sha, usable_threads
 
 
 class SentencePiece(Base, frozen=True, tag="sentencepiece"):
@@ -70,14 +69,15 @@ class SentencePiece(Base, frozen=True, tag="sentencepiece"):
         # id 0 is sentencepiece's unknown token: with byte fallback it is never met
         tokens = [token_bytes(id) for id in range(1, processor.get_piece_size())]
         byte_ids = np.array([processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)])
-        cores = os.cpu_count() or 1
 
         def encode(texts: Sequence[str]) -> list[np.ndarray]:
             chunks = [re.findall(CHUNK, text) for text in texts]
             plain = [
                 "" if chunk[0] == "\u2581" else chunk for parts in chunks for chunk in parts
             ]
-            encoded = iter(processor.encode(plain, return_type="numpy", num_threads=cores))
+            encoded = iter(
+                processor.encode(plain, return_type="numpy", num_threads=usable_threads())
+            )
             empty = np.zeros(0, np.int32)
             return [
                 np.concatenate(
