@@ -219,10 +219,12 @@ def test_rows_of_a_mixture(table: TextMixture) -> None:
     ids = np.concatenate([batch.tokens_BL for batch in whole])
     vocabulary = tokens.tokenizer.vocabulary
     seen: list[list[bytes]] = [[] for _ in NAMES]
-    for row in ids:
+    for number, row in enumerate(ids, 1):
         letters = set(tokens.tokenizer.decode(row)) & set("abcde")
         assert len(letters) == 1
         seen["abcde".index(*letters)].append(row.tobytes())
+        for weight, found in zip(GPT3, seen, strict=True):
+            assert abs(len(found) - Fraction(number * weight, sum(GPT3))) < 1
     for part, n, found in zip(tokens.train.parts, length, seen, strict=True):
         every = Counter(row.tobytes() for row in rows(part, range(n), 32, vocabulary).tokens_BL)
         for start in range(0, len(found) - n + 1, n):

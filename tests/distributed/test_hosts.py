@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import bert_vs_gpt
-from lm.config import dump, override
-from lm.data import Batches, Bytes, Data, Text, open_tokens
-from lm.data.digest import chain_text
+from lm.config import dump, override, parse
+from lm.data import Batches, Bytes, Data, Text, n_rows, open_tokens
+from lm.data.digest import chain_text, chained
 from lm.distributed import mesh
 from lm.evaluate.scoring import Effort
 from lm.model import Transformer
@@ -134,6 +134,60 @@ def test_hosts_of_any_number_read_one_mixture(corpus, tmp_path, monkeypatch, num
     assert several[2]["by_component"].keys() == {"a", "b"}
 
 
+GPT3 = {"crawl": 60, "webtext2": 22, "books1": 8, "books2": 8, "wikipedia": 3}
+
+
+@pytest.mark.slow
+def test_hosts_of_any_number_and_kills_read_gpt3s_mixture(tmp_path):
+    """Fails if a row, or whose turn it is, depends on how many hosts there are or were.
+
+    Two hosts begin and one is killed; four go on and one is killed; then one goes on alone.
+    """
+    for name, each in zip(GPT3, (410, 90, 60, 90, 12), strict=True):
+        (tmp_path / name).mkdir()
+        for number in range(9):
+            (tmp_path / name / f"{number}.txt").write_text(f"{name} {number}. " * each)
+    components = [
+        {"name": name, "weight": weight, "corpus": {"type": "text", "paths": [paths]}}
+        for name, weight in GPT3.items()
+        if (paths := f"{tmp_path}/{name}/*.txt")
+    ]
+    settings = tmp_path / "gpt3.json"
+    mixture = {"corpus": {"type": "mixture", "components": components}}
+    more = {"tokenizer": {"type": "bytes"}, "length": 16, "batch": 8, "validation": 0.2}
+    model = {"type": "transformer", "depth": 1, "width": 16, "heads": 2}
+    asked = {"data": mixture | more, "model": model, "tokens": 16 * 8 * 300}
+    asked |= {"precision": "float32", "evaluations": 1, "checkpoints": {"steps": 2}}
+    settings.write_text(json.dumps(asked))
+    run = parse(Run, settings.read_bytes(), "gpt3.json")
+    directory = tmp_path / "run"
+    for hosts, killed in ((2, 1), (4, 3)):
+        together = started(tmp_path, run, directory, steps=5, number=hosts)
+        together.processes[killed].kill()
+        assert together.end()[0][killed] == -9
+    alone = Hosts(1, tmp_path, TRAIN, "train", str(settings), "--dir", str(directory))
+    assert alone.end()[0] == [0], alone.said(0)
+
+    tokens = open_tokens(run.data)
+    batches, chain, digest = tokens.batches(run.data, run.seed), [], np.zeros(2, np.uint32)
+    for step in range(300):
+        digest = chained(digest, batches(step))
+        chain.append(chain_text(digest))
+    assert [r["batches"] for r in read_metrics(directory) if "loss" in r] == chain
+    result = json.loads((directory / "result.json").read_text())
+    assert result["batches_digest"] == chain[-1]
+    rows = 300 * 8
+    for (name, weight), part in zip(GPT3.items(), tokens.train.parts, strict=True):
+        read = result["components"][name]
+        assert abs(read["tokens"] / 16 - rows * weight / 101) < 1
+        assert read["epochs"] == read["tokens"] / 16 / n_rows(part, 16)
+    assert (
+        result["components"]["wikipedia"]["epochs"]
+        > 1
+        > (result["components"]["crawl"]["epochs"])
+    )
+
+
 @pytest.fixture(scope="module")
 def endless(corpus) -> Run:
     """A run that does not end by itself while a test lasts."""
@@ -148,12 +202,12 @@ def endless(corpus) -> Run:
     )
 
 
-def started(folder: Path, run: Run, directory: Path, *, steps: int) -> Hosts:
-    """Two hosts that train the run, when they have recorded so many more steps."""
+def started(folder: Path, run: Run, directory: Path, *, steps: int, number: int = 2) -> Hosts:
+    """Hosts that train the run, when they have recorded so many more steps."""
     settings = folder / "run.json"
     settings.write_text(dump(run))
     begun = len(read_metrics(directory))
-    together = Hosts(2, folder, TRAIN, "train", str(settings), "--dir", str(directory))
+    together = Hosts(number, folder, TRAIN, "train", str(settings), "--dir", str(directory))
     deadline = time.monotonic() + 600
     while len(read_metrics(directory)) < begun + steps:
         alive = [process.poll() is None for process in together.processes]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lm.config import UserError, dump, override
+from lm.data import Bytes, Data, Text, Tokenizer, open_tokens
 from lm.run import Run, steps
 from lm.train import lock
 from lm.train.directory import checkpoints_of
@@ -106,8 +107,10 @@ class Bucket:
         if asked.get("alt") != "media":
             return 200, self._about(name), {}
         said = {"x-goog-generation": str(generation)}
-        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range") or ""):
-            start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
+        if wanted := re.fullmatch(r"bytes=(\d*)-(\d*)", headers.get("Range") or ""):
+            start, end = int(wanted[1] or 0), int(wanted[2] or len(content) - 1)
+            if not wanted[1]:  # so many at the end
+                start, end = max(0, len(content) - end), len(content) - 1
             if start >= len(content):
                 return 416, b"", said
             part = content[start : end + 1]
@@ -160,6 +163,7 @@ def bucket(monkeypatch) -> Iterator[Bucket]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # what is said goes out at once, and not its beginning alone
 
         def handle_any(self) -> None:
             module = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -255,6 +259,42 @@ def test_r3_a_second_process_on_a_bucket_is_refused(run, bucket, tmp_path):
     assert code == 2 and line.count("\n") == 0
     assert line.startswith(f"lm: {place} is being trained in by process {os.getpid()} on ")
     assert bucket.objects == {}
+
+
+def test_a_token_store_is_made_once_and_read_from_a_bucket(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if each host tokenizes, half a store counts, or a row is another than on disk."""
+    for number in range(30):
+        (tmp_path / f"{number:02}.txt").write_text(f"text {number} " * (number + 1))
+    corpus = Text(paths=(f"{tmp_path}/*.txt",))
+    data = Data(corpus=corpus, tokenizer=Bytes(), length=32, batch=8, validation=0.2)
+
+    def batches(host: str) -> list[Any]:
+        monkeypatch.setenv("LM_CACHE", str(tmp_path / host))
+        batches = open_tokens(data).batches(data, 3)
+        return [batches(step).tokens_BL.tolist() for step in (0, 3, 99)]
+
+    expected = batches("alone")
+    monkeypatch.setenv("LM_TOKENS", "gs://ours/tokens/")
+    monkeypatch.setattr("lm.data.store._AT_ONCE", 8)
+
+    def stops(name: str) -> None:
+        if name.endswith("files.json"):
+            bucket.may_write = False
+
+    bucket.stored = stops
+    with pytest.raises(UserError, match=r"^LM_TOKENS: gs://ours/tokens/\w+: PERMISSION_DENIED"):
+        batches("first")
+    bucket.may_write = True
+    assert batches("first") == expected
+    assert not list((tmp_path / "first" / "tokens").iterdir())
+    monkeypatch.setattr(Tokenizer, "encode_all", lambda *_: pytest.fail("encoded again"))
+    assert batches("second") == expected
+    assert not (tmp_path / "second" / "tokens").exists()
+    bucket.may_read = False
+    with pytest.raises(UserError, match=r"^LM_TOKENS: gs://ours/tokens/\w+: PERMISSION_DENIED"):
+        batches("third")
 
 
 HOLDERS = {
