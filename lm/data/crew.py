@@ -34,8 +34,13 @@ from lm.data.tokenizers import (
     usable_threads,
 )
 
-# Values of a `Stretch` may be one, which pickle does not know.
-copyreg.pickle(MappingProxyType, lambda values: (MappingProxyType, (dict(values),)))
+
+def _values(of: dict[str, float]) -> MappingProxyType[str, float]:
+    return MappingProxyType(of)
+
+
+# Those of a `Stretch` are of a type that pickle does not know.
+copyreg.pickle(MappingProxyType, lambda values: (_values, (dict(values),)))
 
 ALONE = 16
 """Batches that this process encodes before others are started: they take seconds to start."""

@@ -249,14 +249,15 @@ def test_oneline_damage_to_a_large_store_is_seen_where_it_is_read(
 
 def test_building_holds_no_more_of_more_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if names, lengths or tokens are kept until the end."""
-    monkeypatch.setattr("lm.data.store._SHARD", 1 << 13)
+    monkeypatch.setattr("lm.data.store._SHARD", 1 << 10)
     monkeypatch.setattr("lm.data.store._CHUNK", 1 << 8)
-    monkeypatch.setattr("lm.data.store._BATCH", 1 << 12)
+    monkeypatch.setattr("lm.data.store._BATCH", 1 << 7)
+    monkeypatch.setattr("lm.data.store._AT_ONCE", 0)
     held = []
-    for count in (10, 1000, 3000):
-        documents = (Document(f"{n:09}", "many words " * 5) for n in range(count))
+    for count in (10, 2000, 6000):
+        documents = (Document(f"{n:06}", "a") for n in range(count))
         tracemalloc.start()
-        open_store({"test": count}, documents, TOKENIZER, 0.1)
+        open_store({"test": count}, documents, TOKENIZER, 0.001)
         held.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert held[2] < 1.2 * held[1]
+    assert held[2] < 1.2 * held[1] < 1_000_000

@@ -143,10 +143,10 @@ def test_hosts_of_any_number_and_kills_read_gpt3s_mixture(tmp_path):
 
     Two hosts begin and one is killed; four go on and one is killed; then one goes on alone.
     """
-    for name, each in zip(GPT3, (410, 90, 60, 90, 12), strict=True):
+    for name, each in zip(GPT3, (410, 90, 60, 90, 6), strict=True):
         (tmp_path / name).mkdir()
         for number in range(9):
-            (tmp_path / name / f"{number}.txt").write_text(f"{name} {number}. " * each)
+            (tmp_path / name / f"{number}.txt").write_text(f"{name}, {number}. " * each)
     components = [
         {"name": name, "weight": weight, "corpus": {"type": "text", "paths": [paths]}}
         for name, weight in GPT3.items()
@@ -154,7 +154,7 @@ def test_hosts_of_any_number_and_kills_read_gpt3s_mixture(tmp_path):
     ]
     settings = tmp_path / "gpt3.json"
     mixture = {"corpus": {"type": "mixture", "components": components}}
-    more = {"tokenizer": {"type": "bytes"}, "length": 16, "batch": 8, "validation": 0.2}
+    more = {"tokenizer": {"type": "bytes"}, "length": 16, "batch": 8, "validation": 0.3}
     model = {"type": "transformer", "depth": 1, "width": 16, "heads": 2}
     asked = {"data": mixture | more, "model": model, "tokens": 16 * 8 * 300}
     asked |= {"precision": "float32", "evaluations": 1, "checkpoints": {"steps": 2}}

@@ -286,7 +286,7 @@ def test_a_token_store_is_made_once_and_read_from_a_bucket(
     bucket.stored = stops
     with pytest.raises(UserError, match=r"^LM_TOKENS: gs://ours/tokens/\w+: PERMISSION_DENIED"):
         batches("first")
-    bucket.may_write = True
+    bucket.may_write, bucket.stored = True, lambda name: None
     assert batches("first") == expected
     assert not list((tmp_path / "first" / "tokens").iterdir())
     monkeypatch.setattr(Tokenizer, "encode_all", lambda *_: pytest.fail("encoded again"))
