@@ -23,6 +23,16 @@ def variant_rows(cells: Sequence[StudyRun]) -> dict[str, dict[str, StudyRun]]:
     return rows
 
 
+def objective_rows(cells: Sequence[StudyRun]) -> dict[str, dict[str, StudyRun]]:
+    """Cells of variants called TEXT_OBJECTIVE that differ in the objective alone."""
+    rows: dict[str, dict[str, StudyRun]] = {}
+    for cell in cells:
+        variant, _, rest = cell.name.partition("-")
+        text, _, objective = variant.rpartition("_")
+        rows.setdefault(f"{text}-{rest}", {})[objective] = cell
+    return rows
+
+
 def seed_rows(groups: Iterable[Group]) -> dict[str, dict[str, StudyRun]]:
     """The runs that are compared: those of one size and one seed, by group."""
     rows: dict[str, dict[str, StudyRun]] = {}

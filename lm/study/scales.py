@@ -127,3 +127,5 @@ PART_EFFORT = {
     "v5e-8": Effort(rows=4096, curve_rows=256, probe_tokens=1),
 }
 """What they spend on scoring: no probe, as that is of what models represent."""
+WHOLE_EFFORT = {name: replace(PART_EFFORT[name], rows=None) for name in ("smoke", "laptop")}
+"""The same on all that is held out, whose parts are then told apart."""

@@ -89,7 +89,12 @@ def report_of(
         details=errors_text(groups) if details is None else tuple(details),
         table=table,
         rows=[{"run": c.name, "objective": variant_of(c), **(c.result or {})} for c in cells],
-        sections=tuple(each for each in (*sections, _components(cells)) if each is not None),
+        # What it does not show comes last.
+        sections=tuple(
+            each
+            for each in (*sections[:-1], _components(cells), *sections[-1:])
+            if each is not None
+        ),
         warnings=(*missing(cells), *mixed(cells), *violations(compared, varied), *warnings),
         made=made(Path(study.__file__ or "").stem, cells),
     )
