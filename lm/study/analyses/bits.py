@@ -150,7 +150,8 @@ def bits_table(contrasts: Sequence[Contrast], kept: Sequence[Kept]) -> Table:
             rows.append(
                 _row(each, group)
                 | {"weight": found.bits_per_weight, "parameter": found.bits_per_parameter}
-                | {"above": starred(gap), "part": f"{gap.value / whole:+z.2%}".replace("-", "−")}
+                | {"above": starred(gap)}
+                | {"part": f"{gap.value / whole:+z.2%}".replace("-", "−")}
             )
     columns = (
         Column("contrast", ""),
