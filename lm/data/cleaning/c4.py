@@ -98,10 +98,13 @@ class C4(Base, frozen=True, tag="c4"):
             text, cut = _CITATION.subn("", text)
             if cut:
                 changes["citations"] = cut
+                lower = text.lower()
+        # What is nowhere in the text is not looked for line by line.
+        speaks = any(phrase in lower for phrase in ("javascript", *POLICY))
         kept = []
         for line in text.split("\n"):
             line = line.strip()
-            if line and (rule := self._rule_of(line)):
+            if line and (rule := self._rule_of(line, speaks)):
                 changes[rule] += 1
             else:
                 kept.append(line)
@@ -112,8 +115,8 @@ class C4(Base, frozen=True, tag="c4"):
                 return Verdict(text, "sentences", f"{number} sentences")
         return Verdict(left, changes=changes)
 
-    def _rule_of(self, line: str) -> str:
-        """The rule by which a line is cut, or none.
+    def _rule_of(self, line: str, speaks: bool = True) -> str:
+        """The rule by which a line is cut, or none; `speaks` where it may be of what a site is.
 
         >>> C4()._rule_of("Home | About | Contact"), C4()._rule_of("It reads on and on...")
         ('terminal punctuation', 'terminal punctuation')
@@ -132,10 +135,10 @@ class C4(Base, frozen=True, tag="c4"):
         ) < self.words:
             rule = "words of a line"
         if not rule or rule in self.without:
-            lower = line.lower()
+            lower = line.lower() if speaks else ""
             if "javascript" in lower:
                 rule = "javascript"
-            elif any(phrase in lower for phrase in POLICY):
+            elif speaks and any(phrase in lower for phrase in POLICY):
                 rule = "policy"
             elif len(line) > 1000 and _LONG_WORD.search(line):
                 rule = "long word"

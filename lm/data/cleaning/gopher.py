@@ -1,6 +1,7 @@
 """Gopher's rules of quality and repetition: Rae et al. 2021 (arXiv:2112.11446), section A.1."""
 
 import re
+import string
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ _REPETITION = "Rae et al. 2021, table A1"
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 BULLETS = ("•", "‣", "◦", "▪", "*", "-", "–")
 _LETTER = re.compile(r"[^\W\d_]")
+_ASCII = string.ascii_letters.encode()
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -60,7 +62,8 @@ class GopherQuality(Base, frozen=True, tag="gopher_quality"):
             return Verdict(text, "words", f"{number:,} words")
         if not number:
             return Verdict(text)
-        length = len("".join(words)) / number
+        joined = "".join(words)
+        length = len(joined) / number
         if not self.word_length[0] <= length <= self.word_length[1]:
             return Verdict(text, "word length", f"{length:.1f} characters a word")
         symbols = max(text.count("#"), text.count("...") + text.count("…")) / number
@@ -73,11 +76,13 @@ class GopherQuality(Base, frozen=True, tag="gopher_quality"):
         ellipses = sum(line.endswith(("...", "…")) for line in lines) / len(lines)
         if ellipses > self.ellipsis_lines:
             return Verdict(text, "ellipsis lines", f"{ellipses:.0%} of lines")
-        # Most words are letters alone, and need no regular expression.
-        odd = [word for word in words if not word.isalpha()]
-        letters = 1 - sum(not _LETTER.search(word) for word in odd) / number
-        if letters < self.letters:
-            return Verdict(text, "letters", f"{letters:.0%} of words have a letter")
+        # A word without a letter has a byte that is none: most texts have too few of these.
+        others = len(joined.encode("utf-8", "surrogatepass").translate(None, _ASCII))
+        if 1 - others / number < self.letters:
+            none = sum(not (word.isalpha() or _LETTER.search(word)) for word in words)
+            letters = 1 - none / number
+            if letters < self.letters:
+                return Verdict(text, "letters", f"{letters:.0%} of words have a letter")
         if len(found := STOP_WORDS.intersection(words)) < self.stop_words:
             return Verdict(text, "stop words", f"{len(found)} of them")
         return Verdict(text)

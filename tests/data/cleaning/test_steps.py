@@ -87,6 +87,8 @@ def test_c4_takes_citations_out_of_lines() -> None:
     """Fails if the mark stays, or the line goes."""
     found = verdict(C4(), PAGE.replace("words.", "words[12][citation needed]."))
     assert found.text == PAGE and found.changes == {"citations": 2}
+    found = verdict(C4(), f"{PAGE}\nYou must enable Java[1]Script to see all of it.")
+    assert found.text == PAGE and found.changes == {"citations": 1, "javascript": 1}
 
 
 def test_c4_knows_the_users_bad_words(tmp_path: Path) -> None:
@@ -149,6 +151,19 @@ def test_gopher_quality_counts_words_to_the_paper() -> None:
     words = (PROSE * 4).split()
     assert verdict(GopherQuality(), " ".join(words[:50])).rule == ""
     assert verdict(GopherQuality(), " ".join(words[:49])).rule == "words"
+
+
+def test_gopher_quality_counts_letters_of_any_script() -> None:
+    """Fails if what is no ASCII letter counts as a word without one, or a fraction is off."""
+    step = GopherQuality(stop_words=0)
+    for words, rule in (
+        (["слово"] * 60, ""),
+        (["ok-1234"] * 60, ""),
+        (["слово"] * 48 + ["12345"] * 12, ""),
+        (["слово"] * 47 + ["12345"] * 13, "letters"),
+        (["words"] * 47 + ["—1"] * 13, "letters"),
+    ):
+        assert verdict(step, " ".join(words)).rule == rule
 
 
 def distinct(count: int, seed: int = 0) -> list[str]:
