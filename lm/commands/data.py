@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     prepare.formatter_class = argparse.RawDescriptionHelpFormatter
     prepare.more = _fields
     prepare.add_argument("recipe", metavar="RECIPE.json", type=Path)
-    prepare.add_argument("out", metavar="OUT", type=Path, help="the folder that is written")
+    prepare.add_argument("out", metavar="OUT", help="the folder that is written, also gs://")
     prepare.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: a core each)"
     )
@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     report.description = (
         f"Writes OUT/{PAGE}: sources, sizes, what was removed and why, samples."
     )
-    report.add_argument("out", metavar="OUT", type=Path, help="what lm data prepare wrote")
+    report.add_argument("out", metavar="OUT", help="what lm data prepare wrote, also gs://")
 
 
 def main(given: argparse.Namespace) -> None:
@@ -51,7 +51,8 @@ def main(given: argparse.Namespace) -> None:
     if given.what == "report":
         _report(given.out)
         return
-    from lm.data.cleaning import Cleaning, clean
+    from lm.data.cleaning import Cleaning, clean, clean_to_bucket
+    from lm.data.remote import is_remote
 
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers {given.workers}: must be >= 1")
@@ -60,10 +61,11 @@ def main(given: argparse.Namespace) -> None:
     except FileNotFoundError:
         raise UserError(f"{given.recipe}: no such file") from None
     cleaning = override(parse(Cleaning, content, str(given.recipe)), given.overrides)
-    if given.out.exists() and not given.out.is_dir():
+    if not is_remote(given.out) and Path(given.out).is_file():
         raise UserError(f"{given.out}: there is a file of this name")
+    clean_here = clean_to_bucket if is_remote(given.out) else clean
     with _Line() as line:
-        manifest = clean(
+        manifest = clean_here(
             cleaning,
             given.out,
             workers=given.workers or len(os.sched_getaffinity(0)),
@@ -118,7 +120,7 @@ class _Line:
             print(text, file=sys.stderr, flush=True)
 
 
-def _print(manifest: "Manifest", out: Path) -> None:
+def _print(manifest: "Manifest", out: str) -> None:
     from lm.data.cleaning.tally import total_of
 
     shown = table(
@@ -161,14 +163,14 @@ def _print(manifest: "Manifest", out: Path) -> None:
     )
 
 
-def _report(out: Path) -> None:
+def _report(out: str) -> None:
     from lm.data.cleaning import read_manifest
-    from lm.output.files import write_whole
+    from lm.data.remote import Folder
     from lm.study.cleaned import report_of
     from lm.study.report.figures import svg_of
     from lm.study.report.page import page_of
 
     report = report_of(read_manifest(out))
     page = page_of(report, {plot.name: svg_of(plot.figure) for plot in report.plots})
-    write_whole(out / PAGE, page)
-    print(out / PAGE)
+    Folder(out).write(PAGE, page.encode())
+    print(f"{Folder(out).place}/{PAGE}")

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from experiments.benchmarks.cleaning import write
@@ -103,6 +104,15 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(capsys, out, manifest) 
     assert len(shown) > 10
     assert all(str(html.escape(text, quote=False)) in page.replace("&#39;", "'").replace(
         "&#34;", '"') for text in shown)  # fmt: skip
+
+
+def test_the_page_of_a_text_in_a_bucket_is_written_there(capsys, out) -> None:
+    """Fails if it is written into a local folder of that name."""
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe("/page/manifest.json", (out / "manifest.json").read_bytes())
+    main(["data", "report", "memory://page/"])
+    assert capsys.readouterr().out == "memory://page/report.html\n"
+    assert b"&lt;again&gt;" in bucket.cat("/page/report.html")
 
 
 def test_bytes_that_are_lost_would_be_said(manifest) -> None:

@@ -12,6 +12,6 @@ from lm.data.cleaning.language import Language
 from lm.data.cleaning.named import NamedCorpus
 from lm.data.cleaning.near import Near
 from lm.data.cleaning.pii import Pii
-from lm.data.cleaning.pipeline import clean
+from lm.data.cleaning.pipeline import clean, clean_to_bucket
 from lm.data.cleaning.recipe import Cleaning
 from lm.data.cleaning.tally import MANIFEST, Manifest, read_manifest

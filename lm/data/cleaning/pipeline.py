@@ -14,69 +14,52 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from lm.config import UserError, dump, parse, read_json
+from lm.config import UserError, parse
+from lm.data import cache
 from lm.data.cleaning.base import AcrossDocuments
+from lm.data.cleaning.chunks import Chunk
+from lm.data.cleaning.cleaner import Stage, stages_of
 from lm.data.cleaning.observed import Observed
+from lm.data.cleaning.reading import chunks_of, digest_of_files
 from lm.data.cleaning.recipe import Cleaning
-from lm.data.cleaning.stages import (
-    NOTHING_LEFT,
-    NOTHING_LEFT_ABOUT,
-    Chunk,
-    Decided,
-    Stage,
-    Worker,
-    bytes_of,
-    member_path,
-    stages_of,
+from lm.data.cleaning.shards import (
+    check_begun,
+    check_done,
+    manifest_of,
+    shard_name,
+    shards_of,
 )
+from lm.data.cleaning.stages import Decided, Worker, member_path
 from lm.data.cleaning.tally import (
     MANIFEST,
     ChunkTally,
     Manifest,
     ShardFile,
-    Shown,
     SourceTally,
-    StepRecord,
-    StepTally,
-    first_shown,
+    StageTally,
+    manifest_in,
     read_manifest,
 )
-from lm.data.sources import Damaged, Document
+from lm.data.remote import Folder
 from lm.output.files import write_whole
 
-FORMAT = 1
-DOCUMENTS = 2_000
-"""Of a chunk, at most."""
-BYTES = 4 << 20
-"""Of a chunk, beyond which it takes no further document."""
-
+WORK = "stages 2"
+"""How what stands in a folder before it is done is written."""
 OnChunk = Callable[[str, int, int | None], None]
 """Is told of each chunk: what is done, documents so far, of how many if that is known."""
 
 
-class StageTally(msgspec.Struct):
-    """What one stage came to; there is none before all its chunks are done."""
-
-    chunks: list[str]
-    of: list[tuple[str, int, int]]
-    """(source, documents, bytes) of each chunk, as it was left."""
-    sources: dict[str, SourceTally]
-    steps: dict[str, StepTally]
-    kept: list[Shown]
-
-
 def clean(
     cleaning: Cleaning,
-    out: Path,
+    out: Path | str,
     *,
     workers: int = 1,
     progress: OnChunk = lambda stage, done, total: None,
 ) -> Manifest:
-    """Cleans what a recipe names into gzip files of JSON lines in `out`, with a manifest.
+    """Cleans what a recipe names into compressed files of JSON lines in `out`, with a manifest.
 
     Whatever ended it, the same call goes on from the chunks that are done, and gives the same
     bytes, however many workers there are. What is done already is not done again.
@@ -87,30 +70,25 @@ def clean(
     Raises UserError where a source or a step refuses, where `out` holds something else, and
     where files change while they are read.
     """
-    read = _read_digest(cleaning)
-    recipe = msgspec.to_builtins(cleaning)
+    out, read = Path(out), digest_of_files(cleaning)
     if (out / MANIFEST).exists():
         done = read_manifest(out)
-        if (done.recipe, done.read) != (msgspec.json.decode(msgspec.json.encode(recipe)), read):
-            raise UserError(
-                f"{out}: holds the text of another recipe, or of files as they were; name"
-                " another folder, or delete it"
-            )
+        check_done(done, cleaning, read, str(out))
         return done
     work = out / "work"
     if not work.exists() and out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: holds other files; name a new folder")
     # What is wrong with a step is said before anything is written.
     worker = Worker(cleaning, work)
-    worker.open()
+    worker.cleaner.open()
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work):
-        _check_begun(work, cleaning, read)
+        check_begun(Folder(str(out)), WORK, cleaning, read)
         stages = stages_of(cleaning.steps)
         with _Crew(worker, workers) as crew:
             for stage in stages:
                 _run(stage, cleaning, work, crew, progress)
-        if _read_digest(cleaning) != read:
+        if digest_of_files(cleaning) != read:
             shutil.rmtree(work)
             raise UserError(f"{out}: its sources changed while they were read; run again")
         manifest = _finish(cleaning, out, read, stages)
@@ -118,17 +96,33 @@ def clean(
     return manifest
 
 
-def _read_digest(cleaning: Cleaning) -> str:
-    files = [
-        *((each.name, file) for each in cleaning.sources for file in each.corpus.files()),
-        *((step.__class__.__name__, file) for step in cleaning.steps for file in step.files()),
-    ]
-    states = []
-    for owner, (name, path) in files:
-        with contextlib.suppress(FileNotFoundError):  # whoever opens it says so better
-            state = path.stat()
-            states.append((owner, name, state.st_size, state.st_mtime_ns))
-    return hashlib.sha256(msgspec.json.encode(states)).hexdigest()
+def clean_to_bucket(
+    cleaning: Cleaning,
+    out: str,
+    *,
+    workers: int = 1,
+    progress: OnChunk = lambda stage, done, total: None,
+) -> Manifest:
+    """Cleans in `$LM_CACHE/cleaned`, then copies the files into a bucket, the manifest last.
+
+    As `clean`, it goes on after any end; of files that were copied some are copied again.
+    """
+    bucket = Folder(out)
+    if (content := bucket.read(MANIFEST)) is not None:
+        done = manifest_in(content, out)
+        check_done(done, cleaning, digest_of_files(cleaning), out)
+        return done
+    name = hashlib.sha256(bucket.place.encode()).hexdigest()[:16]
+    here = cache.folder() / "cleaned" / name
+    if not here.exists() and bucket.names():
+        raise UserError(f"{out}: holds other files; name a new folder")
+    manifest = clean(cleaning, here, workers=workers, progress=progress)
+    for number, shard in enumerate(manifest.shards):
+        bucket.upload(here / shard.name, shard.name)
+        progress("copying files", sum(s.documents for s in manifest.shards[: number + 1]), None)
+    bucket.write(MANIFEST, (here / MANIFEST).read_bytes())
+    shutil.rmtree(here)
+    return manifest
 
 
 @contextlib.contextmanager
@@ -140,22 +134,6 @@ def _alone(work: Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"{work.parent}: another process prepares it now") from None
         yield
-
-
-def _check_begun(work: Path, cleaning: Cleaning, read: str) -> None:
-    """Refuses to go on from what another recipe, or other files, left."""
-    path = work / "begun.json"
-    if path.exists():
-        begun = read_json(path)
-        before = parse(Cleaning, msgspec.json.encode(begun["recipe"]), str(path))
-        if (begun["format"], begun["read"], before) != (FORMAT, read, cleaning):
-            raise UserError(
-                f"{work.parent}: was begun with another recipe, or with files as they were;"
-                " name another folder, or delete it"
-            )
-        return
-    content = {"format": FORMAT, "read": read, "recipe": msgspec.json.decode(dump(cleaning))}
-    write_whole(path, msgspec.json.encode(content))
 
 
 # Stages
@@ -204,7 +182,7 @@ def _run(
             documents=observed.documents.tolist(),
             rows=rows,
             observed=observed.names,
-            decisions=observed.decisions,
+            decisions=[*observed.decisions],
         )
         write_whole(folder / "decided.json", msgspec.json.encode(decided))
         write_whole(work / f"notes-{stage.observed}.json", msgspec.json.encode(observed.notes))
@@ -238,20 +216,9 @@ def _chunk_tally(folder: Path, name: str) -> ChunkTally:
 
 def _sum(folder: Path, chunks: list[str], sources: dict[str, SourceTally]) -> StageTally:
     """What all chunks of a stage came to."""
-    total = StageTally(chunks, [], sources, {}, [])
+    total = StageTally(chunks, sources=sources)
     for name in chunks:
-        tally = _chunk_tally(folder, name)
-        total.of.append((tally.source, tally.documents, tally.bytes))
-        source = sources.setdefault(tally.source, SourceTally())
-        source.documents += tally.read_documents
-        source.bytes += tally.read_bytes
-        source.kept_documents += tally.documents
-        source.kept_bytes += tally.bytes
-        source.held_documents += tally.held_documents
-        source.held_bytes += tally.held_bytes
-        for number, step in tally.steps.items():
-            total.steps.setdefault(number, StepTally()).add(step)
-        total.kept = first_shown([*total.kept, *tally.kept])
+        total.count(_chunk_tally(folder, name))
     return total
 
 
@@ -262,37 +229,9 @@ def _read(
     number = 0
     for each in cleaning.sources:
         tally = sources[each.name] = SourceTally()
-        chunk, size = Chunk(each.name, [], []), 0
-        try:
-            if each.corpus.tokenized:
-                raise UserError("it is tokens; clean the text that they were made of")
-            for found in each.corpus.read_all():
-                if isinstance(found, Damaged):
-                    tally.damaged += 1
-                    tally.first_damaged = tally.first_damaged or f"{found.place}: {found.why}"
-                if not isinstance(found, Document):
-                    continue
-                chunk.ids.append(found.id)
-                chunk.texts.append(found.text)
-                size += _size_of(found)
-                if len(chunk.ids) >= DOCUMENTS or size >= BYTES:
-                    yield f"{number:08}", chunk
-                    number += 1
-                    chunk, size = Chunk(each.name, [], []), 0
-        except UserError as error:
-            raise UserError(f"sources: {each.name}: {error}") from None
-        if chunk.ids:
+        for chunk in chunks_of(each, tally):
             yield f"{number:08}", chunk
             number += 1
-
-
-def _size_of(document: Document) -> int:
-    try:
-        return bytes_of(document.text)
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{document.id}: holds half a character (a lone surrogate); mend it or leave it out"
-        ) from None
 
 
 # Workers
@@ -388,50 +327,23 @@ def _finish(cleaning: Cleaning, out: Path, read: str, stages: list[Stage]) -> Ma
     """Joins what the last stage left into files, and writes what was counted beside them."""
     work = out / "work"
     tallies = [_read_tally(work, stage.number) for stage in stages]
-    sources, last = tallies[0].sources, tallies[-1]
-    for each in cleaning.sources:
-        source = sources.setdefault(each.name, SourceTally())
-        left = last.sources.get(each.name, SourceTally())
-        for name in ("kept_documents", "kept_bytes", "held_documents", "held_bytes"):
-            setattr(source, name, getattr(left, name))
-    steps = []
-    for number, step in enumerate(cleaning.steps):
-        tally = StepTally()
-        for stage in tallies:
-            tally.add(stage.steps.get(str(number), StepTally()))
-        about = dict(step.applied())
-        if NOTHING_LEFT in tally.rules:
-            about[NOTHING_LEFT] = NOTHING_LEFT_ABOUT
-        notes = work / f"notes-{number}.json"
-        found: list[str] = msgspec.json.decode(notes.read_bytes()) if notes.exists() else []
-        steps.append(StepRecord(_name_of(cleaning, number), about, tally, found))
-    manifest = Manifest(
-        format=FORMAT,
-        recipe=msgspec.json.decode(msgspec.json.encode(cleaning)),
-        read=read,
-        sources={each.name: sources[each.name] for each in cleaning.sources},
-        steps=steps,
-        kept=last.kept,
-        shards=_join(cleaning, out, work / f"stage-{stages[-1].number}", last),
-    )
-    content: Any = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    write_whole(out / MANIFEST, content)
+    notes = {
+        number: msgspec.json.decode(path.read_bytes(), type=list[str])
+        for number in range(len(cleaning.steps))
+        if (path := work / f"notes-{number}.json").exists()
+    }
+    files = _join(cleaning, out, work / f"stage-{stages[-1].number}", tallies[-1])
+    manifest = manifest_of(cleaning, read, tallies, notes, files)
+    write_whole(out / MANIFEST, manifest.to_json())
     return manifest
 
 
 def _join(cleaning: Cleaning, out: Path, folder: Path, last: StageTally) -> list[ShardFile]:
     """Writes the files: chunks in their order, so that each file has about as many bytes."""
-    total = max(sum(size for _, _, size in last.of), 1)
-    by_file: dict[int, list[int]] = {}
-    before = 0
-    for number, (_, documents, size) in enumerate(last.of):
-        if documents:
-            by_file.setdefault(before * cleaning.shards // total, []).append(number)
-        before += size
     found = []
-    parts = [*by_file.values()] or [[]]
+    parts = shards_of([size for _, _, size in last.of], cleaning.shards)
     for number, chunks in enumerate(parts):
-        name = f"part-{number:05}-of-{len(parts):05}.jsonl.gz"
+        name = shard_name(number, len(parts), cleaning.compression)
         digest, temporary = hashlib.sha256(), out / "work" / name
         with temporary.open("wb") as file:
             for chunk in chunks:

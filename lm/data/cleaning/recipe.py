@@ -1,6 +1,6 @@
 """The recipe: which sources, which steps in which order, how many files."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -17,6 +17,8 @@ from lm.data.cleaning.pii import Pii
 CleaningStep = (
     C4 | GopherQuality | GopherRepetition | Language | ExactCopies | Near | Decontaminate | Pii
 )
+
+Compression = Literal["gzip", "zstd"]
 
 
 class Cleaning(Config, frozen=True):
@@ -35,6 +37,9 @@ class Cleaning(Config, frozen=True):
     shards: Annotated[
         int, Meta(ge=1, le=100_000, description="files that are written, at most one a chunk")
     ] = 8
+    compression: Annotated[
+        Compression, Meta(description="of the files: .jsonl.gz, or .jsonl.zst")
+    ] = "gzip"
     validation: Annotated[
         float,
         Meta(gt=0, lt=1, description="fraction held out, for what is said about the splits"),

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from lm.config import UserError
-from lm.output.files import check_exists
+from lm.data.remote import Folder
 
 MANIFEST = "manifest.json"
 EXAMPLES = 3
@@ -82,8 +82,10 @@ class StepTally(msgspec.Struct):
 
 
 def first_shown(shown: Sequence[Shown]) -> list[Shown]:
-    """The first few by their order."""
-    return sorted(shown, key=lambda each: (each.order, each.source, each.id))[:EXAMPLES]
+    """The first few by their order; ids may repeat."""
+    return sorted(
+        shown, key=lambda each: (each.order, each.source, each.id, each.text, each.why)
+    )[:EXAMPLES]
 
 
 class ChunkTally(msgspec.Struct):
@@ -120,6 +122,58 @@ class SourceTally(msgspec.Struct):
     """Of what is kept, held out by its hash."""
     held_bytes: int = 0
 
+    def add(self, other: "SourceTally") -> None:
+        """Adds what was counted elsewhere, further behind in the source."""
+        self.documents += other.documents
+        self.bytes += other.bytes
+        self.damaged += other.damaged
+        self.first_damaged = self.first_damaged or other.first_damaged
+        self.kept_documents += other.kept_documents
+        self.kept_bytes += other.kept_bytes
+        self.held_documents += other.held_documents
+        self.held_bytes += other.held_bytes
+
+
+class StageTally(msgspec.Struct):
+    """What a stage came to."""
+
+    chunks: list[str] = []
+    """Names, in order."""
+    of: list[tuple[str, int, int]] = []
+    """(source, documents, bytes) of each chunk, as it was left."""
+    sources: dict[str, SourceTally] = {}
+    steps: dict[str, StepTally] = {}
+    kept: list[Shown] = []
+
+    def count(self, tally: ChunkTally) -> None:
+        """Adds what became of a chunk."""
+        self.of.append((tally.source, tally.documents, tally.bytes))
+        source = SourceTally(
+            documents=tally.read_documents,
+            bytes=tally.read_bytes,
+            kept_documents=tally.documents,
+            kept_bytes=tally.bytes,
+            held_documents=tally.held_documents,
+            held_bytes=tally.held_bytes,
+        )
+        self._add({tally.source: source}, tally.steps, tally.kept)
+
+    def add(self, other: "StageTally") -> None:
+        """Adds what was counted elsewhere, but for the lists of chunks."""
+        self._add(other.sources, other.steps, other.kept)
+
+    def _add(
+        self,
+        sources: Mapping[str, SourceTally],
+        steps: Mapping[str, StepTally],
+        kept: Sequence[Shown],
+    ) -> None:
+        for name, source in sources.items():
+            self.sources.setdefault(name, SourceTally()).add(source)
+        for number, step in steps.items():
+            self.steps.setdefault(number, StepTally()).add(step)
+        self.kept = first_shown([*self.kept, *kept])
+
 
 class ShardFile(msgspec.Struct):
     """A file of the cleaned text."""
@@ -155,6 +209,10 @@ class Manifest(msgspec.Struct):
     kept: list[Shown]
     shards: list[ShardFile]
 
+    def to_json(self) -> bytes:
+        """As it stands beside the text."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
     def unaccounted(self) -> int:
         """Bytes that were read, and neither are left nor counted as removed: 0."""
         read = sum(each.bytes for each in self.sources.values())
@@ -180,11 +238,20 @@ def total_of(by_source: Mapping[str, Removal]) -> Removal:
     return total
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path | str) -> Manifest:
     """The manifest of a cleaned text; raises UserError where there is none, or half of one."""
-    path = folder / MANIFEST
-    check_exists(path, "; lm data prepare writes it when it is done")
+    content = Folder(str(folder)).read(MANIFEST)
+    if content is None:
+        raise UserError(
+            f"{folder}/{MANIFEST}: no such file or directory; lm data prepare writes it when it"
+            " is done"
+        )
+    return manifest_in(content, str(folder))
+
+
+def manifest_in(content: bytes, folder: str) -> Manifest:
+    """The manifest that a file in a folder holds."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged: {error}") from None
+        raise UserError(f"{folder}/{MANIFEST}: damaged: {error}") from None

@@ -1,17 +1,18 @@
 """Text files, or the paragraphs in them."""
 
+import contextlib
 import difflib
 import glob
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
 from lm.config import UserError
-from lm.data.remote import copies, is_remote
+from lm.data.remote import RemoteFile, copy, is_remote, listed
 from lm.data.sources.base import Base
 
 
@@ -69,13 +70,55 @@ def find_files(
 ) -> list[tuple[str, Path]]:
     """(id, path) of every file; ids are relative to the folder that holds them all.
 
-    What a pattern matches nowhere else may be `packed` in an archive.
+    What a pattern matches nowhere else may be `packed` in an archive. Files of a bucket are
+    copied, where they have not been.
     """
+    return _find(paths, packed, lambda pattern: [copy(each) for each in listed(pattern)])
+
+
+class FoundFile(NamedTuple):
+    """A file of this machine or of a bucket, where it is."""
+
+    name: str
+    """As `find_files` calls it."""
+    pattern: str
+    """That matches it alone."""
+    size: int
+    state: tuple[object, ...]
+    """Another one whenever its content is."""
+
+
+def find_places(paths: tuple[str, ...]) -> list[FoundFile]:
+    """Every file, in the order of `find_files`; those of a bucket are not copied."""
+    remote = dict[str, RemoteFile]()
+
+    def find(pattern: str) -> list[str]:
+        found = {str(each.copy): each for each in listed(pattern)}
+        remote.update(found)
+        return [*found]
+
+    places = []
+    for name, path in _find(paths, lambda _: (), find):
+        if each := remote.get(str(path)):
+            places.append(FoundFile(name, each.url, each.size, (each.size, each.state)))
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            found = state.st_size, state.st_mtime_ns
+            places.append(FoundFile(name, glob.escape(str(path)), state.st_size, found))
+    return places
+
+
+def _find(
+    paths: tuple[str, ...],
+    packed: Callable[[str], Sequence[str]],
+    remote: Callable[[str], Sequence[str]],
+) -> list[tuple[str, Path]]:
     files = set[str]()
     for pattern in paths:
         pattern = os.path.expandvars(os.path.expanduser(pattern))
         if is_remote(pattern):
-            if not (found := copies(pattern)):
+            if not (found := remote(pattern)):
                 raise UserError(f"data.corpus.paths: {pattern} matches no file")
             files.update(found)
             continue

@@ -12,13 +12,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import msgspec
 import pytest
 
 from experiments.benchmarks.cleaning import FOUND, write
 from lm.config import UserError, parse
 from lm.data import Bytes, Data, open_tokens
-from lm.data.cleaning import MANIFEST, Cleaning, Manifest, clean, pipeline, stages
+from lm.data.cleaning import (
+    MANIFEST,
+    Cleaning,
+    Manifest,
+    clean,
+    clean_to_bucket,
+    pipeline,
+    reading,
+    stages,
+)
 from lm.data.corpora import fraction_of
+from lm.data.remote import Folder
 from lm.data.sources import Shards
 
 DIRTY = 150
@@ -54,19 +66,19 @@ def recipe_of(dirty: tuple[Path, Any]) -> Cleaning:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "DOCUMENTS", 12)
+    monkeypatch.setattr(reading, "DOCUMENTS", 12)
 
 
 @pytest.fixture(scope="module")
 def reference(dirty, tmp_path_factory) -> tuple[Path, Manifest]:
     """The same recipe, from beginning to end without a break."""
     out = tmp_path_factory.mktemp("reference") / "out"
-    documents = pipeline.DOCUMENTS
+    documents = reading.DOCUMENTS
     try:
-        pipeline.DOCUMENTS = 12
+        reading.DOCUMENTS = 12
         return out, clean(recipe_of(dirty), out)
     finally:
-        pipeline.DOCUMENTS = documents
+        reading.DOCUMENTS = documents
 
 
 def bytes_in(folder: Path) -> dict[str, str]:
@@ -186,8 +198,8 @@ def test_real_processes_are_stopped_and_killed_and_end_the_same(
     """Fails if SIGTERM is no 75, killed ones leave workers, or workers change the bytes."""
     code = (
         "from lm.cli import main\n"
-        "from lm.data.cleaning import pipeline\n"
-        "pipeline.DOCUMENTS = 12\n"
+        "from lm.data.cleaning import reading\n"
+        "reading.DOCUMENTS = 12\n"
         "main()"
     )
     command = [sys.executable, "-c", code, "data", "prepare"]
@@ -234,15 +246,72 @@ def test_chunks_of_another_size_give_the_same_text(
     dirty, reference, tmp_path, monkeypatch
 ) -> None:
     """Fails if what is removed depends on where chunks end."""
-    monkeypatch.setattr(pipeline, "DOCUMENTS", 31)
+    monkeypatch.setattr(reading, "DOCUMENTS", 31)
     found = clean(recipe_of(dirty), tmp_path / "out")
-
-    def texts(out: Path) -> list[tuple[str, str]]:
-        read = Shards(paths=(f"{out}/*.gz",), id="id").read()
-        return [(document.id, document.text) for document in read]
 
     assert texts(tmp_path / "out") == texts(reference[0])
     assert found.steps == reference[1].steps and found.sources == reference[1].sources
+
+
+def texts(out: Path, ending: str = "gz") -> list[tuple[str, str]]:
+    read = Shards(paths=(f"{out}/*.{ending}",), id="id").read()
+    return [(document.id, document.text) for document in read]
+
+
+def test_zstd_files_hold_the_same_lines(dirty, reference, tmp_path) -> None:
+    """Fails if frames depend on kills, or a file is named as what it is not."""
+    pytest.importorskip("zstandard", reason="needs the extra data")
+    recipe = msgspec.structs.replace(recipe_of(dirty), compression="zstd")
+    whole = clean(recipe, tmp_path / "whole")
+    left = 50
+
+    def kill(stage: str, done: int, total: int | None) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    with pytest.raises(Killed):
+        clean(recipe, tmp_path / "killed", progress=kill)
+    assert clean(recipe, tmp_path / "killed") == whole
+    assert bytes_in(tmp_path / "killed") == bytes_in(tmp_path / "whole")
+    assert [shard.name for shard in whole.shards] == [
+        f"part-0000{number}-of-00003.jsonl.zst" for number in range(3)
+    ]
+    assert texts(tmp_path / "whole", "zst") == texts(reference[0])
+    assert whole.steps == reference[1].steps
+
+
+def test_a_bucket_gets_what_a_folder_would(dirty, reference, tmp_path, monkeypatch) -> None:
+    """Fails if half of the files count as all, or what others put there is written over."""
+    bucket = fsspec.filesystem("memory")
+    monkeypatch.setenv("LM_CACHE", str(tmp_path / "cache"))
+    uploaded = 0
+    upload = Folder.upload
+
+    def upload_or_die(self: Folder, *what: Any) -> None:
+        nonlocal uploaded
+        uploaded += 1
+        if uploaded == 2:
+            raise Killed
+        upload(self, *what)
+
+    monkeypatch.setattr(Folder, "upload", upload_or_die)
+    recipe, out = recipe_of(dirty), "memory://cleaned/one/"
+    with pytest.raises(Killed):
+        clean_to_bucket(recipe, out)
+    assert not bucket.exists("/cleaned/one/" + MANIFEST)
+    assert clean_to_bucket(recipe, out) == reference[1]
+    bucket.get("/cleaned/one/", str(tmp_path / "got"), recursive=True)
+    assert bytes_in(tmp_path / "got") == bytes_in(reference[0])
+    assert not list((tmp_path / "cache" / "cleaned").iterdir())
+    assert clean_to_bucket(recipe, out) == reference[1] and uploaded == 5
+    other = msgspec.structs.replace(recipe, seed=1)
+    with pytest.raises(UserError, match="holds the text of another recipe"):
+        clean_to_bucket(other, out)
+    bucket.pipe("/cleaned/mine/file", b"")
+    with pytest.raises(UserError, match="holds other files; name a new folder"):
+        clean_to_bucket(recipe, "memory://cleaned/mine")
 
 
 def test_what_is_done_is_not_done_again(dirty, reference, monkeypatch) -> None:
@@ -287,6 +356,7 @@ def _kill(stage: str, done: int, total: int | None) -> None:
         ({"steps": [{"type": "near", "similarity": 2}]}, "steps[0].similarity=2"),
         ({"steps": [{"type": "decontaminate"}]}, "steps[0].against: missing"),
         ({"shards": 0}, "shards=0"),
+        ({"compression": "zip"}, "did you mean gzip?"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(recipe: dict, part: str) -> None:
