@@ -37,6 +37,13 @@ def add_arguments(parser: Parser) -> None:
     prepare.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: a core each)"
     )
+    prepare.add_argument(
+        "--beam",
+        nargs="*",
+        metavar="OPTION=VALUE",
+        help="by an Apache Beam pipeline with its options, as runner=FlinkRunner, behind all"
+        " else (default: its runner in Python on this machine)",
+    )
     add_json(prepare)
     prepare.add_argument("overrides", nargs="*", metavar=OVERRIDES, help="of the recipe")
     report = below.add_parser("report", help="write the page of a cleaned corpus")
@@ -52,6 +59,7 @@ def main(given: argparse.Namespace) -> None:
         _report(given.out)
         return
     from lm.data.cleaning import Cleaning, clean, clean_to_bucket
+    from lm.data.cleaning.beam import clean_by_beam
     from lm.data.remote import is_remote
 
     if given.workers is not None and given.workers < 1:
@@ -63,14 +71,19 @@ def main(given: argparse.Namespace) -> None:
     cleaning = override(parse(Cleaning, content, str(given.recipe)), given.overrides)
     if not is_remote(given.out) and Path(given.out).is_file():
         raise UserError(f"{given.out}: there is a file of this name")
-    clean_here = clean_to_bucket if is_remote(given.out) else clean
-    with _Line() as line:
-        manifest = clean_here(
-            cleaning,
-            given.out,
-            workers=given.workers or len(os.sched_getaffinity(0)),
-            progress=line.update,
-        )
+    if given.beam is not None:
+        if given.workers is not None:
+            raise UserError("--workers: of --beam its runner's options say how many there are")
+        manifest = clean_by_beam(cleaning, given.out, given.beam)
+    else:
+        clean_here = clean_to_bucket if is_remote(given.out) else clean
+        with _Line() as line:
+            manifest = clean_here(
+                cleaning,
+                given.out,
+                workers=given.workers or len(os.sched_getaffinity(0)),
+                progress=line.update,
+            )
     if given.json:
         import msgspec
 

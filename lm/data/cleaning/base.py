@@ -60,12 +60,17 @@ class AcrossDocuments(Config):
     """A step that compares all documents, whatever order they come in.
 
     Each process observes some of them; what was observed of all is decided upon at once; then
-    each judges some by what was decided.
+    each judges some by what was decided. On many machines only what shares a hash with others
+    is decided upon, and where hashes are `apart` each machine decides upon some of them.
     """
 
     rules: ClassVar[Mapping[str, str]]
     row: ClassVar[str] = "ranks"
     """The array that has as many rows as decisions: one a document, unless a step says so."""
+    judged_by: ClassVar[tuple[str, ...]] = ("ranks",)
+    """The arrays that `judge` reads, and `row`."""
+    apart: ClassVar[bool] = False
+    """Whether rows that meet in one hash are decided upon without those of another."""
 
     def applied(self) -> Mapping[str, str]:
         return self.rules
@@ -75,6 +80,16 @@ class AcrossDocuments(Config):
 
     def observe(self, texts: Sequence[str], seed: int) -> Mapping[str, np.ndarray]:
         """Arrays, to be kept for `decide`."""
+        raise NotImplementedError
+
+    def hashes(self, observed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(hashes, uint64; the row of each): what meets no other's hash stays as it is."""
+        raise NotImplementedError
+
+    def some(
+        self, observed: Mapping[str, np.ndarray], rows: np.ndarray
+    ) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        """What was observed of these rows alone, and the documents that they are of."""
         raise NotImplementedError
 
     def decide(self, observed: "Observed") -> None:

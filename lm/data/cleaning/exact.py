@@ -29,6 +29,8 @@ class ExactCopies(AcrossDocuments, frozen=True, tag="exact"):
         "nothing else": "documents all of whose parts stood before",
     }
     row: ClassVar = "documents"
+    judged_by: ClassVar = ("documents", "places")
+    apart: ClassVar = True
 
     by: Annotated[
         Literal["document", "paragraph", "line"],
@@ -74,6 +76,23 @@ class ExactCopies(AcrossDocuments, frozen=True, tag="exact"):
             parts += [text[end : found.start()], found[0]]
             end = found.end()
         return [*parts, text[end:]]
+
+    def hashes(self, observed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Those of all parts."""
+        return observed["keys"], np.arange(len(observed["keys"]))
+
+    def some(
+        self, observed: Mapping[str, np.ndarray], rows: np.ndarray
+    ) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        """The parts of these numbers, and the documents that have them."""
+        documents, of = np.unique(observed["documents"][rows], return_inverse=True)
+        arrays = {
+            "keys": observed["keys"][rows],
+            "documents": of.astype(np.int32),
+            "ranks": observed["ranks"][documents],
+            "held": observed["held"][documents],
+        }
+        return arrays, documents
 
     def decide(self, observed: Observed) -> None:
         """`twin`: the number of the document that has each part first; -1 for itself."""

@@ -57,6 +57,26 @@ class Near(AcrossDocuments, frozen=True, tag="near"):
             "ends": np.cumsum(size),
         }
 
+    def hashes(self, observed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Those of all bands of all documents that have a word."""
+        found = np.flatnonzero(observed["bands"][:, 0])
+        return observed["bands"][found].ravel(), np.repeat(found, self.bands)
+
+    def some(
+        self, observed: Mapping[str, np.ndarray], rows: np.ndarray
+    ) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        """The documents of these numbers."""
+        ends = observed["ends"]
+        sets = [observed["sets"][ends[row] : ends[row + 1]] for row in rows.tolist()]
+        arrays = {
+            "bands": observed["bands"][rows],
+            "sets": np.concatenate([np.empty(0, np.uint32), *sets]),
+            "ends": np.cumsum([0, *map(len, sets)]),
+            "ranks": observed["ranks"][rows],
+            "held": observed["held"][rows],
+        }
+        return arrays, rows
+
     def decide(self, observed: Observed) -> None:
         """`twin` and `similarity` of each document that is removed.
 

@@ -1,6 +1,6 @@
 """What was observed of all documents, on disk; grouped in bounded memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +37,8 @@ class Observed:
         self._rows = rows
         self.notes: list[str] = []
         """What to know of the decisions, for reports."""
-        self.decisions: list[str] = []
-        """The names of those that were made."""
+        self.decisions: dict[str, Any] = {}
+        """The names of those that were made, and what stands where nothing was decided."""
 
     @property
     def names(self) -> list[str]:
@@ -83,7 +83,7 @@ class Observed:
 
     def decision(self, name: str, dtype: Any, fill: Any, rows: int) -> np.ndarray:
         """A new array of all rows, on disk, for `AcrossDocuments.judge`."""
-        self.decisions.append(name)
+        self.decisions[name] = fill
         path = decision_path(self.folder, name)
         if not rows:
             made = np.full(0, fill, dtype)
@@ -92,6 +92,10 @@ class Observed:
         made = np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=(rows,))
         made[:] = fill
         return made
+
+    def decided(self, name: str) -> np.ndarray:
+        """What was decided about all rows."""
+        return np.load(decision_path(self.folder, name), mmap_mode="r")
 
     def equal(
         self, name: str, ranks: np.ndarray, documents: np.ndarray, column: int | None = None
@@ -118,6 +122,26 @@ class Observed:
             yield equal_runs(
                 np.concatenate(found_keys), np.concatenate(found_rows), ranks, documents
             )
+
+
+class Gathered(Observed):
+    """The same in memory: what was observed of chunks in their order."""
+
+    def __init__(self, arrays: Sequence[Mapping[str, np.ndarray]]) -> None:
+        super().__init__(Path(), [str(number) for number in range(len(arrays))])
+        self._arrays = arrays
+        self._made: dict[str, np.ndarray] = {}
+
+    def array(self, chunk: int, name: str) -> np.ndarray:
+        return self._arrays[chunk][name]
+
+    def decided(self, name: str) -> np.ndarray:
+        return self._made[name]
+
+    def decision(self, name: str, dtype: Any, fill: Any, rows: int) -> np.ndarray:
+        self.decisions[name] = fill
+        self._made[name] = made = np.full(rows, fill, dtype)
+        return made
 
 
 def equal_runs(
