@@ -1,6 +1,7 @@
 """How fast does `lm data prepare` clean, in how much memory, and does it find what is planted?
 
     python -m experiments.benchmarks.cleaning [--documents 1000000] [--workers 2] [--keep DIR]
+        [--kills 5] [--twice] [--beam]
 
 Makes documents of about 300 made-up words, of which known numbers are dirty in known ways:
 menus and notices about cookies beside sentences, code, dummy text, lists without sentences,
@@ -9,12 +10,18 @@ addresses, and texts of an evaluation set. Cleans them by the command itself, in
 its own. Prints documents a second of the clock and of a processor, which is what counts where
 others are at work too, the most memory that these processes held together (proportional set
 size, five times a second), and of each way to be dirty how many were planted and found.
+
+With `--kills` the command is killed at random and given again, until it ends; `--twice` then
+cleans once more without, and says whether each file is the same to the last byte; `--beam` does
+it by Apache Beam, and says whether each document that one removes or changes the other does.
 """
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -197,6 +205,61 @@ def look_at(session: int, seconds: dict[str, float]) -> int:
     return total
 
 
+class Measured(NamedTuple):
+    """What cleaning took."""
+
+    manifest: dict[str, Any]
+    seconds: float
+    """Of the clock, with what was lost by kills."""
+    used: float
+    """Seconds of processors."""
+    memory: int
+    """Bytes, at most."""
+    kills: int
+
+
+def prepare(folder: Path, out: str, options: list[str], kills: int, every: float) -> Measured:
+    """Runs the command to its end; killed it is given again."""
+    command = [sys.executable, "-m", "lm", "data", "prepare", "recipe.json", out, "--json"]
+    draw = np.random.default_rng()
+    begin, most, used, done = time.perf_counter(), 0, 0.0, 0
+    while True:
+        seconds = dict[str, float]()
+        until = time.perf_counter() + draw.uniform(0, 2 * every)
+        with (folder / f"{out}.json").open("w") as output:
+            process = subprocess.Popen(
+                command + options, cwd=folder, stdout=output, start_new_session=True
+            )
+        while process.poll() is None:
+            most = max(most, look_at(process.pid, seconds))
+            if done < kills and time.perf_counter() > until:
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        used += sum(seconds.values())
+        if process.returncode == 0:
+            break
+        if process.returncode != -signal.SIGKILL or done == kills:
+            sys.exit(process.returncode)
+        done += 1
+    manifest = json.loads((folder / f"{out}.json").read_text())
+    return Measured(manifest, time.perf_counter() - begin, used, most, done)
+
+
+def digests_of(measured: Measured) -> list[str]:
+    """The digest of each file."""
+    return [shard["sha256"] for shard in measured.manifest["shards"]]
+
+
+def lines_of(folder: Path) -> list[bytes]:
+    """All lines of the files that were written, in an order of their own."""
+    return sorted(
+        line
+        for path in folder.glob("*.jsonl.gz")
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prints what was planted and found, the rate and the memory."""
     parser = argparse.ArgumentParser(
@@ -205,33 +268,42 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what is made there")
+    parser.add_argument("--kills", type=int, default=0, help="kill it so often, if it lives")
+    parser.add_argument("--every", type=float, default=60, help="mean seconds between kills")
+    parser.add_argument("--twice", action="store_true", help="compare with one without kills")
+    parser.add_argument("--beam", action="store_true", help="compare with Apache Beam")
     given = parser.parse_args(arguments)
+    workers = ["--workers", str(given.workers)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         counts = write(folder, given.documents)
         size = (folder / "dirty.jsonl").stat().st_size
         print(f"{given.documents:,} documents, {size / 1e6:,.0f} MB", flush=True)
-        command = [sys.executable, "-m", "lm", "data", "prepare", "recipe.json", "cleaned"]
-        command += ["--workers", str(given.workers), "--json"]
-        begin, most, used = time.perf_counter(), 0, dict[str, float]()
-        with (folder / "cleaned.json").open("w") as output:
-            process = subprocess.Popen(
-                command, cwd=folder, stdout=output, start_new_session=True
-            )
-        while process.poll() is None:
-            most = max(most, look_at(process.pid, used))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.2)
-        seconds = time.perf_counter() - begin
-        if process.returncode:
-            sys.exit(process.returncode)
-        show(json.loads((folder / "cleaned.json").read_text()), counts)
-    print(
-        f"{given.documents / seconds:,.0f} documents a second on {given.workers} workers"
-        f" ({seconds:,.0f} s from start to end, load {os.getloadavg()[0]:.1f}),"
-        f" {given.documents / sum(used.values()):,.0f} a second of a processor;"
-        f" {most / 1e6:,.0f} MB at most"
+        first = prepare(folder, "cleaned", workers, given.kills, given.every)
+        show(first.manifest, counts)
+        print(told(given.documents, f"{given.workers} workers", first), flush=True)
+        if given.twice:
+            again = prepare(folder, "again", workers, 0, given.every)
+            print(told(given.documents, "the same without a kill", again))
+            same = digests_of(first) == digests_of(again)
+            print("each file is the same to the last byte" if same else "FILES DIFFER")
+        if given.beam:
+            beam = prepare(folder, "beam", ["--beam"], 0, given.every)
+            print(told(given.documents, "Beam's runner in Python", beam))
+            same = lines_of(folder / "cleaned") == lines_of(folder / "beam")
+            counted = all(first.manifest[k] == beam.manifest[k] for k in ("sources", "steps"))
+            print("Beam leaves the same lines" if same else "BEAM LEAVES OTHER LINES")
+            print("and counts the same" if counted else "AND COUNTS DIFFER")
+
+
+def told(documents: int, by: str, measured: Measured) -> str:
+    """A line of what it took."""
+    return (
+        f"{documents / measured.seconds:,.0f} documents a second by {by}"
+        f" ({measured.seconds:,.0f} s from start to end, {measured.kills} kills, load"
+        f" {os.getloadavg()[0]:.1f}), {documents / measured.used:,.0f} a second of a processor;"
+        f" {measured.memory / 1e6:,.0f} MB at most"
     )
 
 
