@@ -1,5 +1,6 @@
 """Checkpoints straight in a bucket: a local server that speaks Cloud Storage's own protocol."""
 
+import gzip
 import json
 import os
 import re
@@ -379,3 +380,33 @@ def test_r3_an_answer_that_was_lost_loses_no_lock(bucket, monkeypatch):
             assert time.monotonic() < end
             time.sleep(0.01)
     assert bucket.objects == {}
+
+
+def test_cleaned_text_is_read_from_a_bucket_and_written_there(bucket, tmp_path) -> None:
+    """Fails if Cloud Storage is asked for what it has not, or the manifest is not last."""
+    for name in "ab":
+        text = "".join(
+            json.dumps({"text": f"{name} {n // 2} of all"}) + "\n" for n in range(20)
+        )
+        bucket.put(f"raw/{name}.jsonl", text.encode())
+    source = {"type": "shards", "paths": ["gs://ours/raw/*.jsonl"]}
+    recipe = {"sources": [{"name": "all", "corpus": source}], "steps": [{"type": "exact"}]}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    stored: list[str] = []
+    bucket.stored = stored.append
+    code = "from lm.cli import main; main()"
+    arguments = ["data", "prepare", "recipe.json", "gs://ours/clean", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 of 40 documents are left" in done.stdout
+    assert stored == ["clean/part-00000-of-00001.jsonl.gz", "clean/manifest.json"]
+    lines = gzip.decompress(bucket.objects[stored[0]][1]).splitlines()
+    assert len(lines) == 20
+    assert json.loads(bucket.objects[stored[1]][1])["shards"][0]["documents"] == 20
