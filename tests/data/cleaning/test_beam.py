@@ -3,18 +3,23 @@
 import gzip
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import fsspec
+import msgspec
 import numpy as np
 import pytest
 
 from experiments.benchmarks.cleaning import Maker, write
 from lm.cli import main
 from lm.config import UserError, parse
-from lm.data.cleaning import MANIFEST, Cleaning, Manifest, clean, read_manifest, reading
+from lm.data.cleaning import MANIFEST, Cleaning, Manifest, Near, clean, read_manifest, reading
 from lm.data.cleaning import beam as by_beam
 from lm.data.cleaning.beam import clean_by_beam
+from lm.data.cleaning.cleaner import stages_of
+from lm.data.cleaning.shards import manifest_of
 from lm.data.sources import Shards
 
 
@@ -63,6 +68,66 @@ def recipe_of(folder: Path, **more: object) -> Cleaning:
 def texts(out: Path, ending: str = "gz") -> list[tuple[str, str]]:
     found = Shards(paths=(f"{out}/*.{ending}",), id="id").read()
     return sorted((document.id, document.text) for document in found)
+
+
+class Tagged(NamedTuple):
+    """What stands for Beam's own where it is not installed."""
+
+    tag: str
+    value: Any
+
+
+def grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The values of each key, in no order that anybody may rely on."""
+    found: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).insert(0, value)
+    return found
+
+
+def test_what_workers_do_is_what_one_machine_does(dirty, tmp_path, monkeypatch) -> None:
+    """Fails if ids, order, a group, an edge or a count is another's; it needs no Beam."""
+    monkeypatch.setattr(by_beam, "_tagged", Tagged)
+    cleaning = recipe_of(dirty)
+    recipe, expected = msgspec.json.encode(cleaning), clean(cleaning, tmp_path / "one")
+    flow = {
+        element[0]: element[1]
+        for number, each in enumerate(cleaning.sources)
+        for part in reversed(reading.parts_of(each))
+        for element in by_beam._read((number, part))
+        if not isinstance(element, Tagged)
+    }
+    tallies = []
+    for stage in stages_of(cleaning.steps):
+        out = [each for item in flow.items() for each in by_beam._clean(item, recipe, stage)]
+        tagged = grouped(each for each in out if isinstance(each, Tagged))
+        flow = dict(each for each in out if not isinstance(each, Tagged))
+        tallies.append(by_beam._sum(tally for _, tally in tagged["tally"]))
+        if stage.observed is None:
+            break
+        after, groups = (recipe, stage.observed), grouped(tagged["hashes"]).items()
+        if isinstance(cleaning.steps[stage.observed], Near):
+            rows = grouped(pair for item in groups for pair in by_beam._meeting(item))
+            seen = [
+                (name, {"rows": rows.get(name, []), "observed": [each]})
+                for name, each in tagged["observed"]
+            ]
+            met = [pair for item in seen for pair in by_beam._choose(item, *after)]
+            assert met and {key for key, _ in met} == {0}
+            decided = grouped(by_beam._decide((0, [each for _, each in met]), *after))
+        else:
+            decided = grouped(
+                pair for item in groups for pair in by_beam._decide_apart(item, *after)
+            )
+        flow = {
+            name: {"chunk": [chunk], "decided": decided.get(name, [])}
+            for name, chunk in flow.items()
+        }
+    found = manifest_of(cleaning, expected.read, tallies, {}, [])
+    assert found.steps == expected.steps and found.kept == expected.kept
+    lines = [json.loads(line) for *_, member in flow.values()
+             for line in gzip.decompress(member).splitlines()]  # fmt: skip
+    assert sorted((line["id"], line["text"]) for line in lines) == texts(tmp_path / "one")
 
 
 def test_beam_leaves_and_counts_what_one_machine_does(beam, dirty, tmp_path) -> None:
