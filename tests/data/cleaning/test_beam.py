@@ -47,9 +47,13 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "one" / "b1.jsonl").write_text("".join(lines[140:]))
     (folder / "one" / "deep" / "a.jsonl").write_text("[1]\n" + "".join(lines[50:100]))
     with gzip.open(folder / "two.jsonl.gz", "wt") as file:
-        # Copies of the first source, and ids that repeat: which of two stays the order says.
-        named = [json.dumps(json.loads(line) | {"id": f"n{n % 7}"}) for n, line in
-                 enumerate([*lines[90:140], *lines[:20], *lines[100:140:3]])]  # fmt: skip
+        # Copies of the first source, and of its own in capitals, whose ids are the same, too:
+        # which of two stays then the order says.
+        named = []
+        for n in (*range(90, 140), *range(20), *range(100, 140)):
+            text = json.loads(lines[n])["text"]
+            text = text.upper() if len(named) >= 70 else text
+            named.append(json.dumps({"text": text, "id": f"n{n % 7}"}))
         file.write("not JSON\n" + "\n".join(named) + "\n")
     recipe = json.loads((folder / "recipe.json").read_text())
     one = {"type": "shards", "paths": [str(folder / "one/**/*.jsonl")], "damaged": "skip"}
@@ -99,7 +103,8 @@ def test_what_workers_do_is_what_one_machine_does(dirty, tmp_path, monkeypatch) 
     }
     tallies = []
     for stage in stages_of(cleaning.steps):
-        out = [each for item in flow.items() for each in by_beam._clean(item, recipe, stage)]
+        items = reversed(flow.items())
+        out = [each for item in items for each in by_beam._clean(item, recipe, stage)]
         tagged = grouped(each for each in out if isinstance(each, Tagged))
         flow = dict(each for each in out if not isinstance(each, Tagged))
         tallies.append(by_beam._sum(tally for _, tally in tagged["tally"]))
