@@ -154,9 +154,9 @@ def test_hosts_of_any_number_and_kills_read_gpt3s_mixture(tmp_path):
     ]
     settings = tmp_path / "gpt3.json"
     mixture = {"corpus": {"type": "mixture", "components": components}}
-    more = {"tokenizer": {"type": "bytes"}, "length": 16, "batch": 8, "validation": 0.3}
+    more = {"tokenizer": {"type": "bytes"}, "length": 16, "batch": 32, "validation": 0.3}
     model = {"type": "transformer", "depth": 1, "width": 16, "heads": 2}
-    asked = {"data": mixture | more, "model": model, "tokens": 16 * 8 * 300}
+    asked = {"data": mixture | more, "model": model, "tokens": 16 * 32 * 80}
     asked |= {"precision": "float32", "evaluations": 1, "checkpoints": {"steps": 2}}
     settings.write_text(json.dumps(asked))
     run = parse(Run, settings.read_bytes(), "gpt3.json")
@@ -165,18 +165,19 @@ def test_hosts_of_any_number_and_kills_read_gpt3s_mixture(tmp_path):
         together = started(tmp_path, run, directory, steps=5, number=hosts)
         together.processes[killed].kill()
         assert together.end()[0][killed] == -9
-    alone = Hosts(1, tmp_path, TRAIN, "train", str(settings), "--dir", str(directory))
+    last = ("--dir", str(directory), "checkpoints.steps=80")
+    alone = Hosts(1, tmp_path, TRAIN, "train", str(settings), *last)
     assert alone.end()[0] == [0], alone.said(0)
 
     tokens = open_tokens(run.data)
     batches, chain, digest = tokens.batches(run.data, run.seed), [], np.zeros(2, np.uint32)
-    for step in range(300):
+    for step in range(80):
         digest = chained(digest, batches(step))
         chain.append(chain_text(digest))
     assert [r["batches"] for r in read_metrics(directory) if "loss" in r] == chain
     result = json.loads((directory / "result.json").read_text())
     assert result["batches_digest"] == chain[-1]
-    rows = 300 * 8
+    rows = 80 * 32
     for (name, weight), part in zip(GPT3.items(), tokens.train.parts, strict=True):
         read = result["components"][name]
         assert abs(read["tokens"] / 16 - rows * weight / 101) < 1
