@@ -162,6 +162,8 @@ def mixed(cells: Sequence[StudyRun]) -> tuple[str, ...]:
 
 _BY_DESIGN = ("mesh", "hosts", "train", "validation", "row_tokens")
 """What may differ between runs and change nothing, or follows from their settings."""
+_NOT_LISTED = ("step", "checkpoints", "components")
+"""What is of a moment, or has a table of its own."""
 
 
 def _count(number: Any) -> str:
@@ -180,10 +182,10 @@ def _circumstances(cells: Sequence[StudyRun]) -> dict[str, dict[str, list[str]]]
         data = [read_json(path)] if path.exists() else []
         for about in [*environments(cell.directory), *data]:
             for key, value in about.items():
+                if value is None or key in _NOT_LISTED or key.endswith("_digest"):
+                    continue
                 if isinstance(value, dict):
                     text = ", ".join(f"{_count(n)} {what}" for what, n in value.items())
-                elif value is None or key in ("step", "checkpoints") or key.endswith("_digest"):
-                    continue
                 else:
                     text = str(value)
                 names = found.setdefault(key, {}).setdefault(text, [])

@@ -149,9 +149,15 @@ def by_law(cell: StudyRun, part: str) -> float:
 
 
 def test_the_mixtures_law_and_the_weight_that_it_chooses_are_found(tmp_path):
-    """Fails if a source's fraction is the other's, its pages are, or the mean is of one."""
+    """Fails if a source's fraction is the other's, its pages are, or the mean is of one, or if
+    what differs between mixtures is warned of.
+    """
     pages = dict.fromkeys(mixture.SOURCES, mixture.PLANS["laptop"].held_out)
     cells = finished(mixture, tmp_path, pages, by_law)
+    for cell in cells:
+        cell.directory.mkdir(parents=True)
+        about = {"components": {"prose": {"of_rows": cell.name}}}
+        (cell.directory / "data.json").write_text(json.dumps(about))
     drawn = mixture.report(cells)
     assert drawn.warnings == ()
     fraction = np.linspace(0, 1, 1001)
