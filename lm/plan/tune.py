@@ -14,15 +14,15 @@ from lm.plan.machine import Machine
 from lm.plan.plan import is_legal, ledger_flops, mesh_of, same_program
 from lm.run import Run, steps
 
-Change = tuple[str, ...]
-"""Overrides."""
+Overrides = tuple[str, ...]
+"""Fields of a run, each as `name=value`."""
 
 
 class Tried(NamedTuple):
     """A way of executing a run, and what a step then is on a device."""
 
     run: Run
-    changes: Change
+    changes: Overrides
     """What makes it of the run that was given; () is that one."""
     founds: tuple[Found, ...]
     """The training step of each objective of the run."""
@@ -66,7 +66,7 @@ def tune(
     """
     known: dict[Any, Tried] = {}
 
-    def look(changes: Change, best: Tried | None = None) -> Tried | None:
+    def look(changes: Overrides, best: Tried | None = None) -> Tried | None:
         """What a way comes to; None where it is not legal, or cannot be better."""
         if not is_legal(run, changes, machine):
             return None
@@ -92,10 +92,10 @@ def tune(
 
 
 def _ahead(
-    best: Tried, machine: Machine, look: Callable[[Change, Tried], Tried | None]
+    best: Tried, machine: Machine, look: Callable[[Overrides, Tried], Tried | None]
 ) -> Iterator[Tried]:
     """Changes of the best by one step, then of what did not fit with what saves memory."""
-    single = list[tuple[Change, Tried]]()
+    single = list[tuple[Overrides, Tried]]()
     for change in _neighbours(best.run, machine):
         if tried := look(_merged(best.changes, change), best):
             single.append((change, tried))
@@ -108,7 +108,7 @@ def _ahead(
 
 
 def _compiled(
-    run: Run, changes: Change, machine: Machine, compiled: Compiler, *, quick: bool
+    run: Run, changes: Overrides, machine: Machine, compiled: Compiler, *, quick: bool
 ) -> Tried:
     parts = run.objective.parts(steps(run), run.seed)
     founds = tuple(
@@ -125,7 +125,7 @@ def _compiled(
     return Tried(run, changes, founds, seconds / sum(parts.values()), fits)
 
 
-def _merged(*changes: Change) -> Change:
+def _merged(*changes: Overrides) -> Overrides:
     """All of them, of which a later one counts."""
     fields = dict(text.split("=") for text in chain.from_iterable(changes))
     return tuple(f"{name}={value}" for name, value in fields.items())
@@ -138,7 +138,7 @@ def _least_seconds(run: Run, machine: Machine) -> float:
     return total / sum(parts.values()) / machine.flops / machine.efficiency
 
 
-def _neighbours(run: Run, machine: Machine) -> list[Change]:
+def _neighbours(run: Run, machine: Machine) -> list[Overrides]:
     """Every legal change by one step, the one with the fewest FLOPs first."""
     legal = [
         change
