@@ -117,7 +117,11 @@ def tried_line(tried: Tried, machine: Machine) -> str:
 
 def show_tried(tried: Sequence[Tried], machine: Machine) -> None:
     """A table of what was compiled, the fastest that fits first, and that one's overrides."""
-    first, *_ = ranked = sorted(tried, key=cmp_to_key(lambda a, b: -1 if a.before(b) else 1))
+
+    def order(a: Tried, b: Tried) -> int:
+        return -1 if a.before(b) else 1
+
+    first, *_ = ranked = sorted(tried, key=cmp_to_key(order))
     titles = ("ms a step", "GB", "bound by", "compute", "memory", "interconnect", "network")
     made = table(*titles, "changes", right=titles)
     for each in ranked:

@@ -1,6 +1,7 @@
 """The fastest way of executing a run that fits, by what the compiler makes of each."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain, permutations, product
 from typing import Any, NamedTuple, get_args
 
@@ -164,9 +165,8 @@ def _changes(run: Run, mesh: Mapping[str, int], machine: Machine) -> Iterator[tu
             sizes = {source: mesh[source] // factor, target: mesh[target] * factor}
             yield tuple(f"mesh.{axis}={size}" for axis, size in ({**mesh, **sizes}).items())
     if not machine.estimate:  # another platform's kernels are not in its program
-        on = {"platform": machine.platform, "length": run.data.length}
-        now, *kinds = (
-            choose(kind, precision=run.precision, **on)
-            for kind in (run.attention, *get_args(Backend))
+        on = partial(
+            choose, platform=machine.platform, precision=run.precision, length=run.data.length
         )
+        now, *kinds = map(on, (run.attention, *get_args(Backend)))
         yield from ((f"attention={kind}",) for kind in kinds if kind != now)
