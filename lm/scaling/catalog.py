@@ -6,12 +6,13 @@ from typing import Any
 from lm.scaling.base import Law
 from lm.scaling.data_constrained import DataConstrained
 from lm.scaling.envelope import Envelope
+from lm.scaling.free_floor import FreeFloor
 from lm.scaling.isoflop import Isoflop
 from lm.scaling.parametric import Parametric
 from lm.scaling.power import Power
 
 LAWS: dict[str, type[Law]] = {
-    law.name: law for law in (Parametric, Power, Isoflop, Envelope, DataConstrained)
+    law.name: law for law in (Parametric, Power, Isoflop, Envelope, DataConstrained, FreeFloor)
 }
 """In the order in which they are offered; the first is the default."""
 

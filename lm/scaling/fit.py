@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,44 @@ class Fit:
                 if times > _BEYOND:
                     found[name] = float(f"{times:.3g}")
         return found
+
+
+_MOST_LEFT = 2.0
+"""Floors between which what is left of the loss differs by more are not one floor."""
+
+
+def with_floor_checked(fit: Fit) -> Fit:
+    """The same, with E not identified where its interval leaves open what is above it.
+
+    What is left of the loss at the lowest row, between the ends of E's 95% interval, decides
+    what the law says far beyond the rows. Fits without draws, and without an E that is free,
+    are as they were.
+
+    >>> from lm.scaling.free_floor import FreeFloor
+    >>> draws = {"E": np.linspace(1.0, 2.4, 99), "k_L": np.ones(99), "x": np.ones(99)}
+    >>> one = {"E": 1.8, "k_L": 1.0, "x": 1.0}
+    >>> fit = Fit(FreeFloor(), one, 0.0, 99, 96, draws, ranges={"loss": (2.5, 4.0)})
+    >>> print(with_floor_checked(fit).warnings[0])  # doctest: +ELLIPSIS
+    E is not identified: 1.03 to 2.37 fit alike, and what is left of the loss ... 0.1...
+    """
+    if "E" in fit.fixed or "E" in fit.unidentified or "E" not in fit.draws:
+        return fit
+    least, both = fit.ranges["loss"][0], fit.ci95.get("E")
+    if both is None and np.ptp(fit.draws["E"]) > 0:
+        both = (0.0, least)
+    if both is None or least - both[0] <= _MOST_LEFT * (least - both[1]):
+        return fit
+    low, high = max(both[0], 0.0), min(both[1], least)
+    return replace(
+        fit,
+        unidentified=(*fit.unidentified, "E"),
+        warnings=(
+            *fit.warnings,
+            f"E is not identified: {low:.3g} to {high:.3g} fit alike, and what is left of the"
+            f" loss at its lowest row is {least - high:.2g} to {least - low:.2g}: beyond the"
+            " rows, the law is the choice of E (--fix E=VALUE, or a law without one)",
+        ),
+    )
 
 
 def ranges_of(runs: Runs) -> dict[str, Interval]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lm.scaling.base import Law
-from lm.scaling.fit import Fit, predict
+from lm.scaling.fit import Fit, predict, with_floor_checked
 from lm.scaling.joint import Joint, fit_joint
 from lm.scaling.table import DataError, Runs
 
@@ -29,7 +29,7 @@ def fit_groups(law: Law, parts: Mapping[str, Runs], *, bootstrap: int, seed: int
     failed: dict[str, str] = {}
     for name, part in parts.items():
         try:
-            fits[name] = law.fit(part, bootstrap=bootstrap, seed=seed)
+            fits[name] = with_floor_checked(law.fit(part, bootstrap=bootstrap, seed=seed))
         except DataError as error:
             failed[name] = str(error)
     if not fits:

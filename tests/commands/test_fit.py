@@ -197,7 +197,7 @@ def test_flops_that_are_not_known_are_said(capsys, tmp_path):
         (["--law", "power", "--share", "E"], "for --law parametric"),
         (["--share", "E"], "two groups or more"),
         (["--law", "isoflop", "--fix", "E=1"], "has nothing to fix"),
-        (["--against", "params"], "for --law power, not parametric"),
+        (["--against", "params"], "for --law power or free-floor, not parametric"),
         (["--cluster", "run"], "no column run"),
         (["--law", "power", "--cluster", "size"], "resamples residuals, not rows"),
         (["--bootstrap", "-1"], "--bootstrap -1: must be >= 0"),
