@@ -38,6 +38,7 @@ from lm.scaling.columns import (
     usable_runs,
 )
 from lm.scaling.fit import Fit
+from lm.scaling.forecast import LawForecast, forecasts_of
 from lm.scaling.grouped import Grouped, extrapolations, fit_groups, fit_shared, predictions_of
 from lm.scaling.power import QUANTITIES
 from lm.scaling.saved import fit_report
@@ -80,6 +81,11 @@ def add_arguments(parser: Parser) -> None:
     add_list(parser, "--fix", "NAME=VALUE", "not fit")
     points = "flops=1e21 for the best split, or params=1e9,tokens=2e10[,unique=1e9]"
     add_list(parser, "--predict", "WHAT=VALUE,..", points)
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="forecast each budget from the others, not the largest alone",
+    )
     add_common(parser)
 
 
@@ -99,6 +105,8 @@ def main(given: argparse.Namespace) -> None:
     if law.surface and {"flops", "params", "tokens"} <= set(names):
         notes += flops_notes(runs)
     notes += extrapolations(found.fits, predictions)
+    forecasts, silent = _forecasts(given, found, parts)
+    notes += silent
 
     def draw() -> "Figure":
         from lm.scaling.plots import figure_of
@@ -107,9 +115,9 @@ def main(given: argparse.Namespace) -> None:
 
     write_plot(given.plot, draw)
     if given.json:
-        print_json(fit_report(found.fits, predictions, notes, found.joint))
+        print_json(fit_report(found.fits, predictions, notes, found.joint, forecasts))
     else:
-        _print(found, predictions, notes, given.bootstrap)
+        _print(found, predictions, forecasts, notes, given.bootstrap)
 
 
 # The law that is asked for
@@ -137,6 +145,8 @@ def _law(given: argparse.Namespace) -> Law:
         _refuse("share", [law for law in LAWS if LAWS[law].joint], given)
     if given.fix and "fixed" not in options_of(kind):
         raise UserError(f"--fix: --law {given.law} has nothing to fix")
+    if given.leave_out and not given.bootstrap:
+        raise UserError("--leave-out: forecasts need intervals; not with --bootstrap 0")
     if given.fix and given.share:
         raise UserError("--fix and --share exclude each other")
     return law_of(
@@ -200,12 +210,34 @@ def _fit(given: argparse.Namespace, law: Law, parts: Mapping[str, Runs]) -> Grou
     return fit_groups(law, parts, **draws)
 
 
+def _forecasts(
+    given: argparse.Namespace, found: Grouped, parts: Mapping[str, Runs]
+) -> tuple[dict[str, list[LawForecast]], list[str]]:
+    """How far each group's law is from what it has not seen, and what to say where none is."""
+    forecasts: dict[str, list[LawForecast]] = {}
+    silent: list[str] = []
+    if not given.bootstrap:
+        return forecasts, silent
+    if found.joint:
+        return forecasts, ["no forecast is made of laws that share parameters"]
+    for name, fit in found.fits.items():
+        draws = {"bootstrap": given.bootstrap, "seed": given.seed}
+        several = forecasts_of(fit.law, fit, parts[name], **draws, each=given.leave_out)
+        for one in several:
+            if isinstance(one, LawForecast):
+                forecasts.setdefault(name, []).append(one)
+            else:
+                silent.append(f"{name}: {one}" if name else one)
+    return forecasts, silent
+
+
 # What is printed
 
 
 def _print(
     found: Grouped,
     predictions: Mapping[str, list[dict[str, Any]]],
+    forecasts: Mapping[str, Sequence[LawForecast]],
     notes: Sequence[str],
     draws: int,
 ) -> None:
@@ -220,6 +252,8 @@ def _print(
             f" {joint.objective_separate:.6g}, likelihood ratio {joint.statistic:.3g},"
             f" p = {joint.p:.2g}"
         )
+    if any(forecasts.values()):
+        print_table(_misses(forecasts))
     if any(predictions.values()):
         print_table(_predictions(predictions))
     warnings = [
@@ -291,4 +325,27 @@ def _predictions(predictions: Mapping[str, list[dict[str, Any]]]) -> Table:
             times = row.get("extrapolated", {})
             cells.append(", ".join(f"{key} × {value:g}" for key, value in times.items()))
         made.add_row(group, *cells)
+    return made
+
+
+def _misses(forecasts: Mapping[str, Sequence[LawForecast]]) -> Table:
+    """A row for each quantity that was forecast: how far, and how often within its interval."""
+    titles = ("× beyond", "of", "bias of ln", "rms of ln", "within 95%")
+    made = table("forecast without", *titles, right=titles)
+    for group, several in forecasts.items():
+        for one in several:
+            for miss in one.misses:
+                inside = "no interval"
+                if miss.inside is not None:
+                    inside = f"{miss.inside} of {len(miss.places)}"
+                elif one.unidentified:
+                    inside = f"none: {', '.join(one.unidentified)} not identified"
+                made.add_row(
+                    f"{group}: {one.left_out}" if group else one.left_out,
+                    f"{one.beyond:g}",
+                    miss.quantity,
+                    f"{miss.bias:+.4f}",
+                    f"{miss.rms:.4f}",
+                    inside,
+                )
     return made

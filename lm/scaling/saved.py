@@ -11,6 +11,7 @@ import numpy as np
 from lm.scaling.base import Interval
 from lm.scaling.catalog import LAWS, law_of
 from lm.scaling.fit import Fit
+from lm.scaling.forecast import LawForecast
 from lm.scaling.joint import Joint
 from lm.scaling.table import DataError
 
@@ -20,9 +21,15 @@ def fit_report(
     predictions: Mapping[str, list[dict[str, Any]]],
     notes: Sequence[str],
     joint: Joint | None,
+    forecasts: Mapping[str, Sequence[LawForecast]] | None = None,
 ) -> dict[str, Any]:
     """What --json writes; a law that stands alone is at the top, groups under their names."""
-    each = {name: _one_report(fit, predictions[name]) for name, fit in fits.items()}
+    seen = forecasts or {}
+    each = {
+        name: _one_report(fit, predictions[name])
+        | ({"forecasts": [_of_forecast(one) for one in seen[name]]} if name in seen else {})
+        for name, fit in fits.items()
+    }
     first = next(iter(fits.values()))
     if len(each) == 1:
         top = next(iter(each.values()))
@@ -37,7 +44,9 @@ def fit_report(
             "warnings": [f"{name}: {w}" for name, f in fits.items() for w in f.warnings],
             "rows_used": sum(fit.rows_used for fit in fits.values()),
         }
-    found = {"law": str(first.law)} | top | {"warnings": [*notes, *top["warnings"]]}
+    found: dict[str, Any] = (
+        {"law": str(first.law)} | top | {"warnings": [*notes, *top["warnings"]]}
+    )
     found["groups"] = {name: one for name, one in each.items() if name}
     if joint:
         found["test"] = {
@@ -57,6 +66,13 @@ def _one_report(fit: Fit, predictions: list[dict[str, Any]]) -> dict[str, Any]:
         name: [float(f"{draw:.9g}") for draw in draws_B] for name, draws_B in fit.draws.items()
     }
     return found | ({"certificate": asdict(fit.certificate)} if fit.certificate else {})
+
+
+def _of_forecast(forecast: LawForecast) -> dict[str, Any]:
+    found = asdict(forecast)
+    for miss, written in zip(forecast.misses, found["misses"], strict=True):
+        written["inside"] = miss.inside
+    return found
 
 
 _KEPT = (
