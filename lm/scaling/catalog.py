@@ -8,12 +8,14 @@ from lm.scaling.data_constrained import DataConstrained
 from lm.scaling.envelope import Envelope
 from lm.scaling.free_floor import FreeFloor
 from lm.scaling.isoflop import Isoflop
+from lm.scaling.kaplan import Kaplan
 from lm.scaling.parametric import Parametric
 from lm.scaling.power import Power
+from lm.scaling.shared_exponent import SharedExponent
 
-LAWS: dict[str, type[Law]] = {
-    law.name: law for law in (Parametric, Power, Isoflop, Envelope, DataConstrained, FreeFloor)
-}
+_KINDS = (Parametric, Power, Isoflop, Envelope, DataConstrained, FreeFloor, SharedExponent)
+
+LAWS: dict[str, type[Law]] = {law.name: law for law in (*_KINDS, Kaplan)}
 """In the order in which they are offered; the first is the default."""
 
 

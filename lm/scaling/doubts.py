@@ -64,7 +64,7 @@ def design_doubts(
     ['2 sizes of model: E, A, alpha cannot be told from each other']
     """
     if line := _line(log_params_R, log_tokens_R, free):
-        return [line], {"E", "alpha", "beta"}
+        return [line], {"E", *_pair(free)}
     found, loose = [], set()
     for what, log_R, pair in (
         ("sizes of model", log_params_R, ("A", "alpha")),
@@ -79,9 +79,15 @@ def design_doubts(
     return found, loose
 
 
+def _pair(free: Collection[str]) -> tuple[str, ...]:
+    """The exponents of size and of data, where both are free."""
+    pairs = ("alpha", "beta"), ("alpha_N", "alpha_D")
+    return next((pair for pair in pairs if set(pair) <= set(free)), ())
+
+
 def _line(log_params_R: np.ndarray, log_tokens_R: np.ndarray, free: Collection[str]) -> str:
     """What to say where N and D lie on one line; "" where they do not."""
-    if not {"alpha", "beta"} <= set(free):
+    if not _pair(free):
         return ""
     sizes = np.stack([log_params_R - log_params_R.mean(), log_tokens_R - log_tokens_R.mean()])
     along, across = np.linalg.svd(sizes, compute_uv=False)[:2]
@@ -96,7 +102,7 @@ def _line(log_params_R: np.ndarray, log_tokens_R: np.ndarray, free: Collection[s
         line = f"one ratio of tokens to parameters ({np.exp(ratio_R.mean()):.3g})"
     else:
         line = "one line of tokens against parameters"
-    return f"{line}: alpha and beta cannot be told apart"
+    return f"{line}: {' and '.join(_pair(free))} cannot be told apart"
 
 
 def solution_doubts(

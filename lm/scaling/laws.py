@@ -31,6 +31,8 @@ MUENNIGHOFF = {
     "R_N": 5.309743,
 }
 """Repeated data: Muennighoff et al. 2023 (appendix A), unrounded."""
+KAPLAN = {"N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}
+"""Size and data together: Kaplan et al. 2020 (table 2); N is without embeddings."""
 
 
 def parametric_loss(parameters: LawValues, params: Any, tokens: Any) -> Any:
@@ -66,6 +68,43 @@ def parametric_exponents(parameters: LawValues) -> dict[str, Any]:
     """
     alpha, beta = parameters["alpha"], parameters["beta"]
     return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+
+
+def kaplan_loss(parameters: LawValues, params: Any, tokens: Any) -> Any:
+    """L = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D (Kaplan et al. 2020, equation 1.5).
+
+    >>> float(kaplan_loss(KAPLAN, 1e9, 1e30).round(4))  # (N_c / N)^alpha_N
+    2.3188
+    """
+    ratio = parameters["alpha_N"] / parameters["alpha_D"]
+    size = np.power(parameters["N_c"] / params, ratio)
+    return np.power(size + parameters["D_c"] / tokens, parameters["alpha_D"])
+
+
+def kaplan_optimum(parameters: LawValues, flops: Any) -> tuple[Any, Any]:
+    """The N and D that minimize that loss under C = 6 N D, where rho (N_c / N)^rho = D_c / D.
+
+    >>> N, D = kaplan_optimum(KAPLAN, 1e21)
+    >>> best = kaplan_loss(KAPLAN, N, D)
+    >>> [bool(best < kaplan_loss(KAPLAN, N * t, D / t)) for t in (0.9, 1.1)]
+    [True, True]
+    """
+    rho = parameters["alpha_N"] / parameters["alpha_D"]
+    each = np.log(flops / FLOPS_PER_PARAMETER_AND_TOKEN)
+    log_params = (
+        np.log(rho) + rho * np.log(parameters["N_c"]) + each - np.log(parameters["D_c"])
+    ) / (1 + rho)
+    return np.exp(log_params), np.exp(each - log_params)
+
+
+def kaplan_exponents(parameters: LawValues) -> dict[str, Any]:
+    """N* ~ C^a with a = alpha_D / (alpha_N + alpha_D), and b = 1 - a.
+
+    >>> round(kaplan_exponents(KAPLAN)["a"], 3)
+    0.575
+    """
+    alpha_N, alpha_D = parameters["alpha_N"], parameters["alpha_D"]
+    return {"a": alpha_D / (alpha_N + alpha_D), "b": alpha_N / (alpha_N + alpha_D)}
 
 
 def data_constrained_loss(parameters: LawValues, params: Any, tokens: Any, unique: Any) -> Any:

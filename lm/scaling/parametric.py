@@ -38,7 +38,7 @@ class Surface(Law):
     """A law of size and data, N and D, which C = 6 N D joins."""
 
     surface = True
-    split = ("alpha", "beta")
+    split: ClassVar[tuple[str, ...]] = ("alpha", "beta")
     limits: ClassVar[Mapping[str, Interval]] = {
         "alpha": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
         "beta": (_LOWEST_EXPONENT, _HIGHEST_EXPONENT),
@@ -229,7 +229,7 @@ class Origin:
         """The parameters as the law is written, each S, from the solver's."""
         raw = dict(zip(names, theta_SP.T, strict=True))
         raw["A"] = raw["A"] + self.log_params * raw["alpha"]
-        raw["B"] = raw["B"] + self.log_tokens * raw["beta"]
+        raw["B"] = raw["B"] + self.log_tokens * raw.get("beta", raw["alpha"])
         return {name: np.exp(v) if name in LOGARITHMIC else v for name, v in raw.items()}
 
 

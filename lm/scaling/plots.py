@@ -115,11 +115,17 @@ def surface_figure(fit: Fit, runs: Runs, loss: str) -> Figure:
         by_compute.legend()
     _axes(by_compute, "Loss against compute", FLOPS, loss)
     _optima(optima, fit, flops_R)
-    error_R = 100 * np.log(loss_R / laws.parametric_loss(fit.parameters, params_R, tokens_R))
+
+    def law(params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        point = {"params": params, "tokens": tokens}
+        values: np.ndarray = fit.law.evaluate(fit.parameters, point)["loss"]
+        return values
+
+    error_R = 100 * np.log(loss_R / law(params_R, tokens_R))
     limit = float(np.quantile(np.abs(error_R), 0.95)) or 1e-6
     N, D = (np.geomspace(x_R.min() / 1.3, x_R.max() * 1.3, 80) for x_R in (params_R, tokens_R))
     levels = MaxNLocator(9).tick_values(loss_R.min(), loss_R.max())
-    surface = laws.parametric_loss(fit.parameters, N[None], D[:, None])
+    surface = law(N[None], D[:, None])
     contours = plane.contour(
         N, D, surface, levels=levels, colors=_muted(), linewidths=0.6, alpha=0.7
     )

@@ -26,6 +26,8 @@ class Problem:
     lower_P: np.ndarray
     upper_P: np.ndarray
     """A parameter whose bounds are equal is fixed."""
+    power: int | None = None
+    """The place of the parameter that ln L is so many times the logsumexp of, if one is."""
 
 
 @dataclass(frozen=True)
@@ -160,20 +162,33 @@ def _derivatives(
     share_SKR = np.exp(z_SKR - highest_S1R)
     total_S1R = share_SKR.sum(axis=1, keepdims=True)
     share_SKR /= total_S1R
-    residual_SR = (highest_S1R + np.log(total_S1R))[:, 0] - problem.log_loss_R
+    value_SR = (highest_S1R + np.log(total_S1R))[:, 0]
+    jacobian_SRP = sum(
+        share_SKR[:, k, :, None] * dz_SKRP[:, k] for k in range(share_SKR.shape[1])
+    )
+    bend_SRPP = None
+    if problem.power is not None:
+        times_S1 = theta_SP[:, problem.power, None]
+        if newton:
+            bend_SRPP = _bend(problem.power, times_S1, share_SKR, dz_SKRP, jacobian_SRP)
+        jacobian_SRP = times_S1[..., None] * jacobian_SRP
+        jacobian_SRP[:, :, problem.power] += value_SR
+        value_SR = times_S1 * value_SR
+    residual_SR = value_SR - problem.log_loss_R
     size_SR = np.abs(residual_SR)
     inside_SR = size_SR <= problem.delta
     objective_S = (weights_SR * huber(residual_SR, problem.delta)).sum(axis=1)
     clipped_SR = weights_SR * np.clip(residual_SR, -problem.delta, problem.delta)
-    jacobian_SRP = sum(
-        share_SKR[:, k, :, None] * dz_SKRP[:, k] for k in range(share_SKR.shape[1])
-    )
     gradient_SP = (clipped_SR[:, None, :] @ jacobian_SRP)[:, 0]
     reweighted_SR = weights_SR * np.where(
         inside_SR, 1.0, problem.delta / np.maximum(size_SR, 1e-300)
     )
     transposed_SPR = jacobian_SRP.transpose(0, 2, 1)
-    if newton:
+    if newton and bend_SRPP is not None:
+        curvature_SPP = (transposed_SPR * (weights_SR * inside_SR)[:, None]) @ jacobian_SRP
+        curvature_SPP += np.einsum("sr,srpq->spq", clipped_SR, bend_SRPP)
+        diagonal_SP = (reweighted_SR[:, None] @ jacobian_SRP**2)[:, 0]
+    elif newton:
         weight_SR = weights_SR * inside_SR - clipped_SR
         curvature_SPP = (transposed_SPR * weight_SR[:, None]) @ jacobian_SRP
         for k in range(share_SKR.shape[1]):
@@ -186,6 +201,25 @@ def _derivatives(
         diagonal_SP = np.einsum("spp->sp", curvature_SPP)
     scale_SP = np.sqrt(np.maximum(diagonal_SP, 1e-300))
     return _State(objective_S, gradient_SP, curvature_SPP, scale_SP, clipped_SR)
+
+
+def _bend(
+    place: int,
+    times_S1: np.ndarray,
+    share_SKR: np.ndarray,
+    dz_SKRP: np.ndarray,
+    slope_SRP: np.ndarray,
+) -> np.ndarray:
+    """The Hessian SRPP of a parameter times the logsumexp, whose slope is without it."""
+    spread = sum(
+        share_SKR[:, k, :, None, None] * dz_SKRP[:, k, :, :, None] * dz_SKRP[:, k, :, None, :]
+        for k in range(share_SKR.shape[1])
+    )
+    spread = spread - slope_SRP[..., :, None] * slope_SRP[..., None, :]
+    bend_SRPP: np.ndarray = times_S1[..., None, None] * spread
+    bend_SRPP[..., place, :] += slope_SRP
+    bend_SRPP[..., :, place] += slope_SRP
+    return bend_SRPP
 
 
 def _minimize_block(
@@ -247,7 +281,10 @@ def _held(problem: Problem, theta_SP: np.ndarray, gradient_SP: np.ndarray) -> np
 
 
 def _objective(problem: Problem, theta_SP: np.ndarray, weights_SR: np.ndarray) -> np.ndarray:
-    residual_SR = log_losses(problem.terms, theta_SP) - problem.log_loss_R
+    value_SR = log_losses(problem.terms, theta_SP)
+    if problem.power is not None:
+        value_SR = theta_SP[:, problem.power, None] * value_SR
+    residual_SR = value_SR - problem.log_loss_R
     objective_S: np.ndarray = (weights_SR * huber(residual_SR, problem.delta)).sum(axis=1)
     return objective_S
 
