@@ -65,7 +65,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--method",
         choices=[name for law in LAWS.values() for name in law.methods],
-        help="how isoFLOP minima are found (parabola), or the envelope (hull)",
+        help="how isoFLOP minima are found (parabola), the envelope (hull), a surface (newton)",
     )
     parser.add_argument("--against", choices=QUANTITIES, help="what a power law is of (flops)")
     parser.add_argument(
@@ -143,6 +143,8 @@ def _law(given: argparse.Namespace) -> Law:
         raise UserError(f"--cluster: --law {given.law} resamples {kind.resamples}, not rows")
     if given.share and not kind.joint:
         _refuse("share", [law for law in LAWS if LAWS[law].joint], given)
+    if given.share and given.method:
+        raise UserError("--method and --share exclude each other")
     if given.fix and "fixed" not in options_of(kind):
         raise UserError(f"--fix: --law {given.law} has nothing to fix")
     if given.leave_out and not given.bootstrap:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -22,8 +22,11 @@ from lm.scaling.doubts import (
     unidentified,
 )
 from lm.scaling.fit import Fit, ranges_of
+from lm.scaling.projection import project
 from lm.scaling.solve import Problem, Terms, certify, minimize
 from lm.scaling.table import Runs
+
+SurfaceMethod = Literal["newton", "projection"]
 
 NAMES = ("E", "A", "B", "alpha", "beta")
 
@@ -80,6 +83,11 @@ class Parametric(Surface):
     name = "parametric"
     needs = ("loss", "params", "tokens")
     joint = True
+    methods = get_args(SurfaceMethod)
+
+    method: SurfaceMethod | None = None
+    """How its minimum is found: Newton's steps in all parameters, if it is not said, or the
+    exponents alone, with E, A and B solved for at each (`projection.py`)."""
 
     def fit(self, runs: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Fit:
         """Minimizes the summed Huber loss of ln L over what is not fixed of the parameters.
@@ -143,7 +151,11 @@ def fit_surface(
     The parameters P are those of `names`, counted from the origin.
     """
     free = [name for name in names if name not in law.fixed]
-    ends_SP, objective_S = minimize(problem, starts_SP, newton_steps=newton_steps)
+    if law.method == "projection":
+        exponents = [names.index(name) for name in ("alpha", "beta")]
+        ends_SP, objective_S = project(problem, starts_SP, exponents)
+    else:
+        ends_SP, objective_S = minimize(problem, starts_SP, newton_steps=newton_steps)
     best_P = ends_SP[objective_S.argmin()]
     certificate = certify(problem, best_P, objective_S)
     draws_BP = np.empty((0, len(names)))

@@ -69,5 +69,5 @@ def test_options_reach_the_law_that_has_them():
     """Fails if an option is dropped, or one that is not given replaces a default."""
     assert law_of("isoflop", method="akima", tolerance=0.2, delta=9).method == "akima"
     assert law_of("isoflop", method=None) == law_of("isoflop")
-    assert options_of(LAWS["parametric"]) == {"delta", "fixed"}
+    assert options_of(LAWS["parametric"]) == {"delta", "fixed", "method"}
     assert law_of("power", against="tokens").needs == ("loss", "tokens")
