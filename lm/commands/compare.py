@@ -11,8 +11,11 @@ import numpy as np
 from lm.commands.of_tables import (
     add_columns,
     add_common,
+    add_list,
+    assignment,
     check_common,
     columns_of,
+    once,
     read_table,
     said_of,
     write_plot,
@@ -40,12 +43,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     """The command line."""
     parser.description = (
-        "Compares two files (or folders with a results.csv), or two groups of one."
+        "Compares two files (or folders with a results.csv), two groups of one, or one file"
+        " with a law."
     )
     parser.add_argument("first", metavar="A", type=Path)
     parser.add_argument("second", metavar="B", type=Path, nargs="?")
     parser.add_argument("--by", metavar="COL", help="the column that names the groups")
     parser.add_argument("--groups", nargs=2, metavar=("X", "Y"), help="two of its values")
+    constants = "the second is this law L = E + k_L C^-x: k_L=95.18 x=0.0941 E=1.6"
+    add_list(parser, "--law", "NAME=VALUE", constants)
+    parser.add_argument(
+        "--floor", type=float, default=0.0, metavar="E", help="of the laws that are fit (0)"
+    )
     add_columns(parser, ("loss", "flops"))
     add_common(parser)
 
@@ -54,6 +63,9 @@ def main(given: argparse.Namespace) -> None:
     """Compares both variants, and prints the compute between them and what was held equal."""
     tables = [path for path in (given.first, given.second) if path]
     units = check_common(given, tables)
+    constants = once("--law", map(assignment, given.law))
+    if constants and given.plot:
+        raise UserError("--plot: draws two variants that have rows, not a --law")
     variants, labels = _variants(given)
     chosen = columns_of(given)
     with said_of():
@@ -66,13 +78,21 @@ def main(given: argparse.Namespace) -> None:
         _variant(columns, chosen, where, units, of)
         for columns, where, of in zip(variants, files, within, strict=True)
     )
-    with said_of(" and ".join(labels)):
-        found = compare(ours.runs, theirs.runs, bootstrap=given.bootstrap, seed=given.seed)
+    with said_of("" if constants else " and ".join(labels)):
+        found = compare(
+            ours.runs,
+            constants or theirs.runs,
+            floor=given.floor,
+            bootstrap=given.bootstrap,
+            seed=given.seed,
+        )
     loss = theirs.names["loss"]
     if loss != USUAL["loss"][0] and (note := f"loss is column {loss}") not in ours.notes:
         ours.notes.append(note)
     notes = list(dict.fromkeys([*ours.notes, *theirs.notes, *kinds(variants, labels)]))
     equal, differ = held_equal(*variants)
+    if constants:  # which says nothing of its runs
+        equal, differ = [], {}
 
     def draw() -> "Figure":
         from lm.scaling.plots import comparison_figure
@@ -88,6 +108,7 @@ def main(given: argparse.Namespace) -> None:
         {
             "variants": labels,
             "multipliers": [asdict(point) for point in found.points],
+            "per_decade": {"times": found.per_decade, "ci95": found.per_decade_ci95},
             "exponents": dict(zip(labels, exponents, strict=True)),
             "held_equal": equal,
             "differ": differ,
@@ -110,6 +131,10 @@ def _variants(
 ) -> tuple[tuple[ColumnValues, ColumnValues], tuple[str, str]]:
     """Both variants' tables and names."""
     first = read_table(given.first)
+    if given.law:
+        if given.second or given.by or given.groups:
+            raise UserError("compare one file with a --law: no second file, no groups")
+        return (first, first), (_label(given.first), "the law")
     if given.second is not None:
         if given.by or given.groups:
             raise UserError("compare two files, or two groups of one: not both")
@@ -118,7 +143,10 @@ def _variants(
             labels = str(given.first), str(given.second)
         return (first, read_table(given.second)), labels
     if not given.by or not given.groups:
-        raise UserError("compare two files, or two groups of one: --by COL --groups X Y")
+        raise UserError(
+            "compare two files, or two groups of one: --by COL --groups X Y, or one file with"
+            " --law k_L=.. x=.."
+        )
     with said_of(given.first):
         rows = groups(first, [given.by])
     for name in given.groups:
@@ -183,6 +211,12 @@ def _print(
         f"{labels[1]} needs {span} times the compute of {labels[0]} for its loss"
         + (", as its law is drawn on: it has measured no such loss" if beyond else "")
     )
+    if found.per_decade is not None:
+        both = ends(found.per_decade_ci95)
+        console().print(
+            f"with ten times the compute that is {found.per_decade:.3g} times as many"
+            + (f" (95% {both})" if both else "")
+        )
     console().print(f"held equal: {', '.join(equal) or 'none of the columns that are known'}")
     if differ:
         shown = [

@@ -1,6 +1,6 @@
 """How much compute one variant needs for another's loss, and what the comparison held equal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from lm.scaling.base import Interval
 from lm.scaling.bootstrap import interval
 from lm.scaling.envelope import on_envelope
 from lm.scaling.fit import Fit
+from lm.scaling.laws import LawValues
 from lm.scaling.power import Power, lines
 from lm.scaling.table import ColumnValues, DataError, Runs
 
@@ -37,17 +38,31 @@ class Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two variants' laws L = k C^-x, and the compute between them."""
+    """Two variants' laws L = E + k C^-x, and the compute between them."""
 
     points: tuple[Point, ...]
     fits: tuple[Fit, Fit]
-    frontiers: tuple[Runs, Runs]
+    frontiers: tuple[Runs, ...]
+    """Of each variant that has rows."""
     warnings: tuple[str, ...]
+    per_decade: float | None = None
+    """How many times the multiplier is with ten times the compute, from end to end."""
+    per_decade_ci95: Interval | None = None
 
 
-def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) -> Comparison:
+def compare(
+    first: Runs,
+    second: Runs | LawValues,
+    *,
+    floor: float = 0.0,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Comparison:
     """The multiplier at every compute of the first variant's frontier: C' / C with L'(C') =
     L(C).
+
+    The second may be a law's constants k_L, x and E (0 where it has none), which have no error
+    of their own. `floor` is the E of the variants that are fit.
 
     A variant's frontier is all of its rows if each improves on those of less compute, else
     their lower convex hull in logarithms; a line through its logarithms is its law.
@@ -58,20 +73,31 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
     >>> [round(point.multiplier, 6) for point in comparison.points]
     [4.0, 4.0, 4.0, 4.0, 4.0]
     """
-    frontiers = frontier(first), frontier(second)
-    fits = tuple(_law(runs, bootstrap, seed + number) for number, runs in enumerate(frontiers))
+    variants = [each for each in (first, second) if isinstance(each, Runs)]
+    frontiers = tuple(frontier(runs) for runs in variants)
+    fits = [
+        _law(runs, floor, bootstrap, seed + number) for number, runs in enumerate(frontiers)
+    ]
+    if not isinstance(second, Runs):
+        fits.append(_given(second))
     ours, theirs = fits
-    measured, other = frontiers
+    measured, *others = frontiers
     for fit, name in zip(fits, ("first", "second"), strict=True):
         if not fit.parameters["x"] > 0:
             raise DataError(
                 f"the {name} variant's loss does not fall with compute: no multiplier"
             )
-    degrees = min(fit.degrees for fit in fits)
-    points = []
-    for flops in _places(*measured.known("flops")):
+    degrees = min(fit.degrees for fit in fits[: len(frontiers)])
+    points, times = [], []
+    places = _places(*measured.known("flops"))
+    for flops in places:
         with np.errstate(over="ignore"):
             loss, needed = _needed(ours.parameters, theirs.parameters, flops)
+        if theirs.parameters["E"] >= loss:
+            raise DataError(
+                f"the loss {loss:.4g} is not above the second variant's floor"
+                f" {theirs.parameters['E']:g}: no compute reaches it, no multiplier"
+            )
         if not 0 < needed < np.inf:
             raise DataError(
                 "the second variant's loss hardly falls with compute"
@@ -79,11 +105,13 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
                 f" {loss:.4g}: no multiplier"
             )
         ends = None
-        if ours.draws and theirs.draws:
+        if all(fit.draws for fit in fits[: len(frontiers)]):
+            both: list[LawValues] = [fit.draws or fit.parameters for fit in fits]
             with np.errstate(all="ignore"):
-                _, needed_B = _needed(ours.draws, theirs.draws, flops)
-            falls_B = (ours.draws["x"] > 0) & (theirs.draws["x"] > 0)
+                _, needed_B = _needed(both[0], both[1], flops)
+            falls_B = (both[0]["x"] > 0) & (both[1]["x"] > 0)
             ends = interval(float(needed / flops), needed_B[falls_B] / flops, degrees)
+            times.append(needed_B[falls_B] / flops)
         points.append(
             Point(
                 flops=float(flops),
@@ -91,14 +119,30 @@ def compare(first: Runs, second: Runs, *, bootstrap: int = 1000, seed: int = 0) 
                 flops_needed=float(needed),
                 multiplier=float(needed / flops),
                 ci95=ends,
-                extrapolated=not other.loss_R.min() * 0.999
-                <= loss
-                <= other.loss_R.max() * 1.001,
+                extrapolated=any(
+                    not other.loss_R.min() * 0.999 <= loss <= other.loss_R.max() * 1.001
+                    for other in others
+                ),
             )
         )
-    return Comparison(
-        tuple(points), (ours, theirs), frontiers, tuple(_warnings(points, frontiers))
-    )
+    grown, grown_ci95 = _growth(points, times, degrees)
+    warnings = tuple(_warnings(points, frontiers))
+    return Comparison(tuple(points), (ours, theirs), frontiers, warnings, grown, grown_ci95)
+
+
+def _growth(
+    points: Sequence[Point], times: Sequence[np.ndarray], degrees: int
+) -> tuple[float | None, Interval | None]:
+    """The multiplier's factor for each decade of compute, from the first point to the last."""
+    decades = np.log10(points[-1].flops / points[0].flops)
+    if decades <= 0:
+        return None, None
+    value = (points[-1].multiplier / points[0].multiplier) ** (1 / decades)
+    if not times:
+        return float(value), None
+    with np.errstate(all="ignore"):
+        draws_B = (times[-1] / times[0]) ** (1 / decades)
+    return float(value), interval(float(value), draws_B, degrees)
 
 
 def frontier(runs: Runs) -> Runs:
@@ -199,17 +243,41 @@ def _values(values: Sequence[Any]) -> np.ndarray:
     return numbers[keep]
 
 
-def _law(runs: Runs, bootstrap: int, seed: int) -> Fit:
-    (flops_R,), values = runs.known("flops"), {"loss": runs.loss_R}
+def _law(runs: Runs, floor: float, bootstrap: int, seed: int) -> Fit:
+    (flops_R,) = runs.known("flops")
+    if not 0 <= floor < runs.loss_R.min():
+        raise DataError(
+            f"--floor {floor:g}: must be below the smallest loss, {runs.loss_R.min():g}"
+        )
+    values = {"loss": runs.loss_R - floor}
     parameters, draws, objective = lines(flops_R, values, bootstrap=bootstrap, seed=seed)
+    if draws:
+        draws["E"] = np.full(bootstrap, floor)
     return Fit(
         law=Power(),
-        parameters=parameters,
+        parameters=parameters | {"E": floor},
         objective=objective,
         rows_used=len(runs),
         degrees=len(runs) - 2,
         draws=draws,
     )
+
+
+def _given(constants: LawValues) -> Fit:
+    """A law that others have fit: k_L and x, and E if it has one; raises DataError."""
+    unknown = set(constants) - {"E", "k_L", "x"}
+    lacking = {"k_L", "x"} - set(constants)
+    if unknown or lacking:
+        wrong = f"no {min(unknown)}" if unknown else f"{min(lacking)} is not given"
+        raise DataError(
+            f"--law: {wrong}; write k_L=95.18 x=0.0941, and E=1.6 if it has a floor"
+        )
+    values = {name: float(value) for name, value in constants.items()}
+    for name, value in values.items():
+        if value <= 0 and not (name == "E" and value == 0):
+            raise DataError(f"--law {name}={value:g}: must be above 0")
+    parameters = {"E": 0.0} | values
+    return Fit(law=Power(), parameters=parameters, objective=0.0, rows_used=0, degrees=0)
 
 
 def _places(flops_R: np.ndarray) -> np.ndarray:
@@ -218,22 +286,25 @@ def _places(flops_R: np.ndarray) -> np.ndarray:
     return distinct if len(distinct) <= 7 else np.geomspace(distinct[0], distinct[-1], 7)
 
 
-def _needed(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], flops: float
-) -> tuple[Any, Any]:
+def _needed(ours: LawValues, theirs: LawValues, flops: float) -> tuple[Any, Any]:
     """The first variant's loss at this compute, and the second variant's compute for it."""
     log_loss = np.log(ours["k_L"]) - ours["x"] * np.log(flops)
-    return np.exp(log_loss), np.exp((np.log(theirs["k_L"]) - log_loss) / theirs["x"])
+    log_left = log_loss
+    if np.any(ours["E"]) or np.any(theirs["E"]):
+        with np.errstate(all="ignore"):  # no compute reaches a loss below the floor
+            log_left = np.log(ours["E"] + np.exp(log_loss) - theirs["E"])
+    needed = np.exp((np.log(theirs["k_L"]) - log_left) / theirs["x"])
+    return ours["E"] + np.exp(log_loss), needed
 
 
-def _warnings(points: Sequence[Point], frontiers: tuple[Runs, Runs]) -> list[str]:
+def _warnings(points: Sequence[Point], frontiers: Sequence[Runs]) -> list[str]:
     warnings = []
     if beyond := [point for point in points if point.extrapolated]:
         warnings.append(
             f"extrapolated at {len(beyond)} of {len(points)} budgets: the second variant"
             " measured no such loss, its law is drawn on"
         )
-    for name, runs in zip(("first", "second"), frontiers, strict=True):
+    for name, runs in zip(("first", "second"), frontiers, strict=False):
         if len(runs) == 2:
             warnings.append(
                 f"too few points: two in the {name} variant, so there are no error bars"

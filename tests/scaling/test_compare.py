@@ -91,3 +91,43 @@ def test_what_was_held_equal():
     equal, differ = held_equal(ours, theirs)
     assert equal == ["tokens", "seed"]
     assert differ == {"flops": 2.0, "corpus_digest": None}
+
+
+PINNED = {"E": 1.6, "k_L": 95.18, "x": 0.0941}
+
+
+def test_against_a_law_of_constants():
+    """Fails if the floor of either is dropped, or the law's constants are given an error."""
+    flops = np.geomspace(1e18, 1e22, 6)
+    third = Runs(1.6 + 95.18 * (3 * flops) ** -0.0941, flops_R=flops)  # a third does
+    found = compare(third, PINNED, floor=1.6, bootstrap=50)
+    assert [point.multiplier for point in found.points] == pytest.approx([3.0] * 6)
+    assert found.per_decade == pytest.approx(1.0)
+    assert not any(point.extrapolated for point in found.points)
+    noise = np.exp(0.002 * np.random.default_rng(0).normal(size=6))
+    noisy = compare(Runs(third.loss_R * noise, flops_R=flops), PINNED, floor=1.6)
+    assert all(point.ci95[0] < 3 < point.ci95[1] for point in noisy.points)
+    assert noisy.per_decade_ci95[0] < 1 < noisy.per_decade_ci95[1]
+    with pytest.raises(DataError, match="not above the second variant's floor"):
+        compare(third, PINNED | {"E": 2.6})
+    with pytest.raises(DataError, match="--law: x is not given"):
+        compare(third, {"k_L": 95.18})
+    with pytest.raises(DataError, match="--floor 5: must be below"):
+        compare(third, PINNED, floor=5.0)
+
+
+def test_how_the_multiplier_grows():
+    """Fails if it is of another than ten times the compute."""
+    found = compare(variant(1.0), variant(1.0, exponent=0.05), bootstrap=0)
+    assert found.per_decade == pytest.approx(10**0.2) and found.per_decade_ci95 is None
+
+
+def test_two_variants_of_the_pinned_law():
+    """Fails if variants of one floor are compared without it: both need as much, within 7%."""
+    flops = np.array([2.19e17, 1.7e18, 9e18, 2.83e19])
+    losses = [3.8165, 3.4360, 3.1637, 3.0133], [3.8382, 3.4314, 3.1713, 3.0181]
+    ours, theirs = (Runs(np.array(loss), flops_R=flops) for loss in losses)
+    found = compare(ours, theirs, floor=1.6)
+    for point in found.points:
+        assert point.multiplier == pytest.approx(1.03, abs=0.06)
+        assert point.ci95[0] < 1 < point.ci95[1]
