@@ -39,8 +39,10 @@ from lm.objectives.masked import Drawn
 from lm.optimizer import Cosine
 from lm.output.numbers import count
 from lm.run import Run
+from lm.scaling.parametric import Parametric
 from lm.study import grid, laws, runner, scales, sections, tables
 from lm.study.analyses import isoflops
+from lm.study.forecasts import StudyLaw
 from lm.study.grid import Scale, Size, StudyRun
 from lm.study.groups import results_of
 from lm.study.report.values import Report
@@ -155,6 +157,10 @@ def report(cells: list[StudyRun]) -> Report:
 
 def _is_trial(cell: StudyRun) -> bool:
     return "-lr" in cell.name
+
+
+LAW = StudyLaw(Parametric(), lambda cell: not _is_trial(cell))
+"""By which `lm predict` says what the runs of larger budgets will come to."""
 
 
 def _limits(cells: list[StudyRun]) -> list[str]:

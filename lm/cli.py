@@ -25,6 +25,8 @@ COMMANDS = {
     "tokens": "show the tokens of a text, with ids and bytes a token",
     "fit": "fit a scaling law to a table of runs",
     "compare": "how many times the compute one variant needs for another's loss",
+    "predict": "forecast the runs of a study before they are trained",
+    "settle": "hold a forecast to how its runs came out",
     "budget": "plan runs for a budget of FLOPs: sizes, tokens, steps, hours",
     "plan": "what runs need, and how long they take, on any slice",
     "count": "the matmul FLOPs of any JAX function",

@@ -50,6 +50,16 @@ def add_list(parser: argparse.ArgumentParser, option: str, metavar: str, help: s
 
 def check_common(given: argparse.Namespace, tables: Iterable[Path]) -> dict[str, float]:
     """The units, once all is checked that can be before a table is read; raises UserError."""
+    check_draws(given)
+    if given.plot and given.plot.suffix not in (".png", ".svg"):
+        raise UserError(f"--plot {given.plot}: must end in .png or .svg")
+    files = [path / "results.csv" if path.is_dir() else path for path in tables]
+    check_outputs({"--plot": given.plot}, files)
+    return once("--unit", map(_unit, given.unit))
+
+
+def check_draws(given: argparse.Namespace) -> None:
+    """Raises UserError where a bootstrap has too few draws or too many."""
     check_least(given, ("bootstrap", 0), ("seed", 0))
     if 0 < given.bootstrap < FEWEST_DRAWS:
         raise UserError(
@@ -57,11 +67,6 @@ def check_common(given: argparse.Namespace, tables: Iterable[Path]) -> dict[str,
         )
     if given.bootstrap > _MOST_DRAWS:
         raise UserError(f"--bootstrap {given.bootstrap}: at most {_MOST_DRAWS:,}")
-    if given.plot and given.plot.suffix not in (".png", ".svg"):
-        raise UserError(f"--plot {given.plot}: must end in .png or .svg")
-    files = [path / "results.csv" if path.is_dir() else path for path in tables]
-    check_outputs({"--plot": given.plot}, files)
-    return once("--unit", map(_unit, given.unit))
 
 
 def check_least(given: argparse.Namespace, *least: tuple[str, float]) -> None:

@@ -1,7 +1,7 @@
 """How far a law's forecast is from rows that it has not seen: the largest budget, or each."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,6 +193,33 @@ def _shown(fit: Fit, runs: Runs, quantity: str) -> tuple[dict[str, np.ndarray], 
     return dict(zip(needs, runs.known(*needs), strict=True)), runs.loss_R
 
 
+def predictions_at(
+    fit: Fit, runs: Runs, known: Mapping[str, np.ndarray], *, quantity: str = "loss", seed: int
+) -> tuple[np.ndarray, list[Interval | None]]:
+    """What a law fit to these runs says at P places, P, with 95% intervals for one more run.
+
+    They hold the law's own error, and how rows scatter about it: a residual is drawn for each
+    draw of the law, times sqrt(R / (R - parameters)), as residuals of a fit are too small. A
+    loss has none where the rows do not identify the law.
+    """
+    predicted_P = np.atleast_1d(_evaluate(fit, known, quantity))
+    at, values = _shown(fit, runs, quantity)
+    unknown = quantity == "loss" and bool(fit.unidentified)
+    if not fit.draws or unknown or fit.degrees < 1 or not len(values):
+        return predicted_P, [None] * len(predicted_P)
+    with np.errstate(all="ignore"):
+        residual_R = np.log(values) - np.log(_evaluate(fit, at, quantity))
+        independent = runs.independent if fit.law.surface else len(values)
+        free = min(independent - fit.degrees, len(values) - 1)
+        residual_R = residual_R * np.sqrt(len(values) / (len(values) - free))
+        draws_BP = np.atleast_2d(_evaluate(fit, known, quantity, draws=True))
+    noise_BP = np.random.default_rng(seed).choice(residual_R, draws_BP.shape)
+    return predicted_P, [
+        interval(float(value), draws_B, fit.degrees)
+        for value, draws_B in zip(predicted_P, (draws_BP * np.exp(noise_BP)).T, strict=True)
+    ]
+
+
 def _miss(
     fit: Fit,
     kept: Runs,
@@ -201,28 +228,7 @@ def _miss(
     measured_P: np.ndarray,
     seed: int,
 ) -> Miss:
-    """The forecasts at these places, with intervals for what one more run will measure there.
-
-    They hold the law's own error, and how rows scatter about it: a residual is drawn for each
-    draw of the law, times sqrt(R / (R - parameters)), as residuals of a fit are too small.
-    """
-    predicted_P = np.broadcast_to(_evaluate(fit, known, quantity), measured_P.shape)
-    ends: Sequence[Interval | None] = [None] * len(measured_P)
-    at, values = _shown(fit, kept, quantity)
-    unknown = quantity == "loss" and bool(fit.unidentified)
-    if fit.draws and not unknown and fit.degrees > 0 and len(values):
-        with np.errstate(all="ignore"):
-            residual_R = np.log(values) - np.log(_evaluate(fit, at, quantity))
-            independent = kept.independent if fit.law.surface else len(values)
-            free = min(independent - fit.degrees, len(values) - 1)
-            residual_R = residual_R * np.sqrt(len(values) / (len(values) - free))
-            draws_BP = np.atleast_2d(_evaluate(fit, known, quantity, draws=True))
-        random = np.random.default_rng(seed)
-        noise_BP = random.choice(residual_R, draws_BP.shape)
-        ends = [
-            interval(float(value), draws_B, fit.degrees)
-            for value, draws_B in zip(predicted_P, (draws_BP * np.exp(noise_BP)).T, strict=True)
-        ]
+    predicted_P, ends = predictions_at(fit, kept, known, quantity=quantity, seed=seed)
     places = []
     for number, (predicted, measured) in enumerate(zip(predicted_P, measured_P, strict=True)):
         place: dict[str, Any] = {name: float(v[number]) for name, v in known.items()}

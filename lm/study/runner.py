@@ -219,6 +219,12 @@ def draw(study: ModuleType, runs: dict[str, Run], directory: Path) -> None:
     console.print(str(page), highlight=False, soft_wrap=True)
 
 
+def cells_of(study: ModuleType, name: str, scale: str, runs: Path) -> list[StudyRun]:
+    """All runs of a scale without overrides, as `python -m experiments.NAME` has them."""
+    directory = runs / name / scale
+    return results(at_hand(study.runs(scale), directory), directory)
+
+
 def results(runs: dict[str, Run], directory: Path) -> list[StudyRun]:
     """All runs, with the results of those that are finished."""
     return [

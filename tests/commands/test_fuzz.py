@@ -187,7 +187,7 @@ def command(draw: random.Random, world: World) -> list[str]:
         **{"train": 6, "score": 3, "generate": 3, "audit": 2, "tokens": 4, "prove": 2},
         **{"plan": 2, "fit": 5, "compare": 3, "budget": 4, "study": 4, "tpu": 4},
         **{"index": 2, "search": 2},
-        **{"vectors": 2, "quantize": 2},
+        **{"vectors": 2, "quantize": 2, "predict": 2, "settle": 2},
         **{"count": 2, "data": 2, "export": 2, "import": 2, "reference": 1, "eval": 3, "": 1},
     }
     name = draw.choices(list(weights), list(weights.values()))[0]
@@ -232,6 +232,8 @@ def command(draw: random.Random, world: World) -> list[str]:
         "plan": lambda: ["-", "--slice", "v9-0"],
         "fit": lambda: [draw.choice(TABLES), "--bootstrap", "0", "--law", draw.choice([*LAWS])],
         "compare": lambda: [draw.choice(TABLES), "--by", "variant", "--bootstrap", "0"],
+        "predict": lambda: [draw.choice(STUDIES), "--out", "forecast.json"],
+        "settle": lambda: [draw.choice(("rows.json", "run.json", *DIRECTORIES))],
         "budget": lambda: ["--flops", draw.choice(("1e18", "1e20")), "--rungs", "2"],
         "quantize": lambda: [
             draw.choice(DIRECTORIES),
