@@ -258,6 +258,20 @@ class HmmSource:
         state_NTS = self._smoothed(evidence_NTS)
         return np.where(hidden_NT, _nats((state_NTS * letter_NTS).sum(axis=2)), 0.0)
 
+    def conditionals(self, symbols_NT: np.ndarray, hidden_NT: np.ndarray) -> np.ndarray:
+        """p(symbol | all others that are not hidden) of each hidden place, float64[N, T, K].
+
+        At a place that is not hidden, it is what another symbol of the same state would be.
+
+        >>> coin = HmmSource.of(np.array([[0.9, 0.1], [0.1, 0.9]]), np.eye(2))
+        >>> hidden = np.array([[False, True]])
+        >>> coin.conditionals(np.array([[0, 0]]), hidden)[0, 1].round(6).tolist()
+        [0.9, 0.1]
+        """
+        letter_NTS = self._evidence(symbols_NT)
+        evidence_NTS = np.where(hidden_NT[:, :, None], 1.0, letter_NTS)
+        return self._smoothed(evidence_NTS) @ self.emission_SK
+
     def state_posterior(
         self, symbols_NT: np.ndarray, *, given: Literal["all", "so far"]
     ) -> np.ndarray:
