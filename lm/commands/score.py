@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ORDER_ROWS = 16
 """Windows scored by a decoding order, of which each takes many passes, without --rows."""
+BLOCK = 8
+"""Tokens of a block of which all orders are mixed, without --block."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,6 +41,12 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--block", type=int, metavar="N", help="tokens that such an order unmasks at once (1)"
+    )
+    parser.add_argument(
+        "--orders",
+        metavar="N",
+        help="of masked models, the likelihood of all orders of each block of tokens (--block,"
+        " 8): an interval by N random orders, or `all` of them",
     )
     parser.add_argument(
         "--text",
@@ -84,6 +92,9 @@ def main(given: argparse.Namespace) -> None:
     from lm.train.quantize import storage_of
 
     names = [name.replace("-", "_") for name in given.scorer]
+    if given.orders is not None:
+        _both_sides(given)
+        return
     effort = _effort(given, names)
     alone = not names and len(given.directories) == 1 and not given.text
     if alone and (validation := _validation(given.directories[0])):
@@ -159,11 +170,9 @@ def _load(path: Path, given: argparse.Namespace) -> "ModelWithText":
     return load_run(path)
 
 
-def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
-    """What the options ask for; UserError where one of them cannot be."""
+def _check(given: argparse.Namespace) -> None:
+    """Raises UserError where an option cannot be, whatever is asked for."""
     from lm.evaluate.given_text import check_windows
-    from lm.evaluate.scorers import SCORERS
-    from lm.evaluate.scoring import Effort
 
     for option in ("block", "rows", "mc_se"):
         value = getattr(given, option)
@@ -173,6 +182,14 @@ def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
         if getattr(given, option) is not None and not given.text:
             raise UserError(f"--{option} {getattr(given, option)}: name files with --text too")
     check_windows(given.length, given.stride)
+
+
+def _effort(given: argparse.Namespace, names: list[str]) -> "Effort":
+    """What the options ask for; UserError where one of them cannot be."""
+    from lm.evaluate.scorers import SCORERS
+    from lm.evaluate.scoring import Effort
+
+    _check(given)
     effort = Effort(mc_se=given.mc_se)
     if given.rows is not None:
         effort = replace(effort, rows=given.rows, curve_rows=given.rows)
@@ -260,6 +277,48 @@ def _paired(
     return found
 
 
+def _both_sides(given: argparse.Namespace) -> None:
+    """Scores by the orders of blocks, and prints between what the likelihood lies."""
+    from lm.evaluate.both_sides import (
+        LEAST_ORDERS,
+        MOST_ORDERS,
+        both_sides,
+        check_block,
+        exact_side,
+    )
+
+    _check(given)
+    for option in ("scorer", "paired", "mc_se", "stride"):
+        if getattr(given, option):
+            raise UserError(f"--{option.replace('_', '-')}: not with --orders")
+    orders, whole = given.orders, given.orders == "all"
+    number = int(orders) if orders.isdecimal() else 0
+    if not whole and not LEAST_ORDERS <= number <= MOST_ORDERS:
+        raise UserError(f"--orders {orders}: must be `all`, or {LEAST_ORDERS} to {MOST_ORDERS}")
+    block, rows = given.block or BLOCK, given.rows or ORDER_ROWS
+    if whole:
+        check_block(block)
+    prepare_machine()
+    found: dict[str, Any] = {}
+    for directory in given.directories:
+        trained = _load(directory, given)
+        if whole:
+            found[str(directory)] = exact_side(trained, rows=rows, block=block).brief()
+        else:
+            sides = both_sides(trained, rows=rows, block=block, orders=number)
+            found[str(directory)] = asdict(sides)
+    if given.json:
+        print_json(next(iter(found.values())) if len(found) == 1 else found)
+        return
+    for run, score in found.items():
+        before = f"{run}: " if len(found) > 1 else ""
+        print(f"{before}all orders of blocks of {block} tokens, from left to right")
+        if whole:
+            _print_scores({"all": score})
+        else:
+            _print_sides(score)
+
+
 # What is printed
 
 
@@ -314,6 +373,28 @@ def _print_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
             f"{_dashed(name):<15} {score['bits_per_byte']:.4f} bits per byte "
             f" {score['kind']:<13}  layout {_layout(score)}{''.join(errors)}"
         )
+
+
+def _print_sides(found: Mapping[str, Any]) -> None:
+    """The ends of an interval, of which one may not be resolved."""
+    from lm.evaluate.both_sides import MISS, SPREAD
+
+    sure = f"at {1 - MISS:.1%}"
+    least, spread = found["at_least"], found["spread"]
+    spreads = f"log p spreads by {spread:.2f} nats over the orders of a block"
+    low = "at least        not resolved: "
+    if least is not None:
+        print(f"at least        {least:.4f} bits per byte  {sure}; {spreads}")
+    elif spread > SPREAD:
+        print(f"{low}{spreads}, and {SPREAD:g} are the most; --orders all sums all")
+    else:
+        print(f"{low}{spreads}, and {found['orders']} orders are too few")
+    print(f"at most         {found['at_most']:.4f} bits per byte  {sure}, proven")
+    print(f"any-order bound {found['bound']:.4f} bits per byte  in expectation over orders")
+    print(
+        f"of {found['units']:,} blocks and {found['bytes']:,} bytes by {found['orders']} orders"
+        f" each; layout {_layout(found)}"
+    )
 
 
 def _print_windows(run: str, score: Mapping[str, Any]) -> None:
