@@ -67,7 +67,7 @@ PLANS = {
 }
 SCALES = tuple(PLANS)
 EFFORT = {name: scales.PART_EFFORT[name] for name in SCALES}
-ROWS = {"smoke": 8, "laptop": 64}
+ROWS = {"smoke": 8, "laptop": 48}
 """Windows that every scorer scores, in orders of one token at a time."""
 
 
