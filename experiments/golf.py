@@ -28,7 +28,7 @@ from pathlib import Path
 from lm.run import Run
 from lm.study import runner, scales, sections
 from lm.study.analyses.ways import (
-    Numbers,
+    BitsAndBytes,
     ask_ways,
     bits_per_byte,
     how_told,
@@ -123,7 +123,7 @@ def report(cells: list[StudyRun]) -> Report:
     )
 
 
-def _answer(ways: Numbers) -> str:
+def _answer(ways: BitsAndBytes) -> str:
     """Each step of the published order, and where the pseudo-likelihood lies."""
     there = [key for key in PUBLISHED if key in ways]
     if len(there) < len(PUBLISHED):

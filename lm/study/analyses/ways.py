@@ -34,7 +34,7 @@ class ScoredBy(Record):
     bytes: tuple[int, ...]
 
 
-Numbers = Mapping[tuple[str, str], np.ndarray]
+BitsAndBytes = Mapping[tuple[str, str], np.ndarray]
 """By variant and scorer, bits and bytes of each document, float64[seeds, documents, 2]."""
 
 
@@ -68,7 +68,9 @@ def ask_ways(
         write_whole(directory / FILE, msgspec.json.encode(found).decode())
 
 
-def read_ways(cells: Sequence[StudyRun], directory: Path) -> tuple[Numbers, dict[str, Kind]]:
+def read_ways(
+    cells: Sequence[StudyRun], directory: Path
+) -> tuple[BitsAndBytes, dict[str, Kind]]:
     """What was kept of the finished runs, seeds together, and what each scorer's number is."""
     file = directory / FILE
     if not file.exists():
@@ -115,7 +117,7 @@ def how_told(found: Estimate) -> str:
 
 
 def ways_table(
-    ways: Numbers, kinds: Mapping[str, Kind], variants: Mapping[str, Variant], exact: str
+    ways: BitsAndBytes, kinds: Mapping[str, Kind], variants: Mapping[str, Variant], exact: str
 ) -> Table:
     """A row a number: what it is, its size, and how far it lies above an exact model's."""
     reference = next((of for (name, _), of in ways.items() if name == exact), None)
@@ -148,7 +150,7 @@ def ways_table(
 
 
 @styled()
-def ways_figure(ways: Numbers, variants: Mapping[str, Variant]) -> Figure:
+def ways_figure(ways: BitsAndBytes, variants: Mapping[str, Variant]) -> Figure:
     """Each number with its interval, a row each; hollow where it is no likelihood."""
     figure, (axes,) = panels(1, height=0.9 + 0.3 * len(ways))
     names = []
