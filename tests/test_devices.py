@@ -26,6 +26,7 @@ ABOUT_MESHES = {
     "optimizer/test_sharding.py",  # every optimizer
     "plan/test_hlo.py",
     "plan/test_plan.py",
+    "plan/test_tune.py",
     "study/test_runner.py",  # every study's largest run is traced
     "test_devices.py",
     "test_loss.py",

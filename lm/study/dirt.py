@@ -76,8 +76,8 @@ def dirtied(pages: Sequence[str], *, seed: int, copies: bool = True) -> list[Dir
 def edited(text: str, words: Sequence[str], every: int, random: np.random.Generator) -> str:
     r"""The text with one of so many words another, drawn from `words`; lines stay lines.
 
-    >>> edited("a b c d\\ne f", ["x"], 2, np.random.default_rng(0))
-    'a x c x\\ne x'
+    >>> edited("a b c d\ne f", ["x"], 2, np.random.default_rng(0))
+    'x b x d\nx f'
     """
     lines, at = [], 0
     for line in text.split("\n"):
