@@ -33,6 +33,7 @@ def calibrated(
     check_apart(model)
     assert isinstance(model, Transformer)
     einsum = Einsum("float32")
+    params = jax.tree.map(jax.numpy.asarray, params)  # what is not compiled takes no others
     apart = take_apart(model, params, einsum=einsum, rows=2)
     axes, shapes = model.axes(), model.shapes(vocabulary_size)
     names = [name.removeprefix(f"{LAYERS}/") for name in quantization.chosen(model)]

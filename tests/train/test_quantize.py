@@ -15,6 +15,7 @@ from lm.example import Batch
 from lm.model import Convolution, EncoderDecoder, Lstm, Transformer
 from lm.model.apart import take_apart
 from lm.model.experts import Experts
+from lm.model.positions import Learned
 from lm.numerics import Einsum, Factor, Quantized
 from lm.objectives import Causal, Masked, Spans
 from lm.output.tensors import LazyArray, read_arrays, write_arrays
@@ -28,7 +29,14 @@ from tests import makers
 SIZE = {"depth": 2, "width": 16, "heads": 2}
 MODELS = {
     "gpt": (Causal(), Transformer(**SIZE, mlp="swiglu", mlp_width=20, kv_heads=1)),
-    "bert": (Masked(), Transformer(**SIZE, attention_bias="all", norm_placement="after")),
+    "bert": (
+        Masked(),
+        Transformer(
+            **SIZE,
+            **{"positions": Learned(length=32), "token_types": 2, "embedding_norm": "norm"},
+            **{"attention_bias": "all", "norm_placement": "after"},
+        ),
+    ),
     "convolution": (Causal(), Convolution(depth=2, width=16)),
     "spans": (Spans(stack="encoder_decoder"), EncoderDecoder(**SIZE)),
 }
@@ -122,7 +130,7 @@ def test_gptq_rounds_by_what_rounding_before_it_left(folder, name):
     config, vocabulary = made.run.model, model.tokenizer.vocabulary
     assert isinstance(config, Transformer)
     axes, einsum = config.axes(), Einsum("float32")
-    floats = jax.tree.map(np.asarray, made.dequantized().params)
+    floats = jax.tree.map(jax.numpy.asarray, made.dequantized().params)
     apart = take_apart(config, floats, einsum=einsum, rows=2)
     names = [path.removeprefix("layers/") for path in quantization.chosen(config)]
     for number in range(config.depth):
