@@ -13,7 +13,7 @@ often off. Of masked models neither says anything.
     python -m experiments.mixture --scale laptop
 
     smoke   a minute   toys, four weights, to see that everything works
-    laptop  not timed  0.4M parameters, 0.5M bytes, seven weights
+    laptop  8 minutes  0.4M parameters, 0.5M bytes, seven weights
 
 Expect a law that fits both, steep where a text is nearly absent, so that a tenth of it gains
 most of what there is to gain; and a best weight near one half, nearer to the text that is
