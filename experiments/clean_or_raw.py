@@ -19,7 +19,7 @@ left cost little. All are of causal models or of spans.
     python -m experiments.clean_or_raw --scale laptop
 
     smoke   a minute   toys, to see that everything works
-    laptop  not timed  0.4M parameters, 0.5M bytes of raw text
+    laptop  5 minutes  0.4M parameters, 0.5M bytes of raw text
 
 Expect cleaned text ahead on clean pages at equal tokens, and raw text ahead on dirty ones,
 which have menus that nobody else has seen; at equal source a close race.
