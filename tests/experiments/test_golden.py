@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 import experiments
-import lm.artifact
+import lm.data.cleaning.recipe
 import lm.evaluate.tasks
-import lm.generate  # noqa: F401 - with these, all settings that there are
+import lm.generate
+import lm.study.jobs  # noqa: F401 - with these, all settings that there are
 from lm.config import Config, essence, validate_fields
 from lm.config.convert import default_of
 from lm.run import Run
