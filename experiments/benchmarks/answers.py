@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from lm.config import UserError
 from lm.distributed.process import one_line_errors
 from lm.evaluate.tasks.metrics import wilson
-from lm.retrieval.answer import NOTHING, LabelledQuestion, read_questions
+from lm.retrieval.answer import NOTHING, LabelledQuestion, rank_of, read_questions
 
 QUESTIONS = Path(__file__).parent / "questions.jsonl"
 
@@ -44,9 +44,7 @@ class Answered(NamedTuple):
 
     def rank(self) -> int | None:
         """Which of the sources is the first of a file that answers; None: none is."""
-        ends = tuple(self.question.answered_by)
-        found = (n for n, each in enumerate(self.sources) if each["file"].endswith(ends))
-        return next(found, None)
+        return rank_of([each["file"] for each in self.sources], self.question.answered_by)
 
 
 def ask(url: str, question: LabelledQuestion, tokens: int) -> Answered:

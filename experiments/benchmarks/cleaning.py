@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm.distributed.process import usable_cores
+
 COMMON = (
     *(
         "the",
@@ -266,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--documents", type=int, default=1_000_000)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=len(usable_cores()))
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what is made there")
     parser.add_argument("--kills", type=int, default=0, help="kill it so often, if it lives")
     parser.add_argument("--every", type=float, default=60, help="mean seconds between kills")

@@ -34,6 +34,7 @@ from lm.data import (
 )
 from lm.data.sources import Shards
 from lm.data.tokenizers import from_hf_folder
+from lm.distributed.process import usable_cores
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = range(1, len(os.sched_getaffinity(0)) + 1)
+    every = range(1, len(usable_cores()) + 1)
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--cores", default=",".join(map(str, every)), metavar="N,N,...")
     parser.add_argument("--tokenizer", type=Path, metavar="D")
@@ -95,7 +96,7 @@ def write(path: Path, size: int) -> int:
 
 def measured(cores: int, settings: Path) -> dict[str, float]:
     """What `build` finds in a new process on so many cores."""
-    chosen = sorted(os.sched_getaffinity(0))[:cores]
+    chosen = usable_cores()[:cores]
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmarks.tokenizing", "--build", str(settings)],
         preexec_fn=lambda: os.sched_setaffinity(0, chosen),

@@ -1,7 +1,6 @@
 """`lm data`: a corpus cleaned by a recipe, and the page of what was removed and why."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lm.commands.named import OVERRIDES
 from lm.config import UserError, describe, override, parse
-from lm.distributed.process import Parser
+from lm.distributed.process import Parser, usable_cores
 from lm.output.console import add_json, print_json, print_notes, print_table, table
 from lm.output.numbers import duration
 
@@ -81,7 +80,7 @@ def main(given: argparse.Namespace) -> None:
             manifest = clean_here(
                 cleaning,
                 given.out,
-                workers=given.workers or len(os.sched_getaffinity(0)),
+                workers=given.workers or len(usable_cores()),
                 progress=line.update,
             )
     if given.json:

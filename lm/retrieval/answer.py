@@ -153,7 +153,9 @@ def measure(index: TextIndex, questions: Sequence[LabelledQuestion], k: int) -> 
         for by in index.can:
             found = index.search(each.question, max(k, DECIDING), by=by)
             if each.answered_by:
-                hits[by].append(_rank(found[:k], each.answered_by))
+                hits[by].append(
+                    rank_of([one.passage.file for one in found[:k]], each.answered_by)
+                )
             if by == index.can[0]:
                 for way, value in supports(index, each.question, found).items():
                     values[way].append(value)
@@ -173,12 +175,14 @@ def measure(index: TextIndex, questions: Sequence[LabelledQuestion], k: int) -> 
     )
 
 
-def _rank(found: Sequence[Retrieved], answered_by: Sequence[str]) -> int | None:
-    """Which of the passages is the first of a file that answers; None: none of them is."""
-    for rank, each in enumerate(found):
-        if each.passage.file.endswith(tuple(answered_by)):
-            return rank
-    return None
+def rank_of(files: Sequence[str], answered_by: Sequence[str]) -> int | None:
+    """Which of the files that passages are of is the first that answers; None: none does.
+
+    >>> rank_of(["docs/hosts.md", "docs/data.md"], ["data.md"])
+    1
+    """
+    ends = tuple(answered_by)
+    return next((rank for rank, file in enumerate(files) if file.endswith(ends)), None)
 
 
 def _rates(value_n: np.ndarray, yes_n: np.ndarray, kinds: Sequence[str]) -> SupportRates:
