@@ -127,3 +127,13 @@ def test_the_command_prints_a_table_and_overrides(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         main(["plan", "bert_vs_gpt", "--scale", "smoke", "--slice", "cpu", "--tune"])
     assert "--tune: of which run? as bert_vs_gpt:" in capsys.readouterr().err
+
+
+def test_what_fits_is_better_than_what_is_faster():
+    """Fails if a way that does not fit is kept for its speed, or a larger one of two is."""
+    small, large = Found(mesh={}, temporary_bytes=1), Found(mesh={}, temporary_bytes=2)
+    slow = Tried(RUN, (), (large,), seconds=2.0, fits=True)
+    fast = Tried(RUN, (), (small,), seconds=1.0, fits=False)
+    assert slow.before(fast) and not fast.before(slow)
+    assert fast._replace(fits=True).before(slow)
+    assert fast.before(slow._replace(fits=False, seconds=0.5))
