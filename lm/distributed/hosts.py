@@ -21,7 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.config import UserError
 from lm.config.convert import T
+from lm.distributed.process import leave
 from lm.distributed.signals import STOPPED
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -189,12 +190,12 @@ def leaving() -> Iterator[None]:
         if not is_multihost():
             raise
         if isinstance(error, SystemExit):
-            _exit(error.code if isinstance(error.code, int) else 1)
+            leave(error.code if isinstance(error.code, int) else 1)
         _lost.wait(3)  # a collective fails a moment before it is known why
         if _lost.is_set():
             threading.Event().wait()  # `_end` ends this process
         traceback.print_exc()
-        _exit(1)
+        leave(1)
     if is_multihost():
         broadcast_from_first(lambda: None)
         _leaving.set()
@@ -373,7 +374,7 @@ def _meet(who: dict[str, Any]) -> None:
             " it on one alone",
             file=sys.stderr,
         )
-        _exit(STOPPED)
+        leave(STOPPED)
     for error in failed:
         raise UserError(f"{who['coordinator_address']}: {' '.join(str(error).split())}")
 
@@ -522,12 +523,4 @@ def _watch(links: dict[socket.socket, int]) -> None:
         file=sys.stderr,
         flush=True,
     )
-    _exit(STOPPED)
-
-
-def _exit(code: int) -> NoReturn:
-    """Without the goodbyes that wait for the other hosts."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
+    leave(STOPPED)

@@ -42,6 +42,8 @@ def listen() -> None:
     for number in REQUESTS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
+    global _listens
+    _listens = True
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -49,6 +51,14 @@ def listen() -> None:
     # Python's own end gives signals back their defaults, but for those that are ignored: what
     # is done by then ends with its own exit code.
     atexit.register(_ignore)
+
+
+def listens() -> bool:
+    """Whether `listen` was called: this process is a command's own."""
+    return _listens
+
+
+_listens = False
 
 
 @contextmanager

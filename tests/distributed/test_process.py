@@ -76,6 +76,20 @@ def ended(process: subprocess.Popen[str], within: float) -> tuple[int, str, str]
     return process.returncode, out, err
 
 
+def test_a_thread_that_waits_does_not_keep_an_error():
+    """Fails if threads of a write that was given up hold a command that said why it ends."""
+    code = (
+        f"{LISTENING}import threading\nfrom lm.distributed.process import one_line_errors\n"
+        "from lm.config import UserError\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "with one_line_errors(jax=False): print('said'); raise UserError('refused')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "said\n", "lm: refused\n")
+
+
 @pytest.mark.parametrize(
     "command",
     [
