@@ -198,9 +198,8 @@ def leaks_table(
     found: Sequence[Leakage],
     planted: Sequence[Planted],
     texts: Mapping[str, str],
-    similar: Mapping[str, float],
 ) -> Table:
-    """A row an objective, number of epochs and group of pages; `similar` is by part."""
+    """A row an objective, number of epochs and group of pages."""
     rows = []
     for each in found:
         for pages in planted:
@@ -208,8 +207,6 @@ def leaks_table(
                 "what": each.variant.label,
                 "epochs": times(each.epochs),
                 "pages": planted_text(pages),
-                "number": pages.pages,
-                "similarity": similar.get(pages.part),
                 "without": each.without.mean(f"bits_{pages.part}"),
             }
             gaps = {text: each.of(text, pages) for text in texts}
@@ -218,8 +215,6 @@ def leaks_table(
         Column("what", "trained as"),
         Column("epochs", "read"),
         Column("pages", "each page has"),
-        Column("number", "pages"),
-        Column("similarity", "similarity", "{:.2f}".format),
         Column("without", "bits per byte without", decimals),
         *(Column(text, f"less, {title.lower()} (95%)") for text, title in texts.items()),
     )
@@ -229,8 +224,7 @@ def leaks_table(
         "“Less” is by how many bits per byte a model that read the copies needs less for the"
         " held-out pages that they are of than one that read other pages instead, beyond what"
         " it needs less for pages without copies; paired by page and seed, with its 95%"
-        " interval, and an asterisk where that leaves out 0. Similarity is the mean Jaccard"
-        " index of runs of five words of a page and its copies.",
+        " interval, and an asterisk where that leaves out 0.",
     )
 
 
