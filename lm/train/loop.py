@@ -171,6 +171,13 @@ class _Pending(NamedTuple):
     """What this host asks for: to stop, to save."""
 
 
+LONG = 0.05
+"""Seconds of a step on a CPU from which on the next one waits for its end.
+
+There a step takes its memory when it is begun, so that one which is begun while another runs
+takes it once more; what it gains, the time to record a step, is a millisecond."""
+
+
 class _Loop:
     def __init__(
         self,
@@ -188,6 +195,7 @@ class _Loop:
         self._stop = self._due = False
         self._saved = time.monotonic()
         self._tick: float | None = None  # None: what was done since is not a step alone
+        self._alone = False  # whether a step begins when the one before has ended
 
     def train(self) -> bool:
         """Takes step after step; returns whether it was asked to stop."""
@@ -203,6 +211,8 @@ class _Loop:
             late = time.monotonic() - self._saved > run.checkpoints.seconds
             asked = bool(self._job.requests), hosts.is_first() and late
             limit = self._losses.limit(step)
+            if self._alone:
+                self._settle()
             self.state, metrics = program.step(
                 self.state, program.place(part), objective, limit=limit, flags=asked
             )
@@ -264,6 +274,7 @@ class _Loop:
         if self._tick is not None:
             positions, took = self._run.data.batch * self._run.data.length, now - self._tick
             values["tokens_per_second"] = positions / took
+            self._alone = took > LONG and jax.default_backend() == "cpu"
             self._progress.seconds += took
             self._trackers.update(step, loss, positions, took)
         self._tick = now

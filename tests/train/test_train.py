@@ -1,6 +1,7 @@
 """Training: the step's arithmetic, and what a run directory says and refuses."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from lm.data import n_rows, open_tokens
 from lm.objectives import Causal, Curriculum, Masked
 from lm.results import read_result
 from lm.run import Run
-from lm.train import checkpoint
+from lm.train import checkpoint, loop
 from lm.train.checkpoint import Checkpoints
 from lm.train.load import load_run
+from lm.train.step import Program
+from lm.train.trackers import Trackers
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 from tests.train.steps import change, losses_of, program, train
@@ -222,6 +225,33 @@ def test_checkpoints_may_be_kept_elsewhere(run, tmp_path):
     assert not (tmp_path / "a" / "run" / "checkpoints").exists()
     first, second = (load_run(tmp_path / letter / "run").params for letter in "ab")
     assert checkpoint.leaf_digests(first) != checkpoint.leaf_digests(second)
+
+
+def test_a_long_step_on_a_cpu_begins_when_the_one_before_has_ended(run, tmp_path, monkeypatch):
+    """Fails if two steps' memory is taken at once, or a short step waits for its record."""
+    found = dict[float, list[str]]()
+    for long in (0.0, math.inf):
+        said = found[long] = []
+        monkeypatch.setattr(loop, "LONG", long)
+        taken, written = Program.step, Trackers.write
+
+        def take(self, *given, of=taken, to=said, **more):
+            to.append("begun")
+            return of(self, *given, **more)
+
+        def write(self, step, values, of=written, to=said):
+            to.append("written")
+            return of(self, step, values)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Program, "step", take)
+            patched.setattr(Trackers, "write", write)
+            train_run(run, tmp_path / str(long))
+    assert losses_of(tmp_path / "0.0") == losses_of(tmp_path / "inf")
+    # What a step takes is known after the second.
+    first = ["begun", "begun", "written", "begun", "written"]
+    assert found[0.0][:13] == [*first, *["written", "begun"] * 4]
+    assert found[math.inf][:13] == [*first, *["begun", "written"] * 4]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(run, tmp_path):
