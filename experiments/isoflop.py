@@ -11,6 +11,9 @@ FLOPs on the same text, and scored in the same unit.
     smoke   a minute             toys on bytes, to see that everything works
     laptop  15 minutes, 2 cores  four budgets of 2e10 to 4e11 FLOPs, five sizes or six, 2.4k to
                                  0.11M parameters with the head, on bytes of Python's library
+    workstation  not run         six budgets of 1e11 to 4e13 FLOPs, five sizes each, 5k to 1.6M
+                                 parameters with the head, three seeds of the third, on bytes of
+                                 English
     v5e-16  33 hours, 16 chips   five budgets of 1e17 to 1e19 FLOPs, five sizes each, 12M to
                                  1.1B parameters with the head, on C4 (c4/en, which TFDS
                                  prepares); a plan by FLOPs (`--cost v5e-16`), without scoring
@@ -62,12 +65,18 @@ PLANS = {
         Data(corpus=Stdlib(), tokenizer=Bytes(), length=128, batch=4, validation=0.05),
         settings={"evaluations": 1, "evaluation_rows": 32},
     ),
+    "workstation": Scale(
+        replace(scales.ENGLISH, tokenizer=Bytes(), batch=16),
+        seeds=3,
+        settings={"evaluations": 1, "evaluation_rows": 64},
+    ),
     "v5e-16": Scale(scales.C4, settings=dict(scales.V5E_8.settings) | {"evaluations": 8}),
 }
 SCALES = tuple(PLANS)
 EFFORT = {
     "smoke": Effort(rows=16, samples=2, curve_rows=4, probe_tokens=1),
     "laptop": Effort(rows=256, samples=4, curve_rows=8, probe_tokens=1),
+    "workstation": Effort(rows=512, samples=4, curve_rows=8, probe_tokens=1),
     "v5e-16": Effort(rows=4096, curve_rows=256, probe_tokens=1),
 }
 BUDGETS = {
@@ -78,6 +87,14 @@ BUDGETS = {
         1.4e11: wide(12, 16, 24, 32, 48),
         4e11: wide(16, 24, 32, 48, 64),
     },
+    "workstation": {
+        1e11: wide(8, 12, 16, 24, 32),
+        3e11: wide(12, 16, 24, 32, 48),
+        1e12: wide(24, 32, 48, 64, 96),
+        3e12: wide(32, 48, 64, 96, 128),
+        1e13: wide(48, 64, 96, 128, 192),
+        4e13: wide(64, 96, 128, 192, 256),
+    },
     "v5e-16": {
         1e17: deep(4, 6, 8, 10, 12),
         3e17: deep(6, 8, 10, 12, 14),
@@ -86,10 +103,16 @@ BUDGETS = {
         1e19: deep(12, 16, 20, 24, 28),
     },
 }
-"""Sizes by FLOPs."""
+"""Sizes by FLOPs; of the one in the middle all seeds are trained, of others the first."""
 TRIALS = {
     "smoke": (4e8, wide(12)[0], (1e-2, 2e-2), {"causal": 1e-2, "masked": 1e-2}),
     "laptop": (5e10, wide(16)[0], (1e-2, 2e-2, 4e-2, 8e-2), {"causal": 4e-2, "masked": 1e-2}),
+    "workstation": (
+        1e12,
+        wide(48)[0],
+        (5e-3, 1e-2, 2e-2, 4e-2),
+        {"causal": 2e-2, "masked": 1e-2},
+    ),
     "v5e-16": (1e18, deep(12)[0], (1e-3, 2e-3, 4e-3, 8e-3), {"causal": 2e-3, "masked": 2e-3}),
 }
 """Budget and size at which learning rates are tried, which, and what each variant has there."""
@@ -100,19 +123,25 @@ def runs(scale: str) -> dict[str, Run]:
     plan, (budget, trial, rates, used), found = PLANS[scale], TRIALS[scale], dict[str, Run]()
     tokens = vocabulary_size(plan.data.tokenizer)
 
-    def add(variant: str, flops: float, size: Size, rate: float, more: str = "") -> None:
+    def add(
+        variant: str, flops: float, size: Size, rate: float, more: str = "", seed: int = 0
+    ) -> None:
         tuned = size._replace(learning_rate=rate)
-        run = plan.run(VARIANTS[variant], tuned, 1, schedule=Cosine(warmup=0.1))
+        run = plan.run(VARIANTS[variant], tuned, 1, seed=seed, schedule=Cosine(warmup=0.1))
         params = count(grid.matmul_parameters(size.model, plan.data))
-        name = f"{variant}-{params}-{grid.flops_text(flops).replace('.0e', 'e')}-{more}seed0"
+        name = (
+            f"{variant}-{params}-{grid.flops_text(flops).replace('.0e', 'e')}-{more}seed{seed}"
+        )
         found[name] = replace(run, tokens=ledger.tokens_for(run, tokens, flops))
 
     tried = grid.matmul_parameters(trial.model, plan.data)
     for variant in VARIANTS:
         for flops, sizes in BUDGETS[scale].items():
-            for size in sizes:
+            for at, size in enumerate(sizes):
                 params = grid.matmul_parameters(size.model, plan.data)
-                add(variant, flops, size, laws.rate_at(params, used[variant], tried))
+                rate = laws.rate_at(params, used[variant], tried)
+                for seed in range(plan.seeds if at == len(sizes) // 2 else 1):
+                    add(variant, flops, size, rate, seed=seed)
         for rate in rates:
             if rate != used[variant]:
                 add(variant, budget, trial, rate, f"lr{rate:g}-")
@@ -170,9 +199,9 @@ def _limits(cells: list[StudyRun]) -> list[str]:
     return [
         f"It shows where the loss of models of {count(sizes[0])} to {count(sizes[-1])}"
         f" parameters is least over a {flops[-1] / flops[0]:.0f}-fold range of compute, on one"
-        " text, with one seed and a learning rate tuned at one place. So short a range is no"
-        " forecast for a thousand times the compute: published ones span a hundred to ten"
-        " thousand. The intervals hold how minima scatter about their line, and not what"
+        " text, with a learning rate tuned at one place and one seed of most sizes. So short a"
+        " range is no forecast for a thousand times the compute: published ones span a hundred"
+        " to ten thousand. The intervals hold how minima scatter about their line, and not what"
         " another seed, another rule for the rate or another batch size would move.",
         "Runs have a few hundred to a few thousand steps, so that best sizes say as much about"
         " how many steps an optimizer needs as about what data is worth; above all for the"
