@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
+from lm.model import Model
+from lm.run import Run
 from lm.scaling.bootstrap import interval
 from lm.scaling.compare import Comparison, held_equal
 from lm.scaling.fit import Fit, Interval, band
@@ -142,12 +144,16 @@ class Trials(NamedTuple):
 
 
 def trials_of(cells: Sequence[StudyRun], tried: Sequence[StudyRun], what: str) -> Trials | None:
-    """The trials of a variant's learning rate, and the grid's own run of their size beside.
+    """The trials of a variant's learning rate, and the grid's own run of their size and seed.
 
     None where nothing was tried.
     """
-    places = [(cell.run.model, cell.run.tokens) for cell in tried]
-    own = [c for c in cells if c not in tried and (c.run.model, c.run.tokens) in places]
+
+    def place(run: Run) -> tuple[Model, int, int]:
+        return run.model, run.tokens, run.seed
+
+    places = [place(cell.run) for cell in tried]
+    own = [cell for cell in cells if cell not in tried and place(cell.run) in places]
     found = {
         cell.run.optimizer.learning_rate: float(cell.result["bits_per_byte"])
         for cell in [*tried, *own]

@@ -136,7 +136,8 @@ def test_the_variants_have_the_same_budgets_sizes_and_number_of_trials(scale):
         (own,) = {
             run
             for run in grids[variant].values()
-            if (run.model, run.tokens) == (tried[0].model, tried[0].tokens)
+            if (run.model, run.tokens, run.seed)
+            == (tried[0].model, tried[0].tokens, tried[0].seed)
         }
         rates = {run.optimizer.learning_rate for run in [*tried, own]}
         assert len(rates) == len(tried) + 1
