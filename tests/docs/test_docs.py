@@ -18,6 +18,7 @@ from lm.config import override
 from lm.config.describe import field_rows
 from lm.run import Run
 from lm.study import runner
+from tests.docs import claims
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -136,9 +137,11 @@ def _with(variables: dict[str, str], line: str) -> str:
     return line
 
 
+PRINTED = Block(claims.KEPT / "claims.toml", 1, "sh", "\n".join(claims.sources_of_printed()))
+"""What is said to have printed the numbers that no file keeps."""
 COMMANDS = [
     pytest.param(words, id=f"{block.name}: {' '.join(words)}")
-    for block in BLOCKS
+    for block in [*BLOCKS, PRINTED]
     if block.language == "sh"
     for words in commands_of(block)
     if words[0] in ("lm", "make") or words[:2] == ["python", "-m"]
