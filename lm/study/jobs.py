@@ -42,8 +42,8 @@ from lm.evaluate.evaluate import evaluate
 from lm.evaluate.evaluators import check_evaluators, evaluate_during
 from lm.evaluate.scoring import Effort
 from lm.run import Run
+from lm.train.bookkeeping import Diverged
 from lm.train.companions import companion_settings
-from lm.train.loop import Diverged
 from lm.train.trackers import bar
 from lm.train.train import train_run
 

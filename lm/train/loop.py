@@ -5,38 +5,31 @@ up to date, so that no state is saved whose update was not finite. So is what th
 to stop, or to save because it is time.
 """
 
-import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import msgspec
 
 from lm.artifact import as_tree, by_name
-from lm.config import UserError
 from lm.cost import ledger
 from lm.data import Tokens, n_rows
-from lm.data.digest import chain_text
 from lm.distributed import hosts, signals
 from lm.optimizer import LORA
 from lm.run import Run, evaluation_steps, steps
+from lm.train.bookkeeping import Bookkeeper, diverged, say
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, decided_by_all, describe_run, refuse_others
-from lm.train.faults import Losses, RollBack, all_finite, wrong
+from lm.train.faults import RollBack, all_finite
 from lm.train.progress import Progress
 from lm.train.start import Begun, started_params
 from lm.train.step import Program, State
 from lm.train.trackers import Trackers
 from lm.train.trackers.base import Session
 from lm.train.validation import validation
-
-
-class Diverged(UserError):
-    """A loss, an update, or the parameters are not finite any more."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +79,11 @@ def train_on(job: Job) -> tuple[State, Progress, bool]:
                 back = int(state.step)
                 in_a_row = in_a_row + 1 if back == start else 1
                 if in_a_row > run.faults.most:
-                    raise _diverged(job, fault.step, fault.why) from None
+                    raise diverged(job.run, job.label, fault.step, fault.why) from None
                 progress.seconds = fault.progress.seconds
                 progress.rolled_back = fault.progress.rolled_back + 1
                 progress.left_out = fault.progress.left_out + fault.step - back
-                _say(
+                say(
                     f"{job.label}: {fault.why} at step {fault.step}: rolled back to step"
                     f" {back}, its batches since then are left out"
                 )
@@ -126,7 +119,7 @@ def _first(job: Job) -> State:
     facts = [f"starts from {start.digest}, step {start.card.origin.step}"]
     facts += [f"new: {_names(new)}"] if new else []
     facts += [f"left out: {', '.join(left_out)}"] if left_out else []
-    _say(f"{job.label}: {'; '.join(facts)}")
+    say(f"{job.label}: {'; '.join(facts)}")
     return state._replace(params=params)
 
 
@@ -188,9 +181,9 @@ class _Loop:
         trackers: Trackers,
     ) -> None:
         self._job, self._run, self._checkpoints = job, job.run, checkpoints
-        self._trackers = trackers
-        self.state, self._progress = state, progress
-        self._losses, self._faults_in_a_row = Losses(job.run.faults, progress.losses), 0
+        self._trackers, self.state = trackers, state
+        total = steps(job.program.run)
+        self._books = Bookkeeper(job.run, job.label, total, progress, trackers)
         self._pending: _Pending | None = None
         self._stop = self._due = False
         self._saved = time.monotonic()
@@ -202,7 +195,7 @@ class _Loop:
         run, program, start = self._run, self._job.program, int(self.state.step)
         total, evaluations = steps(program.run), set(evaluation_steps(program.run))
         # A step's batch is the next that was not left out when the run was rolled back.
-        ahead = self._progress.left_out
+        ahead = self._books.progress.left_out
         batches = self._job.tokens.batches(run.data, run.seed, run.objective.copies)
         for step, part in enumerate(
             batches.iterate(start + ahead, total + ahead, program.rows), start + 1
@@ -210,7 +203,7 @@ class _Loop:
             objective = run.objective.at(step - 1, total, run.seed)
             late = time.monotonic() - self._saved > run.checkpoints.seconds
             asked = bool(self._job.requests), hosts.is_first() and late
-            limit = self._losses.limit(step)
+            limit = self._books.limit(step)
             if self._alone:
                 self._settle()
             self.state, metrics = program.step(
@@ -237,57 +230,23 @@ class _Loop:
         (step, arrays, asked), self._pending = self._pending, None
         self._job.check()
         found = jax.device_get(arrays)
-        batches = chain_text(found.pop("batches"))
         self._stop, self._due = map(bool, found.pop("flags", asked))
-        values = {name: float(value) for name, value in found.items()}
-        self._judge(step, values)
-        self._time(step, values["loss"], values)
-        self._progress.predicted += values["predicted"]
-        left_out = {"left_out": ahead} if (ahead := self._progress.left_out) else {}
-        self._trackers.write(step, {**values, **left_out, "batches": batches})
+        self._books.settle(step, found, self._took())
 
-    def _judge(self, step: int, values: dict[str, float]) -> None:
-        """Whether a step was sound, had no target, or is a fault."""
-        faults, progress = self._run.faults, self._progress
-        empty = not values["predicted"]
-        judged = values | {"loss": 0.0} if empty else values
-        if why := wrong(judged, self._losses.limit(step)):
-            self._faults_in_a_row += 1
-            if faults.policy != "skip" or self._faults_in_a_row > faults.most:
-                self._fail(step, why)
-            progress.skipped += 1
-        elif empty:
-            if not progress.predicted and step >= min(steps(self._job.program.run), 8):
-                raise UserError(
-                    f"{self._job.label}: none of {step} steps had a target; read more text, or"
-                    " raise data.batch or the objective's rate"
-                )
-            _say(f"{self._job.label}: step {step} has no target, and so no loss")
-        else:
-            self._faults_in_a_row = 0
-            self._losses.add(step, values["loss"])
-            progress.losses = self._losses.kept
-
-    def _time(self, step: int, loss: float, values: dict[str, float]) -> None:
-        """What the step took, where nothing else was done since the one before."""
-        now = time.monotonic()
-        if self._tick is not None:
-            positions, took = self._run.data.batch * self._run.data.length, now - self._tick
-            values["tokens_per_second"] = positions / took
-            self._alone = took > LONG and jax.default_backend() == "cpu"
-            self._progress.seconds += took
-            self._trackers.update(step, loss, positions, took)
-        self._tick = now
+    def _took(self) -> float | None:
+        """Seconds of the step, where nothing else was done since the one before."""
+        before, self._tick = self._tick, time.monotonic()
+        if before is None:
+            return None
+        self._books.progress.seconds += (took := self._tick - before)
+        self._alone = took > LONG and jax.default_backend() == "cpu"
+        return took
 
     def _validate(self, step: int) -> None:
         self._settle()
         job = self._job
         found = validation(self._run, job.tokens, job.program, self.state.params)
-        if not math.isfinite(found["validation_loss"]):
-            self._fail(step, f"validation_loss {found['validation_loss']}")
-        self._trackers.write(step, {**found, **self._evaluate()})
-        self._progress.validation = found.pop("validation_loss")
-        self._progress.validation_terms = found
+        self._books.validated(step, found, self._evaluate)
         self._tick = None
 
     def _evaluate(self) -> dict[str, float | str]:
@@ -301,46 +260,12 @@ class _Loop:
     def _save(self, step: int) -> None:
         self._prove_sound(step)
         state = _own(self._job, self.state)
-        self._checkpoints.save(step, state, msgspec.to_builtins(self._progress))
+        self._checkpoints.save(step, state, msgspec.to_builtins(self._books.progress))
         self._saved, self._tick, self._due = time.monotonic(), None, False
 
     def _prove_sound(self, step: int) -> None:
         """Before a state is saved: all is settled, and it is worth it."""
         self._settle()
         self._job.check()
-        if not hosts.fetch(all_finite(self.state.params)):
-            self._fail(step, "parameters that are not finite")
-        if self._run.checkpoints.directory:  # where metrics.jsonl may be lost before it
-            self._progress.recent = self._trackers.recent
-
-    def _fail(self, step: int, why: str) -> NoReturn:
-        faults = self._run.faults
-        if faults.policy == "roll_back":
-            raise RollBack(step, why, self._progress)
-        in_a_row = faults.policy == "skip" and self._faults_in_a_row > faults.most
-        raise _diverged(self._job, step, why, in_a_row=in_a_row)
-
-
-def _diverged(job: Job, step: int, why: str, *, in_a_row: bool = False) -> Diverged:
-    """The error that says at which step a run diverged, and what may help."""
-    run = job.run
-    if run.faults.policy == "roll_back":
-        more = f"after {run.faults.most} returns to one checkpoint; start"
-    elif in_a_row:
-        more = f"like {run.faults.most} in a row before it; start"
-    else:
-        others = "roll_back" if run.faults.policy == "skip" else "skip or roll_back"
-        more = (
-            "nothing of which is saved; go on from the last checkpoint with"
-            f" faults.policy={others}, or start"
-        )
-    return Diverged(
-        f"{job.label}: {why} at step {step}, {more} again in another directory"
-        f" with a lower optimizer.learning_rate ({run.optimizer.learning_rate:g}) or a longer"
-        " schedule.warmup"
-    )
-
-
-def _say(line: str) -> None:
-    if hosts.is_first():
-        print(f"lm: {line}", file=sys.stderr)
+        finite = bool(hosts.fetch(all_finite(self.state.params)))
+        self._books.prove_sound(step, finite=finite)

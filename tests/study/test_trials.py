@@ -23,7 +23,7 @@ from lm.study import jobs, runner
 from lm.study.analyses import tuning
 from lm.study.grid import ANY_ORDER, GPT, STUDY, StudyRun
 from lm.study.trials import Attempt, EqualTrials, Tuned, TunedTask, Way, choices, compared_rows
-from lm.train import loop
+from lm.train import bookkeeping, loop
 from lm.train.train import train_run
 from tests.makers import evaluation, result, save_untrained
 
@@ -261,7 +261,7 @@ def test_nothing_is_tuned_of_what_diverged(study, tmp_path, monkeypatch, capsys)
     """Fails if a model that diverged ends the study, or its trials pass for finished."""
 
     def diverge(run, directory, **_):
-        raise loop.Diverged("the loss is not finite")
+        raise bookkeeping.Diverged("the loss is not finite")
 
     monkeypatch.setattr(jobs, "train_run", diverge)
     runs = runner.at_hand(study.runs("smoke"), tmp_path)

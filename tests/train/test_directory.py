@@ -23,11 +23,11 @@ from lm.distributed.signals import Stopped
 from lm.results import Evaluation, read_result
 from lm.run import Run, decided_by, differing, steps
 from lm.study.runner import results
+from lm.train.bookkeeping import Diverged
 from lm.train.checkpoint import Checkpoints
 from lm.train.directory import checkpoints_of, commit, environments
 from lm.train.load import load_run
 from lm.train.lock import NAME, only_writer
-from lm.train.loop import Diverged
 from lm.train.step import prepare
 from lm.train.trackers import Trackers
 from lm.train.trackers.jsonl import read_metrics

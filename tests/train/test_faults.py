@@ -19,9 +19,9 @@ from lm.data import Batches, open_tokens
 from lm.distributed import mesh
 from lm.objectives import Causal
 from lm.run import Run, steps
+from lm.train.bookkeeping import Diverged
 from lm.train.checkpoint import restore
 from lm.train.load import load_run
-from lm.train.loop import Diverged
 from lm.train.step import prepare
 from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
