@@ -32,6 +32,7 @@ ABOUT_MESHES = {
     "test_loss.py",
     "train/test_checkpoint.py",
     "train/test_lora.py",
+    "train/test_members.py",  # whole ones a device
     "train/test_meshes.py",  # losses, layouts, restarts and models on any
     "train/test_preferences.py",
     "train/test_rollout.py",

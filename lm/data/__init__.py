@@ -17,6 +17,7 @@ from lm.data.batches import (
     most_content,
     n_rows,
     places,
+    read_ahead,
     row_tokens,
     rows,
     unique_rows,

@@ -10,9 +10,9 @@ Packed `whole` or `single`, a row holds documents that are not cut, or one of th
 import functools
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from lm.data.turns import Turns
 from lm.example import Batch, Vocabulary
 
 Packing = Literal["stream", "whole", "single"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +89,16 @@ class Batches:
         self, start: int, stop: int, part: slice | np.ndarray = slice(None)
     ) -> Iterator[Batch]:
         """The same for steps `start .. stop - 1`, read ahead in background threads."""
-        import grain  # two seconds, for which no command that reads no batch should wait
+        return read_ahead(lambda step: self(step, part), start, stop)
 
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-        steps = grain.MapDataset.range(start, stop).map(lambda step: self(int(step), part))
-        return iter(steps.to_iter_dataset(options))
+
+def read_ahead(read: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
+    """What `read` gives for steps `start .. stop - 1`, read ahead in background threads."""
+    import grain  # two seconds, for which no command that reads no batch should wait
+
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    steps = grain.MapDataset.range(start, stop).map(lambda step: read(int(step)))
+    return iter(steps.to_iter_dataset(options))
 
 
 def n_rows(split: Split, length: int, packing: Packing = "stream") -> int:

@@ -14,6 +14,8 @@ from msgspec import Meta
 from lm.config import Config, Count, UserError
 
 AXES = ("replica", "fsdp", "tensor", "context")
+MEMBERS = "members"
+"""The axis outside of these where several runs are trained as one program: none spans it."""
 
 LAYOUT: dict[str, tuple[str, ...]] = {
     # parameters

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from msgspec.structs import replace as changed
 
 from lm.artifact import as_tree, by_name
 from lm.config import UserError
@@ -162,10 +163,14 @@ def prepare(
     vocabulary: Vocabulary,
     mesh: jax.sharding.Mesh,
     named: Mapping[str, Run] = MappingProxyType({}),
+    *,
+    arguments: Sequence[str] = (),
 ) -> Program:
     """Builds the program of a run; nothing is allocated yet, nothing compiled.
 
-    `named` has the settings of the companions that the objective names by a path.
+    `named` has the settings of the companions that the objective names by a path. `arguments`
+    are numbers of the optimizer that are no constants of the step, which finds them by name in
+    `values`, beside its other arguments.
     """
     adapter, module_axes = run.adapter, run.model.axes()
     asked = {START: run} if START in run.objective.companions else {}
@@ -177,9 +182,8 @@ def prepare(
         axes |= as_tree(adapter.axes(module_axes))
     patterns = changing(run)
     trains = None if patterns is None else trainable(patterns, axes)
-    transformation = build_optimizer(
-        run.optimizer, run.schedule, steps(run), axes, width=run.model.width, trains=trains
-    )
+    optimization = _Optimization(run, axes, trains)
+    transformation, _ = optimization.with_values({})
 
     def init(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -200,9 +204,7 @@ def prepare(
         return as_tree(adapter.merged(by_name(params), module_axes))
 
     module = _module(run, vocabulary, mesh)
-    step, check = _computations(
-        run, vocabulary, mesh, module, join, asked, _Optimization(transformation, trains)
-    )
+    step, check = _computations(run, vocabulary, mesh, module, join, asked, optimization)
     shapes = jax.eval_shape(init, _seed(run))
     nowhere: Any = ()
     names = State(axes, state_axes(transformation, shapes.params, axes), nowhere, nowhere)
@@ -217,6 +219,7 @@ def prepare(
     beside: dict[str, Any] = {"limit": everywhere} if _skips(run) else {}
     frozen = jax.tree.map(lambda shape: shape.sharding, companions)
     beside |= {"companions": frozen} if frozen else {}
+    beside |= {"values": dict.fromkeys(arguments, everywhere)} if arguments else {}
     if hosts.is_multihost():
         beside["flags"] = hosts.flags_sharding(mesh)
     return Program(
@@ -248,9 +251,19 @@ def prepare(
 class _Optimization(NamedTuple):
     """How gradients become updates."""
 
-    transformation: optax.GradientTransformation
+    run: Run
+    axes: Any
     trains: Any
     """Whether each parameter changes, as a tree; None: all do."""
+
+    def with_values(
+        self, values: Mapping[str, Any]
+    ) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        """The update and the learning rate, with these numbers for the optimizer's own."""
+        run, optimizer = self.run, changed(self.run.optimizer, **values)
+        how: Any = {"width": run.model.width, "trains": self.trains}
+        given = optimizer, run.schedule, steps(run)
+        return build_optimizer(*given, self.axes, **how), learning_rate(*given)
 
     def kept(self, grads: Any) -> Any:
         """The gradients of what changes."""
@@ -270,7 +283,6 @@ def _computations(
 
     `asked` has the settings of each companion.
     """
-    rate = learning_rate(run.optimizer, run.schedule, steps(run))
     how: Any = {"einsum": module.einsum, "mesh": mesh}
 
     def loss(
@@ -327,9 +339,8 @@ def _computations(
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         grads = optimization.kept(grads)
-        updates, optimizer = optimization.transformation.update(
-            grads, state.optimizer, state.params
-        )
+        transformation, rate = optimization.with_values(beside.get("values", {}))
+        updates, optimizer = transformation.update(grads, state.optimizer, state.params)
         metrics = {
             **recorded({name: term.mean for name, term in terms.items()}),
             **_targets(example, batch, vocabulary),

@@ -1,5 +1,7 @@
 """The validation loss: the objective's own, on fixed rows under fixed masks."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,9 +10,12 @@ import numpy as np
 from lm.config import UserError
 from lm.data import Split, Tokens, most_content, n_rows, rows
 from lm.example import Batch
-from lm.loss import recorded
+from lm.loss import Sum, recorded
 from lm.run import Run
 from lm.train.step import Program
+
+Totals = dict[str, tuple[Any, Any]]
+"""By name, a total and what it is divided by."""
 
 
 def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[str, float]:
@@ -18,23 +23,38 @@ def validation(run: Run, tokens: Tokens, program: Program, params: Any) -> dict[
 
     `validation_loss` is in nats per target; the objective's further terms are named likewise.
     """
+    return means_of(validation_sums(run, tokens, program, partial(program.validate, params)))
+
+
+def validation_sums(
+    run: Run,
+    tokens: Tokens,
+    program: Program,
+    validate: Callable[[Batch, jax.Array], Mapping[str, Sum]],
+) -> Totals:
+    """What `validate` finds in the fixed rows, added up; of several models it is arrays."""
     data, split = run.data, tokens.validation
     available = n_rows(split, data.length, data.packing)
     chosen = np.linspace(0, available - 1, min(run.evaluation_rows, available)).astype(int)
-    sums: dict[str, tuple[Any, Any]] = {}
+    sums: Totals = {}
     for number, at in enumerate(range(0, len(chosen), data.batch)):
         indices = chosen[at : at + data.batch]
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = program.validate(params, placed_rows(run, split, program, indices), key)
+        found = validate(placed_rows(run, split, program, indices), key)
         for name, term in found.items():
             total, count = sums.get(name, (0.0, 0.0))
             total += np.asarray(term.total, np.float64)
             sums[name] = total, count + np.asarray(term.count, np.float64)
-    if not sums["loss"][1]:
+    if not np.all(sums["loss"][1]):
         raise UserError(
             f"data.validation: none of the {len(chosen)} validation rows has a target, so that"
             " there is no validation loss; hold out more text, or raise the objective's rate"
         )
+    return sums
+
+
+def means_of(sums: Totals) -> dict[str, float]:
+    """What one model's sums come to."""
     means = {name: total / count for name, (total, count) in sums.items() if np.all(count)}
     return {f"validation_{name}": float(value) for name, value in recorded(means).items()}
 
