@@ -27,6 +27,7 @@ from lm.data import (
 )
 from lm.data.tokenizers import load_tokenizer, save_tokenizer
 from lm.distributed import hosts
+from lm.distributed.mesh import MEMBERS
 from lm.distributed.process import usable_cores
 from lm.output.files import write_whole
 from lm.results import Result, read_result
@@ -332,6 +333,14 @@ def environments(directory: Path) -> list[dict[str, Any]]:
         if not isinstance(each, dict) or not isinstance(each.get("step", 0), int):
             raise UserError(f"{path}: damaged: {json.dumps(each)[:60]} is no environment")
     return found
+
+
+def was_member(directory: Path) -> bool:
+    """Whether a run was trained as one of several, and so on a device that it had alone.
+
+    It goes on with one: what is small enough to be a member need not divide among many.
+    """
+    return any(MEMBERS in each.get("mesh", {}) for each in environments(directory))
 
 
 def commit() -> str | None:

@@ -47,6 +47,7 @@ from lm.train.directory import (
     read_start,
     refuse_others,
     run_tokenizer,
+    was_member,
 )
 from lm.train.faults import all_finite
 from lm.train.step import Program, prepare
@@ -444,11 +445,12 @@ def _origin(run: Run, directory: Path, step: int, extra: dict[str, Any]) -> Prov
             named = None
     if named is not None:
         cost = ledger.cost(run, vocabulary_size(run.data.tokenizer), named)
+        devices = 1 if was_member(directory) else jax.device_count()
         mine = Consumed(
             tokens=step * run.data.batch * run.data.length,
             targets=int(extra.get("predicted", 0)),
             flops=cost.flops * step // cost.steps,
-            device_seconds=extra.get("seconds", 0.0) * jax.device_count(),
+            device_seconds=extra.get("seconds", 0.0) * devices,
         )
     newest = (environments(directory) or [{}])[-1]
     return Provenance(

@@ -33,14 +33,19 @@ from lm.run import (
     validate,
 )
 from lm.train.companions import FrozenModels
-from lm.train.directory import checkpoints_of, finished_result, open_run_tokens
+from lm.train.directory import (
+    checkpoints_of,
+    finished_result,
+    open_run_tokens,
+    was_member,
+)
 from lm.train.load import ModelWithText
 from lm.train.lock import only_writer
 from lm.train.loop import Job, train_on
 from lm.train.progress import Progress
 from lm.train.reference import with_reference
 from lm.train.start import Begun, begin
-from lm.train.step import State, prepare
+from lm.train.step import Program, State, prepare
 from lm.train.trackers import check as check_trackers
 from lm.train.validation import check_targets
 
@@ -77,9 +82,11 @@ def train_run(
     if finished := finish():
         return finished
     check_trackers(run.trackers)
-    memory.check(run, jax.devices(), companions.settings)
-    slices = _mesh.count_slices(jax.devices())
-    mesh = _mesh.make(mesh_for(run, devices=jax.device_count(), slices=slices))
+    alone = was_member(directory) and not hosts.is_multihost()
+    devices = jax.devices()[:1] if alone else jax.devices()
+    memory.check(run, devices, companions.settings)
+    slices = _mesh.count_slices(devices)
+    mesh = _mesh.make(mesh_for(run, devices=len(devices), slices=slices), devices)
     if why := refuse_attention(run, mesh.devices.flat[0].platform):
         raise UserError(why)
     label = label or directory.name
@@ -119,7 +126,7 @@ def train_run(
                     f"{label}: stopped and saved at step {state.step} of {steps(counted)}"
                 )
         result = Result(
-            costs=_costs(counted, tokens, seen, progress, program.named),
+            costs=_costs(counted, tokens, seen, progress, program),
             training=_training(run, tokens, state, progress, begun),
             evaluation=evaluate and evaluate(trained(state.params)),
         )
@@ -154,10 +161,9 @@ def _finished(run: Run, directory: Path, *, asked: bool) -> Result | None:
     return None if text is None else Result.from_columns(json.loads(text))
 
 
-def _costs(
-    run: Run, tokens: Tokens, seen: int, progress: Progress, named: Mapping[str, Run]
-) -> Costs:
+def _costs(run: Run, tokens: Tokens, seen: int, progress: Progress, program: Program) -> Costs:
     """What a run with its budget in positions cost, having read so many different rows."""
+    named = program.named
     each = tokens.row_tokens(run.data)
     size = tokens.tokenizer.vocabulary.size
     cost, parameters = ledger.cost(run, size, named), ledger.parameters(run, size)
@@ -184,7 +190,7 @@ def _costs(
         unique_tokens=sum(read.unique_tokens for read in of_each) or round(seen * each),
         unique_bytes=sum(read.unique_bytes for read in of_each)
         or round(seen / rows * tokens.train.text_bytes),
-        device_seconds=progress.seconds * jax.device_count(),
+        device_seconds=progress.seconds * program.mesh.size,
         params_trainable=None if changing(run) is None else parameters.trainable,
         flops_derived=batches * ledger.derived_flops(run, size, named) or None,
         params_active=None if parameters.active == parameters.total else parameters.active,

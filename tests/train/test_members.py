@@ -1,6 +1,8 @@
 """Members of a group are their own runs, one beside the other."""
 
+import math
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,8 +12,13 @@ from msgspec.structs import replace
 from lm.data import open_tokens
 from lm.data.digest import chain_text
 from lm.run import Run
+from lm.train import members_speed
+from lm.train.lockstep import train_group, unfinished_groups
 from lm.train.members import MembersProgram, prepare_members
-from tests.train.steps import change, train
+from lm.train.members_speed import speedup
+from lm.train.train import train_run
+from tests.makers import one_device
+from tests.train.steps import change, losses_of, train
 
 pytestmark = pytest.mark.eight_devices
 
@@ -70,3 +77,69 @@ def test_devices_have_members_and_tell_each_other_nothing(run):
     losses, _ = lockstep(runs, 3, devices=8)
     alone, _ = lockstep(runs[3:5], 3, devices=1)
     assert losses[3:5] == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """Two runs, and one that diverges, a device each; they were killed once, and went on."""
+    run = change(run, "checkpoints.steps=4", "trackers=[]")
+    runs = {"slow": with_values(run, 0), "fast": with_values(run, 1, 2e-2)}
+    runs["wild"] = with_values(run, 2, 1e30)
+    directory, step, left = tmp_path_factory.mktemp("group"), MembersProgram.step, [10]
+
+    def killed(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MembersProgram, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_group(runs, directory)
+        assert unfinished_groups(runs, directory) == [[*runs]]
+        left[0] = 8  # steps that are left of 16, where it goes on from the eighth
+        failed = train_group(runs, directory)
+    assert left == [0]
+    return runs, directory, failed
+
+
+def test_a_group_is_its_runs(trained):
+    """Fails if a member's metrics, checkpoint, costs or result are another's, or of all.
+
+    Or if one that is killed loses what it saved, or is not what it is uninterrupted.
+    """
+    runs, directory, _ = trained
+    assert not unfinished_groups(runs, directory)
+    losses, _ = lockstep([*runs.values()], 16, devices=3)
+    for number, name in enumerate(("slow", "fast")):
+        found = train_run(runs[name], directory / name)
+        with one_device():
+            expected = train_run(runs[name], directory / f"{name}-alone")
+        assert losses_of(directory / name) == list(enumerate(losses[number].tolist(), 1))
+        alone = [loss for _, loss in losses_of(directory / f"{name}-alone")]
+        assert losses[number].tolist() == pytest.approx(alone, rel=1e-5)
+        of, then = found.training, expected.training
+        assert (of.batches_digest, of.seed) == (then.batches_digest, then.seed)
+        assert of.validation_loss == pytest.approx(then.validation_loss, rel=1e-5)
+        costs = replace(found.costs, device_seconds=expected.costs.device_seconds)
+        assert costs == expected.costs
+
+
+def test_a_member_that_diverges_is_left_and_harms_no_other(trained):
+    """Fails if it ends the others, is taken for trained, or is scored with the rest."""
+    _, directory, failed = trained
+    assert list(failed) == ["wild"]
+    assert failed["wild"].startswith("wild: ") and "learning_rate (1e+30)" in failed["wild"]
+    assert len(losses_of(directory / "wild")) < 4
+    assert not (directory / "wild" / "checkpoints").exists()
+
+
+def test_a_group_is_measured_against_its_runs(run, monkeypatch):
+    """Fails if a slower group is chosen, or a run that does not divide is left alone."""
+    odd = change(run, "data.batch=7", "data.length=31")
+    assert speedup([with_values(odd, seed) for seed in range(8)]) == math.inf
+    with one_device():
+        taken = iter([0.3, 0.2])  # seconds of a step: of one run, and of the group
+        monkeypatch.setattr(members_speed, "_step_seconds", lambda *_: next(taken))
+        assert speedup([run, run]) == pytest.approx(3)
