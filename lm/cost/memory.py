@@ -43,7 +43,7 @@ def check(
 
     `named` has the settings of companions that the objective names by a path.
     """
-    platform, there = devices[0].platform, _there(devices)
+    platform, there = devices[0].platform, device_memory(devices)
     needs = least(run, platform, named)
     total = sum(needs.values())
     if total <= there:
@@ -125,7 +125,7 @@ def _cgroup_limits(
     return limits
 
 
-def _there(devices: Sequence[jax.Device]) -> int:
+def device_memory(devices: Sequence[jax.Device]) -> int:
     """Bytes that all devices have: of CPUs, which share it, their machines' memory."""
     if devices[0].platform == "cpu":
         return machine_memory() * jax.process_count()

@@ -42,6 +42,7 @@ from lm.evaluate.evaluate import evaluate
 from lm.evaluate.evaluators import check_evaluators, evaluate_during
 from lm.evaluate.scoring import Effort
 from lm.run import Run
+from lm.study.together import train_together
 from lm.train.bookkeeping import Diverged
 from lm.train.companions import companion_settings
 from lm.train.trackers import bar
@@ -67,8 +68,11 @@ def train(
     effort: Effort,
     *,
     jobs: int = 1,
+    members: int = 1,
 ) -> list[str]:
     """Trains and evaluates the named runs, so many at a time; finished ones are skipped.
+
+    Groups of up to so many `members` come first, and are then scored as the others are.
 
     Returns the names of those that diverged, and of those that were to start from them, which
     keeps nobody from running the others. Raises UserError where a run starts from another that
@@ -77,6 +81,8 @@ def train(
     for run in runs.values():
         check_evaluators(run)
     turns = _Turns(runs, names, directory)
+    for diverged in train_together(runs, names, directory, members=members, beside=jobs):
+        turns.leave_out(diverged)
 
     def asked(name: str) -> TrainRequest:
         return TrainRequest(name=name, run=runs[name], directory=str(directory), effort=effort)
@@ -168,6 +174,11 @@ class _Turns:
             self._running.add(name)
             return name
         return None
+
+    def leave_out(self, name: str) -> None:
+        """Notes that a run diverged before it was its turn."""
+        self._waiting.remove(name)
+        self.failed.append(name)
 
     def done(self, name: str, *, well: bool) -> None:
         """Notes what came of a run."""

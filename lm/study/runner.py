@@ -45,6 +45,7 @@ from lm.run import (
 from lm.study import jobs
 from lm.study.grid import STUDY, StudyRun, placed
 from lm.study.report import write as report
+from lm.study.together import how_many_members
 from lm.train.directory import other_settings
 from lm.train.load import settings_of
 from lm.train.lock import only_writer
@@ -66,6 +67,13 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
         type=int,
         metavar="N",
         help="train so many runs side by side, on cores of their own (one for each core)",
+    )
+    parser.add_argument(
+        "--members",
+        type=int,
+        metavar="N",
+        help="train up to so many runs that differ in seed, learning rate and weight decay"
+        " alone as one program, where that is faster (on accelerators all that fit, else 1)",
     )
     parser.add_argument("--report", action="store_true", help="only draw the report again")
     parser.add_argument(
@@ -97,12 +105,13 @@ def main(study: ModuleType, arguments: list[str] | None = None) -> None:
             prepare_machine()
             # What is wrong is said before anything is written.
             many = jobs.how_many(given.jobs, runs, names, directory)
+            members = how_many_members(given.members)
             # All runs are for one process; several may each train some of them.
             with only_writer(directory, shared=bool(given.run)):
                 if hasattr(study, "before"):
                     say_before(study, given.scale, directory)
                 effort = effort_of(study, given.scale)
-                failed = jobs.train(runs, names, directory, effort, jobs=many)
+                failed = jobs.train(runs, names, directory, effort, jobs=many, members=members)
                 if hasattr(study, "after"):
                     study.after(results(runs, directory), directory)
         if hosts.is_first():
