@@ -51,6 +51,13 @@ def add_arguments(parser: Parser) -> None:
         " run: each is compiled, many minutes",
     )
     parser.add_argument(
+        "--members",
+        type=int,
+        metavar="N",
+        help="train so many of each run as one program, which differ in seed, learning rate and"
+        " weight decay: whole ones a device",
+    )
+    parser.add_argument(
         "--efficiency", type=float, metavar="E", help="fraction of the floors' speed (1)"
     )
     parser.add_argument(
@@ -80,7 +87,10 @@ def main(given: argparse.Namespace) -> None:
     if given.measure and name != HERE:
         raise UserError(f"--measure: --slice {name} is not here; --slice {HERE} is")
     machine = find_machine(name, given.slices)
-    planning.check(runs.values(), machine)  # before minutes of compilation
+    if given.members is not None:
+        runs = _one_each(runs, given, machine.devices)
+    else:
+        planning.check(runs.values(), machine)  # before minutes of compilation
     wanted = tuple(given.step or get_args(StepKind))
     plans: dict[str, Plan] = {}
     tried: list[Tried] = []
@@ -101,7 +111,13 @@ def main(given: argparse.Namespace) -> None:
             if sys.stderr.isatty():
                 print(f"lm: compiling {title} ({number}/{len(runs)})", file=sys.stderr)
             plans[title] = planning.plan(
-                run, machine, compiled, wanted=wanted, quick=given.quick, measure=given.measure
+                run,
+                machine,
+                compiled,
+                wanted=wanted,
+                quick=given.quick,
+                measure=given.measure,
+                members=given.members or 0,
             )
     if given.json:
         print_json(plan_report(plans, machine, tried))
@@ -109,6 +125,28 @@ def main(given: argparse.Namespace) -> None:
         if tried:
             show_tried(tried, machine)
         show(plans, machine, quick=given.quick)
+
+
+def _one_each(
+    runs: dict[str, "Run"], given: argparse.Namespace, devices: int
+) -> dict[str, "Run"]:
+    """The first of those that could be members of a group; UserError for what could not."""
+    from lm.train.members import program_key
+
+    if given.tune or given.measure or given.step not in (None, ["train"]):
+        raise UserError("--members: it plans the training step alone; leave out the others")
+    if given.members < 1 or given.members % devices:
+        below = max(given.members // devices, 1) * devices
+        raise UserError(
+            f"--members {given.members}: each of {devices} devices has equally many; nearest:"
+            f" {below} or {below + devices}"
+        )
+    first: dict[str, str] = {}
+    for title, run in runs.items():
+        if (key := program_key(run)) is None:
+            raise UserError(f"--members: {title} is trained alone: see docs/studies.md")
+        first.setdefault(key, title)
+    return {title: runs[title] for title in first.values()}
 
 
 def _runs(given: argparse.Namespace) -> tuple[dict[str, "Run"], str | None]:

@@ -50,6 +50,7 @@ def _plain(of: Plan, machine: Machine) -> dict[str, Any]:
     counts: Mapping[Any, int] = of.run.objective.parts(steps(of.run), of.run.seed)
     return {
         "mesh": of.mesh,
+        **({"members": of.members} if of.members else {}),
         "fits": of.fits(machine),
         "steps": steps(of.run),
         "tokens": ledger.cost(of.run, vocabulary_size(of.run.data.tokenizer)).tokens,
@@ -57,7 +58,7 @@ def _plain(of: Plan, machine: Machine) -> dict[str, Any]:
             {
                 "objective": msgspec.to_builtins(part),
                 "count": counts[part],
-                "flops_ledger": ledger_flops(of.run, part, machine),
+                "flops_ledger": ledger_flops(of.run, part, machine, of.members),
                 **_step_of(found, machine),
             }
             for part, found in of.train.items()
@@ -190,7 +191,7 @@ def _pace(of: Plan, machine: Machine) -> Sequence[str]:
 
 def _rate(of: Plan, machine: Machine) -> float:
     positions = of.run.data.batch * of.run.data.length
-    return positions * steps(of.run) / of.train_seconds(machine)
+    return max(of.members, 1) * positions * steps(of.run) / of.train_seconds(machine)
 
 
 def _bound(found: Found, machine: Machine) -> str:
@@ -203,9 +204,12 @@ _SAID = {"compute": "compute", "memory": "memory", "ici": "interconnect", "dcn":
 
 def _details(name: str, of: Plan, machine: Machine) -> Iterator[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in of.mesh.items() if size > 1)
-    yield f"{name}, on mesh {mesh or 'of one'}"
+    many = f" and {of.members - 1} more like it as one program" if of.members else ""
+    yield f"{name}{many}, on mesh {mesh or 'of one'}"
     for part, found in of.train.items():
-        yield from _step_lines("train", found, machine, ledger_flops(of.run, part, machine))
+        yield from _step_lines(
+            "train", found, machine, ledger_flops(of.run, part, machine, of.members)
+        )
     for step, found in of.others.items():
         yield from _step_lines(step, found, machine, None)
     if of.train and of.fits(machine):
@@ -222,7 +226,8 @@ def _details(name: str, of: Plan, machine: Machine) -> Iterator[str]:
     for change, found in of.tried.items():
         yield f"  not with   {change}: {gigabytes(found.used)} GB"
     if of.train and not of.fits(machine) and not of.suggestions:
-        yield "  nothing that was tried makes it fit: take a larger slice, or a smaller batch"
+        fewer = "fewer members" if of.members else "a larger slice, or a smaller batch"
+        yield f"  nothing that was tried makes it fit: take {fewer}"
 
 
 def _step_lines(

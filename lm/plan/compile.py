@@ -33,6 +33,7 @@ from lm.plan.measure import speed, step_seconds
 from lm.plan.network import DevicePlace, axes_of, seconds_of
 from lm.run import Run, channels_of, mesh_for
 from lm.train.companions import companion_settings
+from lm.train.members import MembersProgram, prepare_members
 from lm.train.step import Program, prepare
 
 
@@ -49,23 +50,30 @@ class CompileRequest(msgspec.Struct, frozen=True):
     """Whether the compiler is to spare itself most optimizations."""
     measure: bool = False
     """Whether the step is also run and timed (`HERE` alone)."""
+    members: int = 0
+    """So many such runs as one program, of which only the training step is asked for; 0: the
+    run alone, on all devices."""
 
 
 def find(request: CompileRequest) -> Found:
     """Compiles a step and reads what came of it."""
     devices, slice_of = _devices(request)
-    run = request.run
-    mesh_config = mesh_for(run, devices=len(devices), slices=len(set(slice_of.values())))
-    run = msgspec.structs.replace(run, mesh=mesh_config)
+    run, group = request.run, None
     if request.slice != HERE and run.unroll is None:
         run = msgspec.structs.replace(run, unroll=1)  # also where a CPU stands for a GPU
-    mesh = _mesh.make(mesh_config, devices)
-    program = prepare(run, _vocabulary(run), mesh, companion_settings(run))
-    found = Found(mesh=dict(mesh.shape))
+    if request.members:
+        group = prepare_members([run] * request.members, _vocabulary(run), devices)
+        program = group.one
+    else:
+        mesh = mesh_for(run, devices=len(devices), slices=len(set(slice_of.values())))
+        run = msgspec.structs.replace(run, mesh=mesh)
+        where = _mesh.make(mesh, devices)
+        program = prepare(run, _vocabulary(run), where, companion_settings(run))
+    found = Found(mesh=dict(program.mesh.shape))
     start = time.monotonic()
     options = {"exec_time_optimization_effort": -1.0} if request.quick else None
     try:
-        step, given = _step(request.step, program)
+        step, given = _step(request.step, program) if group is None else _members_step(group)
         compiled = step.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -113,24 +121,34 @@ def _vocabulary(run: Run) -> Vocabulary:
     )
 
 
-def _step(step: StepKind, program: Program) -> tuple[Any, Sequence[Any]]:
-    """A step, lowered, and its arguments."""
-    run, mesh = program.run, program.mesh
-    everywhere = _mesh.sharding(mesh)
-    rows = jax.ShapeDtypeStruct(
-        (run.data.batch, run.data.length),
-        jnp.int32,
-        sharding=_mesh.sharding(mesh, "batch", "length"),
-    )
+def _batch(run: Run, where: jax.sharding.Sharding, *members: int) -> Batch:
+    """The shapes of a step's rows, or of those of all members."""
+    shape = *members, run.data.batch, run.data.length
+    rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
     channels = {
         channel.name: jax.ShapeDtypeStruct(
-            (*rows.shape, *channel.shape), channel.dtype, sharding=rows.sharding
+            (*shape, *channel.shape), channel.dtype, sharding=where
         )
         for channel in channels_of(run)
     }
     # A run that is planned has no text: what its objective reads there is a number a token.
     channels = dict.fromkeys(run.objective.needs, rows) | channels
-    batch = Batch(rows, rows, channels)
+    return Batch(rows, rows, channels)
+
+
+def _members_step(group: MembersProgram) -> tuple[Any, Sequence[Any]]:
+    """The training step of a group, lowered, and its arguments."""
+    batch = _batch(group.one.run, group.where, len(group.runs))
+    given = [group.abstract, batch, *group.shapes()]
+    return group.update.lower(*given), given
+
+
+def _step(step: StepKind, program: Program) -> tuple[Any, Sequence[Any]]:
+    """A step, lowered, and its arguments."""
+    run, mesh = program.run, program.mesh
+    everywhere = _mesh.sharding(mesh)
+    batch = _batch(run, _mesh.sharding(mesh, "batch", "length"))
+    rows = batch.tokens_BL
     if step == "train":
         seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
         given = [program.abstract, batch, seed]
@@ -177,16 +195,16 @@ def _read(
     """What the compiled program says; `given` are the arguments that it was compiled for."""
     formats = compiled.input_formats[0]
     memory = compiled.memory_analysis()
-    state = program.abstract
+    times = max(request.members, 1)
     if request.step == "train":
-        there = formats[0]
+        state, there = given[0], formats[0]
         other = (state.optimizer, state.step, state.batches)
         found.arguments = {
             "parameters": _laid_out(state.params, there.params),
             "optimizer": _laid_out(other, (there.optimizer, there.step, there.batches)),
         }
     else:
-        found.arguments = {"parameters": _laid_out(state.params, formats[0])}
+        found.arguments = {"parameters": _laid_out(given[0], formats[0])}
     found.arguments["rows"] = _laid_out(given[1:], formats[1:])
     found.argument_bytes = memory.argument_size_in_bytes
     found.output_bytes = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -195,14 +213,14 @@ def _read(
     train = request.step == "train"
     platform = program.mesh.devices.flat[0].platform
     objective = request.run.objective
-    kernels = ledger.kernel_flops(program.run, objective, platform, train=train)
+    kernels = times * ledger.kernel_flops(program.run, objective, platform, train=train)
     found.kernel_flops = kernels / program.mesh.size
     try:
         done = work(compiled.as_text(), program.mesh.size)
     except Unreadable as error:
         # Memory is known by the compiler's own analysis, and products by the ledger.
         found.unread = str(error)
-        found.flops = _ledger_flops(program, platform, train=train)
+        found.flops = times * _ledger_flops(program, platform, train=train)
         found.flops = (found.flops - kernels) / program.mesh.size
         return
     found.flops, found.flops_float32, found.bytes = done.flops, done.flops_float32, done.bytes

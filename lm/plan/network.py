@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from lm.cost.chips import Chip, parse_slice
-from lm.distributed.mesh import AXES
 from lm.plan.found import HERE
 from lm.plan.hlo import Collective
 
@@ -23,7 +22,9 @@ class DevicePlace(NamedTuple):
 def axes_of(collective: Collective, mesh: jax.sharding.Mesh) -> str:
     """The mesh axes along which a collective's devices lie."""
     at = np.array(np.unravel_index(collective.members, mesh.devices.shape))
-    return "+".join(a for a, line in zip(AXES, at, strict=True) if len(set(line.tolist())) > 1)
+    return "+".join(
+        a for a, line in zip(mesh.axis_names, at, strict=True) if len(set(line.tolist())) > 1
+    )
 
 
 def seconds_of(

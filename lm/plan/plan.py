@@ -42,6 +42,8 @@ class Plan(NamedTuple):
     """Changes, as overrides, with which a run that does not fit does."""
     tried: dict[str, Found]
     """Those with which it does not."""
+    members: int = 0
+    """So many such runs are trained as one program; 0: the run is alone."""
 
     def found(self) -> tuple[Found, ...]:
         """All steps."""
@@ -96,8 +98,19 @@ def plan(
     wanted: Iterable[StepKind] = get_args(StepKind),
     quick: bool = False,
     measure: bool = False,
+    members: int = 0,
 ) -> Plan:
-    """Compiles a run's steps; where one does not fit, also what would."""
+    """Compiles a run's steps; where one does not fit, also what would.
+
+    With `members`, it is the training step of so many such runs as one program.
+    """
+    if members:
+        asked = same_program(run, run.objective)
+        request = CompileRequest(
+            asked, machine.name, machine.slices, quick=quick, members=members
+        )
+        found = compiled.find(request)
+        return Plan(run, found.mesh, {run.objective: found}, {}, {}, {}, members)
     wanted = tuple(wanted)
     mesh = mesh_of(run, machine)
 
@@ -189,13 +202,14 @@ def is_legal(run: Run, change: Iterable[str], machine: Machine) -> bool:
     return True
 
 
-def ledger_flops(run: Run, objective: Base, machine: Machine) -> float:
-    """FLOPs of a device's fraction of a training step by the ledger, with what is done
-    again.
+def ledger_flops(run: Run, objective: Base, machine: Machine, members: int = 0) -> float:
+    """FLOPs of a device's fraction of a training step by the ledger, with what is done again.
+
+    It is of the step of all `members`, where there are some.
     """
     vocabulary, named = vocabulary_size(run.data.tokenizer), companion_settings(run)
     flops = ledger.program_flops(run, objective, vocabulary, machine.platform, named)
-    return flops / machine.devices
+    return max(members, 1) * flops / machine.devices
 
 
 def derived_flops(run: Run, machine: Machine) -> float:

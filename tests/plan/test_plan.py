@@ -81,6 +81,20 @@ def test_models_without_attention_are_planned_as_they_are_counted(model):
     assert found.flops == pytest.approx(flops, rel=0.02)
 
 
+def test_members_are_planned_as_one_program_without_collectives():
+    """Fails if a device has a part of a member, or what all of them do is counted once."""
+    run = override(SMALL, ["mesh.fsdp=null", "mesh.tensor=null"])
+    of = plan.plan(run, GPUS, Here(), members=16)
+    (found,) = of.train.values()
+    assert found.mesh == of.mesh and found.mesh["members"] == 8 and not found.collectives
+    assert sum(found.arguments.values()) == found.argument_bytes
+    alone = sum(run.model.parameters(0).values())
+    assert found.arguments["parameters"] > 4 * 2 * alone
+    flops = plan.ledger_flops(run, run.objective, GPUS, members=16)
+    assert flops == 16 * plan.ledger_flops(run, run.objective, GPUS)
+    assert found.flops == pytest.approx(flops, rel=0.02)
+
+
 def test_gpus_that_are_not_wired_together_are_slices():
     """Fails if 16 GPUs are planned as if one switch joined them, or bytes go no way."""
     assert len(jax.devices()) == 8
@@ -279,6 +293,19 @@ def test_what_kernels_do_is_planned_too(tpu, step):
 
 
 @pytest.mark.slow
+def test_a_tpus_compiler_takes_members_with_kernels(tpu):
+    """Fails if attention's kernels cannot be members', or devices wait for each other."""
+    machine, there = tpu
+    changes = ["data.length=512", "data.batch=8", "precision=bfloat16", "model.depth=1"]
+    run = override(SMALL, [*changes, "mesh.fsdp=null", "mesh.tensor=null"])
+    of = plan.plan(run, machine, there, members=16, quick=True)
+    (found,) = of.train.values()
+    assert not found.collectives and found.kernel_flops > 0
+    flops = plan.ledger_flops(run, Causal(), machine, members=16)
+    assert found.flops + found.kernel_flops == pytest.approx(flops, rel=0.02)
+
+
+@pytest.mark.slow
 def test_an_unrolled_program_has_the_same_flops(tpu):
     """Fails if loops are counted too often or too seldom: here there are none of ours."""
     run = msgspec.structs.replace(SMALL, unroll=2)
@@ -436,6 +463,9 @@ def test_the_command_prints_a_plan_or_all_of_its_numbers(capsys, monkeypatch):
         (["-", "--slice", "v5e-32", "data.batch=48", "mesh.fsdp=32"], "nearest: 32 or 64"),
         (["-", "--slice", "v5e-8", "--measure"], "is not here"),
         (["-", "--slice", "v5e-8", "--efficiency", "2"], "at most 1"),
+        (["-", "--slice", "v5e-8", "--members", "12"], "nearest: 8 or 16"),
+        (["-", "--slice", "v5e-8", "--members", "8", "mesh.fsdp=8"], "is trained alone"),
+        (["-", "--slice", "v5e-8", "--members", "8", "--tune"], "the training step alone"),
         (["nothing", "--slice", "v5e-8"], "no study experiments/nothing.py"),
         (["bert_vs_gpt:causal-86M"], "nearest: causal-85M"),
         (["bert_vs_gpt", "--scale", "v5e-9"], "bert_vs_gpt has"),
