@@ -36,6 +36,7 @@ from lm.optimizer.muon import Muon
 from lm.optimizer.schedule import (
     Cosine,
     Schedule,
+    Slopes,
     WarmupStableDecay,
     check,
     decay_steps,
@@ -56,6 +57,7 @@ __all__ = [
     "Muon",
     "Optimizer",
     "Schedule",
+    "Slopes",
     "WarmupStableDecay",
     "build",
     "check",

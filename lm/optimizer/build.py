@@ -13,13 +13,13 @@ import optax
 from lm.config import UserError
 from lm.optimizer.axes import is_axes, is_layer_matrix, is_weight, map_axes
 from lm.optimizer.base import Base
-from lm.optimizer.schedule import Schedule, learning_rate
+from lm.optimizer.schedule import Schedule, Slopes, learning_rate
 
 
 def build(
     optimizer: Base,
     schedule: Schedule,
-    steps: int,
+    slopes: Slopes,
     axes: Any,
     *,
     width: int,
@@ -42,7 +42,7 @@ def build(
             trains,
             is_leaf=is_axes,
         )
-        whole = build(optimizer, schedule, steps, some, width=width)
+        whole = build(optimizer, schedule, slopes, some, width=width)
         return optax.masked(whole, trains)
     clip = math.inf if optimizer.clip is None else optimizer.clip
     ratio = optimizer.width_ratio(width)
@@ -53,7 +53,7 @@ def build(
         _multiply(lambda names: _rate(optimizer, names, ratio), axes),
         optax.add_decayed_weights(optimizer.weight_decay, mask=map_axes(is_weight, axes)),
     )
-    rate = optax.scale_by_learning_rate(learning_rate(optimizer, schedule, steps))
+    rate = optax.scale_by_learning_rate(learning_rate(optimizer, schedule, slopes))
     return optax.chain(gradient, optimizer.direction(axes, ratio), step, rate)
 
 

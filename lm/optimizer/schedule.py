@@ -1,9 +1,10 @@
 """Learning rates over a run: the schedules."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from msgspec import Meta
 
@@ -70,18 +71,41 @@ def decay_steps(schedule: Schedule, steps: int) -> int:
     return min(round(schedule.decay * steps), rest)
 
 
-def learning_rate(optimizer: Base, schedule: Schedule, steps: int) -> optax.Schedule:
-    """The rate at step 0, 1, ... `steps - 1`, as a function that jit can trace.
+class Slopes(NamedTuple):
+    """What a schedule makes of a run's number of steps; the numbers may be those of a trace."""
 
-    No update is wasted: step 0 is at peak / warm-up steps, and the final value is what step
-    number `steps` would have, the one after the last.
+    up: Any
+    """Of the first steps: the part of the peak that each adds, float32."""
+    turn: Any
+    """The step from which on the rate goes down."""
+    down: Any
+    """The part of the way down that each step is."""
+
+    @classmethod
+    def of(cls, schedule: Schedule, steps: int) -> "Slopes":
+        """Those of a run of so many steps.
+
+        >>> [float(each) for each in Slopes.of(Cosine(warmup=0.5), 16)]
+        [0.125, 8.0, 0.125]
+        """
+        warmup, decay = warmup_steps(schedule, steps), decay_steps(schedule, steps)
+        one = np.float32(1)
+        up, down = (one / np.float32(max(number, 1)) for number in (warmup, decay))
+        return cls(up, np.float32(steps - decay), down)
+
+
+def learning_rate(optimizer: Base, schedule: Schedule, slopes: Slopes) -> optax.Schedule:
+    """The rate at step 0, 1, ..., the number of steps less one, as a function that jit can
+    trace.
+
+    No update is wasted: step 0 is at peak / warm-up steps, and the final value is what the step
+    after the last would have.
     """
-    warmup, decay = warmup_steps(schedule, steps), decay_steps(schedule, steps)
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         now = jnp.asarray(step, jnp.float32)
-        up = jnp.minimum((now + 1) / max(warmup, 1), 1.0)
-        progress = jnp.clip((now - (steps - decay)) / max(decay, 1), 0.0, 1.0)
+        up = jnp.minimum((now + 1) * slopes.up, 1.0)
+        progress = jnp.clip((now - slopes.turn) * slopes.down, 0.0, 1.0)
         if isinstance(schedule, Cosine):
             left = (1 + jnp.cos(jnp.pi * progress)) / 2
         elif schedule.shape == "sqrt":

@@ -151,10 +151,9 @@ def _step(step: StepKind, program: Program) -> tuple[Any, Sequence[Any]]:
     rows = batch.tokens_BL
     if step == "train":
         seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
-        given = [program.abstract, batch, seed]
-        beside = [program.beside] if program.beside else []
+        given, beside = [program.abstract, batch, seed], program.beside
         # What is static is no argument of the compiled program.
-        return program.update.lower(*given, run.objective, *beside), [*given, *beside]
+        return program.update.lower(*given, run.objective, beside), [*given, beside]
     params = program.abstract.params
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)

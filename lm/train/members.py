@@ -24,16 +24,16 @@ from lm.example import Batch, Vocabulary
 from lm.loss import Sum
 from lm.run import CheckpointSettings, Run, steps
 from lm.train.faults import all_finite
-from lm.train.step import Program, State, prepare
+from lm.train.step import Numbers, Program, State, prepare
 
-VALUES = ("learning_rate", "weight_decay")
+DIFFER = ("learning_rate", "weight_decay")
 """Fields of the optimizer in which members may differ, beside the seed."""
 
 
 def program_key(run: Run) -> str | None:
     """What runs have in common that may be members of one group; None: it is trained alone.
 
-    They differ in the seed, and with it in rows and masks, and in `VALUES`. Alone is what needs
+    They differ in the seed, and with it in rows and masks, and in `DIFFER`. Alone is what needs
     other models or arrays beside its state, goes back by itself, changes its objective with the
     steps, is asked more than its loss while it trains, or says how devices share it.
 
@@ -58,7 +58,7 @@ def program_key(run: Run) -> str | None:
     )
     if alone:
         return None
-    optimizer = replace(run.optimizer, **dict.fromkeys(VALUES, 0.0))
+    optimizer = replace(run.optimizer, **dict.fromkeys(DIFFER, 0.0))
     return dump(replace(run, seed=0, optimizer=optimizer, checkpoints=CheckpointSettings()))
 
 
@@ -121,12 +121,9 @@ class MembersProgram:
         return np.array([run.seed for run in self.runs], np.uint32)
 
     def _beside(self, limits: Sequence[float]) -> dict[str, Any]:
-        values = {
-            name: np.array([getattr(run.optimizer, name) for run in self.runs], np.float32)
-            for name in VALUES
-        }
+        numbers = np.array([Numbers.of(run) for run in self.runs], np.float32)
         skips = self.one.run.faults.policy == "skip"
-        return {"values": values} | ({"limit": np.array(limits, np.float32)} if skips else {})
+        return {"numbers": numbers} | ({"limit": np.array(limits, np.float32)} if skips else {})
 
 
 def prepare_members(
@@ -140,7 +137,7 @@ def prepare_members(
     grid = np.array(devices[:number]).reshape(number, *(1 for _ in AXES))
     axes = MEMBERS, *AXES
     mesh = jax.sharding.Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
-    one = prepare(runs[0], vocabulary, mesh, arguments=VALUES)
+    one = prepare(runs[0], vocabulary, mesh)
     where = NamedSharding(mesh, PartitionSpec(MEMBERS))
     everywhere = NamedSharding(mesh, PartitionSpec())
 

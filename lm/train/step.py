@@ -26,9 +26,9 @@ from lm.loss import Sum, minimized, recorded
 from lm.model import Module, blank_example, build
 from lm.objectives import Base
 from lm.objectives.rollout import START, Companion, RolledOut, Taught
+from lm.optimizer import Slopes, learning_rate, only_trained, state_axes, trainable
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
-from lm.optimizer import learning_rate, only_trained, state_axes, trainable
 from lm.run import Run, changing, steps
 from lm.train.microbatches import over_microbatches
 
@@ -42,6 +42,30 @@ class State(NamedTuple):
     """int32: steps done."""
     batches: jax.Array
     """uint32[2]: digest of every batch so far, chained."""
+
+
+class Numbers(NamedTuple):
+    """What a step is given of its run's update, so that runs which differ in it share one
+    program; each may be that of a trace.
+    """
+
+    learning_rate: Any
+    weight_decay: Any
+    up: Any
+    turn: Any
+    down: Any
+    """These three as `Slopes` has them."""
+
+    @classmethod
+    def of(cls, run: Run) -> "Numbers":
+        """A run's own."""
+        slopes = Slopes.of(run.schedule, steps(run))
+        return cls(run.optimizer.learning_rate, run.optimizer.weight_decay, *slopes)
+
+    @property
+    def slopes(self) -> Slopes:
+        """What the schedule makes of the number of steps."""
+        return Slopes(self.up, self.turn, self.down)
 
 
 @dataclass(frozen=True)
@@ -58,7 +82,7 @@ class Program:
     update: Any
     """`(state, batch, seed, objective)`, jitted; see `step`.
 
-    Where there is something `beside`, it is the last argument."""
+    `beside` are the numbers of its update, and what else there is."""
     check: Any
     """`(params, batch, key)`, jitted; see `validate`. Companions are the last argument."""
     join: Callable[[Any], Any]
@@ -110,10 +134,8 @@ class Program:
         beside: Any = {"limit": np.float32(limit)} if _skips(self.run) else {}
         if hosts.is_multihost():
             beside["flags"] = hosts.place_flags(flags, self.mesh)
-        beside |= self.beside
-        more = (beside,) if beside else ()
         found: tuple[State, dict[str, jax.Array]] = self.update(
-            state, batch, _seed(self.run), objective, *more
+            state, batch, _seed(self.run), objective, beside | self.beside
         )
         return found
 
@@ -126,7 +148,12 @@ class Program:
     @property
     def beside(self) -> dict[str, Any]:
         """What is `beside` a step's arguments whatever the step."""
-        return {"companions": self.companions} if self.companions else {}
+        companions = {"companions": self.companions} if self.companions else {}
+        return companions | {"numbers": self._numbers}
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        return np.array(Numbers.of(self.run), np.float32)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -163,14 +190,10 @@ def prepare(
     vocabulary: Vocabulary,
     mesh: jax.sharding.Mesh,
     named: Mapping[str, Run] = MappingProxyType({}),
-    *,
-    arguments: Sequence[str] = (),
 ) -> Program:
     """Builds the program of a run; nothing is allocated yet, nothing compiled.
 
-    `named` has the settings of the companions that the objective names by a path. `arguments`
-    are numbers of the optimizer that are no constants of the step, which finds them by name in
-    `values`, beside its other arguments.
+    `named` has the settings of the companions that the objective names by a path.
     """
     adapter, module_axes = run.adapter, run.model.axes()
     asked = {START: run} if START in run.objective.companions else {}
@@ -183,7 +206,7 @@ def prepare(
     patterns = changing(run)
     trains = None if patterns is None else trainable(patterns, axes)
     optimization = _Optimization(run, axes, trains)
-    transformation, _ = optimization.with_values({})
+    transformation, _ = optimization.with_numbers(Numbers.of(run))
 
     def init(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -219,7 +242,7 @@ def prepare(
     beside: dict[str, Any] = {"limit": everywhere} if _skips(run) else {}
     frozen = jax.tree.map(lambda shape: shape.sharding, companions)
     beside |= {"companions": frozen} if frozen else {}
-    beside |= {"values": dict.fromkeys(arguments, everywhere)} if arguments else {}
+    beside["numbers"] = everywhere
     if hosts.is_multihost():
         beside["flags"] = hosts.flags_sharding(mesh)
     return Program(
@@ -231,7 +254,7 @@ def prepare(
         initial=jax.jit(init, out_shardings=shardings),
         update=jax.jit(
             step,
-            in_shardings=(shardings, rows, everywhere, *([beside] if beside else [])),
+            in_shardings=(shardings, rows, everywhere, beside),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
             static_argnums=3,
@@ -256,14 +279,15 @@ class _Optimization(NamedTuple):
     trains: Any
     """Whether each parameter changes, as a tree; None: all do."""
 
-    def with_values(
-        self, values: Mapping[str, Any]
+    def with_numbers(
+        self, numbers: Numbers
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The update and the learning rate, with these numbers for the optimizer's own."""
-        run, optimizer = self.run, changed(self.run.optimizer, **values)
-        how: Any = {"width": run.model.width, "trains": self.trains}
-        given = optimizer, run.schedule, steps(run)
-        return build_optimizer(*given, self.axes, **how), learning_rate(*given)
+        """The update and the learning rate, with these numbers for the run's own."""
+        rate, decay, slopes = numbers.learning_rate, numbers.weight_decay, numbers.slopes
+        optimizer = changed(self.run.optimizer, learning_rate=rate, weight_decay=decay)
+        given, width = (optimizer, self.run.schedule, slopes), self.run.model.width
+        update = build_optimizer(*given, self.axes, width=width, trains=self.trains)
+        return update, learning_rate(*given)
 
     def kept(self, grads: Any) -> Any:
         """The gradients of what changes."""
@@ -323,7 +347,7 @@ def _computations(
         batch: Batch,
         seed: jax.Array,
         objective: Base,
-        beside: Mapping[str, Any] = MappingProxyType({}),
+        beside: Mapping[str, Any],
     ) -> tuple[State, dict[str, jax.Array]]:
         mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step / steps(run)
@@ -339,7 +363,7 @@ def _computations(
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         grads = optimization.kept(grads)
-        transformation, rate = optimization.with_values(beside.get("values", {}))
+        transformation, rate = optimization.with_numbers(Numbers(*beside["numbers"]))
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
         metrics = {
             **recorded({name: term.mean for name, term in terms.items()}),

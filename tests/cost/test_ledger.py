@@ -179,7 +179,9 @@ def test_a_runs_flops_are_those_of_its_step(objective, model, settings):
     program = prepare(run, vocabulary(2048), alone())
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
     batch = Batch(rows, rows, dict.fromkeys(objective.needs, rows))
-    found = count_flops(program.update, program.abstract, batch, np.uint32(0), objective)
+    found = count_flops(
+        program.update, program.abstract, batch, np.uint32(0), objective, program.beside
+    )
     cost = ledger.cost(run, 2048)
     # Gradients of norms' scales are products of vectors, and a thousandth at most.
     assert 3 * (found.flops + found.rematerialized) == pytest.approx(
@@ -248,7 +250,9 @@ def test_a_loop_over_layers_does_the_products_that_are_counted(objective, settin
     rows = jax.ShapeDtypeStruct((2, 64), jnp.int32)
     batch = Batch(rows, rows, dict.fromkeys(objective.needs, rows))
     program = prepare(run, vocabulary(64), alone())
-    lowered = program.update.lower(program.abstract, batch, np.uint32(0), objective)
+    lowered = program.update.lower(
+        program.abstract, batch, np.uint32(0), objective, program.beside
+    )
     done = hlo.work(lowered.compile().as_text(), 1).flops
     # The compiler makes a product of a norm's sum as well: a thousandth.
     assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
@@ -278,7 +282,9 @@ def test_loops_over_positions_do_the_products_that_are_counted(model, objective,
     run = Run(model=model, objective=objective, data=data, **settings)
     rows = jax.ShapeDtypeStruct((2, 64), jnp.int32)
     program = prepare(run, vocabulary(64), alone())
-    lowered = program.update.lower(program.abstract, Batch(rows, rows), np.uint32(0), objective)
+    lowered = program.update.lower(
+        program.abstract, Batch(rows, rows), np.uint32(0), objective, program.beside
+    )
     done = hlo.work(lowered.compile().as_text(), 1).flops
     assert ledger.program_flops(run, objective, 64, "cpu") == pytest.approx(done, rel=2e-3)
 
@@ -298,7 +304,9 @@ def test_devices_that_share_rows_share_all_of_the_products(monkeypatch, objectiv
     )
     program = prepare(run, vocabulary(2048), mesh.make(run.mesh))
     rows = jax.ShapeDtypeStruct((4, 128), jnp.int32)
-    lowered = program.update.lower(program.abstract, Batch(rows, rows), np.uint32(0), objective)
+    lowered = program.update.lower(
+        program.abstract, Batch(rows, rows), np.uint32(0), objective, program.beside
+    )
     done = hlo.work(lowered.compile().as_text(), 8).flops
     planned = ledger.program_flops(run, objective, 2048, "cpu")
     assert 8 * done == pytest.approx(planned, rel=0.02)

@@ -89,7 +89,9 @@ def test_oneline_the_least_is_no_more_than_the_compiler_asks_for(overrides):
     program = prepare(run, open_tokenizer(Bytes()).vocabulary, mesh)
     rows = jax.ShapeDtypeStruct((16, 128), jnp.int32)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    lowered = program.update.lower(program.abstract, Batch(rows, rows), seed, run.objective)
+    lowered = program.update.lower(
+        program.abstract, Batch(rows, rows), seed, run.objective, program.beside
+    )
     found = lowered.compile().memory_analysis()
     needed = found.argument_size_in_bytes + found.temp_size_in_bytes
     counted = sum(size for part, size in least(run, "cpu").items() if part != ROWS)

@@ -157,7 +157,7 @@ def test_its_parameters_and_flops_are_counted_without_a_formula(monkeypatch):
     assert found.groups == {"embedding": SIZE * 256, "mlp": 2 * 4 * 256**2, "norm": 0}
     part = jax.ShapeDtypeStruct((16, 64), jnp.int32)
     lowered = program.update.lower(
-        program.abstract, Batch(part, part), np.uint32(0), run.objective
+        program.abstract, Batch(part, part), np.uint32(0), run.objective, program.beside
     )
     cost = ledger.cost(run, SIZE)
     assert lowered.cost_analysis()["flops"] == pytest.approx(cost.flops / cost.steps, rel=0.02)

@@ -26,13 +26,14 @@ from lm.model.layers import GATED, activate
 from lm.model.ragged import block_size, ragged_product
 from lm.numerics import Einsum
 from lm.objectives import Causal, Masked
-from lm.optimizer import Adafactor, Adamw, Lora, Muon, WarmupStableDecay
+from lm.optimizer import Adafactor, Adamw, Lora, Muon, Slopes, WarmupStableDecay
 from lm.optimizer import build as build_optimizer
 from lm.plan.hlo import work
 from lm.run import Run, validate
 from lm.train.step import prepare
 
 EXACT = Einsum("float32")
+FLAT = WarmupStableDecay(warmup=0.0)
 SEGMENTS = jnp.array([[1] * 30 + [2] * 20 + [0] * 14, [1] * 64])
 WIDTH, INNER, COUNT = 6, 10, 4
 
@@ -231,7 +232,7 @@ def program(**changes):
 def compiled(**changes):
     made = program(**changes)
     rows = jax.ShapeDtypeStruct((4, 32), jnp.int32)
-    given = made.abstract, Batch(rows, rows), np.uint32(0), made.run.objective
+    given = made.abstract, Batch(rows, rows), np.uint32(0), made.run.objective, made.beside
     return made.update.lower(*given).compile()
 
 
@@ -315,9 +316,7 @@ def test_optimizers_take_every_expert_by_itself(optimizer):
     params, gradient = random(1, COUNT, 6, 8), random(1, COUNT, 6, 8, seed=1)
 
     def step(axes, params, gradient):
-        update = build_optimizer(
-            optimizer, WarmupStableDecay(warmup=0.0), 4, {"up": axes}, width=6
-        )
+        update = build_optimizer(optimizer, FLAT, Slopes.of(FLAT, 4), {"up": axes}, width=6)
         state = update.init({"up": params})
         return update.update({"up": gradient}, state, {"up": params})[0]["up"]
 

@@ -364,7 +364,7 @@ def test_it_can_be_trained(name, optimizer):
     run = Run(model=model, objective=objective, optimizer=optimizer, data=data)
     program = prepare(run, Bytes(sentinels=64).open().vocabulary, alone())
     rows = jax.ShapeDtypeStruct((2, 32), jnp.int32)
-    given = program.abstract, Batch(rows, rows), np.uint32(0), objective
+    given = program.abstract, Batch(rows, rows), np.uint32(0), objective, program.beside
     state, metrics = jax.eval_shape(program.update, *given)
     assert jax.tree.structure(state) == jax.tree.structure(program.abstract)
     assert metrics["loss"].shape == ()

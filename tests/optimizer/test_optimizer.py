@@ -16,6 +16,7 @@ from lm.optimizer import (
     Muon,
     Optimizer,
     Schedule,
+    Slopes,
     WarmupStableDecay,
     build,
     check,
@@ -52,7 +53,9 @@ def tree(seed):
 
 def run(optimizer, axes, params, gradients, schedule=FLAT):
     """Parameters after a step for each of the gradients, and the state."""
-    transformation = build(optimizer, schedule, len(gradients), axes, width=WIDTH)
+    transformation = build(
+        optimizer, schedule, Slopes.of(schedule, len(gradients)), axes, width=WIDTH
+    )
     state = transformation.init(params)
     for gradient in gradients:
         updates, state = jax.jit(transformation.update)(gradient, state, params)
@@ -229,7 +232,7 @@ def test_the_base_width_changes_nothing_at_itself(optimizer):
 def test_state_is_float32_and_has_its_parameters_axes(optimizer):
     """Catches: a bfloat16 moment, moments left replicated, a moment with other axes."""
     params = tree(0)
-    transformation = build(optimizer, FLAT, 10, AXES, width=WIDTH)
+    transformation = build(optimizer, FLAT, Slopes.of(FLAT, 10), AXES, width=WIDTH)
     state = transformation.init(params)
     assert {str(x.dtype) for x in jax.tree.leaves(state)} <= {"float32", "int32"}
     axes = state_axes(transformation, jax.eval_shape(lambda: params), AXES)
@@ -257,9 +260,15 @@ def tag(config):
 def test_axes_that_say_nothing_are_refused():
     """Catches: guessing which side is which for a kind of weight that nobody declared."""
     with pytest.raises(ValueError, match="inputs"):
-        build(Adamw(), FLAT, 1, {"w": ("layers", "embed", "mlp", "embed")}, width=WIDTH)
+        build(
+            Adamw(),
+            FLAT,
+            Slopes.of(FLAT, 1),
+            {"w": ("layers", "embed", "mlp", "embed")},
+            width=WIDTH,
+        )
     with pytest.raises(ValueError, match="inputs"):
-        build(Adamw(), FLAT, 1, {"w": ("window", "embed")}, width=WIDTH)
+        build(Adamw(), FLAT, Slopes.of(FLAT, 1), {"w": ("window", "embed")}, width=WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +292,7 @@ def test_axes_that_say_nothing_are_refused():
 )
 def test_schedules_at_known_steps(schedule, expected):
     """Catches: off by one in either part, a wasted step at rate 0, no or a wrong `final`."""
-    rate = jax.jit(learning_rate(Adamw(learning_rate=2.0), schedule, 10))
+    rate = jax.jit(learning_rate(Adamw(learning_rate=2.0), schedule, Slopes.of(schedule, 10)))
     got = [float(rate(step)) for step in range(len(expected))]
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -298,7 +307,7 @@ def test_short_runs_have_a_rate(schedule, steps):
     """Catches: division by no steps, parts that overlap by rounding, a zero rate."""
     assert 0 <= warmup_steps(schedule, steps) <= steps
     assert 0 <= decay_steps(schedule, steps) <= steps - warmup_steps(schedule, steps)
-    rate = learning_rate(Adamw(learning_rate=2.0), schedule, steps)
+    rate = learning_rate(Adamw(learning_rate=2.0), schedule, Slopes.of(schedule, steps))
     rates = [float(rate(step)) for step in range(steps)]
     assert all(0 < r <= 2.0 for r in rates) and max(rates) == 2.0
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from lm.distributed import mesh
-from lm.optimizer import Adafactor, Adamw, Lion, Muon, WarmupStableDecay, build, state_axes
+from lm.optimizer import (
+    Adafactor,
+    Adamw,
+    Lion,
+    Muon,
+    Slopes,
+    WarmupStableDecay,
+    build,
+    state_axes,
+)
 
 pytestmark = pytest.mark.eight_devices
 
@@ -25,7 +34,7 @@ SHAPES = {"embedding": (24, 16), "norm": (3, 16), "query": (3, 16, 2, 4), "up": 
 def test_devices_make_the_update_that_one_does(optimizer):
     """Fails if a norm, a mean or an orthogonalization is of a device's part alone."""
     schedule = WarmupStableDecay(warmup=0, decay=0)
-    transformation = build(optimizer, schedule, 9, AXES, width=16)
+    transformation = build(optimizer, schedule, Slopes.of(schedule, 9), AXES, width=16)
     keys = iter(jax.random.split(jax.random.key(0), 9))
     params, gradient = (
         {name: jax.random.normal(next(keys), shape) for name, shape in SHAPES.items()}

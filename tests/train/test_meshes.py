@@ -101,7 +101,7 @@ def test_no_array_is_laid_out_anew_in_full(run, capfd):
     try:
         made, batches = program(change(run, "objective.type=masked"), 8, **MESHES["2,2,2"])
         made.update.lower(
-            made.abstract, made.place(batches(0)), np.uint32(0), made.run.objective
+            made.abstract, made.place(batches(0)), np.uint32(0), made.run.objective, made.beside
         ).compile()
     finally:
         jax.config.update("jax_enable_compilation_cache", cache)
