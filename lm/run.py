@@ -199,6 +199,25 @@ DECISIVE = tuple(name for name in Run.__struct_fields__ if name not in EXECUTION
 """The other fields, which decide the result."""
 
 
+def compiled_settings(run: Run) -> Run:
+    """The run, with defaults in place of what its compiled programs do not depend on.
+
+    >>> compiled_settings(Run(seed=1)) == compiled_settings(Run(tokens=4096))
+    True
+    """
+    data, usual = run.data, Run()
+    apart = (
+        *("seed", "tokens", "evaluations", "evaluation_rows", "checkpoints", "trackers"),
+        *("evaluation_windows", "evaluation_tasks", "evaluation_items"),
+    )
+    return msgspec.structs.replace(
+        run,
+        data=Data(tokenizer=data.tokenizer, length=data.length, batch=data.batch),
+        optimizer=msgspec.structs.replace(run.optimizer, learning_rate=1.0, weight_decay=0.0),
+        **{name: getattr(usual, name) for name in apart},
+    )
+
+
 def steps(run: Run) -> int:
     """Optimizer steps of the token budget, the last one whole.
 

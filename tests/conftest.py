@@ -1,9 +1,11 @@
 """What every test runs under; set before jax is imported, and inherited by child processes."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,24 @@ def _few_programs() -> Iterator[None]:
     from lm.distributed.process import forget_programs  # after the variables above
 
     forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def _own_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test patches is in no program that another test uses, nor the other way round."""
+    step = sys.modules.get("lm.train.step")
+    if step is None or "monkeypatch" not in request.fixturenames:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "_prepared", lru_cache(16)(step._prepared.__wrapped__))
+        yield
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Programs are kept for the tests to come, more of them than a user's."""
+    if step := sys.modules.get("lm.train.step"):
+        step._prepared = lru_cache(16)(step._prepared.__wrapped__)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

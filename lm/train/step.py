@@ -4,7 +4,7 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from lm.objectives.rollout import START, Companion, RolledOut, Taught
 from lm.optimizer import Slopes, learning_rate, only_trained, state_axes, trainable
 from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
-from lm.run import Run, changing, steps
+from lm.run import Run, changing, compiled_settings, steps
 from lm.train.microbatches import over_microbatches
 
 
@@ -51,6 +51,8 @@ class Numbers(NamedTuple):
 
     learning_rate: Any
     weight_decay: Any
+    step: Any
+    """The fraction of training that a step is."""
     up: Any
     turn: Any
     down: Any
@@ -59,8 +61,8 @@ class Numbers(NamedTuple):
     @classmethod
     def of(cls, run: Run) -> "Numbers":
         """A run's own."""
-        slopes = Slopes.of(run.schedule, steps(run))
-        return cls(run.optimizer.learning_rate, run.optimizer.weight_decay, *slopes)
+        slopes, step = Slopes.of(run.schedule, steps(run)), np.float32(1) / steps(run)
+        return cls(run.optimizer.learning_rate, run.optimizer.weight_decay, step, *slopes)
 
     @property
     def slopes(self) -> Slopes:
@@ -193,8 +195,23 @@ def prepare(
 ) -> Program:
     """Builds the program of a run; nothing is allocated yet, nothing compiled.
 
-    `named` has the settings of the companions that the objective names by a path.
+    `named` has the settings of the companions that the objective names by a path. Runs of one
+    process that are alike in `compiled_settings` share what is traced and compiled.
     """
+    pairs = tuple((name, compiled_settings(of)) for name, of in named.items())
+    shared = _prepared(compiled_settings(run), vocabulary, mesh, pairs)
+    return replace(shared, run=run, named=named)
+
+
+@lru_cache(8)  # and no more, as a program takes memory of the devices too
+def _prepared(
+    run: Run,
+    vocabulary: Vocabulary,
+    mesh: jax.sharding.Mesh,
+    pairs: tuple[tuple[str, Run], ...],
+) -> Program:
+    """See `prepare`; the pairs are of names and settings of companions."""
+    named = dict(pairs)
     adapter, module_axes = run.adapter, run.model.axes()
     asked = {START: run} if START in run.objective.companions else {}
     asked |= {name: of for name, of in named.items() if name in run.objective.companions}
@@ -267,7 +284,6 @@ def prepare(
         join=join,
         merge=jax.jit(merge) if adapter is not None else merge,
         companions=companions,
-        named=named,
     )
 
 
@@ -350,7 +366,8 @@ def _computations(
         beside: Mapping[str, Any],
     ) -> tuple[State, dict[str, jax.Array]]:
         mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        progress = state.step / steps(run)
+        numbers = Numbers(*beside["numbers"])
+        progress = state.step * numbers.step
         batches = chained(state.batches, batch)  # as they are read
         companions = beside.get("companions")
         batch = rolled_out(objective, state.params, batch, mask, companions)
@@ -363,7 +380,7 @@ def _computations(
         # Sums over microbatches and devices first, one division at the end.
         grads = jax.tree.map(lambda g: g / jnp.maximum(both.count, 1e-9), grads)
         grads = optimization.kept(grads)
-        transformation, rate = optimization.with_numbers(Numbers(*beside["numbers"]))
+        transformation, rate = optimization.with_numbers(numbers)
         updates, optimizer = transformation.update(grads, state.optimizer, state.params)
         metrics = {
             **recorded({name: term.mean for name, term in terms.items()}),

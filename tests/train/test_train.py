@@ -159,6 +159,23 @@ def test_the_chain_of_batches_tells_order_and_content(run):
     assert chain(0, 1) == chain(0, 1)
 
 
+@pytest.mark.parametrize(
+    ("other", "shared"),
+    [
+        *((same, True) for same in ("seed=7", "data.validation=0.3", "evaluations=4")),
+        *((same, True) for same in ("tokens=9000", "optimizer.learning_rate=0.1")),
+        *((same, True) for same in ("checkpoints.keep=1", "trackers=[]", "data.unique=4096")),
+        *((new, False) for new in ("data.length=16", "precision=bfloat16")),
+        *((new, False) for new in ("faults.policy=skip", "schedule.final=0.5")),
+    ],
+)
+def test_runs_of_one_program_share_it_and_others_do_not(run, other, shared):
+    """Fails if a seed's program is traced anew, or one that is another is taken for it."""
+    changed = change(run, other)
+    (first, _), (second, _) = program(run), program(changed)
+    assert (first.update is second.update, second.run) == (shared, changed)
+
+
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
     """An uninterrupted run: its directory and result."""
