@@ -1,5 +1,6 @@
 """What every test runs under; set before jax is imported, and inherited by child processes."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -68,7 +69,12 @@ def _own_programs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Programs are kept for the tests to come, more of them than a user's."""
+    """Programs are kept for the tests to come, more of them than a user's.
+
+    What was imported is there to the end: it is no garbage, and is not looked through.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # tracing makes much, of which little is garbage
     if step := sys.modules.get("lm.train.step"):
         step._prepared = lru_cache(16)(step._prepared.__wrapped__)
 
