@@ -47,6 +47,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _give_memory_back() -> Iterator[None]:
+    """A command keeps what it has freed, as the next step asks for as much; no worker does."""
+    from lm.distributed import process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "keep_memory", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs() -> Iterator[None]:
     """A worker compiles more than one process may have."""
