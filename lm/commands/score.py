@@ -347,6 +347,8 @@ def _print_validation(found: Mapping[str, float]) -> None:
 
 def _print_found(found: Mapping[str, Any]) -> None:
     """Everything that a model was asked."""
+    from lm.evaluate.baselines.ppm import AFTER_TRAINING, WITHOUT
+
     _print_scores(found["scores"])
     for fraction, score in found["error_by_fraction"].items():
         print(
@@ -359,7 +361,9 @@ def _print_found(found: Mapping[str, Any]) -> None:
             f" {probe['token_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f})"
         )
     for name, value in found["baselines"].items():
-        print(f"{name:<18} {value:.4f} bits per byte")
+        print(f"{name:<28} {value:.4f} bits per byte")
+    if AFTER_TRAINING not in found["baselines"]:
+        print(f"{'ppm':<28} {WITHOUT}")
 
 
 def _print_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from lm.data import Split
 from lm.data.sources import LOSS
-from lm.evaluate.baselines import baselines, window_contents
+from lm.evaluate.baselines import MOST_TRAINING, baselines, has_ppm, window_contents
 from lm.evaluate.components import by_component
 from lm.evaluate.effort import USUAL, Effort
 from lm.evaluate.passage import says
@@ -16,6 +16,7 @@ from lm.evaluate.windows import Windows
 from lm.generate.question import possible
 from lm.results import Evaluation
 from lm.train.load import ModelWithText
+from lm.train.train import rows_seen
 
 
 def evaluate(trained: ModelWithText, effort: Effort = USUAL) -> Evaluation | None:
@@ -71,7 +72,27 @@ def baselines_of(trained: ModelWithText, windows: Windows) -> dict[str, float]:
         training_counts_V=_counts(trained.tokens.train, vocabulary.size),
         counts_V=counts_V,
         possible_V=possible_V,
+        training=training_text(trained) if has_ppm() else b"",
     )
+
+
+def training_text(trained: ModelWithText) -> bytes:
+    """The rows that a run was trained on, each once, as many as PPM reads."""
+    run, tokenizer = trained.run, trained.tokens.tokenizer
+    copies, left = run.objective.copies, rows_seen(run, trained.tokens)
+    batches = trained.tokens.batches(run.data, run.seed, copies)
+    found, size, step = list[bytes](), 0, 0
+    while left > 0 and size < MOST_TRAINING:
+        batch = batches(step)
+        tokens_BL, segments_BL = (
+            np.asarray(of_BL)[::copies][:left] for of_BL in (batch.tokens_BL, batch.segments_BL)
+        )
+        content_BL = (segments_BL > 0) & (tokens_BL != tokenizer.vocabulary.bos)
+        rows = window_contents(tokens_BL, content_BL, tokenizer.tokens)
+        found += rows
+        size += sum(map(len, rows))
+        left, step = left - len(rows), step + 1
+    return b"".join(found)[:MOST_TRAINING]
 
 
 def _counts(split: Split, size: int) -> np.ndarray:

@@ -5,9 +5,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from lm.data import Hmm, Stdlib, Tfds
+from lm.evaluate.baselines.ppm import AFTER_TRAINING, WITHOUT
 from lm.output.numbers import count, decimals, percent, power
 from lm.study.checks import (
     RunsByGroup,
@@ -20,7 +22,7 @@ from lm.study.checks import (
 )
 from lm.study.figures import Lines, fractions_figure, probe_figure
 from lm.study.grid import StudyRun, Variant, size_text, variant_of
-from lm.study.groups import Group, all_results, by_size, of_variant
+from lm.study.groups import BITS, Group, all_results, by_size, of_variant
 from lm.study.laws import Trials
 from lm.study.report.values import (
     Column,
@@ -32,7 +34,7 @@ from lm.study.report.values import (
     Section,
     Table,
 )
-from lm.study.sentences import together
+from lm.study.sentences import together, value_text
 from lm.study.tables import components_table, equal_table, spent_table, trials_table
 
 BARS = (
@@ -92,7 +94,12 @@ def report_of(
         # What it does not show comes last.
         sections=tuple(
             each
-            for each in (*sections[:-1], _components(cells), *sections[-1:])
+            for each in (
+                *sections[:-1],
+                _components(cells),
+                lost_to_ppm(groups),
+                *sections[-1:],
+            )
             if each is not None
         ),
         warnings=(*missing(cells), *mixed(cells), *violations(compared, varied), *warnings),
@@ -238,7 +245,8 @@ def compressors_of(groups: Sequence[Group]) -> dict[str, float]:
 
 def compressors_section(groups: Sequence[Group], group: Group) -> Section | None:
     """How far a group lies from predictors without a network."""
-    baselines, bits = baselines_of(groups), group.mean("bits_per_byte")
+    # Its own, as PPM has read what its runs have.
+    baselines, bits = baselines_of([group]), group.mean("bits_per_byte")
     if not baselines or bits is None:
         return None
     found = sorted(baselines.items(), key=lambda item: -item[1])
@@ -246,28 +254,81 @@ def compressors_section(groups: Sequence[Group], group: Group) -> Section | None
         name: f"{abs(bits - value):.3f} {'below' if bits < value else 'above'}"
         for name, value in found
     }
-    said = [f"{gaps[name]} {name.replace(',', '')}" for name in compressors_of(groups)]
+    names = [name for name in (*compressors_of(groups), AFTER_TRAINING) if name in gaps]
+    said = [f"{gaps[name]} {name.replace(',', '')}" for name in names]
     columns = (
         Column("name", "predictor"),
         Column("bits", "bits per byte", decimals),
         Column("gap", f"{group.label}, lies"),
     )
     return Section(
-        "What the numbers mean: gzip and xz",
+        "What the numbers mean: gzip, xz and PPM",
         (
             f"The {group.variant.label} of {size_text(group.size)} parameters, at"
             f" {decimals(bits)} bits per byte, lies {together(said)}. Windows are the fair"
             " comparison, as the model sees no further; on whole documents a compressor may"
             " refer back to all that came before. What a model has learnt from the training"
-            " text has no counterpart in either.",
+            " text has no counterpart in either. PPM after the training text has read the same"
+            " rows, once: it is what a model must beat."
+            + ("" if AFTER_TRAINING in baselines else f" It was {WITHOUT}."),
             Table(
                 columns,
                 [{"name": name, "bits": value, "gap": gaps[name]} for name, value in found],
                 "Predictors without a network on the same held-out text: all tokens alike,"
                 " tokens by their frequency in training, and compressors (level 9, without file"
                 " headers) on the whole text, by document, and by windows as long as the"
-                " models' context.",
+                " models' context; PPM of order 5 also behind the training text.",
             ),
+        ),
+    )
+
+
+def ppm_of(group: Group) -> float | None:
+    """Bits per byte of PPM after the rows that the group's runs read; None: not measured."""
+    found = [result.get("baselines") or {} for result in all_results([group])]
+    known = [each[AFTER_TRAINING] for each in found if AFTER_TRAINING in each]
+    return float(np.mean(known)) if known else None
+
+
+def lost_to_ppm(groups: Sequence[Group]) -> Section | None:
+    """The models of an exact number that are behind PPM, which read as much; None: none is."""
+    asked = [
+        (group, bits, theirs)
+        for group in groups
+        if (bits := group.mean("bits_per_byte")) is not None and group.kind == "exact"
+        if (theirs := ppm_of(group)) is not None
+    ]
+    lost = [each for each in asked if each[1] > each[2]]
+    if not lost:
+        return None
+    columns = (
+        Column("model", "model"),
+        Column("tokens", "tokens", count),
+        Column("unique", "different", count),
+        Column("bits", "bits per byte"),
+        Column("ppm", "PPM", decimals),
+        Column("gap", "above it"),
+    )
+    rows = [
+        {
+            "model": group.label,
+            "tokens": group.tokens,
+            "unique": group.unique,
+            "bits": value_text(group, BITS),
+            "ppm": theirs,
+            "gap": f"{bits - theirs:.3f}",
+        }
+        for group, bits, theirs in lost
+    ]
+    return Section(
+        "Where a model loses to PPM",
+        (
+            f"Of {len(asked)} models whose number is exact, {len(lost)} need more bits per byte"
+            " than PPM of order 5, a compressor that counts contexts of bytes. It has read the"
+            " rows that the model was trained on, once and at most 16 MiB of them, and each"
+            " stretch of the same windows is coded behind these. A model that loses to it has"
+            " learnt less from its text than counting does.",
+            Table(columns, rows, "After ± stands the model's standard error."),
         ),
     )
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from lm.config import UserError, override
-from lm.data import Bytes, Data, Text, open_tokens
+from lm.data import Bytes, Data, Text, n_rows, open_tokens
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.evaluate.evaluate import evaluate
+from lm.evaluate.evaluate import evaluate, training_text
 from lm.evaluate.passage import says
 from lm.evaluate.probe.labels import probe_of
 from lm.evaluate.scorers.any_order import AnyOrderBound
@@ -323,6 +323,22 @@ def test_baselines_are_there_and_of_the_same_text(causal_found, masked_found):
 
 
 CUTS = ("whole text", "by document", "by window")
+
+
+def test_what_ppm_has_read_is_what_the_run_has_read_once(causal):
+    """Fails if rows are of another seed or order, read again, left out, or of held-out text."""
+    run, tokens = causal.run, causal.tokens
+
+    def of(*settings):
+        return training_text(replace(causal, run=override(run, list(settings))))
+
+    texts = [tokens.train.text(document) for document in range(len(tokens.train.ids))]
+    whole = of(f"tokens={3 * n_rows(tokens.train, 64) * 64}")
+    assert sorted(whole) == sorted("".join(texts).encode())
+    some, other, few = of("tokens=8192"), of("tokens=8192", "seed=1"), of("data.unique=640")
+    assert whole.startswith(some) and not whole.startswith(other)
+    assert 100 * 63 < len(some) <= 128 * 63
+    assert some.startswith(few) and 8 * 63 < len(few) <= 10 * 63
 
 
 def test_the_probe_reads_roles_in_python_and_is_silent_elsewhere(

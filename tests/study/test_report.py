@@ -255,7 +255,7 @@ def test_each_section_and_number_is_on_the_page(written):
     # mutation: drop any block of the report
     text = Page(written[0].read_text()).text.replace("\u00a0", " ")
     headings = (
-        "Who predicts better", "What training cost", "What the numbers mean: gzip and xz",
+        "Who predicts better", "What training cost", "What the numbers mean: gzip, xz and PPM",
         "What a fixed-rate BERT's bound says, and what it does not", "Who represents better",
         "What was held equal, and what was not", "The models at work", "How this was made",
     )  # fmt: skip
@@ -282,6 +282,28 @@ def test_each_section_and_number_is_on_the_page(written):
             written[0].parent / "figures" / f"{plot.name}.{kind}" for kind in ("svg", "png")
         ]
         assert all(file.stat().st_size > 5000 for file in files)
+
+
+def test_where_a_gpt_loses_to_ppm_is_said(tmp_path):
+    # mutations: the first result's PPM for all; ask bounds too; turn the sign
+    cells = cells_of(tmp_path)
+    assert "pip install" in text_of(bert_vs_gpt.report(cells))
+    after = {"causal-0.2M": 2.2, "causal-0.8M": 2.1}
+    for cell in cells:
+        assert cell.result is not None
+        near = next((ppm for name, ppm in after.items() if cell.name.startswith(name)), 0.5)
+        name = "ppm, after the training text"
+        cell.result["baselines"] = {**cell.result["baselines"], name: near}
+    drawn = bert_vs_gpt.report(cells)
+    text = text_of(drawn)
+    assert "0.040 below ppm after the training text" in text and "pip install" not in text
+    (lost,) = (each for each in drawn.sections if each.heading.endswith("loses to PPM"))
+    told, table = lost.blocks
+    assert isinstance(told, str) and isinstance(table, Table)
+    assert told.startswith("Of 2 models whose number is exact, 1 need more bits per byte")
+    assert [(row["model"], row["ppm"], row["gap"]) for row in table.rows] == [
+        ("GPT, 0.2M", 2.2, "0.110")
+    ]
 
 
 def test_text_from_outside_is_escaped(written):

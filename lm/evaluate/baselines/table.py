@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm.evaluate.baselines.compressors import COMPRESSORS
+from lm.evaluate.baselines.ppm import AFTER_TRAINING, has_ppm, ppm_after, ppm_size
 
 
 def baselines(
@@ -14,6 +15,7 @@ def baselines(
     training_counts_V: np.ndarray,
     counts_V: np.ndarray,
     possible_V: np.ndarray,
+    training: bytes = b"",
 ) -> dict[str, float]:
     """Bits per byte of a held-out text under each baseline.
 
@@ -21,7 +23,8 @@ def baselines(
     tokens, with the eos token, and `training_counts_V` those of the training text;
     `possible_V` says which tokens a document may hold (ordinary ones and the end). Compressors
     are counted without the headers and checksums of their file formats: xz's are half a bit per
-    byte of a 1 KB window.
+    byte of a 1 KB window. PPM, where it is installed, also codes the windows behind `training`,
+    what the model was trained on.
 
     >>> result = baselines([b"abab", b"abab"], [b"abababab"],
     ...                    training_counts_V=np.array([0, 1, 5]), counts_V=np.array([0, 2, 4]),
@@ -30,7 +33,7 @@ def baselines(
     0.75
     >>> result["unigram"]  # -(2 log2(2/8) + 4 log2(6/8)) / 8
     0.70751...
-    >>> [name for name in result][2:]  # doctest: +NORMALIZE_WHITESPACE
+    >>> [name for name in result if "ppm" not in name][2:]  # doctest: +NORMALIZE_WHITESPACE
     ['gzip, whole text', 'gzip, by document', 'gzip, by window',
      'xz, whole text', 'xz, by document', 'xz, by window']
     """
@@ -43,10 +46,13 @@ def baselines(
         "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / scored),
         "unigram": float(-(counts_V * np.log2(probability_V)).sum() / scored),
     }
-    for name, compressed in COMPRESSORS.items():
+    ppm = {"ppm": ppm_size} if has_ppm() else {}
+    for name, compressed in (COMPRESSORS | ppm).items():
         result[f"{name}, whole text"] = 8 * compressed(b"".join(documents)) / size
         result[f"{name}, by document"] = 8 * sum(map(compressed, documents)) / size
         result[f"{name}, by window"] = 8 * sum(map(compressed, windows)) / scored
+    if ppm and training:
+        result[AFTER_TRAINING] = ppm_after(training, windows)
     return result
 
 

@@ -6,7 +6,7 @@ import pytest
 from lm.evaluate.baselines import baselines, window_contents
 
 
-def of_bytes(documents, windows, training):
+def of_bytes(documents, windows, training, read=b""):
     """Baselines of a byte vocabulary: ids are 4 + byte, 3 is the end."""
 
     def counts(texts):
@@ -19,6 +19,7 @@ def of_bytes(documents, windows, training):
         training_counts_V=counts(training),
         counts_V=counts(windows),
         possible_V=np.arange(260) >= 3,
+        training=read,
     )
 
 
