@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import jax
-import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.example import (
@@ -14,7 +13,6 @@ from lm.example import (
     Example,
     Source,
     Vocabulary,
-    content_of,
     positions_of,
 )
 from lm.objectives.base import Base, Prediction
@@ -61,6 +59,7 @@ class Reconstruct(Base, tag="reconstruct"):
     ) -> Example:
         """As with `Causal`, with the rows themselves as the source.
 
+        >>> import jax.numpy as jnp
         >>> vocabulary = Vocabulary(
         ...     size=9, pad=0, mask=1, bos=2, eos=3, first_ordinary=4, begins_word=(True,) * 9
         ... )
@@ -72,11 +71,6 @@ class Reconstruct(Base, tag="reconstruct"):
         [[5, 6, 3, 0]]
         """
         tokens_BL, segments_BL = batch.tokens_BL, batch.segments_BL
-        example = Causal()(batch, vocabulary, key, progress)
+        example = Causal(masked=self.masked)(batch, vocabulary, key, progress)
         source = Source(tokens_BL, segments_BL, positions_of(segments_BL))
-        shown_BL = tokens_BL
-        if self.masked:
-            drawn_BL = jax.random.uniform(key, tokens_BL.shape) < self.masked
-            content_BL = content_of(tokens_BL, segments_BL, vocabulary)
-            shown_BL = jnp.where(drawn_BL & content_BL, vocabulary.mask_token, tokens_BL)
-        return replace(example, inputs=shown_BL, source=source)
+        return replace(example, source=source)

@@ -48,7 +48,7 @@ GROUPS = {
     "mlp": {"up", "down", "gate"},
     "norm": {"norm", "norm_1", "norm_2"},
 }
-OBJECTIVES = (Causal(), Masked(), AnyOrder())
+OBJECTIVES = (Causal(), Causal(masked=0.5), Masked(), AnyOrder())
 
 
 def vocabulary(size: int) -> Vocabulary:

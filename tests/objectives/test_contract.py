@@ -52,6 +52,8 @@ UL2 = Mixture(
 )
 CASES = {
     "causal": Causal(),
+    "causal, input masked": Causal(masked=0.3),
+    "causal, input masked, drawn": Causal(masked=Drawn(low=0.1, high=1.0)),
     "masked": Masked(),
     "masked, scheduled": Masked(rate=Scheduled(start=0.5, end=0.1)),
     "masked, drawn": Masked(rate=Drawn(low=0.1, high=0.6)),
@@ -164,7 +166,11 @@ def test_rows_of_padding_ask_for_nothing(objective, ask):
 
 
 NO_DRAW = Causal | Classify | Regress | Tag | Preference | Reward | PolicyGradient | Contrastive
-DRAWS = {name: case for name, case in CASES.items() if not isinstance(case, NO_DRAW)}
+DRAWS = {
+    name: case
+    for name, case in CASES.items()
+    if not isinstance(case, NO_DRAW) or getattr(case, "masked", 0)
+}
 
 
 @pytest.mark.parametrize("objective", DRAWS.values(), ids=DRAWS)

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.config import UserError
 from lm.example import Batch, content_of
-from lm.objectives import AnyOrder, Causal, Masked
+from lm.objectives import AnyOrder, Causal, Drawn, Masked
+from lm.run import Run, validate
 
 
 def asked(example):
@@ -30,6 +32,34 @@ def test_causal_asks_for_every_content_token_once_from_the_position_before(rows,
         assert content[row, position + 1]
         assert example.targets[row, position] == tokens[row, position + 1]
         assert segments[row, position] == segments[row, position + 1]
+
+
+@pytest.mark.parametrize(
+    ("masked", "spread"), [(0.3, 0.0), (Drawn(low=0.2, high=0.8), 0.6 / 12**0.5)]
+)
+def test_noise_masks_the_input_of_a_gpt_and_no_target(masked, spread, whole_rows, vocabulary):
+    """Fails if a target or a bos token is masked, or all rows have one rate."""
+    tokens, segments = whole_rows(400, 201)
+    batch = Batch(tokens, segments)
+    usual, noised = (
+        objective(batch, vocabulary, jax.random.key(0))
+        for objective in (Causal(), Causal(masked=masked))
+    )
+    seen, content = np.asarray(noised.inputs), np.asarray(tokens)
+    blank = seen == vocabulary.mask
+    assert (seen[~blank] == content[~blank]).all() and not blank[:, 0].any()
+    for name in ("targets", "weights", "segments", "positions"):
+        assert (getattr(noised, name) == getattr(usual, name)).all()
+    rates = blank[:, 1:].mean(1)
+    assert rates.mean() == pytest.approx(0.5 if spread else 0.3, abs=0.03)
+    # What a binomial of 200 adds is the same for both.
+    assert rates.std() == pytest.approx(np.hypot(spread, 0.0325), abs=0.01)
+
+
+def test_noise_between_rates_that_are_turned_round_is_refused():
+    """Fails if rates from 0.8 to 0.2 are drawn from nothing."""
+    with pytest.raises(UserError, match=r"objective.masked.low=0.8 is above its high=0.2"):
+        validate(Run(objective=Causal(masked=Drawn(low=0.8, high=0.2))))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.5, 1.0])

@@ -64,6 +64,7 @@ UL2 = Mixture(
 )
 MORE = [
     *SELECTED,
+    Causal(masked=Drawn(low=0.2, high=0.8)),
     Masked(rate=Scheduled(start=0.6, end=0.2)),
     Masked(rate=Drawn(low=0.2, high=0.8), mask=0.2, random=0.2),
     Shifted(of=Masked(rate=0.4, select="word")),
