@@ -34,7 +34,7 @@ from lm.study.checks import variant_rows
 from lm.study.grid import ANY_ORDER, GPT, Scale, Size, StudyRun
 from lm.study.groups import groups_of
 from lm.study.laws import attempt
-from lm.study.report.values import Column, Report, Row
+from lm.study.report.values import Column, Report
 from lm.study.sentences import together
 
 VARIANTS = {"causal": GPT, "any_order": ANY_ORDER}
@@ -102,7 +102,7 @@ def report(cells: list[StudyRun]) -> Report:
         answer=repeats.repeats_answer(groups, laws),
         details=(overfit, *sections.errors_text(groups)) if overfit else (),
         table=tables.runs_table(
-            [cell._replace(result=_with_epochs(cell.result)) for cell in cells],
+            [cell._replace(result=repeats.with_epochs(cell.result)) for cell in cells],
             ": U different tokens, read for so many epochs",
             Column("unique_tokens", "U", count),
             Column("epochs", "epochs", "{:g}".format),
@@ -135,10 +135,6 @@ def report(cells: list[StudyRun]) -> Report:
         else [],
         compared=variant_rows(cells),
     )
-
-
-def _with_epochs(result: Row | None) -> Row | None:
-    return result and {**result, "epochs": result["tokens"] / result["unique_tokens"]}
 
 
 if __name__ == "__main__":

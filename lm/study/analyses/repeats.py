@@ -39,12 +39,17 @@ from lm.study.sentences import NO_LAW, short_text, signed, together
 from lm.study.tables import doubts_table, parameters_table
 
 FitsByVariant = Mapping[Variant, Fit | DataError]
-"""Of two variants, which are compared."""
+"""Of variants that are compared."""
 
 
 def repeated_parts(groups: Sequence[Group]) -> list[int]:
     """How much text is repeated, ascending."""
     return sorted({group.unique for group in groups if group.epochs > 1})
+
+
+def with_epochs(result: Row | None) -> Row | None:
+    """A result with how often its text was read."""
+    return result and {**result, "epochs": result["tokens"] / result["unique_tokens"]}
 
 
 def best_so_far(groups: Sequence[Group]) -> list[tuple[Row, float]]:
@@ -249,7 +254,6 @@ def _signed(value: float) -> str:
 
 def law_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | None:
     """Loss by tokens with the laws, their parameters and doubts."""
-    fits = {variant.label: law for variant, law in laws.items()}
     return section(
         "New text, and the same again",
         Plot(
@@ -260,6 +264,14 @@ def law_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | None:
             " text; of those beyond the frame the number is given. Lines are the law with its"
             " 95% band.",
         ),
+        *_parameters(laws),
+    )
+
+
+def _parameters(laws: FitsByVariant) -> tuple[Table, Table | None]:
+    """The parameters of laws, and what these warn of."""
+    fits = {variant.label: law for variant, law in laws.items()}
+    return (
         parameters_table(
             fits,
             ("E", "B", "beta", "R_D"),
@@ -274,10 +286,22 @@ def law_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | None:
 def worth_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | None:
     """What repeats cost, and what they are worth by the laws."""
     return section(
-        "What repeats cost, and what they are worth",
+        "What repeats cost, and what they are worth", *_worth(groups, laws, "repeats")
+    )
+
+
+def readings_section(
+    heading: str, groups: Sequence[Group], laws: FitsByVariant, name: str
+) -> Section | None:
+    """The laws' parameters, what repeats cost and are worth, with a figure of this name."""
+    return section(heading, *_parameters(laws), *_worth(groups, laws, name))
+
+
+def _worth(groups: Sequence[Group], laws: FitsByVariant, name: str) -> tuple[Table, Plot]:
+    return (
         cost_table(groups, tuple(laws)),
         Plot(
-            "repeats",
+            name,
             repeats_figure(groups, laws),
             "Left: bits per byte above a run of as many new tokens, means over seeds with one"
             " standard error, on a scale that is linear about 0. Right: how much new text the"
@@ -288,7 +312,7 @@ def worth_section(groups: Sequence[Group], laws: FitsByVariant) -> Section | Non
 
 
 def repeats_answer(groups: Sequence[Group], laws: FitsByVariant) -> str:
-    """What the most epochs are worth to both variants, and what becomes of the least text."""
+    """What the most epochs are worth to two variants, and what becomes of the least text."""
     (first, ours), (last, theirs) = laws.items()
     if not (isinstance(ours, Fit) and isinstance(theirs, Fit)):
         return NO_LAW
