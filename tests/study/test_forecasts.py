@@ -85,7 +85,7 @@ def test_a_forecast_that_was_changed_or_came_later_is_refused(
     folder, path = tmp_path / "runs", tmp_path / "forecast.json"
     monkeypatch.setattr(runner, "cells_of", lambda *_: cells(planned, folder))
     main(["predict", "isoflop/laptop", "--out", str(path), "--bootstrap", "60"])
-    assert "5 runs by the parametric law of 16" in capsys.readouterr().out.replace("\n", " ")
+    assert "5 runs by the parametric law of 16" in " ".join(capsys.readouterr().out.split())
     made = read_forecast(path)
     with pytest.raises(SystemExit):
         main(["predict", "isoflop/laptop", "--out", str(path)])
@@ -93,7 +93,7 @@ def test_a_forecast_that_was_changed_or_came_later_is_refused(
     finished = cells(planned, folder, below=np.inf)
     monkeypatch.setattr(runner, "cells_of", lambda *_: finished)
     main(["settle", str(path)])
-    assert "of 5 within their 95% intervals" in capsys.readouterr().out.replace("\n", " ")
+    assert "of 5 within their 95% intervals" in " ".join(capsys.readouterr().out.split())
     # The same numbers with a later date, and a number that is nearer to what came.
     later = msgspec.structs.replace(made, made="2100-01-01T00:00:00+00:00")
     nearer = msgspec.structs.replace(made.runs[0], loss=1.0)
