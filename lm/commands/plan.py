@@ -58,6 +58,11 @@ def add_arguments(parser: Parser) -> None:
         " weight decay: whole ones a device",
     )
     parser.add_argument(
+        "--traffic",
+        action="store_true",
+        help="also say which operations move most through main memory",
+    )
+    parser.add_argument(
         "--efficiency", type=float, metavar="E", help="fraction of the floors' speed (1)"
     )
     parser.add_argument(
@@ -124,7 +129,7 @@ def main(given: argparse.Namespace) -> None:
     else:
         if tried:
             show_tried(tried, machine)
-        show(plans, machine, quick=given.quick)
+        show(plans, machine, quick=given.quick, traffic=given.traffic)
 
 
 def _one_each(

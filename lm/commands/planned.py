@@ -89,8 +89,10 @@ def _compiler_version(machine: Machine) -> str:
     return f"{package} {importlib.metadata.version(package)}"
 
 
-def show(plans: Mapping[str, Plan], machine: Machine, *, quick: bool) -> None:
-    """A table of all runs, and the largest one in detail."""
+def show(
+    plans: Mapping[str, Plan], machine: Machine, *, quick: bool, traffic: bool = False
+) -> None:
+    """A table of all runs, and the largest one in detail; also of its traffic, if asked."""
     out = console()
     many = f"{machine.slices} x " if machine.slices > 1 else ""
     chips = f"{machine.chips} chips" + (
@@ -106,7 +108,23 @@ def show(plans: Mapping[str, Plan], machine: Machine, *, quick: bool) -> None:
     name, largest = max(plans.items(), key=lambda item: item[1].used().used)
     for line in _details(name, largest, machine):
         out.print(line, soft_wrap=True)
+    if traffic:
+        for step, found in [
+            *(("train", found) for found in largest.train.values()),
+            *largest.others.items(),
+        ]:
+            _show_traffic(step, found)
     print_notes(_notes(plans, machine, quick=quick))
+
+
+def _show_traffic(step: str, found: Found) -> None:
+    """What moves the most in a step."""
+    titles = ("GB", "of all", "times")
+    made = table(*titles, f"most traffic in {step}", right=titles)
+    for each in found.traffic:
+        share = each.bytes / found.bytes
+        made.add_row(gigabytes(each.bytes), f"{share:.1%}", f"{each.times:,}", each.name)
+    print_table(made)
 
 
 def tried_line(tried: Tried, machine: Machine) -> str:

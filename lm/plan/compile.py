@@ -223,6 +223,7 @@ def _read(
         found.flops = (found.flops - kernels) / program.mesh.size
         return
     found.flops, found.flops_float32, found.bytes = done.flops, done.flops_float32, done.bytes
+    found.traffic = done.traffic
     found.collectives = _moved(done.collectives, program, request.slice, slice_of)
 
 

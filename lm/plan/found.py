@@ -22,6 +22,14 @@ class Moved(msgspec.Struct):
     dcn_seconds: float
 
 
+class Traffic(msgspec.Struct):
+    """What the operations of one place in the source move through main memory in a step."""
+
+    name: str
+    times: int
+    bytes: float
+
+
 class Found(msgspec.Struct):
     """What one device needs and does in a step; bytes and FLOPs."""
 
@@ -42,6 +50,8 @@ class Found(msgspec.Struct):
     """Of attention's kernels, by the ledger: no compiler counts them."""
     bytes: float = 0.0
     """Read from and written to main memory."""
+    traffic: list[Traffic] = []
+    """Of that, what moves the most."""
     collectives: list[Moved] = []
     unread: str = ""
     """Why the program's text was not read: traffic and collectives are then not known."""

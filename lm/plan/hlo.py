@@ -4,12 +4,14 @@ The compiler's own cost analysis counts the body of a loop once; here it counts 
 loop turns. Numbers are those of one device, as the program is partitioned already.
 """
 
+import heapq
 import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lm.plan.found import Traffic
 from lm.plan.hlo_groups import members
 from lm.plan.hlo_products import convolution_flops, dot_flops, kernel_flops
 from lm.plan.hlo_text import (
@@ -19,6 +21,7 @@ from lm.plan.hlo_text import (
     Instruction,
     integers,
     parse_module,
+    place,
     sizes,
 )
 
@@ -55,7 +58,12 @@ class Work(NamedTuple):
     """Of those, products of float32 operands."""
     bytes: float
     """Read from and written to its main memory by operations that do not share a kernel."""
+    traffic: list[Traffic]
+    """By place in the source, the `MOST` that move the most."""
     collectives: tuple[Collective, ...]
+
+
+MOST = 10
 
 
 class Unreadable(ValueError):
@@ -84,6 +92,9 @@ _NO_WORK = ("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCol
 class _Kernel(NamedTuple):
     """The fusion that is walked through."""
 
+    name: str
+    """Of its computation."""
+
     scope: int
     """The computation that runs it."""
     begins: bool
@@ -92,6 +103,8 @@ class _Kernel(NamedTuple):
 
 _BEGINS = "async-collective-start"
 """What libtpu calls kernels that begin a collective."""
+_SCATTERS = "all-reduce-scatter"
+"""What it calls those that keep one part of what an all-reduce in them gives."""
 
 
 class _Reader:
@@ -102,14 +115,15 @@ class _Reader:
         self.devices = devices
         self.flops = self.flops_float32 = 0.0
         self.bytes = 0.0
+        self.traffic: dict[str, Traffic] = {}
         self.collectives: dict[Hashable, Collective] = {}
         self.begun: Counter[tuple[str, int]] = Counter()
 
     def work(self) -> Work:
         self._walk(self.module[ENTRY], 1)
-        return Work(
-            self.flops, self.flops_float32, self.bytes, tuple(self.collectives.values())
-        )
+        most = heapq.nlargest(MOST, self.traffic.values(), key=lambda each: each.bytes)
+        collectives = tuple(self.collectives.values())
+        return Work(self.flops, self.flops_float32, self.bytes, most, collectives)
 
     def _walk(self, here: Computation, times: int, kernel: _Kernel | None = None) -> None:
         for instruction in here.instructions.values():
@@ -121,7 +135,7 @@ class _Reader:
             for called in self._called(instruction):
                 inner = kernel
                 if kernel is None and instruction.opcode == "fusion":
-                    inner = _Kernel(id(here), instruction.name.startswith(_BEGINS))
+                    inner = _Kernel(called, id(here), instruction.name.startswith(_BEGINS))
                 self._walk(self.module[called], times, inner)
             if kind in ("dot", "convolution"):
                 of = dot_flops if kind == "dot" else convolution_flops
@@ -139,7 +153,13 @@ class _Reader:
             if kind == "recv" and "_xla_megascale_transfer_type" in instruction.rest:
                 self._collect_across(instruction, times)
             if kernel is None:
-                self.bytes += times * self._traffic(instruction, here)
+                moved = times * self._traffic(instruction, here)
+                self.bytes += moved
+                if moved:
+                    name = place(instruction)
+                    of_place = self.traffic.setdefault(name, Traffic(name, 0, 0.0))
+                    of_place.times += times
+                    of_place.bytes += moved
 
     def _called(self, instruction: Instruction) -> Iterator[str]:
         for name in ("calls", "true_computation", "false_computation"):
@@ -260,15 +280,18 @@ class _Reader:
         times: int,
         kernel: _Kernel | None,
     ) -> None:
+        sent: Any = {"everywhere": True, "filled": False}
         given = [
-            sum(sizes(here.instructions[n].type, everywhere=True)) for n in instruction.operands
+            sum(sizes(here.instructions[name].type, **sent)) for name in instruction.operands
         ]
-        out = sizes(instruction.type, everywhere=True)
+        out = sizes(instruction.type, **sent)
         if instruction.opcode.endswith("-start"):  # operands, results, and what is internal
             results = max(out) if len(given) == 1 else sum(out) - sum(given)
             size = max(sum(given), results)
         else:
             size = max(sum(given), sum(out))
+        if kernel and kernel.name.startswith(_SCATTERS):
+            kind = "reduce-scatter"
         found = Collective(kind, size, members(instruction, self.devices), times)
         # What runs beside other work stands in the kernel that begins it and in all up to its
         # end, under one number; so do other turns of a loop, and copies of an unrolled layer.
@@ -292,7 +315,7 @@ class _Reader:
         # Hosts count their channels by themselves.
         self.collectives[f"hosts' {channel[1]}"] = Collective(
             kind=kind[1].lower().replace("_", "-"),
-            bytes=max(sizes(recv.type, everywhere=True)),
+            bytes=max(sizes(recv.type, everywhere=True, filled=False)),
             members=tuple(range(0, count * apart, apart)),
             times=times,
         )

@@ -114,8 +114,24 @@ def test_a_tpus_program_is_read_too():
     assert work.flops == 4 * 2 * 8 * 16 * 16  # from 0 below 8 in twos
     (found,) = work.collectives
     assert (found.members, found.times, found.bytes) == ((0, 1, 2, 3), 4, 8 * 16 * 4)
-    # The product reads and writes the rows, and so does the sum; the weights are nearer.
-    assert work.bytes == 4 * (4 * 8 * 16 * 4 + 3 * 4)  # and the counter
+    # The product reads and writes the rows, and so does the sum, in whole tiles of 8 x 128; the
+    # weights are nearer. And the counter.
+    assert work.bytes == 4 * (4 * 8 * 128 * 4 + 3 * 4)
+
+
+def test_what_moves_most_is_named_by_its_place():
+    """Fails if a loop's turns count once, a place's operations stand apart, or passes are
+    mixed up.
+    """
+    path = "jit(step)/while/body/transpose(jvp(Module))/while/body/layers/layers._mlp/dot"
+    product = "dim_labels=bf_io->bf"
+    text = TPU.replace(product, f'{product}, metadata={{op_name="{path}"}}')
+    tile = 8 * 128 * 4
+    assert [(each.name, each.times, each.bytes) for each in hlo.work(text, 8).traffic] == [
+        ("backward layers._mlp dot f32[8,16]", 4, 4 * 2 * tile),
+        ("z f32[8,16]", 4, 4 * 2 * tile),
+        ("next s32[]", 4, 4 * 3 * 4),
+    ]
 
 
 def test_a_layer_that_is_unrolled_sends_as_often_as_it_stands_there():
@@ -141,6 +157,25 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
 }}
 """
     assert [found.times for found in hlo.work(text, 2).collectives] == [1, 1, 1, 1]
+
+
+def test_what_a_tpu_reduces_and_cuts_in_one_kernel_is_scattered():
+    """Fails if a gradient of which each device keeps a part is taken to be sent to all."""
+    text = """%all-reduce-scatter.3 (x: f32[8,128]) -> f32[1,128] {
+  %x = f32[8,128]{1,0} parameter(0)
+  %sum.1 = f32[8,128]{1,0} all-reduce(%x), channel_id=3, replica_groups={{0,1,2,3,4,5,6,7}},\
+ to_apply=%sum
+  %zero = u32[] constant(0)
+  %at = u32[] partition-id()
+  ROOT %part = f32[1,128]{1,0} dynamic-slice(%sum.1, %at, %zero), dynamic_slice_sizes={1,128}
+}
+ENTRY %main (x: f32[8,128]) -> f32[1,128] {
+  %x = f32[8,128]{1,0} parameter(0)
+  ROOT %out = f32[1,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
+}
+"""
+    (found,) = hlo.work(text, 8).collectives
+    assert (found.kind, found.received) == ("reduce-scatter", 7 / 8 * 8 * 128 * 4)
 
 
 def test_what_hosts_send_between_slices_is_an_all_reduce_along_them():

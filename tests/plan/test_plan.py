@@ -441,7 +441,12 @@ def test_the_command_prints_a_plan_or_all_of_its_numbers(capsys, monkeypatch):
     assert train["flops"] == pytest.approx(train["flops_ledger"], rel=0.02)
     assert train["seconds"] == max(train["floors"].values())
     assert "an estimate: compiled for CPUs" in said
-    assert f"{cell['steps']:,} steps" in said
+    assert f"{cell['steps']:,} steps" in said and "most traffic" not in said
+    main([*command, "--traffic"])
+    said = capsys.readouterr().out
+    first, *_, last = train["traffic"]
+    assert said.index(first["name"]) < said.index(last["name"])
+    assert f"{first['bytes'] / train['bytes']:.1%}" in said
 
 
 @pytest.mark.parametrize(
