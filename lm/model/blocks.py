@@ -13,7 +13,7 @@ from lm.model.apart import LAYERS
 from lm.model.attention import Backend, KeyExtent, attend, attend_in_blocks
 from lm.model.experts import Experts, Routing, mixture_of_experts
 from lm.model.inputs import AttentionInputs, LayerCache, LayerInputs, Seen, put_heads, seen_by
-from lm.model.layers import Norm, RmsNorm, feed_forward
+from lm.model.layers import Norm, RmsNorm, feed_forward, gathered
 from lm.model.positions import rotate
 from lm.numerics import Einsum
 
@@ -242,7 +242,7 @@ class Block(nn.Module):
         scale = (2 * self.config.depth) ** -0.5 if writes else 1.0
         init = nn.initializers.truncated_normal(scale * fan_in**-0.5)
         weight: Any = self.param(name, nn.with_logical_partitioning(init, axes), shape)
-        return weight
+        return gathered(weight, axes, self.mesh)
 
     def _bias(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
         """What is added to the product with the matrix of a name."""
@@ -276,7 +276,11 @@ def stack(module: Any, config: "Transformer", seen: Seen, *, reads_source: bool 
         )
     block = Block
     if module.remat != "none":
-        block = nn.remat(Block, policy=_POLICY[module.remat])
+        block = nn.remat(
+            Block,
+            policy=_POLICY[module.remat],
+            prevent_cse=module.unroll >= config.depth,  # not of a loop's iterations
+        )
     stacked = nn.scan(
         block,
         variable_axes={"params": 0},

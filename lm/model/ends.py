@@ -15,7 +15,7 @@ from lm.config import Config
 from lm.distributed.mesh import constrain
 from lm.example import Example, Output
 from lm.model.heads import head_outputs
-from lm.model.layers import Activation, Norm, activate
+from lm.model.layers import Activation, Norm, activate, gathered
 from lm.model.positions import Learned, Sinusoidal
 
 if TYPE_CHECKING:
@@ -118,11 +118,12 @@ def _transformed(
     width = config.width
     init = nn.initializers.truncated_normal(width**-0.5)
     dense = nn.with_logical_partitioning(init, ("embed", "act_embed"))
-    weight_DE = module.param("transform", dense, (width, width))
+    weight_DE: Any = module.param("transform", dense, (width, width))
+    weight_DE = gathered(weight_DE, ("embed", "act_embed"), module.mesh)
     x_BPD = module.einsum("BPD,DE->BPE", x_BPD, weight_DE)
     if transform.bias == "bias":
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
         x_BPD = x_BPD + module.param("transform_bias", zeros, (width,))[None, None]
-    x_BPD = activate(x_BPD, transform.activation)
+    x_BPD = activate(x_BPD, transform.activation, module.mesh)
     normed_BPD: jax.Array = Norm(config.norm, axis="last_embed", name="transform_norm")(x_BPD)
     return normed_BPD

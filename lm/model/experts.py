@@ -191,9 +191,9 @@ def _of_a_device(
     x_RD = _spread(x_BLD.reshape(-1, width), places)
     x_RF = product(x_RD, up_EDF)
     if gate_EDF is not None:
-        x_RF = x_RF * activate(product(x_RD, gate_EDF), GATED[kind])
+        x_RF = x_RF * activate(product(x_RD, gate_EDF), GATED[kind], mesh)
     else:
-        x_RF = activate(x_RF, kind)  # type: ignore[arg-type] # no gate, so an activation
+        x_RF = activate(x_RF, kind, mesh)  # type: ignore[arg-type] # an activation, not gated
     # Weighted before the last product: its result is then of no use to the backward pass.
     weight_R = (
         jnp.zeros(len(x_RF)).at[places.row_TK].set(weight_BLK.reshape(-1, active), mode="drop")

@@ -1,6 +1,8 @@
 """What layers are made of: norms, and gated and plain MLPs."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -9,8 +11,8 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lm.config import Config
-from lm.distributed.mesh import constrain
-from lm.numerics import Einsum
+from lm.distributed.mesh import Axes, constrain, num_shards, platform_of
+from lm.numerics import Einsum, Factor, LowRank
 
 NormEpsilon = Annotated[float, Meta(gt=0, description="added to the mean square")]
 
@@ -64,6 +66,23 @@ def _wide(vector_D: jax.Array, x_BLD: jax.Array) -> jax.Array:
     return vector_D.reshape((1,) * (x_BLD.ndim - 1) + vector_D.shape)
 
 
+def gathered(weight: Any, axes: Axes, mesh: jax.sharding.Mesh | None) -> Any:
+    """A matrix of which each device has some inputs or outputs, whole.
+
+    Left to itself a TPU's compiler multiplies each part as it comes from its device, and adds
+    up the products in main memory.
+    """
+    if num_shards(mesh, "embed") == 1:
+        return weight
+    if isinstance(weight, LowRank):
+        return replace(weight, weight=gathered(weight.weight, axes, mesh))
+    if isinstance(weight, Factor):
+        return weight
+    return constrain(
+        weight, mesh, tuple("act_embed" if axis == "embed" else axis for axis in axes)
+    )
+
+
 Activation = Literal["gelu", "gelu_exact", "silu", "relu", "relu2", "tanh"]
 """gelu is the form with tanh (Hendrycks & Gimpel 2016), gelu_exact the one with erf; relu2 is
 ReLU squared (So et al. 2021)."""
@@ -91,13 +110,22 @@ def mlp_size(width: int, kind: Mlp) -> int:
     return -(-8 * width // 3 // 8) * 8 if kind in GATED else 4 * width
 
 
-def activate(x: jax.Array, name: Activation) -> jax.Array:
+def activate(
+    x: jax.Array, name: Activation, mesh: jax.sharding.Mesh | None = None
+) -> jax.Array:
     """An activation by its name.
 
     >>> activate(jnp.array([-1.0, 3.0]), "relu2").tolist()
     [0.0, 9.0]
+
+    It is computed again in the backward pass: that costs less than to write and read what it
+    needs. Where layers are no loop, as on a CPU, that must be said to the compiler; elsewhere
+    it would only keep it from doing it together with the product.
     """
-    return _ACTIVATION[name](x)
+    is_loop = platform_of(mesh) not in (None, "cpu")
+    again = jax.checkpoint(_ACTIVATION[name], prevent_cse=not is_loop)
+    activated: jax.Array = again(x)
+    return activated
 
 
 def feed_forward(
@@ -119,9 +147,9 @@ def feed_forward(
     x_BLF = _plus(einsum("BLD,DF->BLF", x_BLD, up_DF), up_bias_F)
     if gate_DF is not None:
         gate_BLF = _plus(einsum("BLD,DF->BLF", x_BLD, gate_DF), gate_bias_F)
-        x_BLF = x_BLF * activate(gate_BLF, GATED[kind])
+        x_BLF = x_BLF * activate(gate_BLF, GATED[kind], mesh)
     else:
-        x_BLF = activate(x_BLF, kind)  # type: ignore[arg-type] # no gate, so an activation
+        x_BLF = activate(x_BLF, kind, mesh)  # type: ignore[arg-type] # an activation, not gated
     x_BLF = constrain(x_BLF, mesh, ("batch", "length", "act_mlp"))
     return einsum("BLF,FD->BLD", x_BLF, down_FD)
 
@@ -135,15 +163,11 @@ def _gelu(x: jax.Array) -> jax.Array:
     return x * nn.sigmoid(2 * (2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x))
 
 
-# Computed again in the backward pass: that costs less than to write and read what it needs.
-_ACTIVATION = {
-    name: jax.checkpoint(function)
-    for name, function in {
-        "gelu": _gelu,
-        "gelu_exact": lambda x: nn.gelu(x, approximate=False),
-        "silu": nn.silu,
-        "relu": nn.relu,
-        "relu2": lambda x: jnp.square(nn.relu(x)),
-        "tanh": jnp.tanh,
-    }.items()
+_ACTIVATION: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _gelu,
+    "gelu_exact": lambda x: nn.gelu(x, approximate=False),
+    "silu": nn.silu,
+    "relu": nn.relu,
+    "relu2": lambda x: jnp.square(nn.relu(x)),
+    "tanh": jnp.tanh,
 }

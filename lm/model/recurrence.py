@@ -104,7 +104,7 @@ class LinearRecurrenceMixer(Mixer):
             for name in ("in", "gate")
         )
         out_CD = self.matrix("out", ("channels", "embed"), (channels, width), inputs=channels)
-        gate_BLC = activate(self.einsum("BLD,DC->BLC", x_BLD, gate_DC), "gelu")
+        gate_BLC = activate(self.einsum("BLD,DC->BLC", x_BLD, gate_DC), "gelu", self.mesh)
         x_BLC = rows.turned(self.einsum("BLD,DC->BLC", x_BLD, in_DC))
         x_BLC = constrain(x_BLC, self.mesh, ("batch", "steps", "act_channels"))
         x_BEC = rows.joined(None if state is None else state["inputs"], x_BLC)

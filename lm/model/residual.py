@@ -21,7 +21,16 @@ from lm.example import AttentionMask, BidirectionalMask, CausalMask, Example, Ou
 from lm.model.attention import Attention
 from lm.model.base import Base, Module, Remat
 from lm.model.ends import embed, speak, tables
-from lm.model.layers import GATED, Mlp, Norm, NormKind, RmsNorm, feed_forward, mlp_size
+from lm.model.layers import (
+    GATED,
+    Mlp,
+    Norm,
+    NormKind,
+    RmsNorm,
+    feed_forward,
+    gathered,
+    mlp_size,
+)
 from lm.model.positions import NoPositions
 from lm.model.reading import Reading, RowState, padding_last, read
 from lm.numerics import Einsum, Precision
@@ -151,9 +160,9 @@ class LayerPart(nn.Module):
         As the transformer's: 1/sqrt(2 N) for what writes to the stream.
         """
         scale = (2 * self.config.depth) ** -0.5 if axes[-1] == "embed" else 1.0
-        return self.parameter(
-            name, axes, shape, nn.initializers.truncated_normal(scale * inputs**-0.5)
-        )
+        init = nn.initializers.truncated_normal(scale * inputs**-0.5)
+        weight = self.parameter(name, axes, shape, init)
+        return gathered(weight, axes, self.mesh)
 
     def parameter(
         self,
@@ -254,7 +263,11 @@ class ResidualModule(Module):
         """All layers, as a function of the stream: one program, its parameters stacked."""
         block = ResidualBlock
         if self.remat == "block":
-            block = nn.remat(block, policy=jax.checkpoint_policies.nothing_saveable)
+            block = nn.remat(
+                block,
+                policy=jax.checkpoint_policies.nothing_saveable,
+                prevent_cse=self.unroll >= self.config.depth,  # not of a loop's iterations
+            )
         stacked = nn.scan(
             block,
             variable_axes={"params": 0},
