@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lm.distributed.mesh import constrain, num_shards
+from lm.distributed.mesh import constrain, num_shards, platform_of
 from lm.example import Output
 from lm.numerics import Einsum
 
@@ -331,7 +331,10 @@ _taught.defvjp(_taught_forward, _taught_backward)
 
 
 LOGITS_AT_ONCE = 1 << 23
-"""Elements of the largest array of logits on one device: 32 MiB in float32."""
+"""Elements of the largest array of logits on a CPU: 32 MiB in float32, which caches like."""
+TIMES_ON_ACCELERATORS = 8
+"""So many times as many on a TPU or GPU. Each chunk reads and writes the whole gradient of the
+table, which takes as long as the products of some hundred target positions."""
 
 
 @dataclass(frozen=True)
@@ -357,7 +360,8 @@ class _Chunks:
         part = math.ceil(targets / split)
         rows = math.ceil(rows / (1 if mesh is None else num_shards(mesh, "batch")))
         elements = rows * part * unembedding_VD.shape[0]
-        number = min(part, math.ceil(elements / LOGITS_AT_ONCE))
+        times = 1 if platform_of(mesh) in (None, "cpu") else TIMES_ON_ACCELERATORS
+        number = min(part, math.ceil(elements / (LOGITS_AT_ONCE * times)))
         return cls(mesh, split, number, targets, math.ceil(part / number))
 
     def split(self, x_BP: jax.Array) -> jax.Array:

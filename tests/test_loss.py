@@ -112,9 +112,14 @@ def test_m3_a_loss_over_no_target_is_not_a_number():
 
 
 @pytest.mark.parametrize("by", ["sum", "token"])
-def test_no_array_holds_all_logits(monkeypatch, by):
-    """Fails if logits of all positions are made at once, or kept for the backward pass."""
-    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 2 * 8 * 64)
+@pytest.mark.parametrize(("platform", "at_once"), [("cpu", 2 * 8 * 64), ("tpu", 2 * 64)])
+def test_no_array_holds_all_logits(monkeypatch, by, platform, at_once):
+    """Fails if logits of all positions are made at once, or kept for the backward pass.
+
+    Or if an accelerator has chunks as small as a CPU's.
+    """
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(loss, "platform_of", lambda mesh: platform)
     hidden, table = jnp.ones((2, 64, 4)), jnp.ones((64, 4))
     targets, weights = jnp.zeros((2, 64), int), jnp.ones((2, 64))
 
