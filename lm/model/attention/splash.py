@@ -68,11 +68,16 @@ def attend(
     segments = splash.SegmentIds(fill(query_segments_BL), fill(key_segments_BM))
     attention_mask = jax.tree.map(fill, attention_mask)
     size, keys = (math.gcd(x.shape[1], BLOCK) for x in (query_BLHA, key_BMGA))
+    # These heads would be filled up to the lanes in memory. Positions, of which a row has whole
+    # lanes, then lie along lanes.
+    is_narrow = query_BLHA.shape[-1] in (32, 64)
+    layout = splash.QKVLayout.SEQ_MINOR if is_narrow else splash.QKVLayout.HEAD_DIM_MINOR
     settings: dict[str, Any] = {
         "block_sizes": splash.BlockSizes(
             block_q=size, block_kv=keys,
             block_q_dkv=size, block_kv_dkv=keys,
             block_q_dq=size, block_kv_dq=keys,
+            q_layout=layout, k_layout=layout, v_layout=layout,
         ),
         "interpret": not at_home,
     }  # fmt: skip

@@ -38,7 +38,7 @@ from lm.run import Run, refuse_attention, validate
 MESHES = {"one": {"fsdp": 1}, "eight": {"fsdp": 2, "tensor": 2, "context": 2}}
 
 
-def agree(backend, kind, *, precision="float32", groups=2, size=16, devices="one"):
+def agree(backend, kind, *, precision="float32", groups=2, size=32, devices="one"):
     """Holds a backend's values and gradients against the reference's, where somebody looks."""
     many = mesh.make(Mesh(**MESHES[devices]), jax.devices()[: 8 if devices == "eight" else 1])
     found = deviations(backend, kind, mesh=many, precision=precision, groups=groups, size=size)
@@ -65,6 +65,13 @@ def test_values_and_gradients_are_the_references(backend, kind, devices, precisi
     """Fails if a mask is off by one or counts from a shard's start, heads are grouped
     otherwise, padding is seen, or a query that sees nothing spoils what others learn."""
     agree(backend, kind, precision=precision, devices=devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MASKS)
+def test_splash_takes_heads_whose_elements_lie_along_lanes(kind):
+    """Fails if heads of one layout are computed, and those of the other are not."""
+    agree("splash", kind, size=16)
 
 
 @pytest.mark.eight_devices
