@@ -20,6 +20,7 @@ MEMBERS = "members"
 LAYOUT: dict[str, tuple[str, ...]] = {
     # parameters
     "layers": (),
+    "each_layer": ("fsdp",),  # of matrices that are whole while each is orthogonalized
     "embed": ("fsdp",),
     "mlp": ("tensor",),
     "heads": ("tensor",),

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 from msgspec import Meta
 
 from lm.optimizer.axes import map_axes, sides_of, stack_axes
@@ -28,7 +29,9 @@ class Adafactor(Base, tag="adafactor"):
     weight_decay: WeightDecay = 0.0
     clip: Clip = 1.0
 
-    def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:
+    def direction(
+        self, axes: Any, ratio: float, mesh: Mesh | None = None
+    ) -> optax.GradientTransformation:
         matrix = optax.chain(
             optax.scale_by_factored_rms(
                 decay_rate=self.exponent, min_dim_size_to_factor=self.factor_from

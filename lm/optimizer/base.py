@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import optax
+from jax.sharding import Mesh
 from msgspec import Meta
 
 from lm.config import Config
@@ -29,11 +30,13 @@ class Base(Config):
     weight_decay: WeightDecay
     clip: Clip = 1.0
 
-    def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:
+    def direction(
+        self, axes: Any, ratio: float, mesh: Mesh | None = None
+    ) -> optax.GradientTransformation:
         """From gradients to steps of about unit size, without decay and learning rate.
 
         `axes` is the parameters' tree with tuples of axis names for leaves, `ratio` how many
-        times as wide as its base the model is.
+        times as wide as its base the model is. What is computed is the same on any `mesh`.
         """
         raise NotImplementedError
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from lm.config import UserError
 from lm.optimizer.axes import is_axes, is_layer_matrix, is_weight, map_axes
@@ -24,6 +25,7 @@ def build(
     *,
     width: int,
     trains: Any = None,
+    mesh: Mesh | None = None,
 ) -> optax.GradientTransformation:
     """The whole update: clip, the optimizer's direction, decay of weights, the learning rate.
 
@@ -33,7 +35,8 @@ def build(
     `exclude_from_weight_decay`) and GPT (Radford et al. 2018, section 4.1).
 
     `trains` is the tree of `trainable`, where only some parameters change: the others count in
-    no norm and have no state. Their gradients must be zeros: see `only_trained`.
+    no norm and have no state. Their gradients must be zeros: see `only_trained`. `mesh` is
+    where parameters are split, for what is then better done in another layout.
     """
     if trains is not None:
         some = jax.tree.map(
@@ -42,7 +45,7 @@ def build(
             trains,
             is_leaf=is_axes,
         )
-        whole = build(optimizer, schedule, slopes, some, width=width)
+        whole = build(optimizer, schedule, slopes, some, width=width, mesh=mesh)
         return optax.masked(whole, trains)
     clip = math.inf if optimizer.clip is None else optimizer.clip
     ratio = optimizer.width_ratio(width)
@@ -54,7 +57,7 @@ def build(
         optax.add_decayed_weights(optimizer.weight_decay, mask=map_axes(is_weight, axes)),
     )
     rate = optax.scale_by_learning_rate(learning_rate(optimizer, schedule, slopes))
-    return optax.chain(gradient, optimizer.direction(axes, ratio), step, rate)
+    return optax.chain(gradient, optimizer.direction(axes, ratio, mesh), step, rate)
 
 
 def trainable(patterns: Sequence[str], axes: Any) -> Any:

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import optax
+from jax.sharding import Mesh
 from msgspec import Meta
 
 from lm.optimizer.base import Base, BaseWidth, Clip, Peak, WeightDecay
@@ -21,5 +22,7 @@ class Lion(Base, tag="lion"):
     clip: Clip = 1.0
     base_width: BaseWidth = None
 
-    def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:
+    def direction(
+        self, axes: Any, ratio: float, mesh: Mesh | None = None
+    ) -> optax.GradientTransformation:
         return optax.scale_by_lion(b1=self.b1, b2=self.b2)

@@ -1,11 +1,14 @@
 """Muon: orthogonalized momentum for the matrices of the layers."""
 
 import math
+from functools import partial
 from typing import Annotated, Any
 
 import optax
+from jax.sharding import Mesh
 from msgspec import Meta
 
+from lm.distributed.mesh import constrain, num_shards
 from lm.optimizer.axes import is_layer_matrix, map_axes, sides_of
 from lm.optimizer.base import Base, BaseWidth, Clip, Epsilon, Peak, WeightDecay
 
@@ -27,10 +30,12 @@ class Muon(Base, tag="muon"):
     clip: Clip = 1.0
     base_width: BaseWidth = None
 
-    def direction(self, axes: Any, ratio: float) -> optax.GradientTransformation:
+    def direction(
+        self, axes: Any, ratio: float, mesh: Mesh | None = None
+    ) -> optax.GradientTransformation:
         adam = optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps / ratio)
         # The names of the parts are in checkpoints.
-        parts = {"hidden": self._orthogonalized(axes), "rest": adam}
+        parts = {"hidden": self._orthogonalized(axes, mesh), "rest": adam}
         return optax.partition(
             parts, map_axes(lambda names: "hidden" if is_layer_matrix(names) else "rest", axes)
         )
@@ -38,7 +43,7 @@ class Muon(Base, tag="muon"):
     def layer_step(self, ratio: float) -> float:
         return ratio**-0.5
 
-    def _orthogonalized(self, axes: Any) -> optax.GradientTransformation:
+    def _orthogonalized(self, axes: Any, mesh: Mesh | None) -> optax.GradientTransformation:
         def dimensions(names: tuple[str, ...]) -> Any:
             if not is_layer_matrix(names):
                 return optax.MaskedNode()
@@ -53,13 +58,30 @@ class Muon(Base, tag="muon"):
 
         def scale_all(updates: Any, params: Any) -> Any:
             del params
+            if by_layers:
+                updates = map_axes(partial(put, _whole), axes, updates)
+                updates, _ = orthogonalize.update(updates, orthogonalize.init(updates))
+                updates = map_axes(partial(put, lambda names: names), axes, updates)
             return map_axes(scale, axes, updates)
 
-        return optax.chain(
-            optax.contrib.scale_by_muon(
-                beta=self.momentum,
-                ns_steps=self.iterations,
-                weight_dimension_numbers=map_axes(dimensions, axes),
-            ),
-            optax.stateless(scale_all),
+        def put(where: Any, names: tuple[str, ...], update: Any) -> Any:
+            return constrain(update, mesh, where(names)) if is_layer_matrix(names) else update
+
+        # Parts of matrices would be gathered in each iteration: every device has some whole.
+        by_layers = num_shards(mesh, "each_layer") > 1
+        muon = partial(
+            optax.contrib.scale_by_muon, weight_dimension_numbers=map_axes(dimensions, axes)
         )
+        orthogonalize = muon(beta=0.0, nesterov=False, ns_steps=self.iterations)
+        steps = 0 if by_layers else self.iterations
+        return optax.chain(muon(beta=self.momentum, ns_steps=steps), optax.stateless(scale_all))
+
+
+def _whole(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The axes of a stack of matrices of which a device has some layers, each in all its width.
+
+    >>> _whole(("layers", "embed", "heads", "head"))
+    ('each_layer', 'act_embed', 'heads', 'head')
+    """
+    other = {"layers": "each_layer", "embed": "act_embed"}
+    return tuple(other.get(name, name) for name in names)

@@ -222,7 +222,7 @@ def _prepared(
         axes |= as_tree(adapter.axes(module_axes))
     patterns = changing(run)
     trains = None if patterns is None else trainable(patterns, axes)
-    optimization = _Optimization(run, axes, trains)
+    optimization = _Optimization(run, axes, trains, mesh)
     transformation, _ = optimization.with_numbers(Numbers.of(run))
 
     def init(seed: jax.Array) -> State:
@@ -294,6 +294,7 @@ class _Optimization(NamedTuple):
     axes: Any
     trains: Any
     """Whether each parameter changes, as a tree; None: all do."""
+    mesh: jax.sharding.Mesh
 
     def with_numbers(
         self, numbers: Numbers
@@ -302,7 +303,8 @@ class _Optimization(NamedTuple):
         rate, decay, slopes = numbers.learning_rate, numbers.weight_decay, numbers.slopes
         optimizer = changed(self.run.optimizer, learning_rate=rate, weight_decay=decay)
         given, width = (optimizer, self.run.schedule, slopes), self.run.model.width
-        update = build_optimizer(*given, self.axes, width=width, trains=self.trains)
+        how: Any = {"trains": self.trains, "mesh": self.mesh}
+        update = build_optimizer(*given, self.axes, width=width, **how)
         return update, learning_rate(*given)
 
     def kept(self, grads: Any) -> Any:

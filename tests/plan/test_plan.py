@@ -232,6 +232,21 @@ def test_an_array_that_is_laid_out_anew_in_full_is_noticed(monkeypatch, slice_):
     assert found.rematerialized
 
 
+@pytest.mark.slow
+def test_a_tpu_multiplies_matrices_whole_and_orthogonalizes_them_where_they_are(tpu):
+    """Fails if parts of matrices are multiplied as they come from each device, or Muon gathers
+    them in each iteration.
+    """
+    sizes = ["model.width=1024", "model.heads=16", "data.length=512", "data.batch=32"]
+    more = ["optimizer.type=muon", "precision=bfloat16", "mesh.fsdp=8", "mesh.tensor=1"]
+    run = override(SMALL, [*sizes, *more])
+    found = tpu[1].find(CompileRequest(run, "v5e-8", quick=True))
+    received = {moved.kind: moved.bytes for moved in found.collectives}
+    assert "collective-permute" not in received
+    whole = 2 * sum(run.model.parameters(0).values())  # bytes, rounded
+    assert received["all-gather"] < 3 * whole  # forward, backward, and what is no matrix
+
+
 def test_what_a_tpus_compiler_refuses_does_not_fit(tpu):
     """Fails if a refusal ends the plan, or is taken for an empty program."""
     machine, there = tpu
