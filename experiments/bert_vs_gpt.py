@@ -66,6 +66,7 @@ PLANS = {
         data=replace(scales.V5E_8.data, length=1024, batch=512),
         sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3), Size(24, 1024, 16, 2e-3)),
         seeds=1,
+        settings={**scales.V5E_8.settings, "microbatches": 2},
     ),
 }
 SCALES = tuple(PLANS)
