@@ -24,7 +24,8 @@ from lm.example import Batch, Vocabulary
 from lm.loss import Sum
 from lm.run import CheckpointSettings, Run, steps
 from lm.train.faults import all_finite
-from lm.train.step import Numbers, Program, State, prepare
+from lm.train.step import Program, State, prepare
+from lm.train.update import Hyperparameters
 
 DIFFER = ("learning_rate", "weight_decay")
 """Fields of the optimizer in which members may differ, beside the seed."""
@@ -121,7 +122,7 @@ class MembersProgram:
         return np.array([run.seed for run in self.runs], np.uint32)
 
     def _beside(self, limits: Sequence[float]) -> dict[str, Any]:
-        numbers = np.array([Numbers.of(run) for run in self.runs], np.float32)
+        numbers = np.array([Hyperparameters.of(run) for run in self.runs], np.float32)
         skips = self.one.run.faults.policy == "skip"
         return {"numbers": numbers} | ({"limit": np.array(limits, np.float32)} if skips else {})
 

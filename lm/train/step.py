@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from msgspec.structs import replace as changed
 
 from lm.artifact import as_tree, by_name
 from lm.config import UserError
@@ -26,11 +25,11 @@ from lm.loss import Sum, minimized, recorded
 from lm.model import Module, blank_example, build
 from lm.objectives import Base
 from lm.objectives.rollout import START, Companion, RolledOut, Taught
-from lm.optimizer import Slopes, learning_rate, only_trained, state_axes, trainable
-from lm.optimizer import build as build_optimizer
 from lm.optimizer import initial as initial_values
-from lm.run import Run, changing, compiled_settings, steps
+from lm.optimizer import state_axes, trainable
+from lm.run import Run, changing, compiled_settings
 from lm.train.microbatches import over_microbatches
+from lm.train.update import Hyperparameters, Optimization
 
 
 class State(NamedTuple):
@@ -42,32 +41,6 @@ class State(NamedTuple):
     """int32: steps done."""
     batches: jax.Array
     """uint32[2]: digest of every batch so far, chained."""
-
-
-class Numbers(NamedTuple):
-    """What a step is given of its run's update, so that runs which differ in it share one
-    program; each may be that of a trace.
-    """
-
-    learning_rate: Any
-    weight_decay: Any
-    step: Any
-    """The fraction of training that a step is."""
-    up: Any
-    turn: Any
-    down: Any
-    """These three as `Slopes` has them."""
-
-    @classmethod
-    def of(cls, run: Run) -> "Numbers":
-        """A run's own."""
-        slopes, step = Slopes.of(run.schedule, steps(run)), np.float32(1) / steps(run)
-        return cls(run.optimizer.learning_rate, run.optimizer.weight_decay, step, *slopes)
-
-    @property
-    def slopes(self) -> Slopes:
-        """What the schedule makes of the number of steps."""
-        return Slopes(self.up, self.turn, self.down)
 
 
 @dataclass(frozen=True)
@@ -155,7 +128,7 @@ class Program:
 
     @cached_property
     def _numbers(self) -> np.ndarray:
-        return np.array(Numbers.of(self.run), np.float32)
+        return np.array(Hyperparameters.of(self.run), np.float32)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -222,8 +195,8 @@ def _prepared(
         axes |= as_tree(adapter.axes(module_axes))
     patterns = changing(run)
     trains = None if patterns is None else trainable(patterns, axes)
-    optimization = _Optimization(run, axes, trains, mesh)
-    transformation, _ = optimization.with_numbers(Numbers.of(run))
+    optimization = Optimization(run, axes, trains, mesh)
+    transformation, _ = optimization.with_numbers(Hyperparameters.of(run))
 
     def init(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -287,31 +260,6 @@ def _prepared(
     )
 
 
-class _Optimization(NamedTuple):
-    """How gradients become updates."""
-
-    run: Run
-    axes: Any
-    trains: Any
-    """Whether each parameter changes, as a tree; None: all do."""
-    mesh: jax.sharding.Mesh
-
-    def with_numbers(
-        self, numbers: Numbers
-    ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The update and the learning rate, with these numbers for the run's own."""
-        rate, decay, slopes = numbers.learning_rate, numbers.weight_decay, numbers.slopes
-        optimizer = changed(self.run.optimizer, learning_rate=rate, weight_decay=decay)
-        given, width = (optimizer, self.run.schedule, slopes), self.run.model.width
-        how: Any = {"trains": self.trains, "mesh": self.mesh}
-        update = build_optimizer(*given, self.axes, width=width, **how)
-        return update, learning_rate(*given)
-
-    def kept(self, grads: Any) -> Any:
-        """The gradients of what changes."""
-        return grads if self.trains is None else only_trained(self.trains, grads)
-
-
 def _computations(
     run: Run,
     vocabulary: Vocabulary,
@@ -319,7 +267,7 @@ def _computations(
     module: Module,
     join: Callable[[Any], Any],
     asked: Mapping[str, Run],
-    optimization: _Optimization,
+    optimization: Optimization,
 ) -> tuple[Callable[..., tuple[State, dict[str, jax.Array]]], Callable[..., dict[str, Sum]]]:
     """What `Program.update` and `Program.check` compute, not compiled.
 
@@ -368,7 +316,7 @@ def _computations(
         beside: Mapping[str, Any],
     ) -> tuple[State, dict[str, jax.Array]]:
         mask, drop = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        numbers = Numbers(*beside["numbers"])
+        numbers = Hyperparameters(*beside["numbers"])
         progress = state.step * numbers.step
         batches = chained(state.batches, batch)  # as they are read
         companions = beside.get("companions")
