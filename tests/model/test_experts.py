@@ -238,7 +238,9 @@ def compiled(**changes):
 
 def stepped(**changes):
     made = program(**changes)
-    state, metrics = compiled(**changes)(made.init(), made.place(ROWS), np.uint32(0))
+    state, metrics = compiled(**changes)(
+        made.init(), made.place(ROWS), np.uint32(0), made.beside
+    )
     return state.params, {name: np.asarray(value) for name, value in metrics.items()}
 
 

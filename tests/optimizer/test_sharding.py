@@ -34,7 +34,8 @@ SHAPES = {"embedding": (24, 16), "norm": (3, 16), "query": (3, 16, 2, 4), "up": 
 def test_devices_make_the_update_that_one_does(optimizer):
     """Fails if a norm, a mean or an orthogonalization is of a device's part alone."""
     schedule = WarmupStableDecay(warmup=0, decay=0)
-    transformation = build(optimizer, schedule, Slopes.of(schedule, 9), AXES, width=16)
+    slopes = Slopes.of(schedule, 9)
+    transformation = build(optimizer, schedule, slopes, AXES, width=16)
     keys = iter(jax.random.split(jax.random.key(0), 9))
     params, gradient = (
         {name: jax.random.normal(next(keys), shape) for name, shape in SHAPES.items()}
@@ -43,7 +44,7 @@ def test_devices_make_the_update_that_one_does(optimizer):
     state = transformation.init(params)
     step = jax.jit(transformation.update)
     where = mesh.make(mesh.Mesh(fsdp=4, tensor=2))
-    there = jax.jit(build(optimizer, schedule, 9, AXES, width=16, mesh=where).update)
+    there = jax.jit(build(optimizer, schedule, slopes, AXES, width=16, mesh=where).update)
 
     def split(tree, axes):
         return jax.tree.map(
