@@ -188,7 +188,8 @@ class _Loop:
         self._stop = self._due = False
         self._saved = time.monotonic()
         self._tick: float | None = None  # None: what was done since is not a step alone
-        self._alone = False  # whether a step begins when the one before has ended
+        # Whether a step begins when the one before has ended: on CPUs until one was short.
+        self._alone = jax.default_backend() == "cpu"
 
     def train(self) -> bool:
         """Takes step after step; returns whether it was asked to stop."""
