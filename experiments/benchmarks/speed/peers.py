@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -51,17 +52,18 @@ class Program(NamedTuple):
 
 def a_step_late(update: Callable[[], Any]) -> Program:
     """The loop that waits for what a step gave while the next one runs, or as `fit` does."""
+    on_cpu = jax.default_backend() == "cpu"
     last: Any = None
-    took = 0.0
+    tick, alone = -math.inf, on_cpu
 
     def step() -> Any:
-        nonlocal last, took
-        before, began = last, time.monotonic()
-        if took > LONG and jax.default_backend() == "cpu":
-            jax.block_until_ready(before)
-        last = update()
+        nonlocal last, tick, alone
+        if alone:
+            jax.block_until_ready(last)
+        before, last = last, update()
         jax.block_until_ready(before)
-        took = time.monotonic() - began
+        now = time.monotonic()
+        tick, alone = now, now - tick > LONG and on_cpu
         return last
 
     return Program(step, jax.block_until_ready, device_memory)
