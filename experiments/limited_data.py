@@ -142,15 +142,13 @@ def report(cells: list[StudyRun]) -> Report:
         text: {arm: attempt(repeats.law_of, ours, arm) for arm in arms}
         for text, ours in by_text.items()
     }
-    told = {
-        text: limited.question_text(ours, laws[text], arms) for text, ours in by_text.items()
-    }
+    told = {text: limited.question_text(ours, arms) for text, ours in by_text.items()}
     return sections.report_of(
         sys.modules[__name__],
         cells,
         groups,
         title="Little text, read many times",
-        answer=" ".join(f"Of {NAMES[text]} {said}" for text, said in told.items() if said)
+        answer=" ".join(f"Of {NAMES[text]}, {said}" for text, said in told.items() if said)
         or NO_ANSWER,
         details=(
             "In brackets are 95% intervals, of differences over seeds and documents together,"
@@ -208,6 +206,7 @@ def _of_text(
             "Bits per byte: of new text by tokens, and of a part that is read again by epochs,"
             " with one standard error over seeds. PPM has read the same part once. Numbers with"
             " an arrow lie beyond the frame.",
+            limited.divisions_table(groups, arms),
             limited.crossings_table(groups, arms),
         ),
         repeats.readings_section(

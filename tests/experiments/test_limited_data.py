@@ -12,7 +12,15 @@ from experiments import limited_data
 from lm.objectives import Causal
 from lm.run import Run
 from lm.study.analyses import limited
-from lm.study.analyses.limited import Crossing, crossing_of, divided, read_again, stopped
+from lm.study.analyses.limited import (
+    Crossing,
+    crossing_of,
+    crossings_table,
+    divided,
+    divisions_table,
+    read_again,
+    stopped,
+)
 from lm.study.grid import ANY_ORDER, GPT, StudyRun
 from lm.study.groups import Gap, groups_of
 from lm.study.report import write as report
@@ -46,34 +54,41 @@ def cells_of(tmp_path: Path, **extra: float) -> list[StudyRun]:
 @pytest.mark.parametrize(
     ("noised", "decayed", "of_noise", "of_decay", "so"),
     [
-        (0.25, 0.0667, "a part of it", "left is not told from 0", "the noise is a part of"),
-        (0.5, 0.25, "no part of it beyond", "a part of it", "it is the objective that"),
+        (0.25, 0.0667, "a part of it", "all, within the error", "the noise is a part of"),
+        (0.5, 0.25, "no part of it", "a part of it", "it is the objective that"),
         pytest.param(
             0.0, 0.5, "more than all of it", "no part of it", "the noise does more for a GPT",
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            0.0667, 0.5, "left is not told from 0", "no part of it", "the noise is enough",
+            0.0667, 0.5, "all, within the error", "no part of it", "the noise is enough",
             marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip
 def test_the_answer_follows_the_numbers(noised, decayed, of_noise, of_decay, so, tmp_path):
     """Fails if a sign turns, controls are mixed up, or the verdict is written down."""
-    drawn = limited_data.report(cells_of(tmp_path, causal=0.5, noised=noised, decayed=decayed))
+    cells = cells_of(tmp_path, causal=0.5, noised=noised, decayed=decayed)
+    drawn = limited_data.report(cells)
     assert drawn.warnings == ()
-    of_source, of_python = drawn.answer.split("Of Python’s library ")
-    for text in (of_source, of_python):
+    for text in drawn.answer.split("Of Python’s library, "):
         assert "13k tokens read 64 times" in text
-        assert re.search(r"the GPT lies \+1\.(29|30|31)", text)  # 0.5 x 3 - 0.2
-        at_most = text.partition("Each at its best")[0]
-        assert f"So {so}" in at_most
-        decay, _, noise = at_most.partition("; the GPT whose input is masked closes ")
-        assert of_noise in noise and of_decay in decay
-    assert "source whose truth is known" in of_source
+        assert re.search(r"the GPT stands at \+1\.(29|30|31)", text)  # 0.5 x 3 - 0.2
+        assert so in text.partition("Each at its best")[0]
+    assert "the source whose truth is known" in drawn.answer
+    groups = [
+        group
+        for name, group in groups_of(cells, limited_data.VARIANTS).items()
+        if name.startswith("python_")
+    ]
+    by_run = {(row["how"], row["control"]): row for row in divisions_table(groups, ARMS).rows}
+    assert by_run["as trained", "GPT, input masked"]["does"] == of_noise
+    assert by_run["as trained", "GPT, decay × 30"]["does"] == of_decay
     # Each at its best: the GPT never gains by reading again.
-    assert "after 1 (GPT)" in of_source and "64 (BERT, all rates)" in of_source
-    assert "BERT, all rates passes GPT after 2 epochs" in of_source
+    best = by_run["stopped at the best", "GPT, input masked"]["whole"]
+    assert re.match(r"\+0\.3(69|70|71)", best)  # 0.8 - 0.2 - 0.8 x 64^-0.3
+    crossings = {row["how"]: row["GPT"] for row in crossings_table(groups, ARMS).rows}
+    assert crossings["as trained"].startswith("after 2 epochs")
     report.table(drawn)
     assert [plot.name for plot in drawn.plots] == [
         "epochs_source", "repeats_source", "epochs_python", "repeats_python",
@@ -152,4 +167,4 @@ def test_a_report_can_be_drawn_while_most_is_missing(tmp_path):
     drawn = limited_data.report(few)
     assert f"{len(cells) - 2} of {len(cells)} runs" in drawn.warnings[0]
     assert "There is no answer yet" in drawn.answer
-    assert limited.question_text([], {}, ARMS) == ""
+    assert limited.question_text([], ARMS) == ""

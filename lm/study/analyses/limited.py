@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from lm.output.numbers import count
-from lm.scaling.fit import Fit
-from lm.study.analyses.repeats import FitsByVariant, repeated_parts, repeats_text
+from lm.study.analyses.repeats import repeated_parts
 from lm.study.figures import ticks
 from lm.study.grid import Variant
 from lm.study.groups import BITS, Gap, Group, all_results, gaps, of_variant
@@ -20,7 +19,7 @@ from lm.study.laws import least_of
 from lm.study.report.figures import INK, MARKERS, MUTED, panels, styled
 from lm.study.report.values import Column, Table
 from lm.study.sections import ppm_of
-from lm.study.sentences import signed_text, together
+from lm.study.sentences import signed_text
 
 ByVariant = Mapping[Variant, Group]
 Arms = Sequence[Variant]
@@ -149,20 +148,20 @@ def crossings_table(groups: Sequence[Group], arms: Arms) -> Table:
 
 Does = Literal["no gap", "more", "part", "nothing", "all", "unclear"]
 _VERDICTS: dict[Does, str] = {
-    "no gap": "where there is no gap beyond the error to explain",
-    "more": "which is more than all of it",
-    "part": "which is a part of it",
-    "nothing": "which is no part of it beyond the error",
-    "all": "and what is left is not told from 0",
-    "unclear": "and neither is beyond the error",
+    "no gap": "no gap to close",
+    "more": "more than all of it",
+    "part": "a part of it",
+    "nothing": "no part of it",
+    "all": "all, within the error",
+    "unclear": "not told",
 }
 _NOISE: dict[Does, str] = {
-    "no gap": "So there is nothing that noise or objective would have to explain",
-    "more": "So the noise does more for a GPT than noise and objective do for a BERT",
-    "part": "So the noise is a part of what the BERT gains, and its objective the rest",
-    "nothing": "So it is the objective that the BERT gains by, and not the noise",
-    "all": "So the noise is enough, as far as the error tells",
-    "unclear": "So these runs do not tell noise and objective apart",
+    "no gap": "there is nothing that noise or objective would have to explain",
+    "more": "the noise does more for a GPT than noise and objective do for a BERT",
+    "part": "the noise is a part of what the BERT gains, and its objective the rest",
+    "nothing": "it is the objective that the BERT gains by, and not the noise",
+    "all": "the noise is enough, as far as the error tells",
+    "unclear": "these runs do not tell noise and objective apart",
 }
 
 
@@ -210,42 +209,66 @@ def gap_text(gap: Gap) -> str:
     return signed_text(gap.value, ends if math.isfinite(gap.limit) else None, 3)
 
 
-def divided_text(by_arm: ByVariant, arms: Arms) -> str:
-    """The same in a sentence."""
-    found, (first, *_, last) = divided(by_arm, arms), arms
-    told = [
-        f"{each.control.name} closes {gap_text(each.closed)} of that and leaves"
-        f" {gap_text(each.rest)}, {_VERDICTS[each.does]}"
-        for each in found
-    ]
-    return (
-        f"{first.name} lies {gap_text(found[0].whole)} bits per byte above {last.name};"
-        f" {'; '.join(told)}"
+def divisions_table(groups: Sequence[Group], arms: Arms) -> Table:
+    """What each control closes of each part's gap, read most often and each arm at its best."""
+    rows = []
+    for unique in repeated_parts(groups):
+        series = read_again(groups, unique, arms)
+        if len(series) < 2:
+            continue
+        for name, by_epochs in (
+            ("as trained", series),
+            ("stopped at the best", stopped(series)),
+        ):
+            rows += [
+                {
+                    "unique": count(unique),
+                    "how": name,
+                    "whole": gap_text(each.whole),
+                    "control": each.control.label,
+                    "closed": gap_text(each.closed),
+                    "rest": gap_text(each.rest),
+                    "does": _VERDICTS[each.does],
+                }
+                for each in divided(by_epochs[max(by_epochs)], arms)
+            ]
+    first, *_, last = arms
+    columns = (
+        Column("unique", "different tokens"),
+        Column("how", "runs"),
+        Column("whole", f"{first.label} above {last.label}"),
+        Column("control", "control"),
+        Column("closed", "closes"),
+        Column("rest", "leaves"),
+        Column("does", "which is"),
+    )
+    return Table(
+        columns,
+        rows,
+        f"Bits per byte after the most epochs: how far the {first.label} lies above"
+        f" {last.label}, what each control closes of that, and what it leaves. Stopped at the"
+        " best, each arm has the number of epochs that is best for it.",
     )
 
 
-def question_text(groups: Sequence[Group], laws: FitsByVariant, arms: Arms) -> str:
-    """What the least text, read most often, says of the controls; "" where that is missing."""
+def question_text(groups: Sequence[Group], arms: Arms) -> str:
+    """What the least text, read most often, says of the noise; "" where that is missing."""
     least = repeated_parts(groups)[:1]
     series = read_again(groups, least[0], arms) if least else {}
     if len(series) < 2:
         return ""
-    most, (*_, last) = max(series), arms
-    best = stopped(series)[most]
-    when = together([f"{group.epochs} ({arm.label})" for arm, group in best.items()])
-    apart = {e: above(by_arm, last, arms[0]) for e, by_arm in series.items()}
+    most, (first, *_, last) = max(series), arms
+    ends, bests = (_noise(each[most], arms) for each in (series, stopped(series)))
     told = (
-        f"{count(least[0])} tokens read {most} times: {divided_text(series[most], arms)}."
-        f" {_NOISE[_noise(series[most], arms).does]}. Each at its best, after {when} epochs:"
-        f" {divided_text(best, arms)}. {_NOISE[_noise(best, arms).does]} there. {last.label}"
-        f" passes {arms[0].label} {crossing_of(apart).text}."
+        f"{count(least[0])} tokens read {most} times: {first.name} stands at"
+        f" {gap_text(ends.whole)} bits per byte against {last.name}"
     )
-    fits = [
-        f"{repeats_text(fit)} ({arm.label})"
-        for arm, fit in laws.items()
-        if isinstance(fit, Fit)
-    ]
-    return told + (f" R_D is {together(fits)}." if fits else "")
+    if ends.does != "no gap":
+        told += f", of which {ends.control.name} takes {gap_text(ends.closed)}"
+    told += f": {_NOISE[ends.does]}. Each at its best number of epochs, "
+    if bests.does == ends.does:
+        return f"{told}it stands at {gap_text(bests.whole)}, and the same is true."
+    return f"{told}it stands at {gap_text(bests.whole)}: {_NOISE[bests.does]}."
 
 
 def _noise(by_arm: ByVariant, arms: Arms) -> Division:
