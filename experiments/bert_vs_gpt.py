@@ -14,7 +14,8 @@ common unit.
 
     smoke        a minute            two toys on bytes, to see that everything works
     laptop       5 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
-    workstation  an hour, 2 cores    0.8M and 1.8M parameters, 4M tokens of the same
+    workstation  2 hours, 2 cores    0.8M and 1.8M parameters, 4M tokens of English, three
+                                     seeds; `YARDSTICK_CORPORA` holds a folder `english`
     v5e-8        two days, 8 chips   25M, 85M and 302M parameters (BERT-base and -large),
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
                                      once, for which it needs apache-beam)
@@ -42,7 +43,6 @@ from lm.study.groups import groups_of, of_variant
 from lm.study.report.values import Plot, Report
 
 VARIANTS = GPT_AND_BERTS
-PYTHON = Data(corpus=Stdlib(), tokenizer=SentencePiece(size=2048), length=256, batch=16)
 PLANS = {
     "smoke": Scale(
         Data(tokenizer=Bytes(), length=64, batch=16),
@@ -51,16 +51,23 @@ PLANS = {
         settings={"evaluations": 2, "evaluation_rows": 16},
     ),
     "laptop": Scale(
-        replace(PYTHON, batch=8, validation=0.05),
+        Data(
+            corpus=Stdlib(),
+            tokenizer=SentencePiece(size=2048),
+            length=256,
+            batch=8,
+            validation=0.05,
+        ),
         sizes=(Size(4, 64), Size(4, 128, 2)),
         tokens=(600_000,),
         settings={"evaluations": 5, "evaluation_rows": 64},
     ),
     "workstation": Scale(
-        PYTHON,
+        replace(scales.ENGLISH, length=256, batch=16),
         sizes=(Size(4, 128, 2), Size(4, 192, 3, 8e-3)),
         tokens=(4_000_000,),
-        settings={"evaluations": 16},
+        seeds=3,
+        settings={"evaluations": 8, "evaluation_rows": 256},
     ),
     "v5e-8": scales.V5E_8._replace(
         data=replace(scales.V5E_8.data, length=1024, batch=512),
@@ -70,7 +77,10 @@ PLANS = {
     ),
 }
 SCALES = tuple(PLANS)
-EFFORT = scales.EFFORT | {"laptop": Effort(samples=2, curve_rows=32)}
+EFFORT = scales.EFFORT | {
+    "laptop": Effort(samples=2, curve_rows=32),
+    "workstation": Effort(rows=512),
+}
 
 
 def runs(scale: str) -> dict[str, Run]:
@@ -91,9 +101,14 @@ def report(cells: list[StudyRun]) -> Report:
         answer=contest.contest_answer(best),
         details=(
             f"This is at {size_text(first.size)} parameters (without the embedding) after"
-            f" {count(first.run.tokens)} training tokens. After ± stands one standard error"
-            " over the held-out documents, paired in differences. There is one seed, so how"
-            " much trainings differ among themselves is not in it.",
+            f" {count(first.run.tokens)} training tokens. After ± stands one standard error,"
+            " paired in differences, over the held-out documents"
+            + (
+                " and seeds."
+                if len(first.results) > 1
+                else ". There is one seed, so how much trainings differ among themselves is not"
+                " in it."
+            ),
         )
         if first
         else (),
