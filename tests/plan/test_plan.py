@@ -1,9 +1,6 @@
 """Plans: held to the compilers', to the ledger, and to what a user reads."""
 
-import contextlib
-import importlib
 import json
-import pkgutil
 import statistics
 import sys
 from functools import cache
@@ -13,7 +10,8 @@ import jax
 import msgspec
 import pytest
 
-import experiments
+from experiments.benchmarks.plans import OnSlice, largest, runs_on_slices
+from experiments.benchmarks.plans import planned as planned_runs
 from lm.cli import main
 from lm.commands import planned
 from lm.config import UserError, override
@@ -344,27 +342,10 @@ def test_a_tpu_computes_the_active_experts_alone(tpu, remat):
 # Studies
 
 
-def cells() -> dict[str, tuple[str, Run]]:
-    """The runs of all scales that name a slice, each with that slice."""
-    return {
-        f"{module.name}/{scale}:{cell}": (scale, run)
-        for module in pkgutil.iter_modules(experiments.__path__)
-        for study in [importlib.import_module(f"experiments.{module.name}")]
-        for scale in filter(machines.slice_of_scale, getattr(study, "SCALES", ()))
-        for cell, run in study.runs(scale).items()
-    }
-
-
-def check_that_they_fit(chosen: dict[str, tuple[str, Run]]) -> None:
-    with contextlib.ExitStack() as stack:
-        there = {}
-        for name, (slice_, run) in chosen.items():
-            if slice_ not in there:
-                machine = machines.find_machine(slice_, 1)
-                there[slice_] = machine, stack.enter_context(client.compiler(machine))
-            found = plan.plan(run, *there[slice_], wanted=["train"], quick=True)
-            assert found.fits(machine), name
-            assert not any(f.rematerialized for f in found.train.values()), name
+def check_that_they_fit(chosen: dict[str, OnSlice]) -> None:
+    for name, (found, machine) in planned_runs(chosen).items():
+        assert found.fits(machine), name
+        assert not any(f.rematerialized for f in found.train.values()), name
 
 
 @pytest.mark.plans
@@ -374,26 +355,19 @@ def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
     Of runs with the same model, rows and slice the first alone is compiled, with the first of
     its objectives.
     """
-    largest: dict[str, tuple[str, Run]] = {}
-    for name, (slice_, run) in cells().items():
+    runs = runs_on_slices()
+    for slice_, run in runs.values():
         plan.mesh_of(run, machines.find_machine(slice_, 1))
-        study, size = name.partition(":")[0], sum(run.model.parameters(0).values())
-        if study not in largest or size > sum(largest[study][1].model.parameters(0).values()):
-            (first, *_) = run.objective.parts(1000, run.seed)
-            largest[study] = slice_, msgspec.structs.replace(run, objective=first)
-    assert largest
-    alike = {
-        (slice_, run.model, run.data.length, run.data.batch, run.microbatches): name
-        for name, (slice_, run) in reversed(largest.items())
-    }
-    check_that_they_fit({name: largest[name] for name in alike.values()})
+    chosen = largest(runs)
+    assert chosen
+    check_that_they_fit(chosen)
 
 
 @pytest.mark.plans
 @pytest.mark.slow
 def test_every_cell_fits_the_slice_that_its_scale_names():
     """The same for all runs of all such scales, with all of their objectives."""
-    check_that_they_fit(cells())
+    check_that_they_fit(runs_on_slices())
 
 
 # This machine
