@@ -1,5 +1,7 @@
 """Everything a trained model is asked: the scorers valid for it, the probe, baselines."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lm.data import Split
@@ -80,7 +82,8 @@ def training_text(trained: ModelWithText) -> bytes:
     """The rows that a run was trained on, each once, as many as PPM reads."""
     run, tokenizer = trained.run, trained.tokens.tokenizer
     copies, left = run.objective.copies, rows_seen(run, trained.tokens)
-    batches = trained.tokens.batches(run.data, run.seed, copies)
+    # Which row is the next does not depend on how many are read at a time.
+    batches = replace(trained.tokens.batches(run.data, run.seed, copies), batch=1024 * copies)
     found, size, step = list[bytes](), 0, 0
     while left > 0 and size < MOST_TRAINING:
         batch = batches(step)

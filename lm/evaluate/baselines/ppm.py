@@ -25,7 +25,7 @@ _LAST = 4
 """Bytes that end a file and say nothing: the coder writes five, of which it needs one."""
 _STRETCH = 1 << 10
 _FRACTION = 32
-_WORK = 64 << 20
+_WORK = 16 << 20
 
 
 def has_ppm() -> bool:
@@ -51,7 +51,7 @@ def ppm_after(training: bytes, windows: Sequence[bytes]) -> float:
     one, all held-out text would teach PPM as the training text does, which models do not let
     it: so a stretch is a thirty-second of the training text, or 1 KiB where that is more, and
     each follows the training text alone. They are spread over the windows, so many that PPM
-    reads 64 MiB in all, but at least four. The training text's own code is not charged, nor is
+    reads 16 MiB in all, but at least four. The training text's own code is not charged, nor is
     where documents end, which a causal model predicts. Raises ImportError where pyppmd is not
     installed, and ValueError where the windows are empty.
     """

@@ -1,6 +1,7 @@
 """What predictors without a neural network need for the same text, in bits per byte."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -46,14 +47,25 @@ def baselines(
         "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / scored),
         "unigram": float(-(counts_V * np.log2(probability_V)).sum() / scored),
     }
-    ppm = {"ppm": ppm_size} if has_ppm() else {}
-    for name, compressed in (COMPRESSORS | ppm).items():
-        result[f"{name}, whole text"] = 8 * compressed(b"".join(documents)) / size
-        result[f"{name}, by document"] = 8 * sum(map(compressed, documents)) / size
-        result[f"{name}, by window"] = 8 * sum(map(compressed, windows)) / scored
-    if ppm and training:
-        result[AFTER_TRAINING] = ppm_after(training, windows)
+    for name, bytes_ in _compressed(tuple(documents), tuple(windows)).items():
+        result[name] = 8 * bytes_ / (scored if name.endswith("window") else size)
+    if has_ppm() and training:
+        result[AFTER_TRAINING] = _ppm_after(training, tuple(windows))
     return result
+
+
+@lru_cache(1)  # a study's runs are held to one text
+def _compressed(documents: tuple[bytes, ...], windows: tuple[bytes, ...]) -> dict[str, int]:
+    """Bytes that each compressor needs for all as one, and for the sum of parts."""
+    found = {}
+    for name, compressed in (COMPRESSORS | ({"ppm": ppm_size} if has_ppm() else {})).items():
+        found[f"{name}, whole text"] = compressed(b"".join(documents))
+        found[f"{name}, by document"] = sum(map(compressed, documents))
+        found[f"{name}, by window"] = sum(map(compressed, windows))
+    return found
+
+
+_ppm_after = lru_cache(4)(ppm_after)  # variants read the same rows
 
 
 def window_contents(
