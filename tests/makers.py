@@ -45,8 +45,8 @@ def text(folder: Path) -> Text:
 def small_run(corpus: Text) -> Run:
     """A run of a second: 16 steps of 8 rows.
 
-    Its compiled step depends on the budget, as the learning rate does, and not on the corpus
-    or the seed: tests that change these alone share one, over files and processes too.
+    Its compiled step depends on neither budget, learning rate, corpus nor seed: tests that
+    change these alone share one, over files and processes too.
     """
     return Run(
         data=Data(corpus=corpus, tokenizer=Bytes(), length=32, batch=8, validation=0.2),

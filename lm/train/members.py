@@ -22,21 +22,24 @@ from lm.config import dump
 from lm.distributed.mesh import AXES, MEMBERS, Mesh
 from lm.example import Batch, Vocabulary
 from lm.loss import Sum
-from lm.run import CheckpointSettings, Run, steps
+from lm.run import Run, compiled_settings, steps
 from lm.train.faults import all_finite
 from lm.train.step import Program, State, prepare
 from lm.train.update import Hyperparameters
 
-DIFFER = ("learning_rate", "weight_decay")
-"""Fields of the optimizer in which members may differ, beside the seed."""
+SHARED = ("data", "tokens", "evaluations", "evaluation_rows", "trackers")
+"""What members have in common though no program depends on it: they read one store, are
+validated on the same rows at the same steps, and end together."""
 
 
 def program_key(run: Run) -> str | None:
     """What runs have in common that may be members of one group; None: it is trained alone.
 
-    They differ in the seed, and with it in rows and masks, and in `DIFFER`. Alone is what needs
-    other models or arrays beside its state, goes back by itself, changes its objective with the
-    steps, is asked more than its loss while it trains, or says how devices share it.
+    It is `compiled_settings`, and `SHARED`. So members differ in the seed, and with it in rows
+    and masks, in learning rate and weight decay, and in checkpoints, of which the first one
+    says when. Alone is what needs other models or arrays beside its state, goes back by itself,
+    changes its objective with the steps, is asked more than its loss while it trains, or says
+    how devices share it.
 
     >>> program_key(Run(seed=1)) == program_key(Run(seed=2))
     True
@@ -59,8 +62,8 @@ def program_key(run: Run) -> str | None:
     )
     if alone:
         return None
-    optimizer = replace(run.optimizer, **dict.fromkeys(DIFFER, 0.0))
-    return dump(replace(run, seed=0, optimizer=optimizer, checkpoints=CheckpointSettings()))
+    shared = {name: getattr(run, name) for name in SHARED}
+    return dump(replace(compiled_settings(run), **shared))
 
 
 @dataclass(frozen=True)

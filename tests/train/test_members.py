@@ -14,13 +14,40 @@ from lm.data.digest import chain_text
 from lm.run import Run
 from lm.train import members_speed
 from lm.train.lockstep import train_group, unfinished_groups
-from lm.train.members import MembersProgram, prepare_members
+from lm.train.members import MembersProgram, prepare_members, program_key
 from lm.train.members_speed import speedup
 from lm.train.train import train_run
 from tests.makers import one_device
 from tests.train.steps import change, losses_of, train
 
 pytestmark = pytest.mark.eight_devices
+
+
+@pytest.mark.parametrize(
+    ("other", "together"),
+    [
+        *((same, True) for same in ("seed=7", "optimizer.learning_rate=0.1")),
+        *((same, True) for same in ("optimizer.weight_decay=0", "checkpoints.keep=1")),
+        *((new, False) for new in ("data.unique=4096", "data.validation=0.3", "tokens=9000")),
+        *((new, False) for new in ("evaluations=4", "evaluation_rows=8", "trackers=[]")),
+        *((new, False) for new in ("model.width=64", "faults.policy=skip", "optimizer.clip=2")),
+    ],
+)
+def test_members_differ_in_numbers_alone(run, other, together):
+    """Fails if members may differ in what a group has once: a store, its steps, a program."""
+    assert (program_key(run) == program_key(change(run, other))) is together
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *("mesh.fsdp=2", "faults.policy=roll_back", "evaluation_windows=8"),
+        *("checkpoints.directory=elsewhere", 'trackers=["wandb"]', "objective.type=curriculum"),
+    ],
+)
+def test_what_a_group_cannot_do_is_trained_alone(run, other):
+    """Fails if a run is a member and its settings are not heeded."""
+    assert program_key(change(run, other)) is None
 
 
 def with_values(run: Run, seed: int, rate: float = 1e-2, decay: float = 0.1) -> Run:
