@@ -164,7 +164,7 @@ class _Pending(NamedTuple):
     """What this host asks for: to stop, to save."""
 
 
-LONG = 0.05
+LONG_STEP = 0.05
 """Seconds of a step on a CPU from which on the next one waits for its end.
 
 There a step takes its memory when it is begun, so that one which is begun while another runs
@@ -240,7 +240,7 @@ class _Loop:
         if before is None:
             return None
         self._books.progress.seconds += (took := self._tick - before)
-        self._alone = took > LONG and jax.default_backend() == "cpu"
+        self._alone = took > LONG_STEP and jax.default_backend() == "cpu"
         return took
 
     def _validate(self, step: int) -> None:

@@ -18,7 +18,7 @@ from lm.data.digest import chain_text
 from lm.distributed import hosts
 from lm.distributed import mesh as _mesh
 from lm.distributed.signals import Stopped, stop_requests
-from lm.model.attention import LONG, noted_backend
+from lm.model.attention import KERNEL_LENGTH, noted_backend
 from lm.output.files import write_whole
 from lm.results import ComponentCosts, Costs, Evaluation, Result, Training
 from lm.run import (
@@ -144,7 +144,7 @@ def with_noted_attention(run: Run, device: jax.Device) -> Run:
     if run.attention != "auto" or device.platform != "gpu" or hosts.is_multihost():
         return run
     backend = noted_backend(device.device_kind)
-    if backend is None or run.data.length < LONG:
+    if backend is None or run.data.length < KERNEL_LENGTH:
         return run
     noted = replace(run, attention=backend)
     return run if refuse_attention(noted, device.platform) else noted

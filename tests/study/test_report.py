@@ -18,7 +18,7 @@ from experiments import bert_vs_gpt
 from lm.run import Run, same_result, steps, validate
 from lm.study.grid import StudyRun, parameters
 from lm.study.report import write as report
-from lm.study.report.page import LONG, page_of
+from lm.study.report.page import LONG_TABLE, page_of
 from lm.study.report.values import Column, Guesses, Place, Report, Section, Table
 from tests.experiments.results import BYTES, result_of
 
@@ -448,7 +448,7 @@ def test_a_long_table_stands_behind_the_figures(written):
     # mutations: always first; always last; twice; left out
     made = written[1]
     drawings = {plot.name: '<svg viewBox="0 0 1 1"></svg>' for plot in made.plots}
-    for rows, behind in ((LONG, False), (LONG + 1, True)):
+    for rows, behind in ((LONG_TABLE, False), (LONG_TABLE + 1, True)):
         table = replace(made.table, rows=[made.table.rows[0]] * rows)
         page = page_of(replace(made, table=table), drawings)
         caption = page.index(html.escape(table.caption[:40]))

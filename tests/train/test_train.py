@@ -250,7 +250,7 @@ def test_a_long_step_on_a_cpu_begins_when_the_one_before_has_ended(run, tmp_path
     found = dict[float, list[str]]()
     for long in (0.0, math.inf):
         said = found[long] = []
-        monkeypatch.setattr(loop, "LONG", long)
+        monkeypatch.setattr(loop, "LONG_STEP", long)
         taken, written = Program.step, Trackers.write
 
         def take(self, *given, of=taken, to=said, **more):

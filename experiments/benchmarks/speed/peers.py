@@ -32,7 +32,7 @@ from experiments.benchmarks.speed.plan import (
 )
 from experiments.benchmarks.speed.timing import interleave, ratio, seconds_each, spread
 from lm.objectives import Objective
-from lm.train.loop import LONG
+from lm.train.loop import LONG_STEP
 
 
 class Program(NamedTuple):
@@ -63,7 +63,7 @@ def a_step_late(update: Callable[[], Any]) -> Program:
         before, last = last, update()
         jax.block_until_ready(before)
         now = time.monotonic()
-        tick, alone = now, now - tick > LONG and on_cpu
+        tick, alone = now, now - tick > LONG_STEP and on_cpu
         return last
 
     return Program(step, jax.block_until_ready, device_memory)

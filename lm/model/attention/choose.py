@@ -14,7 +14,7 @@ from lm.numerics import Precision
 Backend = Literal["xla", "splash", "triton", "cudnn"]
 Attention = Literal["auto", Backend]
 
-LONG = 512
+KERNEL_LENGTH = 512
 """Positions of a row from which on `auto` takes a kernel: below, a position's scores (H L of
 them: 8 D in rows of 512 with heads of 64) are no more than the rest that a layer keeps."""
 
@@ -55,7 +55,7 @@ def choose(
     """
     if attention != "auto":
         return attention
-    if platform == "tpu" and precision == "bfloat16" and length >= LONG:
+    if platform == "tpu" and precision == "bfloat16" and length >= KERNEL_LENGTH:
         return "splash"
     return "xla"
 

@@ -24,7 +24,7 @@ from lm.study.report.values import Column, Plot, Report, Row, Table
 
 FOLDER = Path(__file__).parent
 """Where the page's template and style sheet are."""
-LONG = 20
+LONG_TABLE = 20
 """Rows beyond which a main table stands at the end of the page, as figures answer sooner."""
 
 
@@ -51,7 +51,7 @@ def page_of(report: Report, drawings: Mapping[str, str]) -> str:
     }
     template = environment.get_template("page.html")
     style = Markup((FOLDER / "page.css").read_text())
-    long = len(report.table.rows) > LONG
+    long = len(report.table.rows) > LONG_TABLE
     return template.render(report=report, style=style, long=long)
 
 
