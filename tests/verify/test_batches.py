@@ -1,6 +1,6 @@
 """Two runs' recorded chains compared: what a run directory says, without training one.
 
-tests/test_cli.py audits runs that were trained.
+tests/commands/test_trained.py audits runs that were trained.
 """
 
 import json
