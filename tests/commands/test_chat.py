@@ -1,10 +1,8 @@
 """A model that was trained on answers, and is asked."""
 
 import json
-import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from lm.cli import main
@@ -17,16 +15,9 @@ from lm.optimizer import Adamw
 from lm.run import Run
 from lm.train.load import load_model, load_run
 from lm.train.train import train_run
+from tests.commands.console import said
 
-
-@pytest.fixture(autouse=True)
-def _leave_no_trace(monkeypatch, tmp_path):
-    """Commands set up the process that they are, and the process is pytest's."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    yield
-    jax.config.update(name, before)
+pytestmark = pytest.mark.usefixtures("as_a_process")
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +53,6 @@ def trained(tmp_path_factory) -> Path:
     )
     train_run(run, folder / "run")
     return folder / "run"
-
-
-def said(capsys, *arguments: str) -> str:
-    capsys.readouterr()
-    main(list(arguments))
-    return capsys.readouterr().out
 
 
 def test_generate_answers_and_ends(capsys, trained) -> None:

@@ -3,7 +3,6 @@
 import io
 import sys
 
-import jax
 import pytest
 
 from lm.cli import main
@@ -12,15 +11,7 @@ from lm.train.load import load_model
 from tests.makers import save_untrained
 from tests.train.test_generating import MODELS
 
-
-@pytest.fixture(autouse=True)
-def _leave_no_trace(monkeypatch):
-    """Commands set up the process that they are, and the process is pytest's."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    yield
-    jax.config.update(name, before)
+pytestmark = pytest.mark.usefixtures("as_a_process")
 
 
 @pytest.fixture(scope="module")

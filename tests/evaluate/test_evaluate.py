@@ -63,7 +63,7 @@ def source(random_: random.Random) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    """A run of a second on made-up Python; test_cli compiles the same program."""
+    """A run of a second on made-up Python; test_trained compiles the same program."""
     random_ = random.Random(0)
     folder = tmp_path_factory.mktemp("python")
     for number in range(24):
