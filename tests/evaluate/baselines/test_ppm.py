@@ -48,6 +48,20 @@ def test_ppm_is_never_below_the_truth_and_near_it(library):
     assert after < whole < 1.25 * truth
 
 
+def register(taps: tuple[int, int], length: int) -> bytes:
+    """Letters a and b, each decided by two of the last few, and by no fewer than those."""
+    drawn = [1] * max(taps)
+    for _ in range(length):
+        drawn.append(drawn[-taps[0]] ^ drawn[-taps[1]])
+    return bytes(97 + each for each in drawn)
+
+
+def test_contexts_are_of_five_bytes(library):
+    """Fails if fewer bytes before the next are looked at, or more."""
+    of_five, of_six = (register(taps, 4000) for taps in ((5, 3), (6, 5)))
+    assert ppm.ppm_size(of_five) < 100 and ppm.ppm_size(of_six) > 450  # of 500 at a bit each
+
+
 def test_a_byte_more_is_never_free(library):
     """Fails if what the coder's end says is not charged: few bytes would cost nothing."""
     sizes = [ppm.ppm_size(np.random.default_rng(0).bytes(n)) for n in range(40)]
@@ -55,11 +69,13 @@ def test_a_byte_more_is_never_free(library):
 
 
 def test_what_stands_in_the_training_text_is_known_and_that_text_is_free(library):
-    """Fails if the training text is charged, not read, or read behind the held-out text."""
+    """Fails if the training text is charged, not read, or read behind the held-out text; or if
+    text is that is not scored.
+    """
     random = np.random.default_rng(0)
     training, other = (bytes(random.integers(97, 105, 4096, np.uint8)) for _ in range(2))
     known, unknown = (
-        of_bytes([text], windows_of(text), [training], read=training)[AFTER_TRAINING]
+        of_bytes([training, other], windows_of(text), [training], read=training)[AFTER_TRAINING]
         for text in (training, other)
     )
     # Nothing says which of eight letters is next, until it has been read once.
@@ -82,6 +98,15 @@ def test_much_text_is_sampled_from_all_of_it(library, monkeypatch):
     monkeypatch.setattr(ppm, "_WORK", 10 * 2048)
     assert ppm_after(bytes(1024), [text]) == 8.0
     assert [stretch[-1] for stretch in asked[1:]] == list(range(0, 100, 10))
+
+
+def test_much_training_text_is_followed_by_few_short_stretches(monkeypatch):
+    """Fails if a stretch is so long that it teaches, or too few are read to say anything."""
+    asked = []
+    monkeypatch.setattr(ppm, "ppm_size", lambda data: asked.append(len(data)) or len(data))
+    monkeypatch.setattr(ppm, "_WORK", 0)
+    ppm_after(bytes(32 * 2048), [bytes(20 * 2048)])
+    assert asked == [32 * 2048, *[33 * 2048] * 4]
 
 
 def test_without_the_library_nothing_is_said_of_ppm(monkeypatch, capsys):

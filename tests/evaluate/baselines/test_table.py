@@ -38,6 +38,7 @@ def test_random_bytes_cannot_be_compressed():
     some = of_bytes(documents, windows[:2], documents)
     assert some["uniform"] == pytest.approx(result["uniform"])
     assert some["unigram"] == pytest.approx(8, abs=0.05)
+    assert some["xz, by window"] == pytest.approx(result["xz, by window"])
 
 
 def test_unigram_is_the_entropy_of_its_source():
