@@ -134,6 +134,32 @@ def test_what_moves_most_is_named_by_its_place():
     ]
 
 
+def test_slices_move_what_they_cut_and_copies_to_nearer_memory_all():
+    """Fails if a slice is not both read and written, or is the whole of an array; or if a copy
+    is free, as what is near is.
+    """
+    text = """%fused (y: f32[64,128], i: s32[]) -> f32[1,128] {
+  %y = f32[64,128]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %none = s32[] constant(0)
+  ROOT %cut = f32[1,128]{1,0} dynamic-slice(%y, %i, %none), dynamic_slice_sizes={1,128}
+}
+ENTRY %main (x: f32[64,128], at: s32[]) -> f32[64,128] {
+  %x = f32[64,128]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %row = f32[1,128]{1,0} dynamic-slice(%x, %at, %zero), dynamic_slice_sizes={1,128}
+  %other = f32[1,128]{1,0} fusion(%x, %at), kind=kLoop, calls=%fused
+  %new = f32[64,128]{1,0} dynamic-update-slice(%x, %other, %at, %zero)
+  %begun = (f32[64,128]{1,0:S(1)}, f32[64,128]{1,0}, u32[]) copy-start(%new)
+  ROOT %near = f32[64,128]{1,0:S(1)} copy-done(%begun)
+}
+"""
+    row = 128 * 4
+    most = [each.bytes for each in hlo.work(text, 1).traffic]
+    assert most == [64 * row, 2 * row + 4, 2 * row, 2 * row]  # and the index that is fused
+
+
 def test_a_layer_that_is_unrolled_sends_as_often_as_it_stands_there():
     """Fails if copies of a collective count once, or one that kernels share more often."""
     sends = "f32[8]{0} all-reduce(%x), channel_id=3, replica_groups={{0,1}}, to_apply=%sum"

@@ -27,7 +27,7 @@ from lm.plan import client, network, plan
 from lm.plan import compile as compiled
 from lm.plan import machine as machines
 from lm.plan.compile import CompileRequest
-from lm.plan.found import HERE
+from lm.plan.found import HERE, Traffic
 from lm.plan.machine import Machine
 from lm.run import EXECUTION, Run
 from tpu.slices import SLICES
@@ -436,6 +436,18 @@ def test_the_command_prints_a_plan_or_all_of_its_numbers(capsys, monkeypatch):
     first, *_, last = train["traffic"]
     assert said.index(first["name"]) < said.index(last["name"])
     assert f"{first['bytes'] / train['bytes']:.1%}" in said
+
+
+def test_traffic_is_printed_with_its_part_of_all(capsys):
+    """Fails if a column has another's numbers, or parts are of what is listed alone."""
+    most = [Traffic("forward mul f32[8]", 7, 1.5e9), Traffic("add f32[2]", 1000, 1e9)]
+    planned._show_traffic("train", compiled.Found({}, bytes=5e9, traffic=most))
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [[each.strip() for each in line if each.strip()] for line in lines] == [
+        ["GB", "of all", "times", "most traffic in train"],
+        ["1.5", "30.0%", "7", "forward mul f32[8]"],
+        ["1", "20.0%", "1,000", "add f32[2]"],
+    ]
 
 
 @pytest.mark.parametrize(
