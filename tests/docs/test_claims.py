@@ -63,6 +63,12 @@ def _tells_of_results(text: str, line: int) -> bool:
     return bool(re.search(named, paragraph))
 
 
+def test_a_paragraph_that_names_a_study_tells_of_results():
+    """Fails if a finding can be written by hand beside a study's name, or beside a link."""
+    text = "At 0.4.\n\nBut `isoflop` has\n0.5.\n\n[Here](experiments/results/x) 0.6.\n\nAt 0.7."
+    assert [_tells_of_results(text, line) for line in (1, 3, 4, 6, 8)] == [0, 1, 1, 1, 0]
+
+
 def of_runs(folder: Path) -> tuple[list[str], list[str]]:
     """Bits per byte in a report's tables of its runs, and those that results.csv has not.
 
@@ -223,6 +229,7 @@ def test_what_results_say_anew_is_noticed_and_written(kept, file, old, new, said
         ("0.075", "75", 3),
         ("13.5", "1,135", 4),
         ("−0.017", "0.017", 3),
+        ("0.033 to 0.075", "0.075 to 0.033", 3),
     ],
 )
 def test_a_number_changed_in_a_page_is_noticed_where_it_stands(kept, said, typed, line):
@@ -238,7 +245,12 @@ def test_every_place_of_a_sentence_is_held(kept):
 
 @pytest.mark.parametrize(
     ("said", "instead"),
-    [("bits per byte above it", "bits above it"), ("4 minutes", "5 minutes")],
+    [
+        ("bits per byte above it", "bits above it"),
+        ("4 minutes", "5 minutes"),
+        ("above it", "above items"),
+        ("lies 0.715", "belies 0.715"),
+    ],
 )
 def test_a_sentence_that_no_page_has_is_named(kept, said, instead):
     """Fails if a page's sentence can be reworded so that nothing holds it any more."""
@@ -265,6 +277,23 @@ def test_claims_that_rest_on_nothing_are_refused(kept, file, old, new, named):
     changed(kept / file, old, new)
     with pytest.raises(ClaimError, match=re.escape(named)):
         sentences_of(kept / "claims.toml")
+
+
+def test_a_cell_is_of_the_table_that_is_named(kept):
+    """Fails if a row that stands in two tables is taken from the other."""
+    report = (kept / "report.html").read_text()
+    again = report.replace("Table 1.", "Table 2.").replace("−0.0540 (−0.0749", "+0.1 (+0.05")
+    (kept / "report.html").write_text(report + again)
+    of_gpt = Results(kept).cell("GPT", "int4", "above (95%)", table="Table 2.")
+    assert (of_gpt.value, of_gpt.low) == (0.1, 0.05)
+    with pytest.raises(ClaimError, match="more than once"):
+        Results(kept).cell("GPT", "int4", "above (95%)")
+
+
+def test_a_column_is_of_the_rows_that_match_all_that_is_asked(kept):
+    """Fails if one of two conditions is enough."""
+    (kept / "results.csv").write_text("run,seed,flops\na,0,1\na,1,2\nb,1,4\n")
+    assert Results(kept).column("flops", run="a", seed="1").tolist() == [2.0]
 
 
 @pytest.mark.parametrize(
