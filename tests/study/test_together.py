@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from lm.config import UserError
+from lm.cost import memory
 from lm.study import jobs, together
 from lm.study.together import how_many_members, train_together
+from lm.train.trackers.jsonl import read_metrics
 from tests.study.test_jobs import TOY
 from tests.train.steps import change
 
@@ -22,7 +24,9 @@ def runs(run):
 
 
 def test_members_of_a_study_are_scored_as_the_others_are(run, tmp_path, monkeypatch):
-    """Fails if a run is trained twice, not scored, or scored as another of its group."""
+    """Fails if a run is trained twice, not scored, or scored as another of its group; or if
+    each is said to have had all of the device's time.
+    """
     runs = {f"seed{seed}": replace(run, seed=seed) for seed in range(2)}
     monkeypatch.setattr(together, "speedup", lambda _: 2.0)
     assert jobs.train(runs, [*runs], tmp_path / "a", TOY, members=8) == []
@@ -33,6 +37,10 @@ def test_members_of_a_study_are_scored_as_the_others_are(run, tmp_path, monkeypa
     assert found["bits_per_byte"] == pytest.approx(alone["bits_per_byte"], rel=1e-4)
     assert found["seed"] == alone["seed"] and found["decided_by"] == alone["decided_by"]
     assert (tmp_path / "a" / "seed0" / "result.json").exists()
+    positions = run.data.batch * run.data.length
+    rates = [r.get("tokens_per_second") for r in read_metrics(tmp_path / "a" / "seed1")]
+    of_both = sum(positions / rate for rate in rates if rate)
+    assert found["device_seconds"] == pytest.approx(of_both / 2)
 
 
 def test_groups_are_of_runs_that_differ_in_numbers_alone(runs, tmp_path, monkeypatch):
@@ -53,6 +61,23 @@ def test_groups_are_of_runs_that_differ_in_numbers_alone(runs, tmp_path, monkeyp
     (tmp_path / "seed1" / "checkpoints").mkdir(parents=True)
     train_together(runs, **how, members=8)
     assert trained == [["seed0", "seed1", "seed2"], ["seed0", "seed2"]]
+
+
+def test_groups_are_as_large_as_memory_holds(runs, tmp_path, monkeypatch):
+    """Fails if a group begins that does not fit, or fewer are members than do."""
+    trained: list[list[str]] = []
+
+    def train_group(these: dict, _: Path) -> dict[str, str]:
+        trained.append([*these])
+        return {}
+
+    monkeypatch.setattr(together, "speedup", lambda _: 2.0)
+    monkeypatch.setattr(together, "train_group", train_group)
+    one = 2 * sum(memory.least(runs["seed0"], "cpu").values())
+    for there in (1.9, 2.9, 3.0):
+        monkeypatch.setattr(memory, "device_memory", lambda _, there=there: int(there * one))
+        train_together(runs, [*runs], tmp_path, members=8)
+    assert trained == [["seed0", "seed1"], ["seed0", "seed1", "seed2"]]
 
 
 def test_a_member_that_diverges_is_one_of_the_failed(run, tmp_path, monkeypatch):

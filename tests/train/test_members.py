@@ -13,9 +13,11 @@ from lm.data import open_tokens
 from lm.data.digest import chain_text
 from lm.run import Run
 from lm.train import members_speed
+from lm.train.bookkeeping import Bookkeeper
 from lm.train.lockstep import train_group, unfinished_groups
 from lm.train.members import MembersProgram, prepare_members, program_key
 from lm.train.members_speed import speedup
+from lm.train.trackers.jsonl import read_metrics
 from lm.train.train import train_run
 from tests.makers import one_device
 from tests.train.steps import change, losses_of, train
@@ -108,10 +110,10 @@ def test_devices_have_members_and_tell_each_other_nothing(run):
 
 @pytest.fixture(scope="module")
 def trained(run, tmp_path_factory):
-    """Two runs, and one that diverges, a device each; they were killed once, and went on."""
+    """One that diverges, and two runs, a device each; they were killed once, and went on."""
     run = change(run, "checkpoints.steps=4", "trackers=[]")
-    runs = {"slow": with_values(run, 0), "fast": with_values(run, 1, 2e-2)}
-    runs["wild"] = with_values(run, 2, 1e30)
+    runs = {"wild": with_values(run, 2, 1e30)}
+    runs |= {"slow": with_values(run, 0), "fast": with_values(run, 1, 2e-2)}
     directory, step, left = tmp_path_factory.mktemp("group"), MembersProgram.step, [10]
 
     def killed(*given: Any) -> Any:
@@ -125,6 +127,7 @@ def trained(run, tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             train_group(runs, directory)
         assert unfinished_groups(runs, directory) == [[*runs]]
+        assert not unfinished_groups(runs | {"wild": with_values(run, 3)}, directory)
         left[0] = 8  # steps that are left of 16, where it goes on from the eighth
         failed = train_group(runs, directory)
     assert left == [0]
@@ -139,7 +142,7 @@ def test_a_group_is_its_runs(trained):
     runs, directory, _ = trained
     assert not unfinished_groups(runs, directory)
     losses, _ = lockstep([*runs.values()], 16, devices=3)
-    for number, name in enumerate(("slow", "fast")):
+    for number, name in enumerate(("slow", "fast"), 1):
         found = train_run(runs[name], directory / name)
         with one_device():
             expected = train_run(runs[name], directory / f"{name}-alone")
@@ -160,6 +163,25 @@ def test_a_member_that_diverges_is_left_and_harms_no_other(trained):
     assert failed["wild"].startswith("wild: ") and "learning_rate (1e+30)" in failed["wild"]
     assert len(losses_of(directory / "wild")) < 4
     assert not (directory / "wild" / "checkpoints").exists()
+
+
+def test_a_members_step_is_left_out_by_its_own_limit(run, tmp_path, monkeypatch):
+    """Fails if a group leaves no step out, or a member's by the limit of another."""
+    run = change(run, "faults.policy=skip", "tokens=1024", "trackers=[]")
+    runs = {name: with_values(run, seed) for seed, name in enumerate("abc")}
+
+    def limit(books: Bookkeeper, step: int) -> float:
+        return 0.0 if (books._label, step) == ("b", 3) else math.inf
+
+    monkeypatch.setattr(Bookkeeper, "limit", limit)
+    train_group(runs, tmp_path)
+    left_out = [
+        (name, record["step"])
+        for name in runs
+        for record in read_metrics(tmp_path / name)
+        if record.get("skipped")
+    ]
+    assert left_out == [("b", 3)]
 
 
 def test_a_group_is_measured_against_its_runs(run, monkeypatch):
