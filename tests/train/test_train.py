@@ -13,7 +13,7 @@ import pytest
 
 from lm.config import UserError, parse
 from lm.data import n_rows, open_tokens
-from lm.objectives import Causal, Curriculum, Masked
+from lm.objectives import Causal, Curriculum, Masked, Scheduled
 from lm.results import read_result
 from lm.run import Run
 from lm.train import checkpoint, loop
@@ -175,6 +175,28 @@ def test_runs_of_one_program_share_it_and_others_do_not(run, other, shared):
     changed = change(run, other)
     (first, _), (second, _) = program(run), program(changed)
     assert (first.update is second.update, second.run) == (shared, changed)
+
+
+def test_a_step_has_its_own_runs_numbers(run):
+    """Fails if runs of one program have one rate, decay, schedule or way through training."""
+    run = change(run, "schedule.warmup=0.25", "schedule.decay=0.5")
+    rising = Masked(rate=Scheduled(start=0.1, end=0.9))
+    run, moved = msgspec.structs.replace(run, objective=rising), []
+    for budget, peak, decay in ((16, 1e-2, 0.0), (16, 1e-2, 0.5), (64, 3e-2, 0.5)):
+        numbers = f"optimizer.learning_rate={peak}", f"optimizer.weight_decay={decay}"
+        own = change(run, f"tokens={budget * 8 * 32}", *numbers)
+        made, batches = program(own)
+        state = made.init()._replace(step=jnp.int32(12))
+        drawn = np.array(state.params["embedding"])
+        state, metrics = made.step(state, made.place(batches(0)))
+        moved.append(np.asarray(state.params["embedding"]))
+        # Of 16 steps the twelfth is half way down, by the square root, and of 64 one going up.
+        rate = peak * (1 - 0.5**0.5 if budget == 16 else 13 / 16)
+        assert float(metrics["learning_rate"]) == pytest.approx(rate)
+        masked = float(metrics["target_fraction"])
+        assert masked == pytest.approx(0.1 + 0.8 * 12 / budget, abs=0.03)
+    decayed = 1e-2 / 4 * 0.5 * drawn  # at the first rate of four going up
+    np.testing.assert_allclose(moved[0] - moved[1], decayed, rtol=1e-2, atol=1e-7)
 
 
 @pytest.fixture(scope="module")
