@@ -188,9 +188,14 @@ def _prepared(
     adapter, module_axes = run.adapter, run.model.axes()
     asked = {START: run} if START in run.objective.companions else {}
     asked |= {name: of for name, of in named.items() if name in run.objective.companions}
-    drawn = partial(_drawn, vocabulary=vocabulary, mesh=mesh, length=run.data.length)
-    companions = {name: _placed(*_named_shapes(of, drawn), mesh) for name, of in asked.items()}
-    _, axes = _named_shapes(run, drawn)
+    how: Any = {"vocabulary": vocabulary, "mesh": mesh, "length": run.data.length}
+    # Traced once, for the shapes as for the values.
+    drawn = jax.jit(partial(_drawn, run, **how), inline=True)
+    companions = {
+        name: _placed(*_named_shapes(partial(_drawn, of, **how)), mesh)
+        for name, of in asked.items()
+    }
+    _, axes = _named_shapes(drawn)
     if adapter is not None:
         axes |= as_tree(adapter.axes(module_axes))
     patterns = changing(run)
@@ -200,7 +205,7 @@ def _prepared(
 
     def init(seed: jax.Array) -> State:
         key = jax.random.key(seed)
-        params = nn.unbox(drawn(run, key))
+        params = nn.unbox(drawn(key))
         if adapter is not None:
             shapes = run.model.shapes(vocabulary.size)
             params |= as_tree(adapter.draw(key, module_axes, shapes))
@@ -444,9 +449,9 @@ def _drawn(
     return found
 
 
-def _named_shapes(of: Run, drawn: Callable[[Run, jax.Array], Any]) -> tuple[Any, Any]:
+def _named_shapes(drawn: Callable[[jax.Array], Any]) -> tuple[Any, Any]:
     """The shape and the axes of each parameter."""
-    boxed = jax.eval_shape(partial(drawn, of), jax.random.key(0))
+    boxed = jax.eval_shape(drawn, jax.random.key(0))
     return nn.unbox(boxed), jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
 
 
