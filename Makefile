@@ -1,7 +1,8 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
-# A file's tests stay together, as they share what its fixtures train.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# A file's tests stay together, as they share what its fixtures train. Files begin in order, so
+# that the last are the package's examples, of less than a second each: no worker is left alone.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Most of the tests' time is compilation, which these halve; test-all compiles as users do.
 QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -16,7 +17,7 @@ test: $(STAMP)-test  ## the tests, without the slow ones (minutes)
 	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow and not plans" $(ARGS)
 
 plans: $(STAMP)-test  ## each study's largest run compiled for the slice that its scale names (minutes)
-	.venv/bin/python -m pytest -q -m "plans and not slow" tests/plan/test_plan.py $(ARGS)
+	.venv/bin/python -m pytest -q -n auto --maxprocesses 2 --dist worksteal -m "plans and not slow" tests/plan/test_plan.py $(ARGS)
 
 test-all: $(STAMP)-test  ## all tests: exhaustive grids, a hundred kills, every run's plan (hours)
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)

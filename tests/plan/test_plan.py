@@ -1,6 +1,8 @@
 """Plans: held to the compilers', to the ledger, and to what a user reads."""
 
+import contextlib
 import json
+import pkgutil
 import statistics
 import sys
 from functools import cache
@@ -10,8 +12,8 @@ import jax
 import msgspec
 import pytest
 
+import experiments
 from experiments.benchmarks.plans import OnSlice, largest, runs_on_slices
-from experiments.benchmarks.plans import planned as planned_runs
 from lm.cli import main
 from lm.commands import planned
 from lm.config import UserError, override
@@ -342,32 +344,61 @@ def test_a_tpu_computes_the_active_experts_alone(tpu, remat):
 # Studies
 
 
-def check_that_they_fit(chosen: dict[str, OnSlice]) -> None:
-    for name, (found, machine) in planned_runs(chosen).items():
-        assert found.fits(machine), name
-        assert not any(f.rematerialized for f in found.train.values()), name
+@cache
+def largest_cells() -> dict[str, OnSlice]:
+    """The largest run of each study and scale, of those that differ in what is compiled."""
+    return largest(runs_on_slices())
+
+
+@pytest.fixture(scope="module")
+def compilers():
+    """The machine of a slice's name, and its compiler, which is started once."""
+    with contextlib.ExitStack() as stack:
+
+        @cache
+        def start(slice_: str) -> tuple[Machine, client.Compiler]:
+            machine = machines.find_machine(slice_, 1)
+            return machine, stack.enter_context(client.compiler(machine))
+
+        yield start
+
+
+def check_that_it_fits(name: str, run: Run, machine: Machine, there: client.Compiler) -> None:
+    found = plan.plan(run, machine, there, wanted=["train"], quick=True)
+    assert found.fits(machine), name
+    assert not any(f.rematerialized for f in found.train.values()), name
 
 
 @pytest.mark.plans
-def test_every_studys_largest_cell_fits_the_slice_that_its_scale_names():
-    """Fails if a study asks for a slice on which it does not divide, or does not fit.
-
-    Of runs with the same model, rows and slice the first alone is compiled, with the first of
-    its objectives.
-    """
-    runs = runs_on_slices()
-    for slice_, run in runs.values():
+def test_every_cell_divides_over_the_slice_that_its_scale_names():
+    """Fails if a study asks for a slice that its rows or its model do not divide over."""
+    found = runs_on_slices()
+    for slice_, run in found.values():
         plan.mesh_of(run, machines.find_machine(slice_, 1))
-    chosen = largest(runs)
-    assert chosen
-    check_that_they_fit(chosen)
+    assert len({name.partition(":")[0] for name in found}) > len(largest_cells()) > 5
+
+
+@pytest.mark.plans
+@pytest.mark.parametrize(
+    "study", [each.name for each in pkgutil.iter_modules(experiments.__path__)]
+)
+def test_a_studys_largest_cell_fits_the_slice_that_its_scale_names(study, compilers):
+    """Fails if a study asks for a slice on which it does not fit."""
+    found = {
+        name: cell for name, cell in largest_cells().items() if name.startswith(f"{study}/")
+    }
+    if not found:
+        pytest.skip("it names no slice, or another study has its model, rows and slice")
+    for name, (slice_, run) in found.items():
+        check_that_it_fits(name, run, *compilers(slice_))
 
 
 @pytest.mark.plans
 @pytest.mark.slow
-def test_every_cell_fits_the_slice_that_its_scale_names():
+def test_every_cell_fits_the_slice_that_its_scale_names(compilers):
     """The same for all runs of all such scales, with all of their objectives."""
-    check_that_they_fit(runs_on_slices())
+    for name, (slice_, run) in runs_on_slices().items():
+        check_that_it_fits(name, run, *compilers(slice_))
 
 
 # This machine
