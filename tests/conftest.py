@@ -78,6 +78,13 @@ def _own_programs(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    """As pytest's `monkeypatch`, for what is in no program: other tests' programs are used."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Programs are kept for the tests to come, more of them than a user's.
 

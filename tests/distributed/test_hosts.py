@@ -53,7 +53,7 @@ runner.main(bert_vs_gpt, sys.argv[1:])
 TOY = {"rows": 8, "samples": 2, "replicates": 2, "curve_rows": 8, "probe_tokens": 500}
 
 
-def trained_twice(corpus, tmp_path, monkeypatch, number, cell, *overrides):
+def trained_twice(corpus, tmp_path, patch, number, cell, *overrides):
     """A cell of a study by so many hosts, and by this process on as many devices."""
     text = ["data.corpus.type=text", f'data.corpus.paths=["{corpus}"]']
     arguments = [
@@ -71,7 +71,7 @@ def trained_twice(corpus, tmp_path, monkeypatch, number, cell, *overrides):
     assert printed[1:] == [""] * (number - 1)
     first_line, *_ = together.said(0).splitlines()
     assert first_line == f"{cell}: {number} hosts, 8 devices (cpu)"
-    monkeypatch.setattr(bert_vs_gpt, "EFFORT", {"smoke": Effort(**TOY)})
+    patch.setattr(bert_vs_gpt, "EFFORT", {"smoke": Effort(**TOY)})
     runner.main(bert_vs_gpt, ["--runs", str(tmp_path / "b"), *arguments])
     found = []
     for letter in "ab":
@@ -108,27 +108,27 @@ def _cell(kind: str) -> str:
     return next(name for name in bert_vs_gpt.runs("smoke") if name.startswith(kind))
 
 
-def test_m1_two_tasks_of_slurm_train_and_score_a_study_as_one(corpus, tmp_path, monkeypatch):
+def test_m1_two_tasks_of_slurm_train_and_score_a_study_as_one(corpus, tmp_path, patch):
     """Fails if each trains alone, or reads other rows than it holds, or decides by itself."""
-    assert_same(*trained_twice(corpus, tmp_path, monkeypatch, 2, _cell("causal")))
+    assert_same(*trained_twice(corpus, tmp_path, patch, 2, _cell("causal")))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
 @pytest.mark.parametrize("shape", [(), ("mesh.replica=2", "mesh.tensor=4", "model.heads=4")])
-def test_hosts_of_any_number_and_mesh(corpus, tmp_path, monkeypatch, number, shape):
+def test_hosts_of_any_number_and_mesh(corpus, tmp_path, patch, number, shape):
     """The same for masked models, four hosts, and matrices that are split between hosts."""
-    assert_same(*trained_twice(corpus, tmp_path, monkeypatch, number, _cell("any"), *shape))
+    assert_same(*trained_twice(corpus, tmp_path, patch, number, _cell("any"), *shape))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
-def test_hosts_of_any_number_read_one_mixture(corpus, tmp_path, monkeypatch, number):
+def test_hosts_of_any_number_read_one_mixture(corpus, tmp_path, patch, number):
     """Fails if whose turn it is, or which row that is, depends on who asks."""
     component = {"weight": 2, "corpus": {"type": "text", "paths": [corpus]}}
     mixed = [component | {"name": "a"}, component | {"name": "b", "weight": 1, "epochs": 1.5}]
     text = ["data.corpus.type=mixture", f"data.corpus.components={json.dumps(mixed)}"]
-    several, alone = trained_twice(text, tmp_path, monkeypatch, number, _cell("any"))
+    several, alone = trained_twice(text, tmp_path, patch, number, _cell("any"))
     assert_same(several, alone)
     assert several[2]["components"] == alone[2]["components"]
     assert several[2]["by_component"].keys() == {"a", "b"}

@@ -23,12 +23,12 @@ def runs(run):
     return found | {"longer": longer, "back": back}
 
 
-def test_members_of_a_study_are_scored_as_the_others_are(run, tmp_path, monkeypatch):
+def test_members_of_a_study_are_scored_as_the_others_are(run, tmp_path, patch):
     """Fails if a run is trained twice, not scored, or scored as another of its group; or if
     each is said to have had all of the device's time.
     """
     runs = {f"seed{seed}": replace(run, seed=seed) for seed in range(2)}
-    monkeypatch.setattr(together, "speedup", lambda _: 2.0)
+    patch.setattr(together, "speedup", lambda _: 2.0)
     assert jobs.train(runs, [*runs], tmp_path / "a", TOY, members=8) == []
     assert jobs.train(runs, ["seed1"], tmp_path / "b", TOY) == []
     found, alone = (

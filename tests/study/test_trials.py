@@ -201,12 +201,12 @@ def study(equal, run, tmp_path) -> SimpleNamespace:
 
 
 def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
-    study, finished_run, tmp_path, monkeypatch, capsys
+    study, finished_run, tmp_path, patch, capsys
 ):
     """Fails if a trial is lost, trained twice with another end, or scored before its turn."""
-    monkeypatch.setattr(runner, "draw", lambda *_: None)
-    monkeypatch.setattr(jobs, "evaluate", lambda trained, effort: evaluation())
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    patch.setattr(runner, "draw", lambda *_: None)
+    patch.setattr(jobs, "evaluate", lambda trained, effort: evaluation())
+    patch.setattr(metrics, "RESAMPLES", 20)
     for name in ("whole", "killed"):
         shutil.copytree(finished_run, tmp_path / name / "made_up/smoke/causal-1")
 
@@ -233,9 +233,9 @@ def test_a_grid_that_is_killed_at_random_goes_on_to_the_same_table(
 
         return do_and_die
 
-    monkeypatch.setattr(jobs, "train_run", deadly(train_run))
-    monkeypatch.setattr(tuning, "label_scores", deadly(tuning.label_scores))
-    monkeypatch.setattr(loop, "validation", deadly(loop.validation))
+    patch.setattr(jobs, "train_run", deadly(train_run))
+    patch.setattr(tuning, "label_scores", deadly(tuning.label_scores))
+    patch.setattr(loop, "validation", deadly(loop.validation))
     while True:
         try:
             runner.main(study, ["--jobs", "1", "--runs", str(tmp_path / "killed")])
@@ -269,19 +269,17 @@ def test_nothing_is_tuned_of_what_diverged(study, tmp_path, monkeypatch, capsys)
     assert "not trained: it starts from causal-1" in capsys.readouterr().err
 
 
-def test_published_models_are_tuned_where_they_are_at_hand(
-    equal, tmp_path, monkeypatch, capsys
-):
+def test_published_models_are_tuned_where_they_are_at_hand(equal, tmp_path, patch, capsys):
     """Fails if a trial keeps a model of its own, or what is absent is not said."""
     model = Transformer(depth=1, width=24, heads=2)
     (tmp_path / "assets").mkdir()
     save_untrained(tmp_path / "assets" / "theirs", Causal(), model, length=32)
     tuned = Tuned(GPT, ("$SOME_ASSETS/theirs",))
     equal = equal._replace(tuned={"theirs": tuned}, seeds=1)
-    monkeypatch.delenv("SOME_ASSETS", raising=False)
+    patch.delenv("SOME_ASSETS", raising=False)
     assert runner.at_hand(equal.runs(), tmp_path) == {}
     assert "left out: 3 runs (theirs-made_up-head-0.01-seed0 ...)" in capsys.readouterr().err
-    monkeypatch.setenv("SOME_ASSETS", str(tmp_path / "assets"))
+    patch.setenv("SOME_ASSETS", str(tmp_path / "assets"))
     runs = runner.at_hand(equal.runs(), tmp_path)
     assert len(runs) == 3
     for found in runs.values():

@@ -64,11 +64,9 @@ def files_of(directory: Path) -> dict[str, bytes]:
 # R1: one run
 
 
-def test_every_host_has_the_result_of_a_finished_run(run, finished, monkeypatch):
+def test_every_host_has_the_result_of_a_finished_run(run, finished, patch):
     """Fails if the first host finds what is no JSON, as which it is told to the others."""
-    monkeypatch.setattr(
-        hosts, "broadcast_from_first", lambda find: json.loads(json.dumps(find()))
-    )
+    patch.setattr(hosts, "broadcast_from_first", lambda find: json.loads(json.dumps(find())))
     assert train_run(run, finished) == read_result(finished / "result.json")
 
 
@@ -229,7 +227,7 @@ def test_r3_a_second_writer_of_checkpoints_elsewhere_is_refused(run, tmp_path):
 
 
 def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
-    run, finished, tmp_path, monkeypatch
+    run, finished, tmp_path, patch
 ):
     """Fails if the directory is looked at before it is this process's alone."""
     directory = tmp_path / "run"
@@ -243,7 +241,7 @@ def test_r3_a_run_that_another_process_has_just_finished_is_not_trained_again(
             (directory / "result.json").write_text(scored.to_json())
         return open_tokens(data)
 
-    monkeypatch.setattr("lm.train.directory.open_tokens", slowly)
+    patch.setattr("lm.train.directory.open_tokens", slowly)
     found = train_run(run, directory, evaluate=pytest.fail)
     assert found == read_result(directory / "result.json")
 
@@ -375,14 +373,14 @@ def interrupted(run: Run, directory: Path, records: int) -> None:
         train_run(run, directory)
 
 
-def test_r5_each_environment_of_a_run_is_kept(run, tmp_path, monkeypatch):
+def test_r5_each_environment_of_a_run_is_kept(run, tmp_path, patch):
     """Fails if a resume overwrites who began, or one that came to nothing is kept."""
     saving = change(run, "checkpoints.steps=2")
-    monkeypatch.setattr("lm.train.directory.commit", lambda: "first")
+    patch.setattr("lm.train.directory.commit", lambda: "first")
     interrupted(saving, tmp_path / "run", 5)
-    monkeypatch.setattr("lm.train.directory.commit", lambda: "came to nothing")
+    patch.setattr("lm.train.directory.commit", lambda: "came to nothing")
     interrupted(saving, tmp_path / "run", 1)
-    monkeypatch.setattr("lm.train.directory.commit", lambda: "second")
+    patch.setattr("lm.train.directory.commit", lambda: "second")
     train_run(saving, tmp_path / "run")
     found = environments(tmp_path / "run")
     assert [(each["step"], each["commit"]) for each in found] == [(0, "first"), (4, "second")]
@@ -447,7 +445,7 @@ def test_oneline_a_result_that_is_none_is_no_result(run, tmp_path, content):
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_h13_a_signal_that_is_ignored_already_stays_so(run, tmp_path, monkeypatch, ignored):
+def test_h13_a_signal_that_is_ignored_already_stays_so(run, tmp_path, patch, ignored):
     """Fails if Ctrl-C on a script stops what it has put in the background, once it trains.
 
     The shell has such processes ignore SIGINT, and before its first step a run does.
@@ -459,7 +457,7 @@ def test_h13_a_signal_that_is_ignored_already_stays_so(run, tmp_path, monkeypatc
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trackers, "write", write)
+    patch.setattr(Trackers, "write", write)
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:

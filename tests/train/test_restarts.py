@@ -129,7 +129,7 @@ def test_sigterm_saves_and_says_run_me_again(run, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
 
 
-def test_oneline_a_request_while_the_end_is_saved_is_heard(run, tmp_path, monkeypatch):
+def test_oneline_a_request_while_the_end_is_saved_is_heard(run, tmp_path, patch):
     """Fails if it is dropped, or cuts the save in two."""
     save = Checkpoints.save
 
@@ -138,7 +138,7 @@ def test_oneline_a_request_while_the_end_is_saved_is_heard(run, tmp_path, monkey
         save(checkpoints, step, state, extra)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    patch.setattr(Checkpoints, "save", interrupted)
     with pytest.raises(Stopped, match="stopped and saved at step 16 of 16"):
         train_run(run, tmp_path / "run", evaluate=pytest.fail)
     assert not signals._needed

@@ -267,12 +267,12 @@ def test_checkpoints_may_be_kept_elsewhere(run, tmp_path):
     assert checkpoint.leaf_digests(first) != checkpoint.leaf_digests(second)
 
 
-def test_a_long_step_on_a_cpu_begins_when_the_one_before_has_ended(run, tmp_path, monkeypatch):
+def test_a_long_step_on_a_cpu_begins_when_the_one_before_has_ended(run, tmp_path, patch):
     """Fails if two steps' memory is taken at once, or a short step waits for its record."""
     found = dict[float, list[str]]()
     for long in (0.0, math.inf):
         said = found[long] = []
-        monkeypatch.setattr(loop, "LONG_STEP", long)
+        patch.setattr(loop, "LONG_STEP", long)
         taken, written = Program.step, Trackers.write
 
         def take(self, *given, of=taken, to=said, **more):
@@ -283,7 +283,7 @@ def test_a_long_step_on_a_cpu_begins_when_the_one_before_has_ended(run, tmp_path
             to.append("written")
             return of(self, step, values)
 
-        with monkeypatch.context() as patched:
+        with patch.context() as patched:
             patched.setattr(Program, "step", take)
             patched.setattr(Trackers, "write", write)
             train_run(run, tmp_path / str(long))
@@ -345,8 +345,8 @@ def test_a_changed_corpus_is_refused_by_training_and_by_scoring(run, tmp_path):
     assert (tmp_path / "run" / "data.json").read_bytes() == before
 
 
-def test_a_run_directory_may_be_relative(run, tmp_path, monkeypatch):
+def test_a_run_directory_may_be_relative(run, tmp_path, patch):
     """Fails if checkpoints are given the path as it came: orbax refuses it when it saves."""
-    monkeypatch.chdir(tmp_path)
+    patch.chdir(tmp_path)
     train_run(change(run, "tokens=512", "checkpoints.steps=1"), Path("runs/here"))
     assert load_run(Path("runs/here")).params
