@@ -15,6 +15,7 @@ from lm.model import Transformer
 from lm.numerics import Einsum
 from lm.objectives import (
     AnyOrder,
+    Base,
     Causal,
     Classify,
     Contrastive,
@@ -199,9 +200,17 @@ def test_settings_survive_json_and_are_valid(objective):
 
 
 SUMS = {name: case for name, case in CASES.items() if not case.couples_rows}
+PLAIN = [name for name, case in SUMS.items() if type(parts_of(case)[-1]).loss is Base.loss]
+"""All of one loss, which is given nothing of the objective: all but the first are `slow`."""
 
 
-@pytest.mark.parametrize("objective", SUMS.values(), ids=SUMS)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(case, id=name, marks=pytest.mark.slow if name in PLAIN[1:] else ())
+        for name, case in SUMS.items()
+    ],
+)
 def test_a_loss_is_divided_once_by_its_own_weight(objective, rows, ask):
     """Fails if a term is a mean of means: parts of a batch must add up to the whole."""
     given = rows()
