@@ -148,7 +148,8 @@ def save_untrained(
     examples += [replace(examples[0], head=head) for head in objective.heads]
     params: dict[str, Any] = {}
     for example in examples:
-        params |= module.init(jax.random.key(0), example)["params"]
+        # In one program, not one for each operation.
+        params |= jax.jit(module.init)(jax.random.key(0), example)["params"]
     card = Card(
         model=model, objective=objective, tokenizer=config, length=length, precision=precision
     )

@@ -143,7 +143,7 @@ def test_a_ragged_product_is_each_row_times_the_matrix_of_its_group(block):
 def test_half_precision_is_that_of_all_products():
     """Fails if operands are not rounded, or what they give is."""
     x, weight, rows = random(16, 64), random(2, 64, 8), jnp.array([8, 8])
-    found = ragged_product(Einsum("bfloat16"), 8, x, weight, rows)
+    found = jax.jit(partial(ragged_product, Einsum("bfloat16"), 8))(x, weight, rows)
     assert found.dtype == jnp.float32
     wanted = Einsum("bfloat16")("RI,IO->RO", x[8:], weight[1])
     np.testing.assert_allclose(found[8:], wanted, rtol=1e-5, atol=1e-5)
@@ -317,6 +317,7 @@ def test_optimizers_take_every_expert_by_itself(optimizer):
     axes = {"up": ("layers", "experts", "embed", "mlp")}
     params, gradient = random(1, COUNT, 6, 8), random(1, COUNT, 6, 8, seed=1)
 
+    @partial(jax.jit, static_argnums=0)
     def step(axes, params, gradient):
         update = build_optimizer(optimizer, FLAT, Slopes.of(FLAT, 4), {"up": axes}, width=6)
         state = update.init({"up": params})

@@ -104,13 +104,13 @@ def test_outputs_are_of_the_shape_that_the_head_says(module) -> None:
         (Head("asked", 2, "attention"), (2, SLOTS, 2)),
     ]:
         example = example_of(head)
-        params = nn.unbox(module.init(jax.random.key(0), example))["params"]
+        params = nn.unbox(jax.jit(module.init)(jax.random.key(0), example))["params"]
         own = params[f"head_{head.name}"]
         there = {f"head_{head.name}/{part}": array.shape for part, array in own.items()}
         assert there == {n: shape for n, (shape, _) in parameters_of(head, 16).items()}
         assert (own["bias"] == 0).all() and own["bias"].shape == shape[2:]
         own["bias"] = own["bias"] + 7
-        states, table, *_ = module.apply({"params": params}, example)
+        states, table, *_ = jax.jit(module.apply)({"params": params}, example)
         logits = jnp.einsum("BPD,CD->BPC", states, table)
         assert logits.shape == shape
         without = jnp.einsum("BPD,CD->BPC", states[..., :-1], own["table"])
@@ -119,10 +119,11 @@ def test_outputs_are_of_the_shape_that_the_head_says(module) -> None:
 
 def test_a_head_leaves_all_other_parameters_as_they_are(module) -> None:
     """Fails if a head draws from the stream of the module's own initial values."""
-    plain = nn.unbox(module.init(jax.random.key(3), example_of(None)))["params"]
+    init = jax.jit(module.init)
+    plain = nn.unbox(init(jax.random.key(3), example_of(None)))["params"]
     head = Head("label", 2, "mean")
-    headed = dict(nn.unbox(module.init(jax.random.key(3), example_of(head)))["params"])
+    headed = dict(nn.unbox(init(jax.random.key(3), example_of(head)))["params"])
     own = headed.pop("head_label")
     jax.tree.map(np.testing.assert_array_equal, plain, headed)
-    other = nn.unbox(module.init(jax.random.key(3), example_of(Head("other", 2, "mean"))))
+    other = nn.unbox(init(jax.random.key(3), example_of(Head("other", 2, "mean"))))
     assert not np.array_equal(own["table"], other["params"]["head_other"]["table"])

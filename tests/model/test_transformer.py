@@ -55,17 +55,30 @@ def example(attention_mask, segments=None, seed=0, target_positions=None):
 
 
 @cache
+def initial(config=SMALL):
+    init = jax.jit(module(config).init)
+    return nn.unbox(init(jax.random.key(0), example(BidirectionalMask())))["params"]
+
+
+@cache
 def params(config=SMALL, seed=1):
-    tree = nn.unbox(module(config).init(jax.random.key(0), example(BidirectionalMask())))[
-        "params"
-    ]
-    # Far from the initial values, where scales are 1 and attention is flat.
-    keys = iter(jax.random.split(jax.random.key(seed), 64))
-    return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), tree)
+    # Far from the initial values, where scales are 1 and attention is flat. By numpy, as JAX
+    # would compile programs for each shape.
+    draw = np.random.default_rng(seed)
+    tree = jax.device_get(initial(config))
+    return jax.device_put(
+        jax.tree.map(lambda x: np.float32(x + 0.3 * draw.normal(size=x.shape)), tree)
+    )
 
 
-def hidden(given, config=SMALL, **settings):
-    return module(config, **settings).apply({"params": params(config)}, given).hidden_BPD
+@cache
+def compiled(config=SMALL, **settings):
+    """What the module computes, in one program."""
+    return jax.jit(module(config, **settings).apply)
+
+
+def hidden(given, config=SMALL):
+    return compiled(config)({"params": params(config)}, given).hidden_BPD
 
 
 @pytest.mark.parametrize(
@@ -191,17 +204,19 @@ def test_of_spread_positions_keys_and_values_alone_are_gathered(attention):
     assert not re.search(r" (all-to-all|collective-permute|reduce-scatter)\(", layers)
 
 
+@cache
+def value_and_gradients(**settings):
+    def total(tree, given):
+        return jnp.square(module(**settings).apply({"params": tree}, given)[0]).sum()
+
+    return jax.jit(jax.value_and_grad(total))(params(), example(CausalMask()))
+
+
 @pytest.mark.parametrize("settings", [{"unroll": 1}, {"remat": "block"}, {"remat": "matmuls"}])
 def test_execution_changes_neither_values_nor_gradients(settings):
     """Fails if a layer is left out by unrolling, or remat drops a residual."""
-
-    def total(tree, **settings):
-        return jnp.square(
-            module(**settings).apply({"params": tree}, example(CausalMask()))[0]
-        ).sum()
-
-    value, grads = jax.value_and_grad(total)(params())
-    other, other_grads = jax.value_and_grad(lambda tree: total(tree, **settings))(params())
+    value, grads = value_and_gradients()
+    other, other_grads = value_and_gradients(**settings)
     assert float(value) == pytest.approx(float(other), rel=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), grads, other_grads
@@ -239,22 +254,21 @@ def test_initial_values_do_not_depend_on_execution_or_example():
 
 def test_initial_weights_differ_between_layers():
     """Fails if the layers of the stack are drawn from one key."""
-    layers = nn.unbox(module().init(jax.random.key(0), example(BidirectionalMask())))["params"][
-        "layers"
-    ]
-    assert (layers["up"][0] != layers["up"][1]).all()
+    up = initial()["layers"]["up"]
+    assert (up[0] != up[1]).all()
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_an_untrained_model_is_about_uniform(config):
     """Fails if the head's initial scale is that of the other matrices."""
-    tree = nn.unbox(module(config).init(jax.random.key(0), example(BidirectionalMask())))[
-        "params"
-    ]
     given = example(BidirectionalMask())
-    output = module(config).apply({"params": tree}, given)
-    both = cross_entropy(output, given.targets, given.weights, einsum=module(config).einsum)
-    assert float(both.mean) == pytest.approx(np.log(VOCABULARY), abs=0.15)
+
+    @jax.jit
+    def loss(tree, given):
+        output, einsum = module(config).apply({"params": tree}, given), module(config).einsum
+        return cross_entropy(output, given.targets, given.weights, einsum=einsum).mean
+
+    assert float(loss(initial(config), given)) == pytest.approx(np.log(VOCABULARY), abs=0.15)
 
 
 def test_the_head_runs_on_predicted_positions_only():
@@ -264,8 +278,8 @@ def test_the_head_runs_on_predicted_positions_only():
     fields = {n: getattr(given, n) for n in given.__dataclass_fields__}
     some = hidden(Example(**fields | {"target_positions": target_positions}))
     every = hidden(given)
-    np.testing.assert_allclose(some[0], every[0][target_positions[0]], rtol=1e-5)
-    np.testing.assert_allclose(some[1], every[1][target_positions[1]], rtol=1e-5)
+    for row in range(2):
+        np.testing.assert_allclose(some[row], every[row][target_positions[row]], atol=1e-5)
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
@@ -279,7 +293,7 @@ def test_dropout_is_for_training_only():
     """Fails if dropout is on without a key, or never on."""
     config = Transformer(depth=2, width=16, heads=2, dropout=0.5)
     given = example(BidirectionalMask())
-    apply = module(config).apply
+    apply = compiled(config)
     plain = apply({"params": params(config)}, given).hidden_BPD
     assert (plain == apply({"params": params(config)}, given).hidden_BPD).all()
     dropped = [
@@ -320,7 +334,7 @@ def test_going_on_from_the_past_gives_the_states_of_the_whole_row(config):
             for name in ("inputs", "targets", "weights", "segments", "positions")
         }
         part = Example(**fields, target_positions=None, attention_mask=CausalMask())
-        output, cache = module(config).apply({"params": params(config)}, part, cache)
+        output, cache = compiled(config)({"params": params(config)}, part, cache)
         found.append(output.hidden_BPD)
     real = np.asarray(segments) > 0
     np.testing.assert_allclose(

@@ -237,7 +237,7 @@ def test_what_is_learnt_is_what_is_used(run, tmp_path):
         side = (np.arange(40) >= len(ids[0])).astype(np.int32)[None]
         batch = Batch(row, (row != vocabulary.pad).astype(np.int32), {"side": side})
         example = run.objective(batch, vocabulary, jax.random.key(0))
-        output = model.program.module.apply({"params": model.params}, example)
+        output = jax.jit(model.program.module.apply)({"params": model.params}, example)
     trained = np.asarray(output.hidden_BPD)[0, :2]
     used = candidate.states(texts).vectors_ND
     np.testing.assert_allclose(trained, used, rtol=1e-4, atol=1e-5)

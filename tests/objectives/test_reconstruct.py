@@ -36,7 +36,7 @@ def given():
 @pytest.fixture(scope="module")
 def apply(module, given):
     """Hidden states of an example, and its codes; compiled once."""
-    params = nn.unbox(module.init(jax.random.key(0), given))["params"]
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), given))["params"]
 
     @jax.jit
     def states(example):

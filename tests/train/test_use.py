@@ -80,7 +80,7 @@ def test_logits_are_what_is_trained(models):
     model = with_precision(models["gpt"], "float32")
     batch = Batch(np.resize(ROWS, (8, 5)), np.ones((8, 5), np.int32))
     example = Causal()(batch, model.tokenizer.vocabulary, jax.random.key(0))
-    output = model.program.module.apply({"params": model.params}, example)
+    output = jax.jit(model.program.module.apply)({"params": model.params}, example)
     trained = logits(output, einsum=model.program.module.einsum)[:2]
     np.testing.assert_allclose(models["gpt"].logits(ROWS), trained, atol=1e-5)
     rounded = models["gpt"].logits(ROWS, precision="bfloat16")
