@@ -14,17 +14,17 @@ common unit.
 
     smoke        a minute            two toys on bytes, to see that everything works
     laptop       5 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
-    workstation  2 hours, 2 cores    0.8M and 1.8M parameters, 4M tokens of English, three
+    workstation  3 hours, 2 cores    0.8M and 1.8M parameters, 4M tokens of English, three
                                      seeds; `YARDSTICK_CORPORA` holds a folder `english`
     v5e-8        two days, 8 chips   25M, 85M and 302M parameters (BERT-base and -large),
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
                                      once, for which it needs apache-beam)
 
 Expect the GPT ahead in bits per byte by more than half a bit at both CPU scales, and below
-gzip and xz on whole files at the workstation's (1.4 against 2.2 and 2.1). At these budgets it
-is ahead in the probe too, though it sees one side only: a BERT at 15% has been asked a seventh
-of its questions. Expect a fixed rate ahead of all rates where little is masked and behind
-where all is.
+gzip and xz on whole files at the workstation's (1.7 against 3.0 and 3.0). At the laptop's it is
+ahead in the probe too, though it sees one side only: a BERT at 15% has been asked a seventh of
+its questions. Expect a fixed rate ahead of all rates where little is masked and behind where
+all is.
 """
 
 import sys
