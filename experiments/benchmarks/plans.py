@@ -4,10 +4,11 @@ A step takes at least its products at the chips' peak, its traffic at their memo
 and its collectives at the links' speed; the slowest of these bounds it, and the others can hide
 behind it. The numbers are the TPU's own compiler's, as `lm plan` has them: no chip is needed.
 
-    python -m experiments.benchmarks.plans --out experiments/results/speed/plans.json
+    python -m experiments.benchmarks.plans --quick --out experiments/results/speed/plans.json
 
-Runs that are alike in model, rows and slice are compiled once: some twenty, in ten minutes on
-two cores. What a study wants is a step that products bound, and collectives of at most a tenth.
+Runs that are alike in model, rows and slice are compiled once: some twenty. `--quick` compiles
+them with few optimizations, in six minutes on two cores; memory's and the links' times are then
+too high. What a study wants is a step that products bound, and collectives of at most a tenth.
 """
 
 import argparse
@@ -69,8 +70,10 @@ def largest(runs: Mapping[str, OnSlice]) -> dict[str, OnSlice]:
     return dict(alike.values())
 
 
-def planned(runs: Mapping[str, OnSlice]) -> dict[str, tuple[Plan, Machine]]:
-    """The training steps of runs, compiled for their slices."""
+def planned(
+    runs: Mapping[str, OnSlice], *, quick: bool = False
+) -> dict[str, tuple[Plan, Machine]]:
+    """The training steps of runs, compiled for their slices; `quick`: less optimized."""
     found = {}
     with contextlib.ExitStack() as stack:
         there = {}
@@ -79,7 +82,7 @@ def planned(runs: Mapping[str, OnSlice]) -> dict[str, tuple[Plan, Machine]]:
                 chips = find_machine(slice_, 1)
                 there[slice_] = chips, stack.enter_context(client.compiler(chips))
             chips, compiler = there[slice_]
-            found[name] = plan.plan(run, chips, compiler, wanted=["train"], quick=True), chips
+            found[name] = plan.plan(run, chips, compiler, wanted=["train"], quick=quick), chips
     return found
 
 
@@ -133,8 +136,9 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the same as JSON")
+    parser.add_argument("--quick", action="store_true", help="compile with few optimizations")
     given = parser.parse_args(arguments)
-    found = floors_of(planned(largest(runs_on_slices())))
+    found = floors_of(planned(largest(runs_on_slices()), quick=given.quick))
     print(markdown(found))
     if given.out:
         numbers = [each._asdict() | {"bound": each.bound} for each in found]
