@@ -47,7 +47,7 @@ def baselines(
         "uniform": float(counts_V.sum() * np.log2(possible_V.sum()) / scored),
         "unigram": float(-(counts_V * np.log2(probability_V)).sum() / scored),
     }
-    for name, bytes_ in _compressed(tuple(documents), tuple(windows)).items():
+    for name, bytes_ in _compressed(tuple(documents), tuple(windows), ppm=has_ppm()).items():
         result[name] = 8 * bytes_ / (scored if name.endswith("window") else size)
     if has_ppm() and training:
         result[AFTER_TRAINING] = _ppm_after(training, tuple(windows))
@@ -55,10 +55,12 @@ def baselines(
 
 
 @lru_cache(1)  # a study's runs are held to one text
-def _compressed(documents: tuple[bytes, ...], windows: tuple[bytes, ...]) -> dict[str, int]:
+def _compressed(
+    documents: tuple[bytes, ...], windows: tuple[bytes, ...], *, ppm: bool
+) -> dict[str, int]:
     """Bytes that each compressor needs for all as one, and for the sum of parts."""
     found = {}
-    for name, compressed in (COMPRESSORS | ({"ppm": ppm_size} if has_ppm() else {})).items():
+    for name, compressed in (COMPRESSORS | ({"ppm": ppm_size} if ppm else {})).items():
         found[f"{name}, whole text"] = compressed(b"".join(documents))
         found[f"{name}, by document"] = sum(map(compressed, documents))
         found[f"{name}, by window"] = sum(map(compressed, windows))
