@@ -23,7 +23,8 @@ from typing import NamedTuple
 import msgspec
 
 import experiments
-from lm.output.files import write_whole
+from lm.distributed.process import one_line_errors
+from lm.output.files import check_outputs, write_whole
 from lm.plan import client, machine, plan
 from lm.plan.machine import Machine, find_machine
 from lm.plan.plan import Plan
@@ -138,11 +139,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="the same as JSON")
     parser.add_argument("--quick", action="store_true", help="compile with few optimizations")
     given = parser.parse_args(arguments)
-    found = floors_of(planned(largest(runs_on_slices()), quick=given.quick))
-    print(markdown(found))
-    if given.out:
-        numbers = [each._asdict() | {"bound": each.bound} for each in found]
-        write_whole(given.out, json.dumps(numbers, indent=1) + "\n")
+    with one_line_errors():
+        check_outputs({"--out": given.out}, [])
+        found = floors_of(planned(largest(runs_on_slices()), quick=given.quick))
+        print(markdown(found))
+        if given.out:
+            numbers = [each._asdict() | {"bound": each.bound} for each in found]
+            write_whole(given.out, json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":
