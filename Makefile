@@ -17,7 +17,7 @@ test: $(STAMP)-test  ## the tests, without the slow ones (minutes)
 	$(QUICK) .venv/bin/python -m pytest -q $(WORKERS) -m "not slow and not plans" $(ARGS)
 
 plans: $(STAMP)-test  ## each study's largest run compiled for the slice that its scale names (minutes)
-	.venv/bin/python -m pytest -q -n auto --maxprocesses 2 --dist worksteal -m "plans and not slow" tests/plan/test_plan.py $(ARGS)
+	.venv/bin/python -m pytest -q -n auto --maxprocesses 2 --dist worksteal -m "plans and not slow" tests/plan/test_studies.py $(ARGS)
 
 test-all: $(STAMP)-test  ## all tests: exhaustive grids, a hundred kills, every run's plan (hours)
 	.venv/bin/python -m pytest -q $(WORKERS) $(ARGS)

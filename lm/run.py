@@ -210,10 +210,15 @@ def compiled_settings(run: Run) -> Run:
         *("seed", "tokens", "evaluations", "evaluation_rows", "checkpoints", "trackers"),
         *("evaluation_windows", "evaluation_tasks", "evaluation_items"),
     )
+    # Where the rate turns, and how fast it rises and falls, is given to a step.
+    flat: dict[str, Any] = dict.fromkeys(
+        {"warmup", "decay"}.intersection(run.schedule.__struct_fields__), 0.0
+    )
     return msgspec.structs.replace(
         run,
         data=Data(tokenizer=data.tokenizer, length=data.length, batch=data.batch),
         optimizer=msgspec.structs.replace(run.optimizer, learning_rate=1.0, weight_decay=0.0),
+        schedule=msgspec.structs.replace(run.schedule, **flat),
         **{name: getattr(usual, name) for name in apart},
     )
 

@@ -4,7 +4,8 @@ A small model keeps few cores busy: steps of two on a core each take less time t
 the other on both. Side by side, each of several processes (`python -m lm.study.jobs`) has a
 share of this process's cores and trains one run after another. It reads a run as a line of JSON
 and answers with a line when it is done; all else that it says is passed on by this process. The
-largest runs come first, so that few cores are idle at the end.
+largest runs come first, so that few cores are idle at the end; but a process goes on with runs
+that have the programs of its last one, which are compiled.
 """
 
 import json
@@ -41,7 +42,7 @@ from lm.distributed.signals import Stopped, stop_requests
 from lm.evaluate.evaluate import evaluate
 from lm.evaluate.evaluators import check_evaluators, evaluate_during
 from lm.evaluate.scoring import Effort
-from lm.run import Run
+from lm.run import Run, compiled_settings
 from lm.study.together import train_together
 from lm.train.bookkeeping import Diverged
 from lm.train.companions import companion_settings
@@ -144,6 +145,8 @@ class _Turns:
         self._runs, self._directory = runs, directory
         self._needed = {name: _needed(runs[name], directory) for name in names}
         self._waiting, self._running = list(names), set[str]()
+        self._programs = dict[object, Run]()
+        """What compiled programs each process's last run has."""
         self.failed = list[str]()
 
     def largest_first(self) -> None:
@@ -156,9 +159,19 @@ class _Turns:
 
         self._waiting.sort(key=flops, reverse=True)
 
-    def take(self) -> str | None:
-        """A run that can begin; None: all have, or they wait for some that are not done."""
-        for name in [*self._waiting]:
+    def take(self, process: object = None) -> str | None:
+        """A run that can begin; None: all have, or they wait for some that are not done.
+
+        First come those with the programs of this process's last run, and last those with the
+        programs of another's.
+        """
+
+        def order(name: str) -> int:
+            programs = compiled_settings(self._runs[name])
+            mine = process is not None and programs == self._programs.get(process)
+            return 0 if mine else 2 if programs in self._programs.values() else 1
+
+        for name in sorted(self._waiting, key=order):
             needed = self._needed[name]
             if any(each in self._waiting or each in self._running for each in needed):
                 continue
@@ -172,6 +185,8 @@ class _Turns:
                 if not (self._directory / each / "result.json").exists():
                     raise UserError(f"--run {name}: it {how} {each}, which is to be run first")
             self._running.add(name)
+            if process is not None:
+                self._programs[process] = compiled_settings(self._runs[name])
             return name
         return None
 
@@ -224,7 +239,7 @@ def _side_by_side(turns: _Turns, asked: Callable[[str], TrainRequest], jobs: int
         signals.keep_alive(True)  # they save, which takes its time
         with _Display(jobs) as display, _processes(jobs, display, pool) as free:
             while not requests:
-                while free and (name := turns.take()) is not None:
+                while free and (name := turns.take(free[-1])) is not None:
                     process = free.pop()
                     running[pool.submit(process.train, asked(name))] = name, process
                 if not running:

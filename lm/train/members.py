@@ -36,10 +36,10 @@ def program_key(run: Run) -> str | None:
     """What runs have in common that may be members of one group; None: it is trained alone.
 
     It is `compiled_settings`, and `SHARED`. So members differ in the seed, and with it in rows
-    and masks, in learning rate and weight decay, and in checkpoints, of which the first one
-    says when. Alone is what needs other models or arrays beside its state, goes back by itself,
-    changes its objective with the steps, is asked more than its loss while it trains, or says
-    how devices share it.
+    and masks, in learning rate, its warm-up and decay, in weight decay, and in checkpoints, of
+    which the first one says when. Alone is what needs other models or arrays beside its state,
+    goes back by itself, changes its objective with the steps, is asked more than its loss while
+    it trains, or says how devices share it.
 
     >>> program_key(Run(seed=1)) == program_key(Run(seed=2))
     True

@@ -159,6 +159,24 @@ def test_a_run_waits_for_the_one_that_it_starts_from(run, tmp_path):
         turns.take()
 
 
+def test_a_process_goes_on_with_what_it_has_compiled(run, tmp_path):
+    """Fails if two processes compile the same programs, or one waits while runs are left."""
+    wide = replace(run, data=replace(run.data, batch=2 * run.data.batch), tokens=8 * run.tokens)
+    runs = {
+        "wide": wide,
+        "other wide": replace(wide, seed=1),
+        "long": replace(run, tokens=2 * run.tokens),
+        "short": run,
+        "third": replace(wide, seed=2),
+    }
+    turns = jobs._Turns(runs, list(runs), tmp_path)
+    assert [turns.take(process) for process in "abaaba"] == [
+        "wide", "long", "other wide", "third", "short", None,
+    ]  # fmt: skip
+    turns = jobs._Turns(runs, ["wide", "other wide"], tmp_path)
+    assert [turns.take(process) for process in "abc"] == ["wide", "other wide", None]
+
+
 def test_how_many_run_at_a_time_is_what_the_machine_holds(run, tmp_path, monkeypatch):
     """Fails if accelerators are shared, memory is forgotten, or finished runs count."""
     runs = {f"{seed}": replace(run, seed=seed) for seed in range(6)}

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.eight_devices
     [
         *((same, True) for same in ("seed=7", "optimizer.learning_rate=0.1")),
         *((same, True) for same in ("optimizer.weight_decay=0", "checkpoints.keep=1")),
+        *((same, True) for same in ("schedule.warmup=0.3", "schedule.decay=0.4")),
         *((new, False) for new in ("data.unique=4096", "data.validation=0.3", "tokens=9000")),
         *((new, False) for new in ("evaluations=4", "evaluation_rows=8", "trackers=[]")),
         *((new, False) for new in ("model.width=64", "faults.policy=skip", "optimizer.clip=2")),

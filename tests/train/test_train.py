@@ -166,8 +166,10 @@ def test_the_chain_of_batches_tells_order_and_content(run):
         *((same, True) for same in ("seed=7", "data.validation=0.3", "evaluations=4")),
         *((same, True) for same in ("tokens=9000", "optimizer.learning_rate=0.1")),
         *((same, True) for same in ("checkpoints.keep=1", "trackers=[]", "data.unique=4096")),
+        *((same, True) for same in ("schedule.warmup=0.3", "schedule.decay=0.4")),
         *((new, False) for new in ("data.length=16", "precision=bfloat16")),
         *((new, False) for new in ("faults.policy=skip", "schedule.final=0.5")),
+        *((new, False) for new in ("schedule.shape=linear", "schedule.type=cosine")),
     ],
 )
 def test_runs_of_one_program_share_it_and_others_do_not(run, other, shared):
@@ -179,19 +181,22 @@ def test_runs_of_one_program_share_it_and_others_do_not(run, other, shared):
 
 def test_a_step_has_its_own_runs_numbers(run):
     """Fails if runs of one program have one rate, decay, schedule or way through training."""
-    run = change(run, "schedule.warmup=0.25", "schedule.decay=0.5")
     rising = Masked(rate=Scheduled(start=0.1, end=0.9))
     run, moved = msgspec.structs.replace(run, objective=rising), []
-    for budget, peak, decay in ((16, 1e-2, 0.0), (16, 1e-2, 0.5), (64, 3e-2, 0.5)):
+    for budget, peak, decay, down in (
+        (16, 1e-2, 0.0, 0.5), (16, 1e-2, 0.5, 0.5), (64, 3e-2, 0.5, 0.5), (16, 1e-2, 0.5, 0.25)
+    ):  # fmt: skip
         numbers = f"optimizer.learning_rate={peak}", f"optimizer.weight_decay={decay}"
-        own = change(run, f"tokens={budget * 8 * 32}", *numbers)
+        slopes = "schedule.warmup=0.25", f"schedule.decay={down}"
+        own = change(run, f"tokens={budget * 8 * 32}", *numbers, *slopes)
         made, batches = program(own)
         state = made.init()._replace(step=jnp.int32(12))
         drawn = np.array(state.params["embedding"])
         state, metrics = made.step(state, made.place(batches(0)))
         moved.append(np.asarray(state.params["embedding"]))
-        # Of 16 steps the twelfth is half way down, by the square root, and of 64 one going up.
-        rate = peak * (1 - 0.5**0.5 if budget == 16 else 13 / 16)
+        # After 12 of 16 steps it is half way down, by the square root, or not yet going down;
+        # of 64, going up.
+        rate = peak * ((1 - 0.5**0.5 if down == 0.5 else 1) if budget == 16 else 13 / 16)
         assert float(metrics["learning_rate"]) == pytest.approx(rate)
         masked = float(metrics["target_fraction"])
         assert masked == pytest.approx(0.1 + 0.8 * 12 / budget, abs=0.03)
