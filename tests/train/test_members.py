@@ -55,7 +55,8 @@ def test_what_a_group_cannot_do_is_trained_alone(run, other):
 
 def with_values(run: Run, seed: int, rate: float = 1e-2, decay: float = 0.1) -> Run:
     optimizer = replace(run.optimizer, learning_rate=rate, weight_decay=decay)
-    return replace(run, seed=seed, optimizer=optimizer)
+    schedule = replace(run.schedule, warmup=0.1 * (seed % 4))
+    return replace(run, seed=seed, optimizer=optimizer, schedule=schedule)
 
 
 def group(runs: list[Run], devices: int) -> MembersProgram:
