@@ -4,7 +4,7 @@ A step takes at least its products at the chips' peak, its traffic at their memo
 and its collectives at the links' speed; the slowest of these bounds it, and the others can hide
 behind it. The numbers are the TPU's own compiler's, as `lm plan` has them: no chip is needed.
 
-    python -m experiments.benchmarks.plans --quick --out experiments/results/speed/plans/quick.json
+    python -m experiments.benchmarks.plans --quick --out plans.json
 
 Runs that are alike in model, rows and slice are compiled once: some twenty. `--quick` compiles
 them with few optimizations, in six minutes on two cores; memory's and the links' times are then

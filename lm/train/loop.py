@@ -169,6 +169,9 @@ LONG_STEP = 0.05
 
 There a step takes its memory when it is begun, so that one which is begun while another runs
 takes it once more; what it gains, the time to record a step, is a millisecond."""
+FREED = 0.01
+"""Part of that time after which XLA has freed a step's memory, of which it tells nobody: its
+results are ready before."""
 
 
 class _Loop:
@@ -188,8 +191,8 @@ class _Loop:
         self._stop = self._due = False
         self._saved = time.monotonic()
         self._tick: float | None = None  # None: what was done since is not a step alone
-        # Whether a step begins when the one before has ended: on CPUs until one was short.
-        self._alone = jax.default_backend() == "cpu"
+        # Seconds of a step that the next one waits for: on CPUs all until one was short.
+        self._long: float | None = 1.0 if jax.default_backend() == "cpu" else None
 
     def train(self) -> bool:
         """Takes step after step; returns whether it was asked to stop."""
@@ -205,8 +208,9 @@ class _Loop:
             late = time.monotonic() - self._saved > run.checkpoints.seconds
             asked = bool(self._job.requests), hosts.is_first() and late
             limit = self._books.limit(step)
-            if self._alone:
+            if self._long is not None:
                 self._settle()
+                time.sleep(FREED * self._long)
             self.state, metrics = program.step(
                 self.state, program.place(part), objective, limit=limit, flags=asked
             )
@@ -240,7 +244,7 @@ class _Loop:
         if before is None:
             return None
         self._books.progress.seconds += (took := self._tick - before)
-        self._alone = took > LONG_STEP and jax.default_backend() == "cpu"
+        self._long = took if took > LONG_STEP and jax.default_backend() == "cpu" else None
         return took
 
     def _validate(self, step: int) -> None:

@@ -32,7 +32,7 @@ from experiments.benchmarks.speed.plan import (
 )
 from experiments.benchmarks.speed.timing import interleave, ratio, seconds_each, spread
 from lm.objectives import Objective
-from lm.train.loop import LONG_STEP
+from lm.train.loop import FREED, LONG_STEP
 
 
 class Program(NamedTuple):
@@ -54,16 +54,18 @@ def a_step_late(update: Callable[[], Any]) -> Program:
     """The loop that waits for what a step gave while the next one runs, or as `fit` does."""
     on_cpu = jax.default_backend() == "cpu"
     last: Any = None
-    tick, alone = -math.inf, on_cpu
+    tick, long = -math.inf, 1.0 if on_cpu else None
 
     def step() -> Any:
-        nonlocal last, tick, alone
-        if alone:
+        nonlocal last, tick, long
+        if long is not None:
             jax.block_until_ready(last)
+            time.sleep(FREED * long)
         before, last = last, update()
         jax.block_until_ready(before)
         now = time.monotonic()
-        tick, alone = now, now - tick > LONG_STEP and on_cpu
+        took, tick = min(now - tick, 1.0), now
+        long = took if took > LONG_STEP and on_cpu else None
         return last
 
     return Program(step, jax.block_until_ready, device_memory)
