@@ -16,7 +16,7 @@ import contextlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +73,8 @@ def largest(runs: Mapping[str, OnSlice]) -> dict[str, OnSlice]:
 
 def planned(
     runs: Mapping[str, OnSlice], *, quick: bool = False
-) -> dict[str, tuple[Plan, Machine]]:
+) -> Iterator[tuple[str, Plan, Machine]]:
     """The training steps of runs, compiled for their slices; `quick`: less optimized."""
-    found = {}
     with contextlib.ExitStack() as stack:
         there = {}
         for name, (slice_, run) in runs.items():
@@ -83,8 +82,7 @@ def planned(
                 chips = find_machine(slice_, 1)
                 there[slice_] = chips, stack.enter_context(client.compiler(chips))
             chips, compiler = there[slice_]
-            found[name] = plan.plan(run, chips, compiler, wanted=["train"], quick=quick), chips
-    return found
+            yield name, plan.plan(run, chips, compiler, wanted=["train"], quick=quick), chips
 
 
 class Floors(NamedTuple):
@@ -106,31 +104,30 @@ class Floors(NamedTuple):
         """The links' part of the step's least time."""
         return self.ici / max(self.compute, self.memory, self.ici)
 
+    @property
+    def row(self) -> str:
+        """The row of the table."""
+        return (
+            f"| {self.run} | {self.compute:.0f} | {self.memory:.0f} | {self.ici:.0f}"
+            f" | {self.bound} | {self.links:.0%} |"
+        )
 
-def floors_of(plans: Mapping[str, tuple[Plan, Machine]]) -> list[Floors]:
+
+HEAD = """| run | compute, ms | memory, ms | links, ms | bound by | links of the step |
+|---|---|---|---|---|---|"""
+
+
+def floors_of(plans: Iterable[tuple[str, Plan, Machine]]) -> Iterator[Floors]:
     """The floors of every plan that fits."""
-    found = []
-    for name, (of, chips) in plans.items():
+    for name, of, chips in plans:
         (step,) = of.train.values()
         least = {part: 1e3 * seconds for part, seconds in chips.floors(step).items()}
         if of.fits(chips):
-            found.append(Floors(name, least["compute"], least["memory"], least["ici"]))
-    return found
-
-
-def markdown(found: Iterable[Floors]) -> str:
-    """The table."""
-    lines = [
-        f"| {each.run} | {each.compute:.0f} | {each.memory:.0f} | {each.ici:.0f}"
-        f" | {each.bound} | {each.links:.0%} |"
-        for each in found
-    ]
-    head = ["| run | compute, ms | memory, ms | links, ms | bound by | links of the step |"]
-    return "\n".join([*head, "|---|---|---|---|---|---|", *lines])
+            yield Floors(name, least["compute"], least["memory"], least["ici"])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compiles, prints the table, and writes it."""
+    """Compiles, prints a row of each, and writes all."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.plans",
         description=__doc__,
@@ -141,8 +138,11 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     with one_line_errors():
         check_outputs({"--out": given.out}, [])
-        found = floors_of(planned(largest(runs_on_slices()), quick=given.quick))
-        print(markdown(found))
+        print(HEAD)
+        found = list[Floors]()
+        for each in floors_of(planned(largest(runs_on_slices()), quick=given.quick)):
+            print(each.row, flush=True)
+            found.append(each)
         if given.out:
             numbers = [each._asdict() | {"bound": each.bound} for each in found]
             write_whole(given.out, json.dumps(numbers, indent=1) + "\n")
