@@ -9,7 +9,7 @@ grow.
     python -m experiments.limited_data --scale laptop
 
     smoke        a minute           toys, to see that everything works
-    laptop       not timed          0.1M parameters, up to 64 epochs of 13k tokens, two seeds
+    laptop       12 min., 2 cores   0.1M parameters, up to 64 epochs of 13k tokens, two seeds
     workstation  not timed          the same, up to 256 epochs of 13k to 0.8M tokens, five seeds
     v5e-16       not run, 16 chips  85M parameters, up to 64 epochs of 26M tokens and more
 
@@ -155,7 +155,13 @@ def report(cells: list[StudyRun]) -> Report:
             " paired in both. A BERT’s number is a bound, which can only hide how far it is"
             " ahead. What a control leaves is the objective’s, if the control’s noise is the"
             " BERT’s: their rates are drawn alike.",
-            *(filter(None, [repeats.overfit_text(groups, laws[text]) for text in by_text])),
+            *filter(
+                None,
+                [
+                    repeats.overfit_text(ours, laws[text], NAMES[text])
+                    for text, ours in by_text.items()
+                ],
+            ),
         )
         if groups
         else (),

@@ -360,8 +360,10 @@ def _least_text(groups: Sequence[Group], variants: Sequence[Variant]) -> str:
     return text
 
 
-def overfit_text(groups: Sequence[Group], laws: FitsByVariant) -> str | None:
-    """How many runs the law counts as if they had been stopped; None without a law."""
+def overfit_text(
+    groups: Sequence[Group], laws: FitsByVariant, text: str = "the same text"
+) -> str | None:
+    """How many runs the law of a text counts as if they had been stopped; None without one."""
     if not any(isinstance(fit, Fit) for fit in laws.values()):
         return None
     overfit = [
@@ -371,6 +373,6 @@ def overfit_text(groups: Sequence[Group], laws: FitsByVariant) -> str | None:
         if (both := best_so_far(of_variant(groups, variant)))
     ]
     return (
-        "The law has no overfitting in it. Runs that ended above one of fewer epochs of the"
-        f" same text ({together(overfit)}) count in it as if they had been stopped there."
+        "The law has no overfitting in it. Runs that ended above one of fewer epochs of"
+        f" {text} ({together(overfit)}) count in it as if they had been stopped there."
     )
