@@ -8,10 +8,11 @@ grow.
 
     python -m experiments.limited_data --scale laptop
 
-    smoke        a minute           toys, to see that everything works
-    laptop       12 min., 2 cores   0.1M parameters, up to 64 epochs of 13k tokens, two seeds
-    workstation  not timed          the same, up to 256 epochs of 13k to 0.8M tokens, five seeds
-    v5e-16       not run, 16 chips  85M parameters, up to 64 epochs of 26M tokens and more
+    smoke        a minute             toys, to see that everything works
+    laptop       12 minutes, 2 cores  0.1M parameters, up to 64 epochs of 13k tokens, two seeds
+    workstation  not timed            the same, up to 256 epochs of 13k to 0.8M tokens, five
+                                      seeds
+    v5e-16       not run, 16 chips    85M parameters, up to 64 epochs of 26M tokens and more
 
 Four arms: a GPT; one with 30 times the weight decay; one whose input tokens are masked at
 random, each row at a rate of its own, as the BERT's are; and the BERT at all rates. The noise
