@@ -320,14 +320,15 @@ def lost_to_ppm(groups: Sequence[Group]) -> Section | None:
         }
         for group, bits, theirs in lost
     ]
+    which = "the model" if len(asked) == 1 else f"{len(lost)} of {len(asked)} models"
     return Section(
         "Where a model loses to PPM",
         (
-            f"Of {len(asked)} models whose number is exact, {len(lost)} need more bits per byte"
-            " than PPM of order 5, a compressor that counts contexts of bytes. It has read the"
-            " rows that the model was trained on, once and at most 16 MiB of them, and each"
-            " stretch of the same windows is coded behind these. A model that loses to it has"
-            " learnt less from its text than counting does.",
+            "PPM of order 5, a compressor that counts contexts of bytes, needs fewer bits per"
+            f" byte than {which} whose number is exact. It has read the rows that the model was"
+            " trained on, once and at most 16 MiB of them, and each stretch of the same windows"
+            " is coded behind these. A model that loses to it has learnt less from its text"
+            " than counting does.",
             Table(columns, rows, "After ± stands the model's standard error."),
         ),
     )

@@ -300,7 +300,7 @@ def test_where_a_gpt_loses_to_ppm_is_said(tmp_path):
     (lost,) = (each for each in drawn.sections if each.heading.endswith("loses to PPM"))
     told, table = lost.blocks
     assert isinstance(told, str) and isinstance(table, Table)
-    assert told.startswith("Of 2 models whose number is exact, 1 need more bits per byte")
+    assert "needs fewer bits per byte than 1 of 2 models whose number is exact" in told
     assert [(row["model"], row["ppm"], row["gap"]) for row in table.rows] == [
         ("GPT, 0.2M", 2.2, "0.110")
     ]
