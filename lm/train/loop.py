@@ -208,9 +208,9 @@ class _Loop:
             late = time.monotonic() - self._saved > run.checkpoints.seconds
             asked = bool(self._job.requests), hosts.is_first() and late
             limit = self._books.limit(step)
-            if self._long is not None:
+            if (long := self._long) is not None:
                 self._settle()
-                time.sleep(FREED * self._long)
+                time.sleep(FREED * long)
             self.state, metrics = program.step(
                 self.state, program.place(part), objective, limit=limit, flags=asked
             )
