@@ -3,7 +3,9 @@
 import json
 import math
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +204,27 @@ def test_a_step_has_its_own_runs_numbers(run):
         assert masked == pytest.approx(0.1 + 0.8 * 12 / budget, abs=0.03)
     decayed = 1e-2 / 4 * 0.5 * drawn  # at the first rate of four going up
     np.testing.assert_allclose(moved[0] - moved[1], decayed, rtol=1e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize("shortest", [0.0, 1e9])
+def test_a_long_step_begins_when_the_one_before_has_freed_its_memory(
+    run, tmp_path, patch, shortest
+):
+    """Fails if two steps' memory is held at once, or short steps wait for each other too."""
+    seen = []
+    clock = SimpleNamespace(
+        monotonic=time.monotonic, sleep=lambda seconds: seen.append(("waits", seconds > 0))
+    )
+    settled, step = loop._Loop._settle, Program.step
+    patch.setattr(loop, "time", clock)
+    patch.setattr(loop, "LONG_STEP", shortest)
+    patch.setattr(loop._Loop, "_settle", lambda it: (seen.append("read"), settled(it))[1])
+    patch.setattr(Program, "step", lambda *a, **k: (seen.append("step"), step(*a, **k))[1])
+    train_run(change(run, "evaluations=1"), tmp_path / "run")
+    begun = [place for place, what in enumerate(seen) if what == "step"]
+    waited = [seen[place - 2 : place] == ["read", ("waits", True)] for place in begun]
+    assert len(begun) == 16 and all(waited[:2]) and all(waited[2:]) == (shortest == 0)
+    assert any(waited[3:]) == (shortest == 0)
 
 
 @pytest.fixture(scope="module")
