@@ -4,11 +4,12 @@ A step takes at least its products at the chips' peak, its traffic at their memo
 and its collectives at the links' speed; the slowest of these bounds it, and the others can hide
 behind it. The numbers are the TPU's own compiler's, as `lm plan` has them: no chip is needed.
 
-    python -m experiments.benchmarks.plans --quick --out plans.json
+    python -m experiments.benchmarks.plans --out experiments/results/speed/plans/v5e.json
 
-Runs that are alike in model, rows and slice are compiled once: some twenty. `--quick` compiles
-them with few optimizations, in six minutes on two cores; memory's and the links' times are then
-too high. What a study wants is a step that products bound, and collectives of at most a tenth.
+Runs that are alike in model, rows and slice are compiled once: some twenty, in an hour on two
+busy cores. `--quick` compiles them with few optimizations, in six minutes; memory's and the
+links' times are then too high. What a study wants is a step that products bound, and
+collectives of at most a tenth.
 """
 
 import argparse

@@ -250,7 +250,8 @@ def _moved(
         for device in program.mesh.devices.flat
     ]
     for collective in collectives:
-        axes = axes_of(collective, program.mesh)
+        if not (axes := axes_of(collective, program.mesh)):
+            continue  # of a device with itself
         moved = sums.setdefault(
             (collective.kind, axes), Moved(collective.kind, axes, 0, 0.0, 0.0, 0.0)
         )

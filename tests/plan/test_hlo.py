@@ -1,5 +1,8 @@
 """What is read from compiled programs: held to what jax was asked to compute."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from lm.distributed import mesh
 from lm.distributed.mesh import Mesh
-from lm.plan import hlo
+from lm.plan import compile, hlo
+from lm.plan.found import HERE
 
 pytestmark = pytest.mark.eight_devices
 
@@ -247,3 +251,12 @@ def test_products_written_as_convolutions_are_products(window, labels, left, rig
   ROOT %c = {c} convolution(%a, %b), {window}dim_labels={labels}
 }}"""
     assert hlo.work(text, 1).flops == flops
+
+
+def test_a_device_alone_moves_nothing():
+    """Fails if a collective of one device, of which some kernels have one, is counted."""
+    over, places = mesh.make(Mesh(fsdp=8)), dict.fromkeys(jax.devices(), 0)
+    found = [hlo.Collective("all-reduce", 8, devices, 1) for devices in ((3,), (2, 3))]
+    program: Any = SimpleNamespace(mesh=over)
+    (moved,) = compile._moved(found, program, HERE, places)
+    assert (moved.axes, moved.bytes) == ("fsdp", 8)
