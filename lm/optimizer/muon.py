@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from msgspec import Meta
@@ -58,22 +59,34 @@ class Muon(Base, tag="muon"):
 
         def scale_all(updates: Any, params: Any) -> Any:
             del params
-            if by_layers:
-                updates = map_axes(partial(put, _whole), axes, updates)
-                updates, _ = orthogonalize.update(updates, orthogonalize.init(updates))
-                updates = map_axes(partial(put, lambda names: names), axes, updates)
+            if shards > 1:
+                whole = map_axes(spread, axes, updates)
+                whole, _ = orthogonalize.update(whole, orthogonalize.init(whole))
+                updates = map_axes(collect, axes, whole, updates)
             return map_axes(scale, axes, updates)
 
-        def put(where: Any, names: tuple[str, ...], update: Any) -> Any:
-            return constrain(update, mesh, where(names)) if is_layer_matrix(names) else update
+        def spread(names: tuple[str, ...], update: Any) -> Any:
+            if not is_layer_matrix(names):
+                return update
+            more = [
+                (0, -size % shards if name == "layers" else 0)
+                for name, size in zip(names, update.shape, strict=True)
+            ]
+            return constrain(jnp.pad(update, more), mesh, _whole(names))
 
-        # Parts of matrices would be gathered in each iteration: every device has some whole.
-        by_layers = num_shards(mesh, "each_layer") > 1
+        def collect(names: tuple[str, ...], update: Any, before: Any) -> Any:
+            if not is_layer_matrix(names):
+                return update
+            return constrain(update[tuple(map(slice, before.shape))], mesh, names)
+
+        # Parts of matrices would be gathered in each iteration, so every device has some whole;
+        # and as many as the others, zeros among them, or XLA moves parts of them again.
+        shards = num_shards(mesh, "each_layer")
         muon = partial(
             optax.contrib.scale_by_muon, weight_dimension_numbers=map_axes(dimensions, axes)
         )
         orthogonalize = muon(beta=0.0, nesterov=False, ns_steps=self.iterations)
-        steps = 0 if by_layers else self.iterations
+        steps = 0 if shards > 1 else self.iterations
         return optax.chain(muon(beta=self.momentum, ns_steps=steps), optax.stateless(scale_all))
 
 

@@ -224,10 +224,9 @@ def test_an_array_that_is_laid_out_anew_in_full_is_noticed(monkeypatch, slice_):
     assert found.rematerialized
 
 
-@pytest.mark.slow
 def test_a_tpu_multiplies_matrices_whole_and_orthogonalizes_them_where_they_are(tpu):
     """Fails if parts of matrices are multiplied as they come from each device, or Muon gathers
-    them in each iteration.
+    them in each iteration: of two layers too, which eight devices cannot divide.
     """
     sizes = ["model.width=1024", "model.heads=16", "data.length=512", "data.batch=32"]
     more = ["optimizer.type=muon", "precision=bfloat16", "mesh.fsdp=8", "mesh.tensor=1"]
@@ -299,7 +298,6 @@ def test_what_kernels_do_is_planned_too(tpu, step):
     assert machine.floors(found)["compute"] > found.flops / 197e12
 
 
-@pytest.mark.slow
 def test_a_tpus_compiler_takes_members_with_kernels(tpu):
     """Fails if attention's kernels cannot be members', or devices wait for each other."""
     machine, there = tpu
