@@ -8,15 +8,17 @@ FLOPs on the same text, and scored in the same unit.
 
     python -m experiments.isoflop --scale laptop
 
-    smoke   a minute             toys on bytes, to see that everything works
-    laptop  15 minutes, 2 cores  four budgets of 2e10 to 4e11 FLOPs, five sizes or six, 2.4k to
-                                 0.11M parameters with the head, on bytes of Python's library
-    workstation  3 hours, 2 cores  six budgets of 1e11 to 4e13 FLOPs, five sizes each, 4k to 1.6M
-                                 parameters with the head, three seeds of the third, on bytes of
-                                 English
-    v5e-16  33 hours, 16 chips   five budgets of 1e17 to 1e19 FLOPs, five sizes each, 12M to
-                                 1.1B parameters with the head, on C4 (c4/en, which TFDS
-                                 prepares); a plan by FLOPs (`--cost v5e-16`), without scoring
+    smoke        a minute            toys on bytes, to see that everything works
+    laptop       15 min., 2 cores    four budgets of 2e10 to 4e11 FLOPs, five sizes or six, 2.4k
+                                     to 0.11M parameters with the head, on bytes of Python's
+                                     library
+    workstation  3 hours, 2 cores    six budgets of 1e11 to 4e13 FLOPs, five sizes each, 4k to
+                                     1.6M parameters with the head, three seeds of the third, on
+                                     bytes of English
+    v5e-16       33 hours, 16 chips  five budgets of 1e17 to 1e19 FLOPs, five sizes each, 12M to
+                                     1.1B parameters with the head, on C4 (c4/en, which TFDS
+                                     prepares); a plan by FLOPs (`--cost v5e-16`), without
+                                     scoring
 
 What is fitted is bits per byte of held-out text, for the BERT the bound over all decoding
 orders: the objectives' own losses do not compare. Its masking rate is drawn for each row, as
