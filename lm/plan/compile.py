@@ -250,8 +250,9 @@ def _moved(
         for device in program.mesh.devices.flat
     ]
     for collective in collectives:
-        if not (axes := axes_of(collective, program.mesh)):
+        if not collective.received:
             continue  # of a device with itself
+        axes = axes_of(collective, program.mesh)
         moved = sums.setdefault(
             (collective.kind, axes), Moved(collective.kind, axes, 0, 0.0, 0.0, 0.0)
         )

@@ -168,8 +168,9 @@ class _Turns:
 
         def order(name: str) -> int:
             programs = compiled_settings(self._runs[name])
-            mine = process is not None and programs == self._programs.get(process)
-            return 0 if mine else 2 if programs in self._programs.values() else 1
+            if programs == self._programs.get(process):
+                return 0
+            return 2 if programs in self._programs.values() else 1
 
         for name in sorted(self._waiting, key=order):
             needed = self._needed[name]

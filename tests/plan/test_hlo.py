@@ -254,9 +254,14 @@ def test_products_written_as_convolutions_are_products(window, labels, left, rig
 
 
 def test_a_device_alone_moves_nothing():
-    """Fails if a collective of one device, of which some kernels have one, is counted."""
+    """Fails if a collective of one device, of which some kernels have one, is counted, or a
+    permutation is not, in which the first device has no part.
+    """
     over, places = mesh.make(Mesh(fsdp=8)), dict.fromkeys(jax.devices(), 0)
     found = [hlo.Collective("all-reduce", 8, devices, 1) for devices in ((3,), (2, 3))]
     program: Any = SimpleNamespace(mesh=over)
-    (moved,) = compile._moved(found, program, HERE, places)
-    assert (moved.axes, moved.bytes) == ("fsdp", 8)
+    found.append(hlo.Collective("collective-permute", 4, (0,), 1))
+    moved = compile._moved(found, program, HERE, places)
+    assert [(each.kind, each.axes, each.bytes) for each in moved] == [
+        ("all-reduce", "fsdp", 8), ("collective-permute", "", 4),
+    ]  # fmt: skip
