@@ -16,6 +16,7 @@ common unit.
     laptop       5 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
     workstation  3 hours, 2 cores    0.8M and 1.8M parameters, 4M tokens of English, three
                                      seeds; `YARDSTICK_CORPORA` holds a folder `english`
+    overnight    2 hours, 2 cores    4.7M parameters, 8M tokens of English, one seed
     v5e-8        two days, 8 chips   25M, 85M and 302M parameters (BERT-base and -large),
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
                                      once, for which it needs apache-beam)
@@ -43,6 +44,10 @@ from lm.study.groups import groups_of, of_variant
 from lm.study.report.values import Plot, Report
 
 VARIANTS = GPT_AND_BERTS
+_ENGLISH = Scale(
+    replace(scales.ENGLISH, length=256, batch=16),
+    settings={"evaluations": 8, "evaluation_rows": 256},
+)
 PLANS = {
     "smoke": Scale(
         Data(tokenizer=Bytes(), length=64, batch=16),
@@ -62,13 +67,10 @@ PLANS = {
         tokens=(600_000,),
         settings={"evaluations": 5, "evaluation_rows": 64},
     ),
-    "workstation": Scale(
-        replace(scales.ENGLISH, length=256, batch=16),
-        sizes=(Size(4, 128, 2), Size(4, 192, 3, 8e-3)),
-        tokens=(4_000_000,),
-        seeds=3,
-        settings={"evaluations": 8, "evaluation_rows": 256},
+    "workstation": _ENGLISH._replace(
+        sizes=(Size(4, 128, 2), Size(4, 192, 3, 8e-3)), tokens=(4_000_000,), seeds=3
     ),
+    "overnight": _ENGLISH._replace(sizes=(Size(6, 256, 4, 6e-3),), tokens=(8_000_000,)),
     "v5e-8": scales.V5E_8._replace(
         data=replace(scales.V5E_8.data, length=1024, batch=512),
         sizes=(Size(8, 512, 8, 4e-3), Size(12, 768, 12, 3e-3), Size(24, 1024, 16, 2e-3)),
@@ -80,6 +82,7 @@ SCALES = tuple(PLANS)
 EFFORT = scales.EFFORT | {
     "laptop": Effort(samples=2, curve_rows=32),
     "workstation": Effort(rows=512),
+    "overnight": Effort(rows=512),
 }
 
 
