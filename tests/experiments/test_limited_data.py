@@ -119,6 +119,8 @@ def test_stopping_takes_the_best_until_then(tmp_path):
     ]
     series = read_again(groups, 12_800, ARMS)
     assert list(series) == [1, 4, 16, 64]
+    rest = [group for group in groups if group is not series[16][GPT]]
+    assert list(read_again(rest, 12_800, ARMS)) == [1, 4, 64]
     best = stopped(series)
     assert [best[epochs][GPT].epochs for epochs in series] == [1, 1, 1, 1]
     assert [best[epochs][ANY_ORDER].epochs for epochs in series] == [1, 4, 16, 64]
