@@ -12,7 +12,7 @@ FLOPs on the same text, and scored in the same unit.
     laptop       15 min., 2 cores    four budgets of 2e10 to 4e11 FLOPs, five sizes or six, 2.4k
                                      to 0.11M parameters with the head, on bytes of Python's
                                      library
-    workstation  3 hours, 2 cores    six budgets of 1e11 to 4e13 FLOPs, five sizes each, 4k to
+    workstation  2.5 hours, 2 cores  six budgets of 1e11 to 4e13 FLOPs, five sizes each, 4k to
                                      1.6M parameters with the head, three seeds of the third, on
                                      bytes of English
     v5e-16       33 hours, 16 chips  five budgets of 1e17 to 1e19 FLOPs, five sizes each, 12M to
