@@ -1,5 +1,6 @@
 """isoflop: what its report says of results whose law is known."""
 
+import dataclasses
 import re
 
 import msgspec
@@ -8,7 +9,10 @@ import pytest
 from experiments import isoflop
 from lm.cost import ledger
 from lm.data import vocabulary_size
+from lm.scaling.fit import Fit
+from lm.scaling.isoflop import METHODS
 from lm.scaling.laws import parametric_loss
+from lm.study.analyses import isoflops
 from lm.study.grid import StudyRun
 from tests.experiments.results import cell
 
@@ -56,6 +60,39 @@ def test_the_answer_has_the_exponents_and_the_multiplier_of_the_law(report):
     times = [float(text) for text in re.findall(r"([\d.]+) times", needs)]
     assert times == pytest.approx([HANDICAP, HANDICAP], rel=0.1)
     assert "no difference of the exponents is shown" in grows
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([(0.7, 0.9), (0.7, 0.9), (0.7, 0.9)], "The intervals do not overlap."),
+        ([(0.1, 0.2), (0.1, 0.2), None], "The intervals do not overlap."),
+        (
+            [(0.7, 0.9), (0.55, 0.9), (0.6, 0.9)],
+            "by local and akima minima do, so that whether",
+        ),
+        ([(0.55, 0.9), (0.7, 0.9), (0.7, 0.9)], "The intervals overlap, so that no difference"),
+        ([None, (0.7, 0.9), (0.7, 0.9)], ""),
+    ],
+)
+def test_exponents_differ_if_every_way_to_find_minima_says_so(cells, ends, said):
+    """Fails if one way's intervals decide, or a way without an interval speaks."""
+    valleys = isoflops.Valleys.of(cells, isoflop.VARIANTS)
+
+    def having(fit: Fit, interval: tuple[float, float] | None) -> Fit:
+        made = dataclasses.replace(fit)
+        vars(made)["ci95"] = {"a": interval} if interval else {}
+        return made
+
+    fits = {
+        "causal": {way: having(valleys.fits["causal"][way], (0.4, 0.6)) for way in METHODS},
+        "masked": {
+            way: having(valleys.fits["masked"][way], interval)
+            for way, interval in zip(METHODS, ends, strict=True)
+        },
+    }
+    found = isoflops.apart_text(valleys._replace(fits=fits))
+    assert said in found and bool(said) == bool(found)
 
 
 def test_the_report_shows_every_law_and_figure(report):

@@ -121,15 +121,31 @@ def valleys_answer(valleys: Valleys) -> str:
         f"From {power(min(flops))} to {power(max(flops))} FLOPs the best size grows, for"
         f" {'; for '.join(parts)}."
     )
-    ends = [fit.ci95.get("a") for fit in shown.values()]
-    if len(ends) > 1 and ends[0] and ends[1]:
-        apart = ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]
-        text += (
-            " The intervals do not overlap."
-            if apart
-            else " The intervals overlap, so that no difference of the exponents is shown."
-        )
-    return f"{text} {multiplier_text(valleys)}".strip()
+    return " ".join(filter(None, (text, apart_text(valleys), multiplier_text(valleys))))
+
+
+def _apart(fits: Mapping[str, Fit]) -> bool | None:
+    """Whether the intervals of two variants' a leave each other out, if both have one."""
+    ends = [fit.ci95.get("a") for fit in fits.values()]
+    if len(ends) < 2 or not (ends[0] and ends[1]):
+        return None
+    return ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]
+
+
+def apart_text(valleys: Valleys) -> str:
+    """Whether exponents differ, by all ways to find minima; "" if the one shown cannot say."""
+    by_method = {method: _apart(valleys.known(method)) for method in METHODS}
+    if by_method[SHOWN] is None:
+        return ""
+    if not by_method[SHOWN]:
+        return "The intervals overlap, so that no difference of the exponents is shown."
+    others = [method for method, apart in by_method.items() if apart is False]
+    if not others:
+        return "The intervals do not overlap."
+    return (
+        f"The intervals do not overlap, but those by {' and '.join(others)} minima do, so that"
+        " whether the exponents differ depends on how minima are found."
+    )
 
 
 def multiplier_text(valleys: Valleys) -> str:
