@@ -131,7 +131,8 @@ def report(cells: list[StudyRun]) -> Report:
                     " hollow ones upper bounds; dashed lines are compressors on the same text,"
                     " by document and by windows as long as the models' context. Right: how far"
                     " each BERT's bound lies above the GPT of its size. Bars are one standard"
-                    " error over documents, on the right of the paired difference.",
+                    " error over documents, and over seeds where there are several; on the"
+                    " right of the paired difference.",
                 ),
             ),
             sections.figure_section(
