@@ -16,7 +16,7 @@ common unit.
     laptop       5 minutes, 2 cores  0.2M and 0.8M parameters, 0.6M tokens of Python's library
     workstation  3 hours, 2 cores    0.8M and 1.8M parameters, 4M tokens of English, three
                                      seeds; `YARDSTICK_CORPORA` holds a folder `english`
-    overnight    2 hours, 2 cores    4.7M parameters, 8M tokens of English, one seed
+    overnight    90 min., 2 cores    4.7M parameters, 8M tokens of English, one seed
     v5e-8        two days, 8 chips   25M, 85M and 302M parameters (BERT-base and -large),
                                      6.5B tokens of Wikipedia (wiki40b/en, which TFDS prepares
                                      once, for which it needs apache-beam)
